@@ -1,0 +1,326 @@
+"""Typed configuration: from YAML and command-line overrides to frozen dataclasses, and back.
+
+A configuration is a frozen dataclass whose fields are ``int``, ``float``, ``bool``, ``str``, ``Literal``, tuples of
+those, ``Optional`` of those, or further dataclasses ("sections"). jsonargparse judges and converts every single value;
+this module walks the sections, so that a mistake is reported under its full dotted key in one line:
+
+    attentive_mnist.yaml: unknown key model.layrs; did you mean model.layers?
+    attentive_mnist.yaml: model.width: got 'wide', expected int
+
+It needs no torch, so the program can read and refuse a recipe at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import functools
+import math
+import types
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from davi.errors import UserError
+
+T = TypeVar("T")
+
+LARGEST_FILE = 1_000_000
+"""Bytes. A recipe has a few thousand; anything far larger is the wrong file."""
+
+_YAML_FAULTS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""PyYAML raises more than ``YAMLError``: its converters stumble over tagged scalars (``!!int ''``, ``!!bool x``), over
+impossible dates and very long integers, and its composer over thousands of nested brackets."""
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which moreover refuses repeated keys (the last would silently win) and aliases.
+
+    No recipe needs aliases, and a few lines of nested ones expand to gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML leaves it bare
+            raise yaml.MarkedYAMLError(None, None, "aliases are not accepted", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                raise yaml.MarkedYAMLError(None, None, f"key {key.value} appears twice", key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file that holds one mapping.
+
+    Arguments:
+        path: the file; UTF-8, at most ``LARGEST_FILE`` bytes, without aliases and repeated keys.
+
+    Raises:
+        UserError: one line that begins with the path, if the file is missing or is anything else than that.
+    """
+    where = _one_line(str(path))
+    try:
+        # Not only missing files: a folder, a device or a pipe could be read for ever.
+        if not Path(path).is_file():
+            raise UserError(f"{where}: no such file")
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: got bytes that are not UTF-8, expected a YAML text file") from None
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{where}: got more than {LARGEST_FILE} bytes, expected a YAML file of at most that")
+    values = _load_text(text, where)
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: got {_shown(values)}, expected a mapping of keys to values")
+    return values
+
+
+def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Lays assignments over nested values and returns the result; ``values`` stays as it was.
+
+    Arguments:
+        values: nested mappings, as ``load_yaml`` gives them.
+        assignments: any mixture of ``model.layers=8``, ``--model.layers=8`` and the pair ``--model.layers``, ``8``.
+            A value is read as YAML (``[3, 4]``, ``true``, ``null``, ``1e-3``); a mapping replaces the whole section.
+
+    Raises:
+        UserError: an assignment has no key or no value, is no YAML, or goes through something that is no section.
+
+    Example:
+        >>> override({"model": {"layers": 4}}, ["--model.layers", "8", "steps=100"])
+        {'model': {'layers': 8}, 'steps': 100}
+    """
+    result = copy.deepcopy(dict(values))
+    rest = iter(assignments)
+    for assignment in rest:
+        name, equals, text = assignment.partition("=")
+        key = name.removeprefix("--")
+        if not all(part.strip() for part in key.split(".")):
+            raise UserError(f"{_shown(assignment)}: got no key, expected KEY=VALUE or --KEY VALUE")
+        if not equals:
+            following = next(rest, None) if name.startswith("--") else None
+            if following is None or following.startswith("--"):
+                raise UserError(f"{_one_line(assignment)}: got no value, expected KEY=VALUE or --KEY VALUE")
+            text = following
+        _assign(result, key, _load_text(text, key))
+    return result
+
+
+def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Builds the configuration ``cls`` from nested values; keys not given keep their defaults, at every depth.
+
+    Values are checked, not bent: ``3`` becomes a float where a float is expected and a list becomes a tuple, but
+    ``3.5`` or ``true`` never becomes an int, and NaN is refused. Text is read as YAML would read it (``'1e-3'`` is a
+    float, because YAML itself takes it for text).
+
+    Arguments:
+        cls: a dataclass as the module's docstring describes.
+        values: nested mappings, as ``load_yaml`` or ``override`` gives them.
+        where: what the messages begin with: the file's path, or ``command line``.
+
+    Raises:
+        UserError: an unknown, missing or repeated key, a value of another type, or a ``ValueError`` of the dataclass's
+            own ``__post_init__``; one line that gives ``where``, the dotted key, the value and what was expected.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: got {_shown(values)}, expected a mapping of keys to values")
+    config: T = _Reader(_one_line(where), _keys(cls)).section(cls, dataclasses.MISSING, values, "")
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain nested dicts, lists and scalars: what JSON and YAML can hold, and ``parse`` reads back.
+
+    Every list is a new object, since YAML would write a shared one as an alias, which ``load_yaml`` refuses.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"config: got {_shown(config)}, expected an instance of a dataclass")
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+class _Reader:
+    """One call of ``parse``: remembers for its messages where the values came from and which keys exist."""
+
+    def __init__(self, where: str, keys: tuple[str, ...]) -> None:
+        self.where, self.keys = where, keys
+
+    def section(self, cls: type[Any], default: Any, values: Mapping[str, Any], prefix: str) -> Any:
+        """The dataclass ``cls`` with ``values`` over ``default``'s; ``prefix`` is its dotted key with a final dot."""
+        hints = _hints(cls)
+        given = {}
+        for name, value in values.items():
+            if name not in hints:
+                raise self.unknown(prefix, name)
+            given[name] = self.value(hints[name], _default(cls, default, name), value, prefix + name)
+        if not isinstance(default, cls):
+            for field in dataclasses.fields(cls):
+                if field.name not in given and _default(cls, default, field.name) is dataclasses.MISSING:
+                    raise UserError(f"{self.where}: missing key {prefix}{field.name}")
+        try:
+            return dataclasses.replace(default, **given) if isinstance(default, cls) else cls(**given)
+        except ValueError as error:
+            message = _one_line(str(error))
+            # A dataclass's own message may begin with its field's name; elsewhere the section is named.
+            named = message.partition(":")[0] in hints
+            raise UserError(f"{self.where}: {prefix if named else _after(prefix[:-1])}{message}") from None
+
+    def value(self, hint: Any, default: Any, value: Any, key: str) -> Any:
+        """One value, of the type ``hint``; a section if ``hint`` is a dataclass or an optional one."""
+        optional = type(None) in get_args(hint)
+        if value is None and optional:
+            return None
+        cls = _section_type(hint)
+        if cls is not None:
+            if not isinstance(value, Mapping):
+                or_null = " or null" if optional else ""
+                raise UserError(f"{self.where}: {key}: got {_shown(value)}, expected a section of keys{or_null}")
+            return self.section(cls, default, value, key + ".")
+        wrong = UserError(f"{self.where}: {key}: got {_shown(value)}, expected {_words(hint)}")
+        if value is None or isinstance(value, Mapping):
+            raise wrong
+        try:
+            result = _parser(hint).parse_object({"value": value}).value
+        except (ArgumentError, ValueError, OverflowError):  # an int too large for a float overflows
+            raise wrong from None
+        if any(isinstance(x, float) and math.isnan(x) for x in (result if isinstance(result, tuple) else (result,))):
+            raise wrong
+        return result
+
+    def unknown(self, prefix: str, name: Any) -> UserError:
+        """The error for a key that does not exist; it names the nearest one that does."""
+        key = prefix + _one_line(str(name), 100)
+        if key in self.keys:
+            return UserError(f"{self.where}: key {key!r} contains a dot; expected its sections one inside the other")
+
+        def likeness(candidate: str) -> float:
+            # The last part decides, since a right name in the wrong section is a common mistake; the rest breaks ties.
+            last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
+            return last + 0.2 * difflib.SequenceMatcher(None, key, candidate).ratio()
+
+        nearest = max(self.keys, key=likeness, default=None)
+        hint = f"; did you mean {nearest}?" if nearest is not None else ""
+        return UserError(f"{self.where}: unknown key {key}{hint}")
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+@functools.cache
+def _parser(hint: Any) -> ArgumentParser:
+    """A parser of the one option ``value``: jsonargparse's judgement about a type, asked for one value at a time."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser
+
+
+def _keys(cls: type, prefix: str = "") -> tuple[str, ...]:
+    """All dotted keys of a dataclass, sections and their contents, in the order of their definition."""
+    keys: list[str] = []
+    for name, hint in _hints(cls).items():
+        keys.append(prefix + name)
+        section = _section_type(hint)
+        if section is not None:
+            keys.extend(_keys(section, f"{prefix}{name}."))
+    return tuple(keys)
+
+
+def _section_type(hint: Any) -> type | None:
+    """The dataclass that ``hint`` is, or is the optional of; None if it is neither."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if _is_union(hint) else [hint]
+    return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) and dataclasses.is_dataclass(kinds[0]) else None
+
+
+def _default(cls: type, instance: Any, name: str) -> Any:
+    """The value a field has when nothing is given: that of ``instance`` if there is one, else its declared default."""
+    if isinstance(instance, cls):
+        return getattr(instance, name)
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _words(hint: Any) -> str:
+    """A type in words: ``int``, ``one of a, b``, ``list of int``, ``list of 2 (float, float)``, ``int or null``."""
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if _is_union(hint):
+        return " or ".join("null" if kind is type(None) else _words(kind) for kind in arguments)
+    if get_origin(hint) is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return f"list of {_words(arguments[0])}"
+        return f"list of {len(arguments)} ({', '.join(map(_words, arguments))})"
+    names = {str: "text", bool: "true or false"}
+    return names[hint] if hint in names else str(getattr(hint, "__name__", hint))
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the dotted ``key`` in nested dicts, making the sections that are missing."""
+    *sections, last = key.split(".")
+    for depth, section in enumerate(sections, start=1):
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            path = ".".join(sections[:depth])
+            raise UserError(f"{_one_line(key)}: {path} is {_shown(inner)}, expected a section of keys")
+        values = inner
+    values[last] = value
+
+
+def _load_text(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except _YAML_FAULTS as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark is not None and "\n" in text else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "a value cannot be read"
+        raise UserError(f"{_one_line(where)}: {line}not valid YAML: {_one_line(str(problem))}") from None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"config: got a value of type {type(value).__name__}, expected what JSON and YAML can hold")
+
+
+def _after(prefix: str) -> str:
+    return f"{prefix}: " if prefix else ""
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        return _one_line(repr(value), 80)
+    except (ValueError, RecursionError):  # an int of more than 4300 digits has no decimal form
+        return f"a very long {type(value).__name__}"
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

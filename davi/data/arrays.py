@@ -1,0 +1,169 @@
+"""Images from ``.npy`` and ``.npz`` files that nobody vouches for.
+
+A file from elsewhere may be cut short, damaged or hostile. Nothing in it is ever executed (no pickles), nothing is
+allocated on the word of a header that the file's size does not bear out, and a file is used whole or not at all.
+
+References:
+    NumPy developers, "NPY format", https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from davi.data.images import Images, check_levels, pixel_dtype
+from davi.errors import UserError
+
+_PREFIX = 12 + 10_000  # magic and lengths, and the longest header that NumPy itself is willing to parse
+_CHUNK = 16 * 2**20
+_DEFLATE_RATIO = 1032  # the most that one compressed byte can stand for (zlib's technical notes)
+_INFERRED_LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
+
+
+def read_images(path: Path, levels: int | None, name: str) -> Images:
+    """Read the images of a ``.npy`` or ``.npz`` file.
+
+    Arguments:
+        path: the file; its array is [N, H, W] or [N, H, W, C], of whole numbers or truth values.
+        levels: number of values a channel can take. None infers it from the type: bool 2, uint8 256, uint16 65536.
+        name: name of the set.
+
+    Raises:
+        UserError: if the file cannot be used; one line that names it.
+    """
+    array = read_array(path)
+    dtype = array.dtype.name
+    if levels is None:
+        if dtype not in _INFERRED_LEVELS:
+            raise UserError(f"data.levels: not given, and {dtype} in {path} does not tell it, expected 2 to 65536")
+        levels = _INFERRED_LEVELS[dtype]
+    check_levels("data.levels", levels)
+    if array.ndim not in (3, 4):
+        raise UserError(f"{path}: got shape {array.shape}, expected [N, H, W] or [N, H, W, C]")
+    if array.ndim == 4 and array.shape[1] <= 4 < array.shape[3]:
+        raise UserError(f"{path}: got shape {array.shape}, which looks like [N, C, H, W], expected [N, H, W, C]")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= levels:  # before the conversion, which would wrap around
+        raise UserError(f"{path}: got values {low} to {high}, expected 0 to {levels - 1} (data.levels {levels})")
+    return to_images(array, levels, name)
+
+
+def to_images(array: NDArray[Any], levels: int, name: str) -> Images:
+    """Images from an array [N, H, W] or [N, H, W, C] whose values are known to be within the levels."""
+    stacked = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)  # [N, C, H, W]
+    dtype = np.uint8 if pixel_dtype(levels) == torch.uint8 else np.int32
+    return Images(torch.from_numpy(np.ascontiguousarray(stacked, dtype=dtype)), levels, name)
+
+
+def read_array(path: Path, key: str = "images") -> NDArray[Any]:
+    """Read one array of whole numbers or truth values.
+
+    Arguments:
+        path: a ``.npy`` file, or a ``.npz`` file holding an array called ``key`` or just one array.
+        key: the array to take from a ``.npz`` file.
+
+    Raises:
+        UserError: if there is no such file, if it is damaged, or if what it holds is not such an array.
+    """
+    if path.suffix not in (".npy", ".npz"):
+        raise UserError(f"{path}: got a file of another kind, expected .npy or .npz")
+    if not path.is_file():  # a pipe or a device would be waited for without end
+        found = "something that is not a file" if path.exists() else "nothing"
+        raise UserError(f"{path}: found {found}, expected a .npy or .npz file")
+    with one_line(path, "a whole .npy or .npz file of integers"):
+        return _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
+    raise AssertionError("unreachable: the context above never swallows an error")
+
+
+@contextmanager
+def one_line(path: Path, expected: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes one line that names the file.
+
+    Readers meet damaged bytes with errors of every type (zlib, struct, tokenizer, Unicode, recursion ...), so no
+    shorter list than ``Exception`` would keep tracebacks from the user.
+
+    Raises:
+        UserError: in the place of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason}), expected {expected}") from error
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        return _read_stream(file, path.stat().st_size, str(path))
+
+
+def _read_npz(path: Path, key: str) -> NDArray[Any]:
+    with zipfile.ZipFile(path) as archive:
+        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+        if key not in members and len(members) != 1:
+            names = ", ".join(repr(name) for name in sorted(members)[:10]) or "no array"
+            raise UserError(f"{path}: found {names}, expected an array called '{key}' or just one array")
+        member = members.get(key) or next(iter(members.values()))
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{path}: got packing method {member.compress_type}, expected 0 or 8, as NumPy writes")
+        if member.file_size > member.compress_size * _DEFLATE_RATIO or member.compress_size > path.stat().st_size:
+            raise UserError(f"{path}: promises {member.file_size} bytes, expected no more than the file can hold")
+        with archive.open(member) as file:
+            # ZipExtFile is a binary reader in all but the declared type.
+            return _read_stream(cast(BinaryIO, file), member.file_size, str(path))
+
+
+def _read_stream(file: BinaryIO, size: int, name: str) -> NDArray[Any]:
+    """The array in a stream of ``size`` bytes in NPY format."""
+    start = io.BytesIO(file.read(_PREFIX))
+    shape, fortran_order, dtype = _read_header(start, name)
+    if dtype.hasobject:
+        raise UserError(f"{name}: got pickled Python objects, which are never opened, expected whole numbers")
+    if dtype.kind not in "bui":
+        raise UserError(f"{name}: got {dtype.name}, expected whole numbers from 0 (such as uint8) or bool")
+    if not shape or min(shape) < 1:
+        raise UserError(f"{name}: got shape {shape}, expected at least one image and one pixel")
+    promised = math.prod(shape) * dtype.itemsize  # Python's integers: no product is too large for them
+    held = size - start.tell()
+    if held != promised:
+        raise UserError(f"{name}: holds {held} bytes of data, expected {promised} for {dtype.name} {shape}")
+    flat = _read_exactly(start.read(), file, promised, name).view(dtype)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+
+
+def _read_header(start: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the first index runs fastest, and type; the stream stands at the data afterwards."""
+    version = np.lib.format.read_magic(start)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(start)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(start)
+    raise UserError(f"{name}: got NPY version {version}, expected (1, 0) or (2, 0)")  # (3, 0) is for named fields
+
+
+def _read_exactly(begin: bytes, file: BinaryIO, size: int, name: str) -> NDArray[np.uint8]:
+    """``begin`` and what follows in the file, ``size`` bytes altogether and not one more."""
+    data = np.empty(size, np.uint8)
+    data[: len(begin)] = np.frombuffer(begin, np.uint8)
+    filled = len(begin)
+    while filled < size:
+        part = file.read(min(_CHUNK, size - filled))
+        if not part:
+            raise UserError(f"{name}: ends after {filled} bytes of data, expected {size}")
+        data[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
+    if file.read(1):  # reaching the end is also what makes an archive compare its checksum
+        raise UserError(f"{name}: goes on after {size} bytes of data, expected its end")
+    return data

@@ -1,0 +1,116 @@
+"""A set of integer images in memory, and what a source of images hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from davi.errors import UserError
+
+MAX_LEVELS = 65536
+"""Sixteen bits a channel, the most an image file holds."""
+
+
+def pixel_dtype(levels: int) -> torch.dtype:
+    """The tensor type that holds this many levels: ``uint8`` up to 256, ``int32`` above."""
+    return torch.uint8 if levels <= 256 else torch.int32
+
+
+def check_levels(name: str, levels: object) -> int:
+    """The number of levels, if it is one.
+
+    Raises:
+        UserError: if ``levels`` is not a whole number from 2 to 65536; ``name`` says whose it is.
+    """
+    if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= MAX_LEVELS:
+        raise UserError(f"{name}: got {levels!r}, expected a whole number from 2 to {MAX_LEVELS}")
+    return levels
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A set of integer images.
+
+    Arguments:
+        pixels: ``[N, C, H, W]`` with values ``{0 .. levels - 1}``; ``torch.uint8`` when ``levels`` is at most 256,
+            ``torch.int32`` above.
+        levels: number of values a channel can take, 2 to 65536.
+        name: what the set is called in messages and results, such as ``mnist/train``.
+
+    Raises:
+        UserError: if there is no image, or if the type, the shape or a value does not fit. Values are compared with
+            the levels here, once, so that nothing later has to stall a device for it.
+    """
+
+    pixels: Tensor
+    levels: int
+    name: str
+
+    def __post_init__(self) -> None:
+        check_levels(f"{self.name}: levels", self.levels)
+        dtype = pixel_dtype(self.levels)
+        if self.pixels.dtype != dtype:
+            raise UserError(f"{self.name}: got {self.pixels.dtype}, expected {dtype} for {self.levels} levels")
+        if self.pixels.ndim != 4 or self.pixels.numel() == 0:
+            shape = tuple(self.pixels.shape)
+            raise UserError(f"{self.name}: got shape {shape}, expected [N, C, H, W] with at least one image")
+        low, high = (int(value) for value in torch.aminmax(self.pixels))
+        if low < 0 or high >= self.levels:
+            raise UserError(f"{self.name}: got values {low} to {high}, expected 0 to {self.levels - 1}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    def subset(self, chosen: slice | Sequence[int] | Tensor, name: str | None = None) -> Images:
+        """Some of the images, in the order asked for.
+
+        Arguments:
+            chosen: a slice (no pixel is copied), or indices (pixels are copied).
+            name: name of the subset; this set's name when None.
+
+        Raises:
+            UserError: if an index does not exist, or if nothing is chosen.
+        """
+        if isinstance(chosen, slice):
+            return Images(self.pixels[chosen], self.levels, name or self.name)
+        indices = torch.as_tensor(chosen, dtype=torch.long, device=self.pixels.device)
+        n = len(self)
+        if indices.numel() and not (-n <= int(indices.min()) and int(indices.max()) < n):
+            wrong = int(indices.min()) if int(indices.min()) < -n else int(indices.max())
+            raise UserError(f"{self.name}: got index {wrong}, expected {-n} to {n - 1}")
+        return Images(self.pixels[indices], self.levels, name or self.name)
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images on another device."""
+        return Images(self.pixels.to(device), self.levels, self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a set consists of before validation images are kept out and before binarisation.
+
+    Arguments:
+        train: the training images as stored.
+        test: the test images as stored.
+        split: in words, what was put into training and test.
+        validation: the set's own validation images, where it has some.
+        test_order: in words, the order of the test images. It matters when only the first of them are evaluated.
+        corners: ``[N, 3]`` (picture, top, left) of each training image, where training images are overlapping patches
+            of pictures; a validation set must then not share pixels with what remains in training.
+    """
+
+    train: Images
+    test: Images
+    split: str
+    validation: Images | None = None
+    test_order: str = "as stored"
+    corners: Tensor | None = None

@@ -1,0 +1,186 @@
+"""The standard sets of the field, from a local directory; nothing is ever downloaded.
+
+The directory holds one folder for each set:
+
+===================== =============================================== =====================================
+set                   files                                           content
+===================== =============================================== =====================================
+``mnist``             ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8
+``fashion_mnist``     ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8
+``omniglot28``        ``background.npz``, ``evaluation.npz``          ``images`` [N, 28, 28] uint8
+``binarized_mnist``   ``train.npz``, ``valid.npz``, ``test.npz``      ``images_packed`` [N, 98] uint8, 8 pixels a byte
+``cifar10``           ``train-0.webp`` to ``train-4.webp``,           10,000 images each: 100 x 100 tiles of 32 x 32
+                      ``test.webp``                                   RGB, lossless, row after row
+===================== =============================================== =====================================
+
+References:
+    Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", 1998, http://yann.lecun.com/exdb/mnist/
+
+    H. Larochelle, I. Murray, "The Neural Autoregressive Distribution Estimator", 2011 (the fixed binary MNIST),
+    https://proceedings.mlr.press/v15/larochelle11a.html
+
+    H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", 2017, https://arxiv.org/abs/1708.07747
+
+    B. Lake, R. Salakhutdinov, J. Tenenbaum, "Human-level concept learning through probabilistic program induction",
+    2015, https://doi.org/10.1126/science.aab3050 (OMNIGLOT)
+
+    A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009 (CIFAR-10),
+    https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from davi.data.arrays import one_line, read_array, to_images
+from davi.data.images import Images, Source
+from davi.errors import UserError
+
+_TILES = 100  # tiles along each side of a CIFAR-10 mosaic
+_SIDE = 32
+
+
+@dataclass(frozen=True)
+class _Grey:
+    """Files of a grey 28x28 set, and how many images the whole set has."""
+
+    train: str
+    test: str
+    train_count: int
+    test_count: int
+    note: str = ""
+
+
+_GREY = {
+    "mnist": _Grey("train.npz", "test.npz", 60000, 10000),
+    "fashion_mnist": _Grey("train.npz", "test.npz", 60000, 10000),
+    "omniglot28": _Grey(
+        "background.npz",
+        "evaluation.npz",
+        19280,
+        13180,
+        note="; test alphabets are unseen in training; not the scaling nor the split of the published numbers",
+    ),
+}
+NAMES = ("mnist", "binarized_mnist", "fashion_mnist", "omniglot28", "cifar10")
+"""Sets that are read from a directory."""
+
+
+def named(name: str, root: str | None) -> Source:
+    """Read a named set.
+
+    Arguments:
+        name: one of :data:`NAMES`.
+        root: the directory with the folders of the sets; None takes it from the environment variable ``DAVI_DATA``.
+
+    Raises:
+        UserError: if the directory or a file of the set is missing or damaged.
+    """
+    folder = _folder(name, root)
+    if name == "binarized_mnist":
+        return _binarized_mnist(folder)
+    if name == "cifar10":
+        return _cifar10(folder)
+    return _grey(folder, name, _GREY[name])
+
+
+def _folder(name: str, root: str | None) -> Path:
+    given, origin = (root, "data.root") if root is not None else (os.environ.get("DAVI_DATA"), "DAVI_DATA")
+    if not given:
+        raise UserError(f"data.root: not given, expected a directory with {name}/ (--data.root DIR or DAVI_DATA)")
+    folder = Path(given).expanduser() / name
+    if not folder.is_dir():
+        raise UserError(f"{origin}: got {given}, found no folder {folder}, expected the set's files there")
+    return folder
+
+
+def _found(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"data.root: looked for {path}, found no such file (give --data.root DIR or set DAVI_DATA)")
+    return path
+
+
+def _read(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """The uint8 array of a named set's file; another type or image size would be another set under this name."""
+    array = read_array(_found(path), key)
+    if array.dtype != np.uint8 or array.shape[1:] != shape:
+        want = ", ".join(["N", *map(str, shape)])
+        raise UserError(f"{path}: got {array.dtype.name} {array.shape}, expected uint8 [{want}]")
+    return array
+
+
+def _count(images: Images, whole: int) -> str:
+    """The number of images, and a warning in words when it is not that of the whole set."""
+    n = len(images)
+    return f"{n} images" if n == whole else f"{n} images, NOT the {whole} of the whole set"
+
+
+def _grey(folder: Path, name: str, files: _Grey) -> Source:
+    train = to_images(_read(folder / files.train, "images", (28, 28)), 256, f"{name}/train")
+    test = to_images(_read(folder / files.test, "images", (28, 28)), 256, f"{name}/test")
+    return Source(
+        train=train,
+        test=test,
+        split=(
+            f"the set's own: {files.train} ({_count(train, files.train_count)}) for training, "
+            f"{files.test} ({_count(test, files.test_count)}) for test{files.note}"
+        ),
+        test_order="file order",
+    )
+
+
+def _binarized_mnist(folder: Path) -> Source:
+    train, validation, test = (
+        _unpacked(folder / f"{stem}.npz", f"binarized_mnist/{part}")
+        for stem, part in (("train", "train"), ("valid", "validation"), ("test", "test"))
+    )
+    return Source(
+        train=train,
+        test=test,
+        validation=validation,
+        split=(
+            f"the set's own: train.npz ({_count(train, 50000)}) for training, valid.npz "
+            f"({_count(validation, 10000)}) for validation, test.npz ({_count(test, 10000)}) for test"
+        ),
+        test_order="sorted by class: the first images of the test set do not stand for the whole",
+    )
+
+
+def _unpacked(path: Path, name: str) -> Images:
+    packed = _read(path, "images_packed", (98,))
+    return to_images(np.unpackbits(packed, axis=1).reshape(-1, 28, 28), 2, name)
+
+
+def _cifar10(folder: Path) -> Source:
+    shards = [path for path in (folder / f"train-{i}.webp" for i in range(5)) if path.is_file()]
+    if not shards:
+        _found(folder / "train-0.webp")
+    train = to_images(np.concatenate([_mosaic(path) for path in shards]), 256, "cifar10/train")
+    test = to_images(_mosaic(_found(folder / "test.webp")), 256, "cifar10/test")
+    stems = ", ".join(path.stem for path in shards)
+    return Source(
+        train=train,
+        test=test,
+        split=f"the set's own: {stems} ({_count(train, 50000)}) for training, test ({_count(test, 10000)}) for test",
+        test_order="file order",
+    )
+
+
+def _mosaic(path: Path) -> NDArray[np.uint8]:
+    """The 10,000 images of one mosaic, ``[10000, 32, 32, 3]``."""
+    if not features.check("webp"):
+        raise UserError(f"{path}: this Pillow was built without WebP, expected one that reads it")
+    side = _TILES * _SIDE
+    with one_line(path, f"a lossless WebP mosaic of {side}x{side} pixels"), Image.open(path, formats=["WEBP"]) as image:
+        if image.size != (side, side) or image.mode != "RGB":  # known before anything is decoded
+            raise UserError(f"{path}: got {image.mode} {image.size}, expected RGB ({side}, {side})")
+        pixels = np.asarray(image)  # [3200, 3200, 3]
+    tiles = pixels.reshape(_TILES, _SIDE, _TILES, _SIDE, 3).swapaxes(1, 2)  # [100, 100, 32, 32, 3]
+    return tiles.reshape(-1, _SIDE, _SIDE, 3)

@@ -1,0 +1,172 @@
+"""In which order, and in what form, a model sees the training images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Generator, Tensor
+
+from davi.data.binarization import Binarization, draw, stream
+from davi.data.images import Images
+from davi.errors import UserError
+
+Flip = Literal["none", "horizontal", "both"]
+
+
+class Presentation:
+    """Turns stored training images into what the model sees: mirrored and drawn anew at each presentation.
+
+    Arguments:
+        images: training images as :func:`davi.data.load` gives them. Under ``static`` and ``threshold`` they are
+            binary already; under ``dynamic`` they are grey.
+        binarization: ``dynamic`` draws each pixel at each presentation; nothing is done under the others.
+        flip: ``horizontal`` mirrors each image left to right with probability 1/2; ``both`` mirrors it top to bottom
+            with probability 1/2 as well, independently.
+
+    Raises:
+        UserError: if a name is unknown, or if the levels of the images contradict the binarisation.
+    """
+
+    def __init__(self, images: Images, binarization: Binarization = "none", flip: Flip = "none") -> None:
+        check_choice("binarization", binarization, get_args(Binarization))
+        check_choice("flip", flip, get_args(Flip))
+        if binarization == "dynamic" and images.levels == 2:
+            raise UserError(f"binarization: got 'dynamic' for {images.name}, expected 'none': it is binary already")
+        if binarization in ("static", "threshold") and images.levels != 2:
+            raise UserError(f"{images.name}: got {images.levels} levels, expected images made binary when loaded")
+        self.images = images
+        self.binarization = binarization
+        self.flip = flip
+
+    @property
+    def levels(self) -> int:
+        """Levels of what the model sees: 2 once binarised."""
+        return 2 if self.binarization == "dynamic" else self.images.levels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.images.shape
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __call__(self, indices: Tensor, generator: Generator) -> Tensor:
+        """Present some images.
+
+        Arguments:
+            indices: ``[B]``, which images.
+            generator: source of the mirroring and of the draws. Where there is nothing to draw it is not touched.
+
+        Returns:
+            Integers ``[B, C, H, W]`` on the device of the stored images.
+        """
+        x = self.images.pixels[indices.to(self.images.pixels.device)]  # [B, C, H, W]
+        if self.flip in ("horizontal", "both"):
+            x = _mirrored(x, -1, generator)
+        if self.flip == "both":
+            x = _mirrored(x, -2, generator)
+        if self.binarization == "dynamic":
+            x = draw(x, self.images.levels, generator)
+        return x
+
+
+def _mirrored(x: Tensor, axis: int, generator: Generator) -> Tensor:
+    """Each image mirrored along the axis with probability 1/2."""
+    coin = torch.randint(2, (x.shape[0], 1, 1, 1), device=generator.device, generator=generator).bool()
+    return torch.where(coin.to(x.device), x.flip(axis), x)
+
+
+class Order:
+    """An endless shuffled order of training images that can be resumed anywhere.
+
+    The permutation of a pass depends on (seed, epoch) alone, so two numbers restore the position, no matter how long
+    the run was or how often it was interrupted. The images left over when ``n`` is no multiple of the batch size are
+    dropped for this pass; the next pass leaves out others.
+
+    Arguments:
+        n: number of images.
+        batch_size: images a batch; with fewer images than that, every batch is a whole pass.
+        seed: not negative.
+
+    Raises:
+        UserError: if a number is out of range.
+
+    Example:
+        >>> order = Order(n=100, batch_size=32, seed=0)
+        >>> next(order).shape, order.batches_per_epoch
+        (torch.Size([32]), 3)
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int = 0) -> None:
+        for name, value, least in (("n", n, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"{name}: got {value!r}, expected a whole number of at least {least}")
+        self.n = n
+        self.batch_size = min(batch_size, n)
+        self.seed = seed
+        self._epoch = 0
+        self._offset = 0
+        self._permutation: Tensor | None = None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches in one pass over the images."""
+        return self.n // self.batch_size
+
+    @property
+    def epoch(self) -> int:
+        """Number of passes completed."""
+        return self._epoch
+
+    def __iter__(self) -> Order:
+        return self
+
+    def __next__(self) -> Tensor:
+        """Indices of the next batch, ``[batch_size]``, int64, on the CPU."""
+        if self._permutation is None:
+            self._permutation = torch.randperm(self.n, generator=stream(self.seed, self._epoch))
+        start = self._offset * self.batch_size
+        batch = self._permutation[start : start + self.batch_size].clone()
+        self._offset += 1
+        if self._offset == self.batches_per_epoch:
+            self._epoch, self._offset, self._permutation = self._epoch + 1, 0, None
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The position, and what it is a position in; whole numbers only, so it can be written as JSON."""
+        return {
+            "epoch": self._epoch,
+            "offset": self._offset,
+            "n": self.n,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the position that :meth:`state_dict` described.
+
+        Raises:
+            UserError: if it is a position in another order (other images, batch size or seed), or none at all.
+        """
+        for name, own in (("n", self.n), ("batch_size", self.batch_size), ("seed", self.seed)):
+            if state.get(name) != own:
+                raise UserError(f"order: got a position with {name} {state.get(name)!r}, expected {name} {own}")
+        epoch, offset = state.get("epoch"), state.get("offset")
+        if not (isinstance(epoch, int) and isinstance(offset, int)) or epoch < 0:
+            raise UserError(f"order: got epoch {epoch!r} and offset {offset!r}, expected whole numbers from 0")
+        if not 0 <= offset < self.batches_per_epoch:
+            raise UserError(f"order: got offset {offset}, expected 0 to {self.batches_per_epoch - 1}")
+        self._epoch, self._offset, self._permutation = epoch, offset, None
+
+
+def check_choice(name: str, given: object, choices: tuple[str, ...]) -> None:
+    """Refuse a name that is not among the choices, in one line.
+
+    Raises:
+        UserError: if ``given`` is not one of ``choices``.
+    """
+    if given not in choices:
+        raise UserError(f"{name}: got {given!r}, expected one of {', '.join(choices)}")

@@ -1,0 +1,12 @@
+"""Probability distributions over batches of images and latent maps.
+
+All log-probabilities are in nats. ``log_prob`` sums over everything but the batch and returns ``[B]``;
+``log_prob_map`` keeps the grain at which the distribution factorises.
+"""
+
+from davi.distributions.base import Distribution
+from davi.distributions.discrete import Bernoulli, Categorical
+from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
+from davi.distributions.normal import Normal, bounded_normal
+
+__all__ = ["Bernoulli", "Categorical", "DiscretizedLogisticMixture", "Distribution", "Normal", "bounded_normal"]

@@ -1,0 +1,49 @@
+"""The protocol of a distribution, and helpers that several of them need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Generator, Tensor
+
+
+class Distribution(ABC):
+    """A distribution over tensors whose first dimension is the batch."""
+
+    @abstractmethod
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """Log-probabilities at the grain at which the distribution factorises, ``[B, ...]``, nats."""
+
+    @abstractmethod
+    def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """One draw per batch element. ``temperature`` scales the spread of the draw (1: the distribution itself)."""
+
+    @abstractmethod
+    def mode(self) -> Tensor:
+        """The most probable value where it is known in closed form, else the usual approximation of it."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability of each batch element, ``[B]``, nats."""
+        return self.log_prob_map(x).flatten(1).sum(1)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half-precision network outputs in float32; float32 and float64 unchanged.
+
+    Likelihoods and divergences sum thousands of numbers: in half precision the sum itself would be wrong.
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def uniform_like(x: Tensor, generator: Generator | None, margin: float) -> Tensor:
+    """Uniform numbers in (margin, 1 - margin), the shape and type of ``x``."""
+    u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return margin + (1.0 - 2.0 * margin) * u
+
+
+def standard_gumbel_like(x: Tensor, generator: Generator | None) -> Tensor:
+    """Standard Gumbel noise: ``argmax(logits + gumbel)`` is a draw from ``softmax(logits)``."""
+    tiny = torch.finfo(x.dtype).tiny
+    u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device).clamp_min(tiny)
+    return -torch.log(-torch.log(u).clamp_min(tiny))

@@ -1,0 +1,203 @@
+r"""Mixtures of discretised logistic distributions over integer pixels.
+
+A pixel value :math:`v \in \{0 .. n-1\}` stands for the interval of width one around it, the first and the last value for
+the open ends. With the logistic CDF :math:`\sigma((\cdot - \mu)/s)` of a component, in units of levels,
+
+.. math:: P(v) = \sigma(a) - \sigma(b), \quad a = (v - \mu + 1/2)/s, \quad b = (v - \mu - 1/2)/s
+
+and, because :math:`\sigma(a) - \sigma(b) = \sigma(a)\,\sigma(-b)\,(1 - e^{-(a-b)})`,
+
+.. math:: \log P(v) = \log\sigma(a) + \log\sigma(-b) + \log(1 - e^{-1/s})
+
+which neither underflows nor cancels. :math:`P(0) = \sigma(a)` and :math:`P(n-1) = \sigma(-b)`, so the probabilities sum
+to one. Networks speak of means and scales in the units of data rescaled to [-1, 1]; half a level is
+:math:`h = 1/(n-1)` there. Working in units of levels keeps :math:`v - \mu` accurate where the probability is.
+
+With three autoregressive channels the means of green and blue are shifted by the *observed* red and green values,
+:math:`\mu_G = m_G + c_0 x_R`, :math:`\mu_B = m_B + c_1 x_R + c_2 x_G`, per component.
+
+Compatibility forms, for weights that others published and nowhere else:
+
+* ``"openai"``: :math:`\log(\sigma(a) - \sigma(b))` where the difference exceeds 1e-5, else the density at the centre.
+* ``"nvae"``: as openai (1e-10 inside the logarithm), but every value above 0.99 of [-1, 1] takes the open upper end. At
+  256 levels that is 254 as well as 255, and the sum over levels exceeds one: **not a likelihood**.
+* ``"attentive"``: as nvae with openai's 1e-12.
+
+References:
+    PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other Modifications,
+    T. Salimans, A. Karpathy, X. Chen, D. P. Kingma, ICLR 2017, https://arxiv.org/abs/1701.05517
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from davi.distributions.base import Distribution, at_least_float32, standard_gumbel_like, uniform_like
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a compatibility form deviates from the exact one."""
+
+    upper_end: float
+    """Values above this (in [-1, 1]) get the open upper end."""
+    smallest_difference: float
+    """Inside the logarithm the CDF difference is at least this."""
+
+
+FORMS: dict[str, _Form | None] = {
+    "exact": None,
+    "openai": _Form(0.999, 1e-12),
+    "nvae": _Form(0.99, 1e-10),
+    "attentive": _Form(0.99, 1e-12),
+}
+
+
+def log1mexp(t: Tensor) -> Tensor:
+    r""":math:`\log(1 - e^{-t})` for t > 0, accurate for small and large t, with finite gradients."""
+    small = t < math.log(2.0)
+    # Each branch sees only arguments it can take: a NaN in the branch not chosen would still poison the gradient.
+    near = torch.log(-torch.expm1(-torch.where(small, t, 1.0)))
+    far = torch.log1p(-torch.exp(-torch.where(small, 1.0, t)))
+    return torch.where(small, near, far)
+
+
+@final
+class DiscretizedLogisticMixture(Distribution):
+    """A mixture of K discretised logistics per pixel, over ``levels`` values per channel.
+
+    Arguments:
+        logits: mixture logits, ``[B, K, G, H, W]``: G = 1 when one mixture component covers all channels of a pixel
+            (autoregressive channels), G = C when every channel has its own mixture.
+        means: in units of [-1, 1], ``[B, K, C, H, W]``.
+        log_scales: log standard scale in the same units, ``[B, K, C, H, W]``.
+        levels: n, 2 to 65536.
+        coefficients: c_0, c_1, c_2 for three autoregressive channels, ``[B, K, 3, H, W]``; None: independent channels.
+        form: ``"exact"``, or a compatibility form of the module docstring.
+
+    Raises:
+        ValueError: if the form is unknown, or coefficients come with other than three channels.
+    """
+
+    MIN_LOG_SCALE = -7.0
+    """At 8 bits; finer levels may be resolved as finely, see :meth:`min_log_scale`."""
+
+    def __init__(
+        self,
+        logits: Tensor,
+        means: Tensor,
+        log_scales: Tensor,
+        levels: int,
+        coefficients: Tensor | None = None,
+        form: str = "exact",
+    ) -> None:
+        if form not in FORMS:
+            raise ValueError(f"form: got {form!r}, expected one of {', '.join(FORMS)}")
+        if coefficients is not None and means.shape[2] != 3:
+            raise ValueError(f"coefficients: got {means.shape[2]} channels, expected 3 autoregressive ones")
+        self.log_weights = at_least_float32(logits).log_softmax(1)
+        self.means = at_least_float32(means)
+        self.log_scales = at_least_float32(log_scales).clamp_min(self.min_log_scale(levels))
+        self.coefficients = None if coefficients is None else at_least_float32(coefficients)
+        self.levels = levels
+        self.form = form
+
+    def __repr__(self) -> str:
+        return f"DiscretizedLogisticMixture(shape={tuple(self.means.shape)}, levels={self.levels}, form={self.form!r})"
+
+    @classmethod
+    def min_log_scale(cls, levels: int) -> float:
+        """Floor of the log-scale: -7 up to 256 levels; beyond, the same fraction of a level."""
+        return cls.MIN_LOG_SCALE - max(0.0, math.log((levels - 1) / 255.0))
+
+    @property
+    def _levels_per_unit(self) -> float:
+        return (self.levels - 1) / 2.0
+
+    def _rescaled(self, x: Tensor) -> Tensor:
+        return x.to(self.means.dtype) / self._levels_per_unit - 1.0
+
+    def _shifted_means(self, x: Tensor) -> Tensor:
+        """Means given the observed channels, ``[B, K, C, H, W]``; ``x`` is ``[B, C, H, W]`` integers."""
+        if self.coefficients is None:
+            return self.means
+        red, green = self._rescaled(x[:, None, 0]), self._rescaled(x[:, None, 1])  # [B, 1, H, W]
+        c = self.coefficients
+        shift = torch.stack([torch.zeros_like(c[:, :, 0]), c[:, :, 0] * red, c[:, :, 1] * red + c[:, :, 2] * green], 2)
+        return self.means + shift
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """Nats of integers ``[B, C, H, W]``: ``[B, C, H, W]``, or ``[B, 1, H, W]`` with autoregressive channels."""
+        values = x.unsqueeze(1)  # [B, 1, C, H, W]
+        means = self._shifted_means(x)
+        form = FORMS[self.form]
+        per_channel = self._exact(values, means) if form is None else self._compatible(values, means, form)
+        if self.log_weights.shape[2] == 1 and per_channel.shape[2] > 1:  # one component for the whole pixel
+            per_channel = per_channel.sum(2, keepdim=True)
+        return torch.logsumexp(self.log_weights + per_channel, 1)
+
+    def _exact(self, values: Tensor, means: Tensor) -> Tensor:
+        centre = (means + 1.0) * self._levels_per_unit  # the mean in units of levels
+        inverse_scale = torch.exp(-self.log_scales) / self._levels_per_unit
+        offset = values.to(means.dtype) - centre
+        below = F.logsigmoid((offset + 0.5) * inverse_scale)  # log P(value <= v)
+        above = F.logsigmoid((0.5 - offset) * inverse_scale)  # log P(value >= v)
+        first, last = values == 0, values == self.levels - 1
+        inner = below + above + log1mexp(inverse_scale)
+        return torch.where(first, below, torch.where(last, above, inner))
+
+    def _compatible(self, values: Tensor, means: Tensor, form: _Form) -> Tensor:
+        x = self._rescaled(values)
+        inverse_scale = torch.exp(-self.log_scales)
+        half_level = 0.5 / self._levels_per_unit
+        upper = inverse_scale * (x - means + half_level)
+        lower = inverse_scale * (x - means - half_level)
+        difference = torch.sigmoid(upper) - torch.sigmoid(lower)
+        middle = inverse_scale * (x - means)
+        density = middle - self.log_scales - 2.0 * F.softplus(middle)  # log density of the logistic
+        inner = torch.where(
+            difference > 1e-5,
+            difference.clamp_min(form.smallest_difference).log(),
+            density - math.log(self._levels_per_unit),
+        )
+        return torch.where(
+            x < -0.999, F.logsigmoid(upper), torch.where(x > form.upper_end, -F.softplus(lower), inner)
+        )
+
+    def _pick(self, x: Tensor, component: Tensor) -> Tensor:
+        """Entries of the chosen components: ``x`` [B, K, C, H, W], ``component`` [B, 1, G, H, W] -> [B, C, H, W]."""
+        return x.gather(1, component.expand(-1, -1, x.shape[2], -1, -1)).squeeze(1)
+
+    def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Integers ``[B, C, H, W]``. Channels are drawn in order, each conditioned on *rounded* earlier ones."""
+        if temperature == 0:
+            return self.mode()
+        noise = standard_gumbel_like(self.log_weights, generator)
+        component = (self.log_weights / temperature + noise).argmax(1, keepdim=True)  # [B, 1, G, H, W]
+        scales = self._pick(self.log_scales, component).exp() * temperature
+        u = uniform_like(scales, generator, 1e-5)
+        return self._channel_by_channel(component, scales * (u.log() - torch.log1p(-u)))
+
+    def mode(self) -> Tensor:
+        """The mean of the heaviest component, channel by channel: an approximation of the mode of the mixture."""
+        component = self.log_weights.argmax(1, keepdim=True)
+        return self._channel_by_channel(component, torch.zeros_like(self._pick(self.means, component)))
+
+    def _channel_by_channel(self, component: Tensor, deviation: Tensor) -> Tensor:
+        means = self._pick(self.means, component) + deviation
+        if self.coefficients is None:
+            return self._rounded(means)
+        c = self._pick(self.coefficients, component)  # [B, 3, H, W]
+        red = self._rounded(means[:, 0])
+        green = self._rounded(means[:, 1] + c[:, 0] * self._rescaled(red))
+        blue = self._rounded(means[:, 2] + c[:, 1] * self._rescaled(red) + c[:, 2] * self._rescaled(green))
+        return torch.stack([red, green, blue], 1)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return ((x + 1.0) * self._levels_per_unit).round().clamp(0, self.levels - 1).long()

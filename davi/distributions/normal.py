@@ -1,0 +1,106 @@
+r"""Diagonal Normal distributions and the bounded parametrisation of the Deep Attentive VAE.
+
+Network outputs :math:`(a, b)` are not used as mean and log standard deviation directly. They are bounded,
+
+.. math:: \mu = 5 \tanh(a / 10), \qquad \sigma = \exp(\mathrm{bound}(b; l, h)) + 0.01
+
+with :math:`\mathrm{bound}(b; -c, c) = c \tanh(b / 2c)` for a symmetric interval and the smoothstep
+:math:`l + (h - l)(3t^2 - 2t^3)`, :math:`t = \mathrm{clip}((b - l)/(h - l), 0, 1)` otherwise. A *residual* posterior adds
+its own outputs to the prior's raw ones before bounding, so that a zero output makes it equal to the prior when both
+have the same interval.
+
+References:
+    Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
+    https://openreview.net/forum?id=T4-65DNlDij
+    NVAE: A Deep Hierarchical Variational Autoencoder, A. Vahdat, J. Kautz, NeurIPS 2020,
+    https://arxiv.org/abs/2007.03898 (residual Normal posteriors)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Generator, Tensor
+
+from davi.distributions.base import Distribution, at_least_float32
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@final
+class Normal(Distribution):
+    """Independent Normal variables.
+
+    Arguments:
+        mean: ``[B, ...]``.
+        scale: standard deviations, positive, the same shape.
+    """
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        self.mean = at_least_float32(mean)
+        self.scale = at_least_float32(scale)
+
+    def __repr__(self) -> str:
+        return f"Normal(shape={tuple(self.mean.shape)})"
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.mean.shape
+
+    def expand(self, n: int) -> Normal:
+        """The same distribution for ``n`` batch elements; a batch of one is repeated."""
+        if self.mean.shape[0] == n:
+            return self
+        shape = (n, *self.mean.shape[1:])
+        return Normal(self.mean.expand(shape), self.scale.expand(shape))
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        standard = (x - self.mean) / self.scale
+        return -0.5 * standard.square() - self.scale.log() - _HALF_LOG_TWO_PI
+
+    def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """A reparametrised draw, ``mean + temperature * scale * noise``."""
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean + temperature * self.scale * noise
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def kl(self, other: Normal) -> Tensor:
+        r""":math:`KL(\mathrm{self} \| \mathrm{other})` in closed form, summed over all but the batch, ``[B]``, nats."""
+        return self.kl_map(other).flatten(1).sum(1)
+
+    def kl_map(self, other: Normal) -> Tensor:
+        """The KL divergence of every single variable, ``[B, ...]``, nats."""
+        ratio = self.scale / other.scale
+        shift = (self.mean - other.mean) / other.scale
+        return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()
+
+
+def bound_log_scale(raw: Tensor, low: float, high: float) -> Tensor:
+    """Squash ``raw`` into (low, high): a tanh for a symmetric interval, a smoothstep otherwise (module docstring)."""
+    if low == -high:
+        return high * torch.tanh(raw / (2.0 * high))
+    t = ((raw - low) / (high - low)).clamp(0.0, 1.0)
+    return low + (high - low) * t.square() * (3.0 - 2.0 * t)
+
+
+def bounded_normal(raw_mean: Tensor, raw_log_scale: Tensor, low: float = -5.0, high: float = 5.0) -> Normal:
+    """The Normal whose raw network outputs are given (module docstring).
+
+    Arguments:
+        raw_mean: unbounded, ``[B, C, H, W]``; the mean lies in (-5, 5).
+        raw_log_scale: unbounded, same shape.
+        low: lower bound of the log standard deviation, before the floor of 0.01 is added to the standard deviation.
+        high: its upper bound.
+
+    Raises:
+        ValueError: if ``low`` is not below ``high``.
+    """
+    if not low < high:
+        raise ValueError(f"log-scale bounds: got {low} to {high}, expected the lower one first")
+    mean = 5.0 * torch.tanh(at_least_float32(raw_mean) / 10.0)
+    scale = bound_log_scale(at_least_float32(raw_log_scale), low, high).exp() + 0.01
+    return Normal(mean, scale)

@@ -1,0 +1,78 @@
+r"""What a model claims about the probability of an image, and what kind of claim it is.
+
+Every model answers one question in one unit. For a batch of integer images :math:`x` of shape ``[B, C, H, W]`` it
+returns named terms in **nats**, one number per image, that sum to the claim about :math:`\log p(x)`. Averages and bits
+per dimension are a matter of presentation and appear only in reports.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+
+from torch import Tensor
+
+
+class Kind(IntEnum):
+    """How the sum of the terms relates to log p(x). A composite claim has the weakest kind of its parts."""
+
+    EXACT = 0
+    """The sum is log p(x)."""
+    LOWER_BOUND = 1
+    """The sum's expectation over the model's own randomness is at most log p(x)."""
+    ESTIMATE = 2
+    """The sum approximates log p(x); it may lie on either side."""
+
+    @staticmethod
+    def weakest(*kinds: Kind) -> Kind:
+        """The kind of a claim composed of claims of these kinds."""
+        return max(kinds)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    r"""Per-image terms of a claim about :math:`\log p(x)`, in nats.
+
+    Arguments:
+        terms: name -> ``[B]``, nats. They sum to :attr:`log_px`: ``"reconstruction"``, ``"kl/03"`` (minus the KL
+            divergence of latent layer 3), ``"log_det"``, ...
+        kind: whether the sum is exact, a lower bound, or an estimate.
+        weigh: computes :attr:`log_weight` when somebody asks; training with an analytic KL never does.
+        penalties: scalars that are *not* part of the claim. Only objectives may use them.
+    """
+
+    terms: Mapping[str, Tensor]
+    kind: Kind
+    weigh: Callable[[], Tensor] | None = None
+    penalties: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def log_px(self) -> Tensor:
+        """The claim about log p(x): the sum of the terms, ``[B]``, nats."""
+        total: Tensor | None = None
+        for term in self.terms.values():
+            total = term if total is None else total + term
+        if total is None:
+            raise ValueError("Evidence has no terms; a claim needs at least one")
+        return total
+
+    @cached_property
+    def log_weight(self) -> Tensor | None:
+        r""":math:`\log p(x, z) - \log q(z \mid x)` of the latents that were drawn, ``[B]``; None without latents.
+
+        Its exponential has expectation :math:`p(x)` under :math:`q`, which is what importance sampling needs.
+        """
+        return None if self.weigh is None else self.weigh()
+
+
+def bits_per_dim(nats: float, dims: int) -> float:
+    """Bits per dimension of a log-likelihood: ``-nats / (dims ln 2)``.
+
+    Arguments:
+        nats: log-likelihood of one image (or its mean over images), in nats.
+        dims: number of values in one image, C * H * W.
+    """
+    return -nats / (dims * math.log(2.0))

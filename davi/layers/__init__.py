@@ -1,0 +1,20 @@
+"""Parts that models are built from."""
+
+from davi.layers.convolution import ChannelLayerNorm, SqueezeExcite, WeightNormConv2d
+from davi.layers.depth_attention import DepthAttention, LayerMemory, resize_to
+from davi.layers.nonlocal_block import NonLocalBlock
+from davi.layers.pixel_head import PixelHead
+from davi.layers.residual import ResidualBlock, ResidualCell
+
+__all__ = [
+    "ChannelLayerNorm",
+    "DepthAttention",
+    "LayerMemory",
+    "NonLocalBlock",
+    "PixelHead",
+    "ResidualBlock",
+    "ResidualCell",
+    "SqueezeExcite",
+    "WeightNormConv2d",
+    "resize_to",
+]

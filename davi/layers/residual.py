@@ -1,0 +1,190 @@
+r"""Pre-activation residual blocks that keep, halve or double the resolution.
+
+A *node* is batch norm -> [non-local block] -> swish -> 3x3 convolution -> [squeeze-excite]; a *block* is
+:math:`\mathrm{shortcut}(x) + 0.1\,\mathrm{node}_n(\dots\mathrm{node}_1(x))`; a *cell* is an optional stem convolution
+followed by blocks.
+
+References:
+    Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
+    https://openreview.net/forum?id=T4-65DNlDij
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from davi.layers.convolution import SqueezeExcite, WeightNormConv2d
+from davi.layers.nonlocal_block import NonLocalBlock
+
+Rescale = Literal[-2, 0, 2]
+"""What a block does to the resolution: halve, keep, double."""
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """What the nodes of a cell contain.
+
+    Arguments:
+        key_channels: width of the keys of a non-local block before the activation; 0: none.
+        subsample: keys and values of the non-local block on half the grid.
+        squeeze_excite: gate the channels after the convolution.
+    """
+
+    key_channels: int = 0
+    subsample: bool = False
+    squeeze_excite: bool = False
+
+    def nonlocal_block(self, channels: int, bias: bool = True) -> NonLocalBlock | None:
+        if not self.key_channels:
+            return None
+        return NonLocalBlock(channels, self.key_channels, bias, self.subsample)
+
+
+@final
+class Node(nn.Module):
+    """Batch norm, [non-local block], swish, 3x3 convolution, [squeeze-excite]."""
+
+    def __init__(self, in_channels: int, out_channels: int, options: NodeOptions, stride: int = 1) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(in_channels, eps=1e-5, momentum=0.1)
+        self.attention = options.nonlocal_block(in_channels)
+        self.conv = WeightNormConv2d(in_channels, out_channels, 3, stride)
+        self.squeeze_excite = SqueezeExcite(out_channels) if options.squeeze_excite else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(x)
+        if self.attention is not None:
+            x = self.attention(x)
+        x = self.conv(F.silu(x))
+        return x if self.squeeze_excite is None else self.squeeze_excite(x)
+
+
+@final
+class FactorizedReduce(nn.Module):
+    """Halve the resolution: swish, then a 1x1 convolution on each of the four pixel offsets, concatenated."""
+
+    OFFSETS = ((0, 0), (1, 1), (0, 1), (1, 0))
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        quarter = out_channels // 4
+        widths = [quarter, quarter, quarter, out_channels - 3 * quarter]
+        self.convs = nn.ModuleList([WeightNormConv2d(in_channels, width, 1) for width in widths])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(x)
+        pairs = zip(self.OFFSETS, self.convs, strict=True)
+        return torch.cat([conv(x[:, :, row::2, column::2]) for (row, column), conv in pairs], 1)
+
+
+@final
+class Upsample(nn.Module):
+    """Double the resolution: bilinear with aligned corners, [non-local block without biases], 1x1 without bias."""
+
+    def __init__(self, in_channels: int, out_channels: int, options: NodeOptions) -> None:
+        super().__init__()
+        self.attention = options.nonlocal_block(in_channels, bias=False)
+        self.conv = WeightNormConv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        return self.conv(x if self.attention is None else self.attention(x))
+
+
+@final
+class ResidualBlock(nn.Module):
+    """Shortcut plus a tenth of the nodes' output.
+
+    Arguments:
+        in_channels, out_channels: widths; equal when the resolution is kept.
+        rescale: -2 halves, 0 keeps, 2 doubles the resolution.
+        nodes: how many nodes.
+        options: what a node contains.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, rescale: int = 0, nodes: int = 2, options: NodeOptions | None = None
+    ) -> None:
+        super().__init__()
+        options = options or NodeOptions()
+        if rescale == 0 and in_channels != out_channels:
+            raise ValueError(f"out_channels: got {out_channels}, expected {in_channels}: the shortcut is the identity")
+        self.rescale = rescale
+        self.recompute = False
+        """Recompute the activations in the backward pass instead of keeping them."""
+        self.shortcut: nn.Module = nn.Identity()
+        if rescale == -2:
+            self.shortcut = FactorizedReduce(in_channels, out_channels)
+        elif rescale == 2:
+            self.shortcut = Upsample(in_channels, out_channels, options)
+        first = Node(in_channels, out_channels, options, stride=2 if rescale == -2 else 1)
+        rest = [Node(out_channels, out_channels, options) for _ in range(nodes - 1)]
+        self.nodes = nn.Sequential(first, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            result: Tensor = checkpoint(self._compute, x, use_reentrant=False, context_fn=self._recompute_contexts)
+            return result
+        return self._compute(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        inner = F.interpolate(x, scale_factor=2, mode="nearest") if self.rescale == 2 else x
+        out: Tensor = self.shortcut(x) + 0.1 * self.nodes(inner)
+        return out
+
+    def _recompute_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _frozen_statistics(self)
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms normalise as ever but leave their running statistics alone: they have seen this batch already."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+@final
+class ResidualCell(nn.Module):
+    """An optional 3x3 stem and a row of residual blocks.
+
+    Arguments:
+        widths: channels before the first block and after each block; one more entry than ``rescales``.
+        rescales: what each block does to the resolution.
+        nodes: nodes per block.
+        options: what a node contains.
+        stem_channels: if given, a 3x3 convolution from that many channels comes first.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        rescales: Sequence[int],
+        nodes: int = 2,
+        options: NodeOptions | None = None,
+        stem_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = None if stem_channels is None else WeightNormConv2d(stem_channels, widths[0], 3)
+        pairs = zip(widths[:-1], widths[1:], rescales, strict=True)
+        self.blocks = nn.Sequential(*[ResidualBlock(a, b, rescale, nodes, options) for a, b, rescale in pairs])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stem is not None:
+            x = self.stem(x)
+        out: Tensor = self.blocks(x)
+        return out

@@ -1,0 +1,218 @@
+r"""The protocol that every model follows, and nothing else.
+
+A :class:`Model` says how probable an image is. A :class:`LatentModel` explains it by latent variables. A
+:class:`Hierarchy` has several of them and writes its top-down pass *once*, as a walk that asks for each latent in turn;
+training, sampling, reconstruction, decoding and importance sampling are different answers to that question.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from davi.distributions import Distribution, Normal
+from davi.evidence import Evidence, Kind
+
+Choose = Callable[[int, Normal, Normal | None], Tensor]
+"""Answers the walk's question: ``choose(layer, prior, posterior) -> z``. ``posterior`` is None without a context."""
+
+
+class Model(nn.Module, ABC):
+    """A normalised probability over integer images.
+
+    Arguments:
+        shape: (C, H, W) of one image.
+        levels: number of values a channel can take; images hold integers in ``{0 .. levels - 1}``.
+
+    Raises:
+        ValueError: if the shape or the number of levels is not positive.
+    """
+
+    name: ClassVar[str]
+    """The name recipes use."""
+    Config: ClassVar[type]
+    """The dataclass of the model's options; the model is built as ``cls(shape, levels, Config(...))``."""
+
+    def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__()
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"shape: got {tuple(shape)}, expected three positive numbers (channels, height, width)")
+        if not 2 <= levels <= 65536:
+            raise ValueError(f"levels: got {levels}, expected 2 to 65536")
+        self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+        self.levels = int(levels)
+
+    @property
+    def dims(self) -> int:
+        """Number of values in one image, C * H * W."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+    @abstractmethod
+    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+        """What the model claims about log p(x).
+
+        Arguments:
+            x: integer images, ``[B, C, H, W]``, in ``{0 .. levels - 1}``.
+            generator: source of the model's own randomness; torch's default when None.
+        """
+
+    @abstractmethod
+    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Draw ``n`` images, integers ``[n, C, H, W]``."""
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Modules that may be compiled one by one and whose activations may be recomputed in the backward pass."""
+        return ()
+
+    def forward(self, x: Tensor) -> Evidence:
+        """Same as :meth:`evidence`, so that wrappers which intercept calls (data parallelism, hooks) work."""
+        return self.evidence(x)
+
+    def check_images(self, x: Tensor) -> None:
+        """Refuse anything that is not a batch of this model's images.
+
+        Values are compared with the number of levels only on the CPU: on an accelerator the comparison would stall the
+        device in every step, and images from ``davi.data`` were checked when they were loaded.
+
+        Raises:
+            TypeError: if ``x`` is not an integer tensor.
+            ValueError: if its shape or its values do not fit the model.
+        """
+        if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"images: got {given}, expected an integer tensor with values 0 to {self.levels - 1}")
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"images: got shape {tuple(x.shape)}, expected [B, {', '.join(map(str, self.shape))}]")
+        if x.device.type == "cpu" and x.numel() and not (0 <= int(x.min()) and int(x.max()) < self.levels):
+            raise ValueError(f"images: got values {int(x.min())} to {int(x.max())}, expected 0 to {self.levels - 1}")
+
+
+class LatentModel(Model, ABC):
+    """A model that explains an image by latent variables z, ordered from the top (drawn first) to the image."""
+
+    @abstractmethod
+    def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:
+        """Latents of the images: posterior means, or posterior draws if ``sample``."""
+
+    @abstractmethod
+    def decode(self, latents: Sequence[Tensor]) -> Distribution:
+        """p(x | z) for the given latents."""
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The most probable image under p(x | z) at the posterior mean; integers ``[B, C, H, W]``."""
+        return self.decode(self.latents(x)).mode()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened at one layer of a walk."""
+
+    prior: Normal
+    posterior: Normal
+    z: Tensor
+
+
+class Hierarchy(LatentModel, ABC):
+    """A model with a sequence of latent layers 0 (top) .. ``num_layers`` - 1 (nearest the image).
+
+    A subclass writes :meth:`encode` and :meth:`top_down`; everything else is an answer to the walk's question.
+    """
+
+    num_layers: int
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Any:
+        """Bottom-up pass: whatever :meth:`top_down` needs to form posteriors for these images."""
+
+    @abstractmethod
+    def top_down(self, choose: Choose, context: Any = None) -> Distribution:
+        """Walk from the top latent to the image, asking ``choose(layer, prior, posterior)`` for each latent.
+
+        Arguments:
+            choose: called once per layer, in order. ``posterior`` is None when ``context`` is None. The top prior is
+                the same for all images and has batch size 1; the batch size of the walk is that of the latents chosen.
+            context: the result of :meth:`encode`, or None for the generative model alone.
+
+        Returns:
+            p(x | z).
+        """
+
+    @final
+    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+        r"""The evidence lower bound with one draw of the latents and analytic KL divergences.
+
+        .. math:: \log p(x) \ge E_q[\log p(x \mid z)] - \sum_i E_q[KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))]
+        """
+        return self.explain(x, self.encode(x), generator)
+
+    @final
+    def explain(self, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
+        """:meth:`evidence` for images that are already encoded: many draws need the bottom-up pass only once."""
+        steps: list[Step] = []
+
+        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+            assert posterior is not None
+            z = posterior.sample(generator)
+            steps.append(Step(prior, posterior, z))
+            return z
+
+        reconstruction = self.top_down(choose, context).log_prob(x)  # [B]
+        terms = {"reconstruction": reconstruction}
+        for layer, step in enumerate(steps):
+            terms[f"kl/{layer:02d}"] = -step.posterior.kl(step.prior)
+
+        def weigh() -> Tensor:
+            total = reconstruction
+            for step in steps:
+                total = total + step.prior.log_prob(step.z) - step.posterior.log_prob(step.z)
+            return total
+
+        return Evidence(terms, Kind.LOWER_BOUND, weigh)
+
+    @final
+    @torch.no_grad()
+    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Draw images from the model.
+
+        Arguments:
+            n: how many.
+            temperature: multiplies the standard deviation of every prior; the pixels are drawn from p(x | z) unchanged.
+            generator: source of randomness.
+
+        Raises:
+            ValueError: if ``n`` is not positive or the temperature is negative.
+        """
+        if n < 1:
+            raise ValueError(f"n: got {n}, expected at least 1 image")
+        if not temperature >= 0:
+            raise ValueError(f"temperature: got {temperature}, expected a number >= 0")
+
+        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+            return prior.expand(n).sample(generator, temperature)
+
+        return self.top_down(choose).sample(generator)
+
+    @final
+    @torch.no_grad()
+    def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:
+        found: list[Tensor] = []
+
+        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+            assert posterior is not None
+            found.append(posterior.sample(generator) if sample else posterior.mean)
+            return found[-1]
+
+        self.top_down(choose, self.encode(x))
+        return found
+
+    @final
+    def decode(self, latents: Sequence[Tensor]) -> Distribution:
+        if len(latents) != self.num_layers:
+            raise ValueError(f"latents: got {len(latents)} tensors, expected one for each of {self.num_layers} layers")
+        return self.top_down(lambda layer, prior, posterior: latents[layer])

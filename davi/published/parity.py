@@ -1,0 +1,85 @@
+"""``python -m davi.published.parity FIXTURE.safetensors``: is our model the authors' model?
+
+Builds our model from the JSON beside the fixture, loads its weights, runs it with every latent at the posterior mean
+(and unconditionally at the prior mean) and prints ours beside theirs. Exit status 0: everything agrees; 1: something
+differs, and the first such tensor in the order of the computation is named; 2: the files cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from davi.errors import UserError
+from davi.published.attentive_parity import AttentiveParity
+from davi.published.comparison import Comparison, report
+
+Compare = Callable[[Mapping[str, Tensor], Mapping[str, Any], torch.dtype], list[Comparison]]
+
+FAMILIES: dict[str, Compare] = {
+    "deep_attentive_vi": lambda tensors, facts, dtype: AttentiveParity(tensors, facts, dtype).comparisons(),
+}
+"""The field ``model`` of a fixture's JSON -> how to compare."""
+
+
+def read_fixture(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a fixture.
+
+    Raises:
+        UserError: if the safetensors file or the JSON file beside it is missing or unreadable.
+    """
+    beside = path.with_suffix(".json")
+    for needed in (path, beside):
+        if not needed.is_file():
+            raise UserError(f"{needed}: no such file; a fixture is a .safetensors file with a .json file beside it")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+    try:
+        facts = json.loads(beside.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{beside}: not readable JSON ({error})") from error
+    if not isinstance(facts, dict) or facts.get("model") not in FAMILIES:
+        model = facts.get("model") if isinstance(facts, dict) else None
+        raise UserError(f"{beside}: model is {model!r}, expected one of {', '.join(FAMILIES)}")
+    return tensors, facts
+
+
+def compare(path: Path, dtype: torch.dtype = torch.float32) -> list[Comparison]:
+    """All comparisons of a fixture, in the order of the computation."""
+    tensors, facts = read_fixture(path)
+    try:
+        return FAMILIES[facts["model"]](tensors, facts, dtype)
+    except KeyError as error:
+        raise UserError(f"{path}: fixture lacks {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m davi.published.parity", description=__doc__)
+    parser.add_argument("fixture", type=Path, help="a .safetensors file with a .json file beside it")
+    parser.add_argument("--float64", action="store_true", help="compute in double precision; gradients are compared too")
+    options = parser.parse_args(arguments)
+    try:
+        first = report(compare(options.fixture, torch.float64 if options.float64 else torch.float32))
+    except UserError as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 2
+    if first is not None:
+        print(f"DIFFERS: {first} is the first, in the order of the computation, that does not agree")
+        return 1
+    print("AGREES: everything compared is within its tolerance")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
