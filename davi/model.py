@@ -89,7 +89,7 @@ class Model(nn.Module, ABC):
             raise TypeError(f"images: got {given}, expected an integer tensor with values 0 to {self.levels - 1}")
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"images: got shape {tuple(x.shape)}, expected [B, {', '.join(map(str, self.shape))}]")
-        if x.device.type == "cpu" and x.numel() and not (0 <= int(x.min()) and int(x.max()) < self.levels):
+        if x.device.type == "cpu" and x.numel() and not (int(x.min()) >= 0 and int(x.max()) < self.levels):
             raise ValueError(f"images: got values {int(x.min())} to {int(x.max())}, expected 0 to {self.levels - 1}")
 
 

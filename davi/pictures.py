@@ -10,6 +10,7 @@ be honest.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -130,31 +131,41 @@ def save_png(image: Image.Image, path: str | Path) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what could not be written cannot be removed either; the first error counts
+            beside.unlink()
+
+
+def gather(folder: str | Path) -> Path:
+    """Puts the PNG files of a folder, in the order of their names, on one page; returns its path, ``page.png`` there.
+
+    Raises:
+        UserError: the folder holds no PNG file, or one that is damaged.
+    """
+    folder = Path(folder)
+    target = folder / "page.png"
+    paths = sorted(path for path in folder.glob("*.png") if path.is_file() and path.name != target.name)
+    if not paths:
+        raise UserError(f"{folder}: holds no PNG files, expected at least one")
+    sections: list[tuple[str, Image.Image | str]] = []
+    for path in paths:
+        try:
+            with Image.open(path, formats=["PNG"]) as picture:
+                sections.append((path.stem.replace("_", " "), picture.convert("RGBA")))
+        except (OSError, SyntaxError, ValueError):  # Pillow's errors for what is no PNG, or only half of one
+            raise UserError(f"{path}: is damaged, expected a PNG file") from None
+    save_png(page(folder.resolve().name, sections), target)
+    return target
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Gathers the PNG files of a folder, in the order of their names, on ``page.png`` there; returns the exit status."""
+    """``python -m davi.pictures RUN``: gathers the pictures of a folder and prints where they are; the exit status."""
     try:
         if len(arguments) != 1:
             raise UserError(f"pictures: got {len(arguments)} arguments, expected one folder")
-        folder = Path(arguments[0])
-        target = folder / "page.png"
-        paths = sorted(path for path in folder.glob("*.png") if path.is_file() and path.name != target.name)
-        if not paths:
-            raise UserError(f"{folder}: holds no PNG files, expected at least one")
-        sections: list[tuple[str, Image.Image | str]] = []
-        for path in paths:
-            try:
-                with Image.open(path) as picture:
-                    sections.append((path.stem.replace("_", " ").replace("-", " "), picture.convert("RGB")))
-            except (OSError, SyntaxError, ValueError):  # Pillow's errors for what is no PNG, or only half of one
-                raise UserError(f"{path}: is not a whole PNG file") from None
-        save_png(page(folder.name, sections), target)
+        print(f"All pictures on one page: {gather(arguments[0])}")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(target)
     return 0
 
 
@@ -210,7 +221,7 @@ def _tile(cells: Tensor, columns: int, padding: int) -> Image.Image:
     rows = -(-n // columns)
     missing = cells.new_full((rows * columns - n, channels, height, width), GAP_LEVEL)
     cells = F.pad(torch.cat([cells, missing]), (padding, 0, padding, 0), value=GAP_LEVEL)
-    cells = cells.unflatten(0, (rows, columns))  # [rows, columns, 3, H, W], with the gaps on the left and above
+    cells = cells.reshape(rows, columns, *cells.shape[1:])  # [rows, columns, 3, H, W], gaps on the left and above
     canvas = cells.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [rows H, columns W, 3]
     canvas = F.pad(canvas, (0, 0, 0, padding, 0, padding), value=GAP_LEVEL)
     return Image.fromarray(canvas.contiguous().numpy())

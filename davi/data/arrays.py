@@ -12,9 +12,8 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -50,7 +49,7 @@ def read_images(path: Path, levels: int | None, name: str) -> Images:
     check_levels("data.levels", levels)
     if array.ndim not in (3, 4):
         raise UserError(f"{path}: got shape {array.shape}, expected [N, H, W] or [N, H, W, C]")
-    if array.ndim == 4 and array.shape[1] <= 4 < array.shape[3]:
+    if array.ndim == 4 and array.shape[1] <= 4 and min(array.shape[2:]) >= 8:  # strips of many channels: a mistake
         raise UserError(f"{path}: got shape {array.shape}, which looks like [N, C, H, W], expected [N, H, W, C]")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= levels:  # before the conversion, which would wrap around
@@ -77,31 +76,41 @@ def read_array(path: Path, key: str = "images") -> NDArray[Any]:
     """
     if path.suffix not in (".npy", ".npz"):
         raise UserError(f"{path}: got a file of another kind, expected .npy or .npz")
-    if not path.is_file():  # a pipe or a device would be waited for without end
-        found = "something that is not a file" if path.exists() else "nothing"
-        raise UserError(f"{path}: found {found}, expected a .npy or .npz file")
-    with one_line(path, "a whole .npy or .npz file of integers"):
+    with OneLine(path, "a whole .npy or .npz file of integers"):
+        path = path.expanduser()
+        if not path.is_file():  # a pipe or a device would be waited for without end
+            found = "something that is not a file" if path.exists() else "nothing"
+            raise UserError(f"{path}: found {found}, expected a .npy or .npz file")
         return _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
-    raise AssertionError("unreachable: the context above never swallows an error")
 
 
-@contextmanager
-def one_line(path: Path, expected: str) -> Iterator[None]:
-    """Whatever goes wrong inside becomes one line that names the file.
+class OneLine:
+    """A ``with`` block in which whatever goes wrong becomes one line that names the file.
 
     Readers meet damaged bytes with errors of every type (zlib, struct, tokenizer, Unicode, recursion ...), so no
     shorter list than ``Exception`` would keep tracebacks from the user.
 
+    Arguments:
+        path: the file that is read in the block.
+        expected: in words, what it should have been.
+
     Raises:
         UserError: in the place of any other error.
     """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason}), expected {expected}") from error
+
+    def __init__(self, path: Path, expected: str) -> None:
+        self.path = path
+        self.expected = expected
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{self.path}: cannot be read ({reason}), expected {self.expected}") from error
 
 
 def _read_npy(path: Path) -> NDArray[Any]:

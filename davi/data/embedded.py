@@ -9,8 +9,6 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -65,7 +63,7 @@ def photos() -> Source:
         test=to_images(_cut(pictures, test), 256, "photos/test"),
         split=(
             f"{PATCH}x{PATCH} patches of scikit-learn's two photographs: columns 0 to {TEST_LEFT - 1} for training "
-            f"(every {STRIDE}th row and column, overlapping), columns {TEST_LEFT} to {width - 1} for test (side by side)"
+            f"(every {STRIDE}th row and column, overlapping), columns {TEST_LEFT} to {width - 1} for test (disjoint)"
         ),
         test_order="by column, then photograph, then row",
         corners=train,
@@ -82,9 +80,11 @@ def share_pixels(some: Tensor, others: Tensor) -> Tensor:
     Returns:
         Truth values ``[N]``.
     """
-    distance = (some[:, None] - others[None]).abs()  # [N, M, 3]
-    same_picture = distance[..., 0] == 0
-    return (same_picture & (distance[..., 1] < PATCH) & (distance[..., 2] < PATCH)).any(dim=1)  # [N]
+    reach = (1, PATCH, PATCH)  # the same picture, and less than a patch apart in either direction
+    overlap = torch.ones(len(some), len(others), dtype=torch.bool)  # [N, M]
+    for axis, limit in enumerate(reach):
+        overlap &= (some[:, None, axis] - others[None, :, axis]).abs() < limit
+    return overlap.any(dim=1)
 
 
 def _corners(height: int, first_column: int, end_column: int, stride: int) -> Tensor:
@@ -94,8 +94,9 @@ def _corners(height: int, first_column: int, end_column: int, stride: int) -> Te
     return torch.cartesian_prod(left, torch.arange(2), top)[:, [1, 2, 0]]
 
 
-def _cut(pictures: NDArray[np.uint8], corners: Tensor) -> NDArray[Any]:
+def _cut(pictures: NDArray[np.uint8], corners: Tensor) -> NDArray[np.uint8]:
     """The patches at the corners, ``[N, 32, 32, 3]``."""
     windows = np.lib.stride_tricks.sliding_window_view(pictures, (PATCH, PATCH), axis=(1, 2))  # [2, 396, 609, 3, P, P]
     picture, top, left = corners.numpy().T
-    return windows[picture, top, left].transpose(0, 2, 3, 1)
+    patches: NDArray[np.uint8] = windows[picture, top, left].transpose(0, 2, 3, 1)
+    return patches

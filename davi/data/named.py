@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from davi.data.arrays import one_line, read_array, to_images
+from davi.data.arrays import OneLine, read_array, to_images
 from davi.data.images import Images, Source
 from davi.errors import UserError
 
@@ -83,22 +83,18 @@ def named(name: str, root: str | None) -> Source:
     Raises:
         UserError: if the directory or a file of the set is missing or damaged.
     """
-    folder = _folder(name, root)
+    given, origin = (root, "data.root") if root is not None else (os.environ.get("DAVI_DATA"), "DAVI_DATA")
+    if not given:
+        raise UserError(f"data.root: not given, expected a directory with {name}/ (--data.root DIR or DAVI_DATA)")
+    with OneLine(Path(given) / name, "a folder with the files of the set"):
+        folder = Path(given).expanduser() / name
+        if not folder.is_dir():
+            raise UserError(f"{origin}: got {given}, found no folder {folder}, expected the set's files there")
     if name == "binarized_mnist":
         return _binarized_mnist(folder)
     if name == "cifar10":
         return _cifar10(folder)
     return _grey(folder, name, _GREY[name])
-
-
-def _folder(name: str, root: str | None) -> Path:
-    given, origin = (root, "data.root") if root is not None else (os.environ.get("DAVI_DATA"), "DAVI_DATA")
-    if not given:
-        raise UserError(f"data.root: not given, expected a directory with {name}/ (--data.root DIR or DAVI_DATA)")
-    folder = Path(given).expanduser() / name
-    if not folder.is_dir():
-        raise UserError(f"{origin}: got {given}, found no folder {folder}, expected the set's files there")
-    return folder
 
 
 def _found(path: Path) -> Path:
@@ -178,7 +174,7 @@ def _mosaic(path: Path) -> NDArray[np.uint8]:
     if not features.check("webp"):
         raise UserError(f"{path}: this Pillow was built without WebP, expected one that reads it")
     side = _TILES * _SIDE
-    with one_line(path, f"a lossless WebP mosaic of {side}x{side} pixels"), Image.open(path, formats=["WEBP"]) as image:
+    with OneLine(path, f"a lossless WebP mosaic of {side}x{side} pixels"), Image.open(path, formats=["WEBP"]) as image:
         if image.size != (side, side) or image.mode != "RGB":  # known before anything is decoded
             raise UserError(f"{path}: got {image.mode} {image.size}, expected RGB ({side}, {side})")
         pixels = np.asarray(image)  # [3200, 3200, 3]

@@ -100,12 +100,7 @@ def load(config: DataConfig) -> DataSets:
         raise UserError(f"data.binarization: got {binarization!r}, expected 'none': {config.set} is binary already")
     seed = config.binarization_seed
     test = binarized(source.test, binarization, stream(seed, 1))
-    evaluated = binarized(source.train, binarization, stream(seed, 0))
-    stored = source.train if binarization == "dynamic" else evaluated
-    if source.validation is not None:
-        train, validation, rule = stored, source.validation, ""
-    else:
-        train, validation, rule = _hold_out(source, stored, evaluated, config.validation)
+    train, validation, rule = _hold_out(source, config)
     drawn = binarization in ("static", "dynamic")
     protocol = {
         "set": config.set,
@@ -128,7 +123,7 @@ def digest(images: Images) -> str:
     """SHA-256 of the values, row by row: one byte each up to 256 levels, four with the lowest first above."""
     pixels = images.pixels.cpu().numpy()
     flat = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
-    return hashlib.sha256(flat).hexdigest()
+    return hashlib.sha256(flat.data).hexdigest()
 
 
 def _check(config: DataConfig) -> None:
@@ -156,7 +151,7 @@ def _source(config: DataConfig) -> Source:
             raise UserError(
                 f"data.set: got {name!r}{hint}, expected {', '.join(SETS)} or a path of a .npy or .npz file"
             )
-        return _from_files(Path(name).expanduser(), config)
+        return _from_files(Path(name), config)
     if config.test is not None:
         raise UserError(f"data.test: got {config.test!r}, expected nothing: {name} has its own test images")
     if name == "binarized_mnist" and config.binarization != "none":
@@ -173,7 +168,7 @@ def _from_files(path: Path, config: DataConfig) -> Source:
     """Images from the user's own arrays."""
     train = read_images(path, config.levels, f"{path.name}/train")
     if config.test is not None:
-        other = Path(config.test).expanduser()
+        other = Path(config.test)
         test = read_images(other, config.levels, f"{other.name}/test")
         if (test.shape, test.levels) != (train.shape, train.levels):
             got, want = (f"[C, H, W] = {list(i.shape)} with {i.levels} levels" for i in (test, train))
@@ -188,16 +183,20 @@ def _from_files(path: Path, config: DataConfig) -> Source:
     return Source(train.subset(slice(None, -n)), test, words, test_order="file order")
 
 
-def _hold_out(source: Source, stored: Images, evaluated: Images, kept: float) -> tuple[Images, Images | None, str]:
+def _hold_out(source: Source, config: DataConfig) -> tuple[Images, Images | None, str]:
     """Training images, validation images, and the rule in words to be added to that of the split."""
-    total = len(stored)
+    total, kept = len(source.train), config.validation
     n = max(1, round(kept * total)) if 0 < kept < 1 else int(kept)
-    if n == 0:
-        return stored, None, "; no validation images"
     if n >= total:
         raise UserError(f"data.validation: got {kept} for {total} training images, expected to leave at least one")
-    set_name = stored.name.removesuffix("/train")
-    validation = evaluated.subset(slice(total - n, None), f"{set_name}/validation")
+    grey = config.binarization == "dynamic"
+    if n == 0 and grey:
+        return source.train, source.validation, "; no validation images"
+    evaluated = binarized(source.train, config.binarization, stream(config.binarization_seed, 0))
+    stored = source.train if grey else evaluated
+    if n == 0:
+        return stored, source.validation, "" if source.validation else "; no validation images"
+    validation = evaluated.subset(slice(total - n, None), f"{stored.name.removesuffix('/train')}/validation")
     rule = f"; the last {n} of the {total} training images for validation"
     if source.corners is None:
         return stored.subset(slice(None, total - n)), validation, rule

@@ -166,9 +166,7 @@ class DiscretizedLogisticMixture(Distribution):
             difference.clamp_min(form.smallest_difference).log(),
             density - math.log(self._levels_per_unit),
         )
-        return torch.where(
-            x < -0.999, F.logsigmoid(upper), torch.where(x > form.upper_end, -F.softplus(lower), inner)
-        )
+        return torch.where(x < -0.999, F.logsigmoid(upper), torch.where(x > form.upper_end, -F.softplus(lower), inner))
 
     def _pick(self, x: Tensor, component: Tensor) -> Tensor:
         """Entries of the chosen components: ``x`` [B, K, C, H, W], ``component`` [B, 1, G, H, W] -> [B, C, H, W]."""

@@ -389,7 +389,9 @@ class AttentiveVAE(Hierarchy):
             padding = (self.config.pad,) * 4
         size = (height + padding[2] + padding[3], width + padding[0] + padding[1])
         if size[0] % unit or size[1] % unit:
-            raise ValueError(f"pad: got {self.config.pad}, which makes {size[0]}x{size[1]}; expected multiples of {unit}")
+            raise ValueError(
+                f"pad: got {self.config.pad}, which makes {size[0]}x{size[1]}; expected multiples of {unit}"
+            )
         return padding, size
 
     def _build_encoder(self, widths: _Widths) -> None:
@@ -416,7 +418,9 @@ class AttentiveVAE(Hierarchy):
             GenerativeLayer(config, widths, i == last, self.scale_of_layer[i] > self.scale_of_layer[i - 1], i)
             for i in range(1, self.num_layers)
         )
-        self.merge = Merge(widths.context + config.latent_channels, widths.context, NodeOptions(spatial.generative_merge))
+        self.merge = Merge(
+            widths.context + config.latent_channels, widths.context, NodeOptions(spatial.generative_merge)
+        )
         shrunk = [widths.context]
         for rescale in config.postprocess:
             shrunk.append(shrunk[-1] // (2 if rescale == 2 else 1))
@@ -465,7 +469,9 @@ class AttentiveVAE(Hierarchy):
         mean, log_scale = delta
         if state.prior is not None:
             mean, log_scale = state.prior.mean + mean, state.prior.log_scale + log_scale
-        return bounded_normal(mean, log_scale, self.config.posterior.log_scale_low, self.config.posterior.log_scale_high)
+        return bounded_normal(
+            mean, log_scale, self.config.posterior.log_scale_low, self.config.posterior.log_scale_high
+        )
 
     def _crop(self, x: Tensor) -> Tensor:
         left, _, top, _ = self.padding

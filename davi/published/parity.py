@@ -67,7 +67,9 @@ def compare(path: Path, dtype: torch.dtype = torch.float32) -> list[Comparison]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m davi.published.parity", description=__doc__)
     parser.add_argument("fixture", type=Path, help="a .safetensors file with a .json file beside it")
-    parser.add_argument("--float64", action="store_true", help="compute in double precision; gradients are compared too")
+    parser.add_argument(
+        "--float64", action="store_true", help="compute in double precision; gradients are compared too"
+    )
     options = parser.parse_args(arguments)
     try:
         first = report(compare(options.fixture, torch.float64 if options.float64 else torch.float32))

@@ -1,0 +1,65 @@
+# Everything here needs Python 3.11 or newer, make and git; each target makes the virtual environment it needs.
+#
+#   make demo     trains, measures and shows a Deep Attentive VAE on real handwritten digits
+#   make test     runs the tests
+#   make check    runs the linter, the formatter's check and the type checker
+#   make format   formats the code
+#   make venv     makes the environment for working on DAVI in .venv
+#   make clean    removes what the other targets made, except runs/
+#
+# Another interpreter: make PYTHON=/path/to/python3.13 ...
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
+DEMO := runs/demo
+
+.PHONY: demo test check venv format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	rm -rf $(DEMO)
+	$(BIN)/davi train attentive_digits --run $(DEMO)
+	$(BIN)/davi evaluate $(DEMO) --importance-samples 100
+	$(BIN)/davi sample $(DEMO)
+	$(BIN)/davi reconstruct $(DEMO)
+	@$(BIN)/python -m davi.pictures $(DEMO)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(VENV)/.installed-dev
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A name on the PATH may be an older Python or a launcher without one behind it, so each is asked.
+$(VENV)/.created:
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python); do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	        echo "making $(VENV) with $$("$$python" --version)"; \
+	        "$$python" -m venv $(VENV) || exit 1; \
+	        touch $@; exit 0; \
+	    fi; \
+	done; \
+	echo "DAVI needs Python 3.11 or newer and found none; name one with: make PYTHON=/path/to/python" >&2; exit 1
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing DAVI into $(VENV) (PyTorch is a large download the first time)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing DAVI and its development tools into $(VENV) (PyTorch is a large download the first time)"
+	@$(PIP) --editable '.[dev,import]'
+	@touch $(VENV)/.installed $@

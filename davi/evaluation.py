@@ -1,0 +1,434 @@
+r"""How probable a model finds images: bounds, their parts, and how much of the latent space is used.
+
+With latents drawn from the posterior, :math:`z_k \sim q(z \mid x)`, and importance weights
+
+.. math:: w_k = \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad
+          L_K(x) = E\Big[\log \frac 1K \sum_{k=1}^K w_k\Big] \le \log p(x)
+
+:math:`L_1` is the evidence lower bound (ELBO), :math:`L_K` never falls with K, and it tends to :math:`\log p(x)`. The sum
+over k is streamed in float64, so memory does not depend on K, and minus ln K is added once, at the end.
+
+A latent unit i is called *active* when :math:`\mathrm{Var}_x(E_q[z_i \mid x]) > 0.01` (:data:`ACTIVE_RULE` in words).
+
+All numbers are nats per image. Means, standard errors and bits per dimension are made from them by :mod:`davi.report`.
+
+References:
+    Importance Weighted Autoencoders, Y. Burda, R. Grosse, R. Salakhutdinov, ICLR 2016, https://arxiv.org/abs/1509.00519
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from davi.data import Images
+from davi.distributions import Normal
+from davi.errors import UserError
+from davi.evidence import Evidence, Kind
+from davi.model import Hierarchy, LatentModel, Model
+
+Progress = Callable[[int, int], None]
+"""``progress(done, total)``, in images times draws."""
+
+Array = NDArray[np.float64]
+
+ACTIVE_VARIANCE = 0.01
+
+ACTIVE_RULE = (
+    "a unit is active when the variance over the evaluated images (unbiased, n - 1) of its posterior mean exceeds 0.01; "
+    "below the top layer the mean is taken at one draw of the latents above"
+)
+
+RECONSTRUCTION, KL = "reconstruction", "kl/"
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """How many latent units respond to the image, by :data:`ACTIVE_RULE`.
+
+    Arguments:
+        active: number of active units of each layer, top first.
+        units: number of units of each layer.
+    """
+
+    active: tuple[int, ...]
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured, image by image, and how.
+
+    Arguments:
+        elbo: evidence lower bound of each image, averaged over the draws, KL divergences in closed form; for a model
+            without latents, its claim about log p(x). ``[N]``, nats.
+        bound: importance-weighted bound :math:`L_K` of each image, ``[N]``, nats; with one sample it is ``elbo``.
+        terms: the parts that ``elbo`` is the sum of, name -> ``[N]``, nats; ``kl/..`` are minus KL divergences.
+        kind: how ``elbo`` and ``bound`` relate to log p(x).
+        active_units: None for a model without latents, and for fewer than two images.
+        samples: K.
+        seed: of the generator of all draws.
+        batch_size: images per pass. Draws depend on it: a number is reproduced by the same seed *and* batch size.
+        limit: only the first so many images were asked for; None: all.
+        available: number of images in the set.
+        set: name of the set.
+        dims: values per image, C * H * W.
+        device: where it was computed.
+        precision: of the weights, and of everything computed from them up to the sums over draws.
+    """
+
+    elbo: Array
+    bound: Array
+    terms: dict[str, Array]
+    kind: Kind
+    active_units: ActiveUnits | None
+    samples: int
+    seed: int
+    batch_size: int
+    limit: int | None
+    available: int
+    set: str
+    dims: int
+    device: str
+    precision: str
+
+    def __len__(self) -> int:
+        return len(self.elbo)
+
+    @property
+    def reconstruction(self) -> Array | None:
+        """E_q[log p(x | z)] of each image, ``[N]``, nats; None for a model without latents."""
+        return self.terms.get(RECONSTRUCTION)
+
+    @property
+    def kl(self) -> Array:
+        """KL divergence of each image and latent layer, top first, ``[N, layers]``, nats, not negative."""
+        layers = [-values for name, values in self.terms.items() if name.startswith(KL)]
+        return np.stack(layers, 1) if layers else np.zeros((len(self), 0))
+
+
+class LogMeanExp:
+    r"""Streams :math:`\log \frac 1K \sum_k e^{a_k}` over k in float64: a running maximum and a running sum.
+
+    Example:
+        >>> stream = LogMeanExp()
+        >>> stream.add(torch.tensor([[0.0], [0.0]]))
+        >>> stream.result()
+        tensor([0.], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        self._highest: Tensor | None = None
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Count in some more ``a_k``, ``[k, B]`` with any k from 1."""
+        values = _double(values)
+        top = values.max(0).values  # [B]
+        if self._highest is None or self._sum is None:
+            self._highest, self._sum = top, torch.zeros_like(top)
+        highest = torch.maximum(self._highest, top)
+        # Where all values so far are -inf, any finite reference gives the right sum, 0; -inf itself would give NaN.
+        reference = torch.where(highest == -torch.inf, 0.0, highest)
+        self._sum = self._sum * (self._highest - reference).exp() + (values - reference).exp().sum(0)
+        self._highest = highest
+        self._count += len(values)
+
+    def result(self) -> Tensor:
+        """``[B]``, float64.
+
+        Raises:
+            ValueError: if nothing was added.
+        """
+        if self._highest is None or self._sum is None:
+            raise ValueError("log-mean-exp: got no values, expected at least one")
+        reference = torch.where(self._highest == -torch.inf, 0.0, self._highest)
+        # ln K is subtracted once, for all K values: subtracting it per chunk would give the bound of the chunk.
+        return reference + self._sum.log() - float(np.log(self._count))
+
+
+class RunningVariance:
+    """Streams mean and unbiased variance over the first dimension in float64.
+
+    References:
+        Algorithms for Computing the Sample Variance, T. F. Chan, G. H. Golub, R. J. LeVeque, The American Statistician
+        1983, https://doi.org/10.1080/00031305.1983.10483115 (merging the moments of batches)
+    """
+
+    def __init__(self) -> None:
+        self._mean: Tensor | None = None
+        self._squares: Tensor | None = None
+        self._count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Count in some more values, ``[n, ...]``."""
+        values = _double(values)
+        mean = values.mean(0)
+        squares = (values - mean).square().sum(0)
+        if self._mean is None or self._squares is None:
+            self._mean, self._squares = mean, squares
+        else:
+            total = self._count + len(values)
+            shift = mean - self._mean
+            self._squares = self._squares + squares + shift.square() * (self._count * len(values) / total)
+            self._mean = self._mean + shift * (len(values) / total)
+        self._count += len(values)
+
+    def variance(self) -> Tensor:
+        """Unbiased (n - 1), float64.
+
+        Raises:
+            ValueError: if fewer than two values were added.
+        """
+        if self._squares is None or self._count < 2:
+            raise ValueError(f"variance: got {self._count} values, expected at least 2")
+        return self._squares / (self._count - 1)
+
+
+def importance_bound(
+    model: Model, x: Tensor, samples: int, generator: Generator | None = None, chunk: int | None = None
+) -> Tensor:
+    """One draw of :math:`L_K` for each image (module docstring), without gradients, in eval mode.
+
+    The bottom-up pass of a :class:`~davi.model.Hierarchy` runs once, not once per draw. A model whose claim is exact is
+    asked once: its weights would all be equal.
+
+    Arguments:
+        model: the model.
+        x: integer images, ``[B, C, H, W]``, on the model's device.
+        samples: K.
+        generator: source of the draws; torch's default when None.
+        chunk: images per pass. A small batch is repeated to fill it, so that a pass makes several draws of each image.
+
+    Returns:
+        ``[B]``, float64, nats.
+
+    Raises:
+        UserError: if K is not positive, or if the model gives no weights and K is not 1.
+    """
+    _at_least_one("samples", samples)
+    weights = LogMeanExp()
+    with measuring(model):
+        for evidence in _draws(model, x, samples, generator, chunk or len(x)):
+            weights.add(_log_weight(evidence, model, samples).unflatten(0, (-1, len(x))))
+    return weights.result().clone()  # outside of inference mode: the caller may use it in autograd
+
+
+def evaluate(
+    model: Model,
+    images: Images,
+    samples: int = 1,
+    batch_size: int = 100,
+    seed: int = 0,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model on images, without gradients, in eval mode (restored afterwards), on the model's device.
+
+    Arguments:
+        model: the model.
+        images: the images, as they are evaluated (binarised already, where they are to be).
+        samples: K, importance samples for each image. They also serve to average the ELBO and its parts.
+        batch_size: images per pass; where fewer are left, each is drawn several times in a pass.
+        seed: of all draws.
+        limit: use only the first so many images.
+        progress: told how much is done after every pass.
+
+    Raises:
+        UserError: if an option is not positive, if the images are not of the model's shape and levels, or if the model
+            gives an image no finite number.
+    """
+    _at_least_one("samples", samples)
+    _at_least_one("batch_size", batch_size)
+    if limit is not None:
+        _at_least_one("limit", limit)
+    if images.shape != model.shape or images.levels != model.levels:
+        raise UserError(
+            f"{images.name}: got images [C, H, W] = {list(images.shape)} with {images.levels} levels, expected "
+            f"{list(model.shape)} with {model.levels} levels, which the model was made for"
+        )
+    device, precision = _where(model)
+    generator = Generator(device).manual_seed(seed)
+    chosen = images.pixels[:limit]
+    batches, variances = [], _LatentVariances(model)
+    with measuring(model):
+        for start in range(0, len(chosen), batch_size):
+            x = chosen[start : start + batch_size].to(device)
+            variances.add(x, generator)
+            told = _telling(progress, start * samples, len(chosen) * samples)
+            batches.append(_measure(model, x, samples, generator, batch_size, told))
+    terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
+    evaluation = Evaluation(
+        elbo=np.sum(list(terms.values()), 0),
+        bound=np.concatenate([batch.bound for batch in batches]),
+        terms=terms,
+        kind=Kind.weakest(*(batch.kind for batch in batches)),
+        active_units=variances.active(len(chosen)),
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        limit=limit,
+        available=len(images),
+        set=images.name,
+        dims=model.dims,
+        device=device.type,
+        precision=precision,
+    )
+    _refuse_non_finite(evaluation)
+    return evaluation
+
+
+@contextmanager
+def measuring(model: Model) -> Iterator[None]:
+    """Eval mode and no gradients within the block; every module's own mode is restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What was measured on one batch, ``[B]`` each."""
+
+    bound: Array
+    terms: dict[str, Array]
+    kind: Kind
+
+
+def _measure(
+    model: Model, x: Tensor, samples: int, generator: Generator, chunk: int, progress: Callable[[int], None]
+) -> _Batch:
+    """Averages of all terms, and the bound, over ``samples`` draws for each image of one batch."""
+    b = len(x)
+    weights, sums, draws, kind = LogMeanExp(), dict[str, Tensor](), 0, Kind.EXACT
+    for evidence in _draws(model, x, samples, generator, chunk):
+        for name, term in evidence.terms.items():
+            total = _double(term).unflatten(0, (-1, b)).sum(0)  # [B]
+            sums[name] = sums[name] + total if name in sums else total
+        if samples > 1:
+            weights.add(_log_weight(evidence, model, samples).unflatten(0, (-1, b)))
+        kind = Kind.weakest(kind, evidence.kind)
+        draws += len(evidence.log_px) // b
+        progress(draws * b)
+    progress(samples * b)  # an exact model is done after one pass
+    terms = {name: _array(total / draws) for name, total in sums.items()}
+    # With one draw the ELBO is the better estimate of L_1: its KL divergences are in closed form.
+    bound = _array(weights.result()) if samples > 1 else np.sum(list(terms.values()), 0)
+    return _Batch(bound, terms, kind)
+
+
+def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
+    """Evidence from ``samples`` draws of the latents of each image, in passes over at most ``chunk`` images.
+
+    Each evidence holds ``[copies * B]`` numbers: all images, then all images again, and so on.
+    """
+    # A divisor of K, so that one bottom-up pass serves all passes down.
+    copies = max(n for n in range(1, max(1, chunk // len(x)) + 1) if samples % n == 0)
+    if isinstance(model, Hierarchy):
+        x = x.repeat(copies, 1, 1, 1)  # [copies * B, C, H, W]
+        context = model.encode(x)
+        for _ in range(samples // copies):
+            yield model.explain(x, context, generator)
+        return
+    for _ in range(samples):
+        evidence = model.evidence(x, generator)
+        yield evidence
+        if evidence.kind is Kind.EXACT and evidence.log_weight is None:
+            return
+
+
+def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
+    """Log importance weights of the draws, ``[B]``; without latents the only weight is the claim itself."""
+    if evidence.log_weight is not None:
+        return evidence.log_weight
+    if evidence.kind is not Kind.EXACT and samples > 1:
+        raise UserError(f"samples: got {samples}, expected 1: {type(model).__name__} has no importance weights")
+    return evidence.log_px
+
+
+class _LatentVariances:
+    """Variance over images of the posterior means of every latent layer; empty for a model without latents."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._layers: list[RunningVariance] = []
+
+    def add(self, x: Tensor, generator: Generator) -> None:
+        if not isinstance(self._model, LatentModel):
+            return
+        means = _posterior_means(self._model, x, generator)
+        self._layers = self._layers or [RunningVariance() for _ in means]
+        for layer, mean in zip(self._layers, means, strict=True):
+            layer.add(mean)
+
+    def active(self, images: int) -> ActiveUnits | None:
+        if images < 2 or not self._layers:
+            return None
+        variances = [layer.variance() for layer in self._layers]
+        active = tuple(int((variance > ACTIVE_VARIANCE).sum()) for variance in variances)
+        return ActiveUnits(active, tuple(variance.numel() for variance in variances))
+
+
+def _posterior_means(model: LatentModel, x: Tensor, generator: Generator) -> list[Tensor]:
+    """Posterior mean of every layer, ``[B, ...]`` each, at one draw of the latents of the layers above it."""
+    if not isinstance(model, Hierarchy):
+        return model.latents(x)
+    means: list[Tensor] = []
+
+    def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+        assert posterior is not None
+        means.append(posterior.mean)
+        return posterior.sample(generator)
+
+    model.top_down(choose, model.encode(x))
+    return means
+
+
+def _double(x: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def _array(x: Tensor) -> Array:
+    return np.asarray(x.cpu().numpy(), dtype=np.float64)
+
+
+def _where(model: Model) -> tuple[torch.device, str]:
+    """Device and precision of the weights; a model without any computes on the CPU."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return torch.device("cpu"), "float32"
+    return parameter.device, str(parameter.dtype).removeprefix("torch.")
+
+
+def _telling(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:
+    return lambda done: None if progress is None else progress(before + done, total)
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name}: got {value!r}, expected a whole number from 1")
+
+
+def _refuse_non_finite(evaluation: Evaluation) -> None:
+    """A mean over images in which one is not finite says nothing; name the image instead."""
+    for what, values in (("ELBO", evaluation.elbo), ("bound", evaluation.bound)):
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            raise UserError(
+                f"{evaluation.set}: image {wrong[0]} has the {what} {values[wrong[0]]} "
+                f"({len(wrong)} of {len(values)} images), expected finite numbers; the model's weights are unusable"
+            )

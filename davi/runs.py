@@ -1,0 +1,374 @@
+"""The folder of a run, and files of weights that can be trusted.
+
+Layout::
+
+    recipe.yaml                    the complete recipe
+    metrics.jsonl                  one JSON object per line: what happened, in the order of the steps
+    checkpoints/step-00001234/     everything a resumed run needs (davi.training.checkpoint)
+    model.safetensors              the trained model: averaged weights and buffers
+
+Files are written beside their final name and renamed, so that a name never stands for half a file. Weights are
+safetensors, which cannot carry code. Their metadata holds one entry, ``davi``: JSON with the model's ``name``,
+``shape``, ``levels`` and ``config`` and whatever else the writer adds, and the SHA-256 of all tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from davi import __version__
+from davi.config import load_yaml, parse, to_dict
+from davi.errors import UserError
+from davi.model import Model
+from davi.models import MODELS
+
+RECIPE, METRICS, CHECKPOINTS, MODEL = "recipe.yaml", "metrics.jsonl", "checkpoints", "model.safetensors"
+AVERAGE = "average.safetensors"
+"""Within a checkpoint: the averaged model, in the same form as the final one."""
+
+_LARGEST_NUMBER = 2**20
+"""No option of a model is larger; a file that says otherwise would make us build something absurd."""
+
+Echo = Callable[[str], None]
+
+
+def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
+    """Make a run's folder and write its recipe.
+
+    Arguments:
+        run: the folder; new or empty, unless ``resume``.
+        recipe: what to write as ``recipe.yaml``.
+        resume: go on in a folder that holds a run of the same recipe; its ``training`` section may differ, so that a
+            run can be prolonged.
+
+    Raises:
+        UserError: if the folder is in use, cannot be written, or holds a run of another recipe.
+    """
+    if run.exists() and not run.is_dir():
+        raise UserError(f"run: got {run}, which is a file; expected a folder")
+    if run.is_dir() and any(run.iterdir()):
+        if not resume:
+            raise UserError(f"run: {run} is not empty; choose another folder, or go on with --resume")
+        if (run / RECIPE).exists():
+            _same_recipe(run, recipe)
+        elif {path.name for path in run.iterdir()} - {RECIPE + ".new"}:
+            raise UserError(f"run: {run} holds no {RECIPE}, so there is no run to resume")
+    text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
+    with writing(f"{run}"):
+        run.mkdir(parents=True, exist_ok=True)
+        replace_text(run / RECIPE, text)
+
+
+def _plain(value: Any) -> Any:
+    """Dicts, lists and scalars alone: YAML would write a tuple as a tagged object, a shared list as an alias."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _same_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
+    old, new = load_yaml(run / RECIPE), _plain(recipe)
+    for section in sorted({*old, *new} - {"training"}):
+        if old.get(section) != new.get(section):
+            raise UserError(f"run: {run} was begun with another {section!r} section; expected that of its {RECIPE}")
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turns what a full or forbidden disk raises into one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{what}: cannot be written ({reason})") from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that, at any instant, its name stands for the old or the new text."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Metrics:
+    """``metrics.jsonl``: appended line by line and flushed, so that a killed run loses at most the line being written.
+
+    Arguments:
+        run: the run's folder.
+        step: lines about later steps are removed, and what is no whole line; None: go on after whatever is there.
+    """
+
+    def __init__(self, run: Path, step: int | None = None) -> None:
+        self.path = run / METRICS
+        with writing(str(self.path)):
+            if step is not None and self.path.exists():
+                kept = [json.dumps(record) for record in read_metrics(run) if record.get("step", 0) <= step]
+                replace_text(self.path, "".join(line + "\n" for line in kept))
+            self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Append one record. Numbers that are not finite become null: JSON has none."""
+        record = {"kind": kind, "step": step, **values}
+        with writing(str(self.path)):
+            self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of a run, oldest first; a line cut off by a kill is left out."""
+    records = []
+    with (run / METRICS).open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and line.endswith("\n"):
+                    records.append(record)
+    return records
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value - value != 0.0 else value
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write tensors with JSON metadata and their digest, to be read by :func:`read_tensors`.
+
+    The file appears under its name only when it is complete and on the disk.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    beside = path.with_name(path.name + ".new")
+    text = json.dumps({**info, "sha256": digest(plain)})
+    save_file(plain, beside, {"davi": text})
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file of :func:`write_tensors`.
+
+    Raises:
+        UserError: one line that begins with the path, if the file is missing, cut off, changed, or of another program.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            info = _metadata(path, file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: not a complete safetensors file ({' '.join(str(error).split())[:150]})") from None
+    if digest(tensors) != info.pop("sha256", None):
+        raise UserError(f"{path}: the tensors are not those that were written (SHA-256 differs); the file is damaged")
+    return tensors, info
+
+
+def _metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    try:
+        info = json.loads((metadata or {})["davi"])
+    except (KeyError, ValueError, RecursionError):
+        info = None
+    if not isinstance(info, dict):
+        raise UserError(f"{path}: got no davi metadata, expected a file written by davi")
+    return info
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What a model is built from, as JSON can hold it: ``name``, ``shape``, ``levels``, ``config``, and its size."""
+    return {
+        "name": model.name,
+        "shape": list(model.shape),
+        "levels": model.levels,
+        "config": to_dict(model.config),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "version": __version__,
+    }
+
+
+def save_model(path: Path, model: Model, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a model's weights and buffers, with all that is needed to build it again.
+
+    Arguments:
+        path: the file; its folder exists.
+        model: the model; its name must be registered in :data:`davi.models.MODELS` for :func:`load_model` to find it.
+        extra: more to remember, as JSON can hold it: ``step``, ``protocol``, ``ema``, ...
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with writing(str(path)):
+        write_tensors(path, model.state_dict(), {**(extra or {}), **describe(model)})
+
+
+def load_model(path: Path | str, echo: Echo | None = None) -> tuple[Model, dict[str, Any]]:
+    """The trained model of a run or a file, in eval mode on the CPU, and what the file says about it.
+
+    All or nothing: the names, shapes and types of all tensors must be those of the model that the file describes, and
+    their bytes those that were written.
+
+    Arguments:
+        path: a run's folder or a ``.safetensors`` file. For a run that has not ended, its newest whole checkpoint.
+        echo: is told when a checkpoint stands in for the final model.
+
+    Returns:
+        The model; and ``name``, ``shape``, ``levels``, ``config``, ``parameters``, ``version``, ``source`` (the file)
+        and what the writer added.
+
+    Raises:
+        UserError: one line, if there is no model, or the file is damaged, of another program, or contradicts itself.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _load(path)
+    if (path / MODEL).exists():
+        return _load(path / MODEL)
+    trouble = f"{path}: no {MODEL} and no checkpoint in this folder; expected a run of davi train"
+    for folder in reversed(checkpoint_folders(path)):
+        try:
+            model, info = _load(folder / AVERAGE)
+        except UserError as error:
+            trouble = str(error)
+            continue
+        if echo is not None:
+            echo(f"{path}: training has not ended; using the checkpoint of step {info.get('step')}")
+        return model, info
+    raise UserError(trouble)
+
+
+def _load(path: Path) -> tuple[Model, dict[str, Any]]:
+    tensors, info = read_tensors(path)
+    build = _builder(path, info)
+    wanted = _on_paper(path, build, len(tensors))
+    _compare(path, tensors, wanted)
+    with torch.random.fork_rng(devices=[]):  # the initialisation, which is overwritten, must not move anyone's draws
+        model = build()
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(True), {**info, "source": str(path)}
+
+
+def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Model]:
+    """How to build the model that a file describes."""
+    name, shape, levels, config = (info.get(key) for key in ("name", "shape", "levels", "config"))
+    if not isinstance(name, str) or name not in MODELS:
+        raise UserError(f"{path}: got model {str(name)[:50]!r}, expected one of {', '.join(MODELS)}")
+    numbers = [*shape, levels] if isinstance(shape, list) and len(shape) == 3 else [None]
+    if not all(type(number) is int and 0 < number <= 65536 for number in numbers) or not isinstance(config, dict):
+        raise UserError(f"{path}: got no usable shape, levels and config, expected a file written by davi")
+    if _largest(config) > _LARGEST_NUMBER:
+        raise UserError(f"{path}: got a model option above {_LARGEST_NUMBER}; the file is damaged")
+    # Every registered model is built from shape, levels and options; the abstract class has no options.
+    cls: Callable[[tuple[int, ...], int, Any], Model] = MODELS[name]  # type: ignore[assignment]
+    options: Any = parse(MODELS[name].Config, config, str(path))
+    *size, count = numbers
+    return lambda: cls(tuple(size), count, options)
+
+
+def _largest(value: Any) -> float:
+    """The largest magnitude among the numbers in nested values; infinite where there is one that is not finite."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return max(map(_largest, value), default=0.0)
+    if isinstance(value, (int, float)):
+        return abs(value) if value - value == 0 else float("inf")
+    return 0.0
+
+
+def _on_paper(path: Path, build: Callable[[], Model], tensors: int) -> dict[str, Tensor]:
+    """The tensors the described model has, without memory for them.
+
+    A description may ask for any number of layers; construction stops as soon as it has more parameters than the file.
+    """
+    left = tensors
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UserError(f"{path}: got {tensors} tensors, expected more for the model described in the file")
+
+    hook = nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build().state_dict()
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError, RecursionError) as error:
+        raise UserError(
+            f"{path}: the model described in the file cannot be built: {' '.join(str(error).split())[:150]}"
+        ) from None
+    finally:
+        hook.remove()
+
+
+def _compare(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for name in sorted({*tensors, *wanted}):
+        if name not in wanted or name not in tensors:
+            kind = "missing" if name in wanted else "not of this model"
+            raise UserError(f"{path}: tensor {name[:100]} is {kind}")
+        got, want = tensors[name], wanted[name]
+        if got.shape != want.shape or got.dtype != want.dtype:
+            raise UserError(
+                f"{path}: tensor {name}: got {got.dtype} {list(got.shape)}, expected {want.dtype} {list(want.shape)}"
+            )
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    folder = run / CHECKPOINTS
+    return sorted(path for path in folder.glob("step-????????*") if path.is_dir()) if folder.is_dir() else []
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that its name never stands for half of its content."""
+    if folder.exists():
+        doomed = folder.with_name(".old-" + folder.name)
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.replace(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)

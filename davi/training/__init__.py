@@ -1,0 +1,7 @@
+"""From a model, images and a recipe to a run folder. See :mod:`davi.training.loop`."""
+
+from davi.training.config import TrainingConfig
+from davi.training.loop import TrainingResult, train
+from davi.training.signals import Interrupted
+
+__all__ = ["Interrupted", "TrainingConfig", "TrainingResult", "train"]

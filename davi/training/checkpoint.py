@@ -1,0 +1,158 @@
+"""Checkpoints that a kill cannot break: complete under their name, or not there.
+
+A checkpoint is a folder ``step-00001234`` with ``model.safetensors`` (the weights being trained),
+``average.safetensors`` (the averaged model in the form of the final file), ``optimizer.safetensors``,
+``others.safetensors`` (random generators), and ``state.json``. It is written into a folder beside, flushed to the disk,
+and renamed. Every file carries a digest, so damage that happens later is noticed, and the checkpoint before is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from davi.errors import UserError
+from davi.runs import (
+    AVERAGE,
+    CHECKPOINTS,
+    Echo,
+    checkpoint_folders,
+    read_tensors,
+    remove_folder,
+    replace_text,
+    save_model,
+    sync_folder,
+    write_tensors,
+    writing,
+)
+from davi.training.state import State
+
+FORMAT = 1
+MODEL, OPTIMIZER, OTHERS, NUMBERS = "model.safetensors", "optimizer.safetensors", "others.safetensors", "state.json"
+_TEMPORARY = (".new-", ".old-")
+
+
+def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
+    """Write a checkpoint of this instant and remove the oldest beyond ``keep``.
+
+    Arguments:
+        run: the run's folder.
+        state: what to save.
+        keep: how many checkpoints stay.
+        extra: what the averaged model's file shall say besides its description.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        UserError: if it cannot be written; the checkpoints from before are untouched then.
+    """
+    target = run / CHECKPOINTS / f"step-{state.step:08d}"
+    beside = target.with_name(_TEMPORARY[0] + target.name)
+    try:
+        with writing(f"checkpoint {target}"):
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            _write(beside, state, extra)
+            remove_folder(target)
+            beside.replace(target)
+            sync_folder(target.parent)
+    except UserError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        last = [folder for folder in checkpoint_folders(run) if folder != target]
+        good = f"; last good checkpoint: {last[-1]}" if last else "; there is no earlier checkpoint"
+        raise UserError(str(error) + good) from None
+    # Newer ones can only be damaged ones that a resumption passed over; this run will replace them when it gets there.
+    older = [folder for folder in checkpoint_folders(run) if folder.name < target.name]
+    for folder in older[: max(0, len(older) + 1 - keep)]:
+        remove_folder(folder)
+    return target
+
+
+def _write(folder: Path, state: State, extra: Mapping[str, Any]) -> None:
+    write_tensors(folder / MODEL, state.model.state_dict(), {})
+    save_model(folder / AVERAGE, state.average.model, {**extra, "step": state.step})
+    write_tensors(folder / OPTIMIZER, state.moments(), {})
+    write_tensors(folder / OTHERS, state.others(), {})
+    numbers = {"format": FORMAT, **state.numbers()}
+    replace_text(folder / NUMBERS, json.dumps({"sha256": _digest(numbers), "state": numbers}) + "\n")
+
+
+def _digest(numbers: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+
+
+def resume(run: Path, state: State, echo: Echo) -> bool:
+    """Put ``state`` where the newest whole checkpoint was taken.
+
+    Arguments:
+        run: the run's folder.
+        state: a fresh state of the same recipe; changed only once a checkpoint has been read completely.
+        echo: is told of each damaged checkpoint that is passed over.
+
+    Returns:
+        Whether there was a checkpoint; if not, ``state`` is as it was.
+
+    Raises:
+        UserError: if there are checkpoints and none of them can be used.
+    """
+    _tidy(run)
+    folders = checkpoint_folders(run)
+    trouble = ""
+    for folder in reversed(folders):
+        try:
+            parts = _read(folder, state)
+        except UserError as error:
+            trouble = str(error)
+            echo(f"{trouble}; trying the checkpoint before it")
+            continue
+        _apply(parts, state)
+        return True
+    if folders:
+        raise UserError(f"run: no checkpoint in {run / CHECKPOINTS} can be used; the last trouble was: {trouble}")
+    return False
+
+
+def _tidy(run: Path) -> None:
+    """Remove what a kill left behind."""
+    for prefix in _TEMPORARY:
+        for folder in (run / CHECKPOINTS).glob(prefix + "*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+Parts = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+
+
+def _read(folder: Path, state: State) -> Parts:
+    """Everything in a checkpoint, checked as far as it can be before anything is changed."""
+    path = folder / NUMBERS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        numbers = content["state"]
+        if content["sha256"] != _digest(numbers):
+            raise ValueError("SHA-256 differs")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:150]})") from None
+    if numbers["format"] != FORMAT:
+        raise UserError(f"{path}: got format {numbers['format']}, expected {FORMAT}; another version of davi wrote it")
+    model, average, optimizer, others = (read_tensors(folder / name)[0] for name in (MODEL, AVERAGE, OPTIMIZER, OTHERS))
+    wanted = {name: tensor.shape for name, tensor in state.model.state_dict().items()}
+    for name, tensors in ((MODEL, model), (AVERAGE, average)):
+        if {key: tensor.shape for key, tensor in tensors.items()} != wanted:
+            raise UserError(f"{folder / name}: got the weights of another model, expected those of the recipe")
+    return numbers, model, average, optimizer, others
+
+
+def _apply(parts: Parts, state: State) -> None:
+    numbers, model, average, optimizer, others = parts
+    state.load_numbers(numbers)  # the only part that can refuse: another batch size, other images
+    state.model.load_state_dict(model)
+    state.average.model.load_state_dict(average)
+    state.load_moments(optimizer)
+    state.load_others(others)

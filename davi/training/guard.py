@@ -1,0 +1,92 @@
+"""Whether a step may change the weights.
+
+One bad batch can undo hours. A fixed limit on the gradient norm protects against it, but it also ends a run silently:
+when the norms rise for good, every step is skipped for ever. Here the limit is a multiple of a running quantile of
+*all* recent finite norms, those of skipped steps included, so that it follows a lasting rise; and after a number of
+skips in a row one step is taken anyway, scaled down to the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from davi.training.config import TrainingConfig
+
+FEWEST = 10
+"""Norms that must be known before a quantile of them is trusted."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is done with a step.
+
+    Arguments:
+        update: whether the weights change.
+        reason: why not, or ``forced`` for a step taken after too many skips; None for an ordinary step.
+        limit: longest gradient allowed in the update; infinite without clipping.
+        threshold: norm above which steps are skipped; infinite while it is unknown or switched off.
+    """
+
+    update: bool
+    reason: Literal["loss", "gradient", "norm", "forced"] | None
+    limit: float
+    threshold: float
+
+
+class Guard:
+    """Judges every step by its loss and its gradient norm.
+
+    Arguments:
+        config: the recipe's section (``clip_norm``, ``skip_*``).
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.norms: deque[float] = deque(maxlen=config.skip_window)
+        self.skips = 0
+        """Finite steps skipped in a row."""
+        self.nonfinite = 0
+        """Steps in a row whose loss or gradient was not finite."""
+
+    def threshold(self) -> float:
+        """Norm above which the next step is skipped."""
+        if not self.config.skip_factor or len(self.norms) < min(FEWEST, self.config.skip_window):
+            return math.inf
+        ordered = sorted(self.norms)
+        return self.config.skip_factor * ordered[round(self.config.skip_quantile * (len(ordered) - 1))]
+
+    def judge(self, loss: float, norm: float) -> Verdict:
+        """What to do with a step; remembers its norm.
+
+        Arguments:
+            loss: the objective.
+            norm: length of the whole gradient before clipping.
+        """
+        threshold = self.threshold()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.nonfinite += 1
+            return Verdict(False, "gradient" if math.isfinite(loss) else "loss", math.inf, threshold)
+        self.nonfinite = 0
+        self.norms.append(norm)
+        limit = self.config.clip_norm or math.inf
+        if norm <= threshold:
+            self.skips = 0
+            return Verdict(True, None, limit, threshold)
+        if self.skips < self.config.skip_limit:
+            self.skips += 1
+            return Verdict(False, "norm", limit, threshold)
+        self.skips = 0
+        return Verdict(True, "forced", min(limit, threshold), threshold)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next verdict depends on; JSON keeps every bit of it."""
+        return {"norms": list(self.norms), "skips": self.skips, "nonfinite": self.nonfinite}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.norms = deque(map(float, state["norms"]), maxlen=self.config.skip_window)
+        self.skips, self.nonfinite = int(state["skips"]), int(state["nonfinite"])

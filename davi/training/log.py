@@ -1,0 +1,120 @@
+"""What a run says while it works: lines in ``metrics.jsonl``, and a bar on a terminal or plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from davi.evidence import bits_per_dim
+from davi.runs import Echo, Metrics
+
+
+def summary(terms: Mapping[str, float], dims: int) -> dict[str, Any]:
+    """Means of an evidence's terms as the log reports them.
+
+    Arguments:
+        terms: mean of each term over images, nats.
+        dims: values in one image.
+
+    Returns:
+        ``nats`` (minus the sum of the terms: the negative bound, per image), ``bits_per_dim`` of the same,
+        ``kl`` (sum of all divergences, nats), and the ``terms``.
+    """
+    total = sum(terms.values())
+    kl = -sum(value for name, value in terms.items() if name.startswith("kl/"))
+    return {"nats": -total, "bits_per_dim": bits_per_dim(total, dims), "kl": kl, "terms": dict(terms)}
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``45s``, ``12m05s``, ``3h07m``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def train_line(record: Mapping[str, Any]) -> str:
+    """One plain line for a record of the kind ``train``."""
+    step = f"step {record['step']}" + (f"/{record['total_steps']}" if record["total_steps"] else "")
+    return (
+        f"{step}  epoch {record['epoch']}  {record['nats']:.2f} nats  {record['bits_per_dim']:.3f} bits/dim  "
+        f"kl {record['kl']:.2f}  lr {record['learning_rate']:.2e}  {record['images_per_second']:.0f} images/s  "
+        f"{duration(record['seconds_left'])} left" + (f"  {record['skipped']} skipped" if record["skipped"] else "")
+    )
+
+
+def validation_line(record: Mapping[str, Any]) -> str:
+    """One plain line for a record of the kind ``validation``."""
+    return (
+        f"validation at step {record['step']}: {record['nats']:.2f} nats  {record['bits_per_dim']:.3f} bits/dim  "
+        f"kl {record['kl']:.2f}  ({record['images']} images, averaged weights)"
+    )
+
+
+class Log(AbstractContextManager["Log"]):
+    """Writes records and tells the user; on a terminal with a bar that shows the share of the budget used.
+
+    Arguments:
+        metrics: where records go.
+        echo: where plain lines go. The bar appears only when lines go to ``print`` and standard output is a terminal.
+    """
+
+    def __init__(self, metrics: Metrics, echo: Echo) -> None:
+        self.metrics = metrics
+        self._echo = echo
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if echo is print and sys.stdout.isatty():
+            columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.description}"), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console())
+            self._task = self._bar.add_task("starting", total=1.0)
+
+    def __enter__(self) -> Log:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self.metrics.close()
+
+    def say(self, line: str) -> None:
+        """A line for the user alone."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            self._echo(line)
+
+    def advance(self, fraction: float) -> None:
+        """Move the bar; costs nothing in a pipe."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=fraction)
+
+    def train(self, step: int, **values: Any) -> None:
+        """Means since the last such record; on a terminal they stand beside the bar."""
+        self.metrics.write("train", step, **values)
+        line = train_line({"step": step, **values})
+        if self._bar is not None:
+            self._bar.update(self._task, description=line)
+        else:
+            self._echo(line)
+
+    def validation(self, step: int, **values: Any) -> None:
+        """A result on the validation images."""
+        self.metrics.write("validation", step, **values)
+        self.say(validation_line({"step": step, **values}))
+
+    def event(self, kind: str, step: int, **values: Any) -> None:
+        """Anything else, for the records alone."""
+        self.metrics.write(kind, step, **values)

@@ -1,0 +1,118 @@
+r"""Where a run stands in its budget, and the learning rate there.
+
+A warm-up of length w rises linearly, :math:`\eta_s = \eta_0 + (\eta - \eta_0)\, s / w`; after it a cosine falls,
+
+.. math:: \eta_s = \eta_T + \tfrac 12 (\eta - \eta_T) (1 + \cos \pi p)
+
+with p the share used up of what remains after the warm-up, or of the current period when the cosine restarts.
+
+References:
+    SGDR: Stochastic Gradient Descent with Warm Restarts, I. Loshchilov, F. Hutter, ICLR 2017,
+    https://arxiv.org/abs/1608.03983
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from davi.training.config import TrainingConfig
+
+Budget = Literal["steps", "epochs", "minutes"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The budget of a run and its learning rate, as functions of the steps done and the seconds used.
+
+    Arguments:
+        config: the recipe's section.
+        steps_per_epoch: batches in one pass over the training images.
+    """
+
+    config: TrainingConfig
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int | None:
+        """The budget in steps, at least 1; None if only the clock ends the run."""
+        epochs = self.config.epochs
+        limits = [self.config.steps, None if epochs is None else math.ceil(epochs * self.steps_per_epoch)]
+        given = [limit for limit in limits if limit is not None]
+        return min(given) if given else None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """The budget on the clock."""
+        return None if self.config.minutes is None else 60.0 * self.config.minutes
+
+    def epoch(self, step: int) -> int:
+        """Whole passes over the training images after that many steps."""
+        return step // self.steps_per_epoch
+
+    def fraction(self, step: int, seconds: float) -> float:
+        """Share of the budget that is used up, 0 to 1: of the steps if they are limited, else of the clock."""
+        if self.total_steps is not None:
+            return min(1.0, step / self.total_steps)
+        assert self.total_seconds is not None
+        return min(1.0, seconds / self.total_seconds)
+
+    def exhausted(self, step: int, seconds: float) -> Budget | None:
+        """Which budget is used up; None while there is some left."""
+        if self.total_steps is not None and step >= self.total_steps:
+            return "steps" if self.total_steps == self.config.steps else "epochs"
+        if self.total_seconds is not None and seconds >= self.total_seconds:
+            return "minutes"
+        return None
+
+    def kl_weight(self, step: int, seconds: float) -> float:
+        """Weight of the KL divergences in the step after ``step`` steps."""
+        return self.config.objective.kl_weight(step, self.epoch(step), self.fraction(step, seconds))
+
+    def learning_rate(self, step: int, seconds: float) -> float:
+        """Learning rate of the step after ``step`` steps (the first has ``step`` 0)."""
+        config = self.config
+        warm = self._warmup(step, seconds)
+        if warm < 1.0:
+            return config.initial_learning_rate + (config.learning_rate - config.initial_learning_rate) * warm
+        if config.schedule == "constant":
+            return config.learning_rate
+        rest = self._after_warmup(step, seconds) if config.schedule == "cosine" else self._in_period(step)
+        swing = 0.5 * (config.learning_rate - config.final_learning_rate)
+        return config.final_learning_rate + swing * (1.0 + math.cos(math.pi * rest))
+
+    def _warmup_steps(self) -> float:
+        """Length of the warm-up in steps; 0 if there is none or it is a share of the clock."""
+        config = self.config
+        if config.warmup_fraction:
+            return 0.0 if self.total_steps is None else config.warmup_fraction * self.total_steps
+        return config.warmup_steps or config.warmup_epochs * self.steps_per_epoch
+
+    def _warmup(self, step: int, seconds: float) -> float:
+        """Share of the warm-up that is done, 1 from its end on."""
+        if self.config.warmup_fraction and self.total_steps is None:
+            return min(1.0, self.fraction(step, seconds) / self.config.warmup_fraction)
+        length = self._warmup_steps()
+        return min(1.0, step / length) if length else 1.0
+
+    def _after_warmup(self, step: int, seconds: float) -> float:
+        """Share used up of what the warm-up leaves of the budget.
+
+        When only the clock limits the run and the warm-up is counted in steps, nobody knows beforehand what it will
+        leave; then it is the share of the whole clock.
+        """
+        if self.total_steps is not None:
+            warm = self._warmup_steps()
+            return min(1.0, (step - warm) / max(self.total_steps - warm, 1.0))
+        warm = self.config.warmup_fraction
+        return min(1.0, (self.fraction(step, seconds) - warm) / max(1.0 - warm, 1e-9))
+
+    def _in_period(self, step: int) -> float:
+        """Share used up of the current period of a cosine that restarts."""
+        since = step - self._warmup_steps()
+        period = max(1.0, self.config.first_period_epochs * self.steps_per_epoch)
+        while since >= period:
+            since -= period
+            period *= self.config.period_multiplier
+        return since / period

@@ -1,0 +1,45 @@
+"""What all tests share: few threads, a fixed seed, and the folder of reference data where there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+# The tensors of the tests are small: more threads would only wait for one another, and for other processes.
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path | None:
+    """The folder of reference data: DAVI_SHARED, or ``shared`` beside the repository; None where there is none."""
+    named = os.environ.get("DAVI_SHARED")
+    if named:
+        folder = Path(named)
+        if not folder.is_dir():
+            # Asked for by name: to leave its tests out in silence would be a lie.
+            raise pytest.UsageError(f"DAVI_SHARED: got {named}, expected a folder")
+        return folder
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def need_shared(shared: Path | None) -> Callable[[str], Path]:
+    """``need_shared("fixtures/a.safetensors")`` is the path of that file or folder; without it the test is skipped."""
+
+    def need(relative: str) -> Path:
+        if shared is None or not (shared / relative).exists():
+            pytest.skip(f"needs {relative} of the reference data (DAVI_SHARED, or a folder beside the repository)")
+        return shared / relative
+
+    return need
