@@ -5,8 +5,8 @@ With latents drawn from the posterior, :math:`z_k \sim q(z \mid x)`, and importa
 .. math:: w_k = \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad
           L_K(x) = E\Big[\log \frac 1K \sum_{k=1}^K w_k\Big] \le \log p(x)
 
-:math:`L_1` is the evidence lower bound (ELBO), :math:`L_K` never falls with K, and it tends to :math:`\log p(x)`. The sum
-over k is streamed in float64, so memory does not depend on K, and minus ln K is added once, at the end.
+:math:`L_1` is the evidence lower bound (ELBO), :math:`L_K` never falls with K, and it tends to :math:`\log p(x)`. The
+sum over k is streamed in float64, so memory does not depend on K, and ln K is subtracted once, at the end.
 
 A latent unit i is called *active* when :math:`\mathrm{Var}_x(E_q[z_i \mid x]) > 0.01` (:data:`ACTIVE_RULE` in words).
 
@@ -42,8 +42,8 @@ Array = NDArray[np.float64]
 ACTIVE_VARIANCE = 0.01
 
 ACTIVE_RULE = (
-    "a unit is active when the variance over the evaluated images (unbiased, n - 1) of its posterior mean exceeds 0.01; "
-    "below the top layer the mean is taken at one draw of the latents above"
+    "active: the variance of the unit's posterior mean over the evaluated images (unbiased, n - 1) exceeds "
+    f"{ACTIVE_VARIANCE}; below the top layer the mean is taken at one draw of the latents above"
 )
 
 RECONSTRUCTION, KL = "reconstruction", "kl/"
@@ -258,11 +258,12 @@ def evaluate(
     device, precision = _where(model)
     generator = Generator(device).manual_seed(seed)
     chosen = images.pixels[:limit]
-    batches, variances = [], _LatentVariances(model)
+    batches: list[_Batch] = []
+    variances = _LatentVariances(model, Generator(device).manual_seed(seed))
     with measuring(model):
         for start in range(0, len(chosen), batch_size):
             x = chosen[start : start + batch_size].to(device)
-            variances.add(x, generator)
+            variances.add(x)
             told = _telling(progress, start * samples, len(chosen) * samples)
             batches.append(_measure(model, x, samples, generator, batch_size, told))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
@@ -323,7 +324,8 @@ def _measure(
         kind = Kind.weakest(kind, evidence.kind)
         draws += len(evidence.log_px) // b
         progress(draws * b)
-    progress(samples * b)  # an exact model is done after one pass
+    if draws < samples:  # an exact model is done after one pass
+        progress(samples * b)
     terms = {name: _array(total / draws) for name, total in sums.items()}
     # With one draw the ELBO is the better estimate of L_1: its KL divergences are in closed form.
     bound = _array(weights.result()) if samples > 1 else np.sum(list(terms.values()), 0)
@@ -362,14 +364,15 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
 class _LatentVariances:
     """Variance over images of the posterior means of every latent layer; empty for a model without latents."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, generator: Generator) -> None:
         self._model = model
+        self._generator = generator  # its own, so that the bounds' draws are those of importance_bound
         self._layers: list[RunningVariance] = []
 
-    def add(self, x: Tensor, generator: Generator) -> None:
+    def add(self, x: Tensor) -> None:
         if not isinstance(self._model, LatentModel):
             return
-        means = _posterior_means(self._model, x, generator)
+        means = _posterior_means(self._model, x, self._generator)
         self._layers = self._layers or [RunningVariance() for _ in means]
         for layer, mean in zip(self._layers, means, strict=True):
             layer.add(mean)

@@ -297,16 +297,16 @@ def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Model]:
     name, shape, levels, config = (info.get(key) for key in ("name", "shape", "levels", "config"))
     if not isinstance(name, str) or name not in MODELS:
         raise UserError(f"{path}: got model {str(name)[:50]!r}, expected one of {', '.join(MODELS)}")
-    numbers = [*shape, levels] if isinstance(shape, list) and len(shape) == 3 else [None]
-    if not all(type(number) is int and 0 < number <= 65536 for number in numbers) or not isinstance(config, dict):
+    given = [*shape, levels] if isinstance(shape, list) else []
+    numbers = [number for number in given if type(number) is int and 0 < number <= 65536]
+    if len(given) != 4 or len(numbers) != 4 or not isinstance(config, dict):
         raise UserError(f"{path}: got no usable shape, levels and config, expected a file written by davi")
     if _largest(config) > _LARGEST_NUMBER:
         raise UserError(f"{path}: got a model option above {_LARGEST_NUMBER}; the file is damaged")
     # Every registered model is built from shape, levels and options; the abstract class has no options.
-    cls: Callable[[tuple[int, ...], int, Any], Model] = MODELS[name]  # type: ignore[assignment]
+    cls: Callable[[tuple[int, ...], int, Any], Model] = MODELS[name]
     options: Any = parse(MODELS[name].Config, config, str(path))
-    *size, count = numbers
-    return lambda: cls(tuple(size), count, options)
+    return lambda: cls(tuple(numbers[:3]), numbers[3], options)
 
 
 def _largest(value: Any) -> float:

@@ -189,6 +189,12 @@ def test_draws_do_not_depend_on_the_validation_split(tmp_path: Path) -> None:
     assert torch.equal(few.test.pixels, many.test.pixels)
 
 
+def test_train_and_test_are_drawn_from_different_streams(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    data = load(DataConfig(set=path, test=path, binarization="static"))  # the same grey images twice
+    assert not torch.equal(data.train.pixels, data.test.pixels)
+
+
 def test_threshold(tmp_path: Path) -> None:
     path = saved(tmp_path)
     data = load(DataConfig(set=path, binarization="threshold", validation=4))

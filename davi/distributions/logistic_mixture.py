@@ -1,7 +1,7 @@
 r"""Mixtures of discretised logistic distributions over integer pixels.
 
-A pixel value :math:`v \in \{0 .. n-1\}` stands for the interval of width one around it, the first and the last value for
-the open ends. With the logistic CDF :math:`\sigma((\cdot - \mu)/s)` of a component, in units of levels,
+A pixel value :math:`v \in \{0 .. n-1\}` stands for the interval of width one around it, the first and the last value
+for the open ends. With the logistic CDF :math:`\sigma((\cdot - \mu)/s)` of a component, in units of levels,
 
 .. math:: P(v) = \sigma(a) - \sigma(b), \quad a = (v - \mu + 1/2)/s, \quad b = (v - \mu - 1/2)/s
 

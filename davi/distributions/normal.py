@@ -5,9 +5,9 @@ Network outputs :math:`(a, b)` are not used as mean and log standard deviation d
 .. math:: \mu = 5 \tanh(a / 10), \qquad \sigma = \exp(\mathrm{bound}(b; l, h)) + 0.01
 
 with :math:`\mathrm{bound}(b; -c, c) = c \tanh(b / 2c)` for a symmetric interval and the smoothstep
-:math:`l + (h - l)(3t^2 - 2t^3)`, :math:`t = \mathrm{clip}((b - l)/(h - l), 0, 1)` otherwise. A *residual* posterior adds
-its own outputs to the prior's raw ones before bounding, so that a zero output makes it equal to the prior when both
-have the same interval.
+:math:`l + (h - l)(3t^2 - 2t^3)`, :math:`t = \mathrm{clip}((b - l)/(h - l), 0, 1)` otherwise. A *residual* posterior
+adds its own outputs to the prior's raw ones before bounding, so that a zero output makes it equal to the prior when
+both have the same interval.
 
 References:
     Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,

@@ -3,6 +3,7 @@
 from davi.layers.convolution import ChannelLayerNorm, SqueezeExcite, WeightNormConv2d
 from davi.layers.depth_attention import DepthAttention, LayerMemory, resize_to
 from davi.layers.nonlocal_block import NonLocalBlock
+from davi.layers.padding import Padding
 from davi.layers.pixel_head import PixelHead
 from davi.layers.residual import ResidualBlock, ResidualCell
 
@@ -11,6 +12,7 @@ __all__ = [
     "DepthAttention",
     "LayerMemory",
     "NonLocalBlock",
+    "Padding",
     "PixelHead",
     "ResidualBlock",
     "ResidualCell",

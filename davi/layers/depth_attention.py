@@ -53,7 +53,7 @@ class _Read(torch.autograd.Function):
         return result, weights
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch ships no annotation for it
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         query, *entries = ctx.saved_tensors
         n = len(entries) // 2
@@ -89,7 +89,7 @@ class DepthAttention(nn.Module):
         dtype = values[0].dtype  # under autocast queries and keys may come in another precision
         keys = [key.to(dtype).expand(batch, -1, -1, -1) for key in keys]
         values = [value.to(dtype).expand(batch, -1, -1, -1) for value in values]
-        return Attended(*_Read.apply((query * self.scale).to(dtype), len(keys), *keys, *values))
+        return Attended(*_Read.apply((query * self.scale).to(dtype), len(keys), *keys, *values))  # type: ignore[no-untyped-call]  # torch ships no annotation
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,8 +18,8 @@ attention (non-local blocks) may stand inside the residual cells and after the m
 
 .. math:: \log p(x) \ge E_q[\log p(x \mid z)] - \sum_i E_q[KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))]
 
-Beyond the paper: latents at several scales, with attention across them, and any image size (the model pads with zeros
-and crops; the likelihood counts real pixels only).
+Beyond the paper: latents at several scales with attention across them, and any image size (the model pads and crops;
+the likelihood counts real pixels only).
 
 References:
     Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
@@ -31,17 +31,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Normal, bounded_normal
-from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, PixelHead, ResidualBlock, ResidualCell
+from davi.distributions import Distribution, Normal
+from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, PixelHead, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.depth_attention import resize_to
 from davi.layers.pixel_head import Form, Likelihood
+from davi.layers.raw_normal import GaussianOptions, RawNormal
 from davi.layers.residual import NodeOptions
 from davi.model import Choose, Hierarchy
 
@@ -65,15 +67,6 @@ class DepthWiseAttention:
 
     key_channels: int = 0
     layer_norm: bool = True
-
-
-@dataclass(frozen=True)
-class GaussianOptions:
-    """Bounds of a log standard deviation, and noise added to it in training (standard deviation; 0: none)."""
-
-    log_scale_low: float = -5.0
-    log_scale_high: float = 5.0
-    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,15 +140,8 @@ class _Widths:
         self.value = config.width * 2**self.halvings  # E = D: encoder features and contexts
         self.inference_key = config.inference_attention.key_channels  # d_e
         self.generative_key = config.generative_attention.key_channels  # d_p
-        self.context = self.value + self.inference_key  # M: a context also carries the inference side's query
-        self.feature = self.value + self.inference_key  # an encoder feature is [value | key]
-
-
-class RawNormal(NamedTuple):
-    """Network outputs before bounding, ``[B, latent channels, h, w]`` each."""
-
-    mean: Tensor
-    log_scale: Tensor
+        # M: an encoder feature is [value | key]; a context carries the inference side's query as well
+        self.feature = self.context = self.value + self.inference_key
 
 
 class Generated(NamedTuple):
@@ -191,14 +177,14 @@ def _residual_norm(x: Tensor, norm: ChannelLayerNorm | None) -> Tensor:
     return x if norm is None else x + F.gelu(norm(x), approximate="tanh")
 
 
+def _along(width: int, rescales: tuple[int, ...]) -> list[int]:
+    """Widths before, between and after blocks: halving the resolution doubles the width and the other way round."""
+    factor = {-2: 2.0, 0: 1.0, 2: 0.5}
+    return list(accumulate(rescales, lambda channels, rescale: int(channels * factor[rescale]), initial=width))
+
+
 def _norm(channels: int, wanted: bool) -> ChannelLayerNorm | None:
     return ChannelLayerNorm(channels) if wanted else None
-
-
-def _with_noise(raw: RawNormal, noise: float, training: bool) -> RawNormal:
-    if not (noise and training):
-        return raw
-    return RawNormal(raw.mean, raw.log_scale + noise * torch.randn_like(raw.log_scale))
 
 
 @final
@@ -278,8 +264,7 @@ class GenerativeLayer(nn.Module):
             keys, values = [*keys, resize_to(above.key, grid)], [*values, resize_to(last, grid)]
             result, weights = self.attention(query, keys, values)
             attended = context + self.gate * _residual_norm(result, self.norm_attended)
-        prior = RawNormal(*self.prior(F.elu(attended)).chunk(2, 1))
-        prior = _with_noise(prior, self.noise, self.training)
+        prior = RawNormal.split(self.prior(F.elu(attended)), self.noise if self.training else 0.0)
         return Generated(context, key, inference_query, attended, prior, query, weights, result)
 
     def _remember(self, memory: LayerMemory, waiting: list[Generated]) -> None:
@@ -332,7 +317,7 @@ class InferenceLayer(nn.Module):
             combined = combined + self.gate * _residual_norm(result, self.norm_attended)
         condition = torch.cat([combined, key], 1)
         hidden = condition if self.hidden is None else F.elu(self.hidden(F.elu(condition)))
-        delta = _with_noise(RawNormal(*self.head(hidden).chunk(2, 1)), self.noise, self.training)
+        delta = RawNormal.split(self.head(hidden), self.noise if self.training else 0.0)
         return Inferred(condition, delta, weights, result)
 
     def _merged(self, attended: Tensor, feature: Tensor) -> Tensor:
@@ -371,36 +356,20 @@ class AttentiveVAE(Hierarchy):
         self.config = config
         self.num_layers = sum(config.layers)
         widths = _Widths(config)
-        self.padding, padded = self._padding(widths.halvings)
+        unit = 2 ** (widths.halvings + len(config.layers) - 1)  # what all the halvings together divide by
+        self.padding = Padding.to_multiple(self.shape[1:], unit, config.pad)
         self.scale_of_layer = [scale for scale, count in enumerate(config.layers) for _ in range(count)]
         self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components, config.likelihood_form)
         self._build_encoder(widths)
-        self._build_decoder(widths, padded)
+        self._build_decoder(widths, unit)
         self.output = WeightNormConv2d(widths.context // 2**widths.halvings, self.head.parameters, 3)
-
-    def _padding(self, halvings: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-        """Zeros (left, right, top, bottom) and the padded height and width, which all the halvings must divide."""
-        unit = 2 ** (halvings + len(self.config.layers) - 1)
-        height, width = self.shape[1:]
-        if self.config.pad is None:
-            rows, columns = -height % unit, -width % unit
-            padding = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        else:
-            padding = (self.config.pad,) * 4
-        size = (height + padding[2] + padding[3], width + padding[0] + padding[1])
-        if size[0] % unit or size[1] % unit:
-            raise ValueError(
-                f"pad: got {self.config.pad}, which makes {size[0]}x{size[1]}; expected multiples of {unit}"
-            )
-        return padding, size
 
     def _build_encoder(self, widths: _Widths) -> None:
         config, spatial = self.config, self.config.spatial_attention
-        grown = [config.width + widths.inference_key // 2**widths.halvings]
-        for rescale in config.preprocess:
-            grown.append(grown[-1] * (2 if rescale == -2 else 1))
+        grown = _along(config.width + widths.inference_key // 2**widths.halvings, config.preprocess)
         options = NodeOptions(spatial.preprocess, squeeze_excite=config.squeeze_excite)
         self.preprocess = ResidualCell(grown, config.preprocess, config.nodes, options, stem_channels=self.shape[0])
+        self.feature_split = (widths.value, widths.inference_key)
         options = NodeOptions(spatial.encoder, squeeze_excite=config.squeeze_excite)
         cells = []
         for layer, scale in enumerate(self.scale_of_layer):
@@ -410,9 +379,9 @@ class AttentiveVAE(Hierarchy):
         self.encoder = nn.ModuleList(cells)
         self.inference = nn.ModuleList(InferenceLayer(config, widths, i == 0) for i in range(self.num_layers))
 
-    def _build_decoder(self, widths: _Widths, padded: tuple[int, int]) -> None:
+    def _build_decoder(self, widths: _Widths, unit: int) -> None:
         config, spatial, last = self.config, self.config.spatial_attention, self.num_layers - 1
-        unit = 2 ** (widths.halvings + len(config.layers) - 1)
+        padded = self.padding.padded
         self.top = TopContext(widths, (padded[0] // unit, padded[1] // unit), last == 0)
         self.generative = nn.ModuleList(
             GenerativeLayer(config, widths, i == last, self.scale_of_layer[i] > self.scale_of_layer[i - 1], i)
@@ -421,11 +390,10 @@ class AttentiveVAE(Hierarchy):
         self.merge = Merge(
             widths.context + config.latent_channels, widths.context, NodeOptions(spatial.generative_merge)
         )
-        shrunk = [widths.context]
-        for rescale in config.postprocess:
-            shrunk.append(shrunk[-1] // (2 if rescale == 2 else 1))
         options = NodeOptions(spatial.postprocess, squeeze_excite=config.squeeze_excite)
-        self.postprocess = ResidualCell(shrunk, config.postprocess, config.nodes, options)
+        self.postprocess = ResidualCell(
+            _along(widths.context, config.postprocess), config.postprocess, config.nodes, options
+        )
 
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, ResidualBlock))
@@ -433,15 +401,16 @@ class AttentiveVAE(Hierarchy):
     def encode(self, x: Tensor) -> Encoded:
         """Bottom-up pass over integer images ``[B, C, H, W]``."""
         self.check_images(x)
-        scaled = F.pad(x.to(self.output.v.dtype) / (self.levels - 1), self.padding) * 2.0 - 1.0
+        scaled = self.padding.add(x.to(self.output.v.dtype) / (self.levels - 1)) * 2.0 - 1.0
         feature = self.preprocess(scaled)
         features = [feature]  # e_L; grows towards the top
         for cell in reversed(self.encoder):
             features.append(cell(features[-1]))
         features.reverse()  # e_0 .. e_L
-        memory, value = LayerMemory(), self.inference[0].split[0]
+        memory = LayerMemory()
         for feature in features:
-            memory.offer(feature[:, value:], feature[:, :value])
+            value, key = feature.split(self.feature_split, 1)
+            memory.offer(key, value)
         return Encoded(features[:-1], memory)
 
     def top_down(self, choose: Choose, context: Encoded | None = None) -> Distribution:
@@ -450,29 +419,22 @@ class AttentiveVAE(Hierarchy):
         for i in range(self.num_layers):
             if z is not None:
                 state = self.generative[i - 1](state, z, memory, waiting)
-                waiting.append(state)
+                if self.config.generative_attention.key_channels:
+                    waiting.append(state)
             posterior = None if context is None else self._posterior(i, state, context)
             z = choose(i, self._prior(state), posterior)
         assert z is not None
         features = self.postprocess(self.merge(state.context, z))
-        return self.head(self._crop(self.output(F.elu(features))))
+        return self.head(self.padding.crop(self.output(F.elu(features))))
 
     def _prior(self, state: Generated) -> Normal:
         if state.prior is None:
             grid = (1, self.config.latent_channels, *state.context.shape[2:])
             return Normal(state.context.new_zeros(grid), state.context.new_ones(grid))
-        return bounded_normal(*state.prior, self.config.prior.log_scale_low, self.config.prior.log_scale_high)
+        return state.prior.bounded(self.config.prior)
 
     def _posterior(self, layer: int, state: Generated, context: Encoded) -> Normal:
         # memory entry j + 1 is the feature below layer j: entry 0 is layer 0's own
         delta = self.inference[layer](state, context.features[layer], context.memory, layer + 1).delta
-        mean, log_scale = delta
-        if state.prior is not None:
-            mean, log_scale = state.prior.mean + mean, state.prior.log_scale + log_scale
-        return bounded_normal(
-            mean, log_scale, self.config.posterior.log_scale_low, self.config.posterior.log_scale_high
-        )
-
-    def _crop(self, x: Tensor) -> Tensor:
-        left, _, top, _ = self.padding
-        return x[:, :, top : top + self.shape[1], left : left + self.shape[2]]
+        raw = delta if state.prior is None else state.prior.shifted(delta)
+        return raw.bounded(self.config.posterior)

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from davi.errors import UserError
 from davi.layers.pixel_head import Form, PixelHead
+from davi.layers.raw_normal import GaussianOptions
 from davi.models.attentive_vae import (
     AttentiveVAE,
     AttentiveVAEConfig,
     DepthWiseAttention,
-    GaussianOptions,
     SpatialAttention,
 )
 

@@ -86,15 +86,16 @@ class _Walk:
         self.tensors |= {f"layers/{layer}/{name}": x for name, x in named.items() if x is not None and x.shape[1]}
 
     def _save_inferred(self, layer: int, state: Generated, inferred: Any) -> None:
-        delta, prior = inferred.delta, state.prior
+        delta = inferred.delta
+        raw = delta if state.prior is None else state.prior.shifted(delta)
         named = {
             "encoder_attention_weights": inferred.weights,
             "encoder_attention_result": inferred.result,
             "posterior_condition": inferred.condition,
             "posterior_delta_mu_raw": delta.mean,
             "posterior_delta_log_sigma_raw": delta.log_scale,
-            "posterior_mu_raw": delta.mean if prior is None else prior.mean + delta.mean,
-            "posterior_log_sigma_raw": delta.log_scale if prior is None else prior.log_scale + delta.log_scale,
+            "posterior_mu_raw": raw.mean,
+            "posterior_log_sigma_raw": raw.log_scale,
         }
         self.tensors |= {f"layers/{layer}/{name}": x for name, x in named.items() if x is not None}
 
@@ -228,7 +229,7 @@ class AttentiveParity:
         loss = -walk.likelihood.log_prob(self.x).sum()
         for step in walk.steps:
             loss = loss + step.posterior.kl(step.prior).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         parameters = dict(self.model.named_parameters())
         norms = {structured_name(key): x.grad for key, x in parameters.items()}
         found = []

@@ -54,7 +54,8 @@ class Comparison:
         """One line of the table."""
         unit = {"scale": "of scale", "each": "relative", "absolute": "absolute"}[self.relative]
         verdict = "ok" if self.agrees else "DIFFERS"
-        return f"{self.name:<52} {_show(self.ours):>15} {_show(self.theirs):>15} {self.difference:9.1e} {unit:<9} {verdict}"
+        numbers = f"{_show(self.ours):>15} {_show(self.theirs):>15} {self.difference:9.1e}"
+        return f"{self.name:<52} {numbers} {unit:<9} {verdict}"
 
 
 def _show(x: Tensor) -> str:

@@ -1,1 +1,200 @@
+"""Complete, readable configurations of a model, its images and its training, and what is built from them.
 
+A recipe is a YAML file with four keys: ``description`` (one line) and the sections ``model`` (its ``name`` and the
+options of that model), ``data`` (:class:`davi.data.DataConfig`) and ``training``
+(:class:`davi.training.TrainingConfig`). Options that are not given have the defaults of those classes. The recipes that
+come with the program lie in this folder and are found by their name; a user's own is found by its path::
+
+    davi recipes show attentive_digits > mine.yaml
+    davi train mine.yaml --model.width 32 --training.minutes 20
+
+The list of recipes is needed by programs that have no time to load torch, so torch is imported by the functions that
+need it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from davi.config import load_yaml, override, parse, to_dict
+from davi.errors import UserError
+
+if TYPE_CHECKING:
+    from davi.data import DataConfig
+    from davi.model import Model
+    from davi.training import TrainingConfig
+
+Shape = tuple[int, int, int]
+
+GEOMETRY: dict[str, tuple[Shape, int]] = {
+    "digits": ((1, 8, 8), 17),
+    "photos": ((3, 32, 32), 256),
+    "mnist": ((1, 28, 28), 256),
+    "binarized_mnist": ((1, 28, 28), 2),
+    "fashion_mnist": ((1, 28, 28), 256),
+    "omniglot28": ((1, 28, 28), 256),
+    "cifar10": ((3, 32, 32), 256),
+}
+"""Shape (C, H, W) and stored levels of the named sets: an untrained model can be built where the files are not."""
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that was read and found to be whole.
+
+    Arguments:
+        name: the file's name without its suffix, or what the file itself says under ``name``.
+        description: one line.
+        model_name: which model, a key of :data:`davi.models.MODELS`.
+        model: that model's options.
+        data: the images; None where the file has no such section (weights from elsewhere).
+        training: how it is trained; None where the file has no such section.
+    """
+
+    name: str
+    description: str
+    model_name: str
+    model: Any
+    data: DataConfig | None
+    training: TrainingConfig | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, with all defaults written out, as YAML can hold it and :func:`load` reads it back."""
+        sections: dict[str, Any] = {"name": self.name, "description": self.description}
+        sections["model"] = {"name": self.model_name, **to_dict(self.model)}
+        for name, section in (("data", self.data), ("training", self.training)):
+            if section is not None:
+                sections[name] = to_dict(section)
+        return sections
+
+
+def names() -> list[str]:
+    """Names of the recipes that come with the program."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a recipe.
+
+    Arguments:
+        name_or_path: one of :func:`names`, or the path of a ``.yaml`` or ``.yml`` file.
+
+    Raises:
+        UserError: if there is no recipe of that name; the message gives the nearest. A path is not looked up.
+    """
+    given = str(name_or_path)
+    if Path(given).suffix in _SUFFIXES:
+        return Path(given)
+    known = names()
+    if given in known:
+        return Path(__file__).with_name(f"{given}.yaml")
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "davi recipes lists the names"
+    shown = " ".join(given.split())[:100]
+    raise UserError(f"recipe: got {shown!r}, expected the name of a recipe or the path of a .yaml file; {hint}")
+
+
+def describe(name: str) -> str:
+    """The one line that a recipe says about itself."""
+    return str(load_yaml(find(name)).get("description", ""))
+
+
+def load(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and lay assignments over it.
+
+    Arguments:
+        name_or_path: as for :func:`find`.
+        assignments: ``model.layers=[4]`` or ``--model.layers [4]``, as :func:`davi.config.override` takes them.
+
+    Raises:
+        UserError: one line: no such recipe, a key that does not exist (with the nearest that does), a value of another
+            type, or options that contradict one another.
+    """
+    path = find(name_or_path)
+    values = load_yaml(path)
+    where = str(path) if Path(str(name_or_path)).suffix in _SUFFIXES else path.name
+    changed = override(values, assignments)
+    try:
+        return _parse(changed, where, path.stem)
+    except UserError:
+        if not assignments:
+            raise
+        _parse(values, where, path.stem)  # if the file by itself is at fault, that is what the user needs to know
+        return _parse(changed, "command line", path.stem)
+
+
+def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
+    from davi.data import DataConfig
+    from davi.models import MODELS
+    from davi.training import TrainingConfig
+
+    model = values.get("model")
+    if not isinstance(model, Mapping):
+        raise UserError(f"{where}: model: got {_shown(model)}, expected a section with the name of a model")
+    name = model.get("name")
+    if not isinstance(name, str) or name not in MODELS:
+        raise UserError(f"{where}: model.name: got {_shown(name)}, expected one of {', '.join(MODELS)}")
+    sections: list[tuple[str, Any, Any]] = [
+        ("model", MODELS[name].Config, dataclasses.MISSING),  # the one that is always given comes first
+        ("name", str, stem),
+        ("description", str, ""),
+        ("data", DataConfig | None, None),
+        ("training", TrainingConfig | None, None),
+    ]
+    # Made for this model, so that one walk over the whole file finds every mistake and every nearest key.
+    whole: Any = dataclasses.make_dataclass(
+        "Whole", [(key, hint, dataclasses.field(default=value)) for key, hint, value in sections], frozen=True
+    )
+    options = {key: value for key, value in model.items() if key != "name"}
+    parsed = parse(whole, {**values, "model": options}, where)
+    return Recipe(parsed.name, parsed.description, name, parsed.model, parsed.data, parsed.training)
+
+
+def geometry(data: DataConfig) -> tuple[Shape, int]:
+    """Shape (C, H, W) and number of levels of the images as a model sees them.
+
+    Named sets are known by heart; of a user's own array the file is read.
+
+    Raises:
+        UserError: if that file cannot be used.
+    """
+    from davi.data import load as load_data
+
+    if data.set not in GEOMETRY:
+        sets = load_data(data)
+        return sets.shape, sets.levels
+    shape, levels = GEOMETRY[data.set]
+    return shape, levels if data.binarization == "none" else 2
+
+
+def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
+    """The untrained model of a recipe. Its initial weights are drawn from torch's default generator.
+
+    Arguments:
+        recipe: whose model.
+        shape: (C, H, W) of the images.
+        levels: values per channel.
+
+    Raises:
+        UserError: if the model's options do not fit the images, or ask for more memory than there is.
+    """
+    from davi.models import MODELS
+
+    cls: Any = MODELS[recipe.model_name]
+    try:
+        model: Model = cls(shape, levels, recipe.model)
+    except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None
+    return model
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:80]

@@ -15,8 +15,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel

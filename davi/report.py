@@ -1,0 +1,272 @@
+"""From measured numbers to something to keep or to read: means, standard errors, bits per dimension, the protocol.
+
+:func:`to_json` makes one dictionary that holds the numbers and everything they depend on; :func:`to_terminal` makes a
+table of it that fits into 80 columns, and :func:`write_json` a file. Here, at the edge, averages over images and bits
+per dimension come into being.
+
+Nats are those of the log-likelihood, thus mostly negative; bits per dimension are those that a code would need, thus
+positive: -nats / (dims ln 2). KL divergences are positive in both units.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from davi import __version__
+from davi.baselines import Baseline
+from davi.evaluation import ACTIVE_RULE, KL, Array, Evaluation
+from davi.evidence import Kind, bits_per_dim
+from davi.runs import replace_text, writing
+
+COLUMNS = 80
+_NAME, _VALUE = 28, 24
+"""Widths of the table: the name of a row, and a value with its error."""
+
+
+def to_json(
+    evaluation: Evaluation, baselines: Sequence[Baseline] = (), protocol: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All numbers, and what they depend on; strict JSON.
+
+    Arguments:
+        evaluation: what was measured.
+        baselines: what other methods need for the same images.
+        protocol: what :func:`protocol_of` returns.
+
+    Returns:
+        ``kind``; ``bound`` (with its number of ``samples``), ``elbo`` and ``terms`` (all parts of the ELBO but the KL
+        divergences), each with ``nats`` and ``bits_per_dim``, which have a ``mean`` and a ``standard_error`` (null for
+        a single image); ``kl`` with its ``total`` and ``layers``, top first; ``active_units``; ``baselines``;
+        ``protocol``.
+    """
+    dims, kl = evaluation.dims, evaluation.kl  # [N, layers]
+    units = evaluation.active_units
+    return {
+        "kind": evaluation.kind.name,
+        "bound": {"samples": evaluation.samples, **_both(evaluation.bound, dims)},
+        "elbo": _both(evaluation.elbo, dims),
+        "terms": {name: _both(values, dims) for name, values in evaluation.terms.items() if not name.startswith(KL)},
+        "kl": {"total": _divergence(kl.sum(1), dims), "layers": [_divergence(layer, dims) for layer in kl.T]}
+        if kl.shape[1]
+        else None,
+        "active_units": None
+        if units is None
+        else {
+            "active": sum(units.active),
+            "units": sum(units.units),
+            "layers": [{"active": a, "units": n} for a, n in zip(units.active, units.units, strict=True)],
+            "rule": ACTIVE_RULE,
+        },
+        "baselines": [
+            {
+                "name": baseline.name,
+                "bits_per_dim": baseline.bits_per_dim,
+                "standard_error": baseline.standard_error,
+                "note": baseline.note,
+            }
+            for baseline in baselines
+        ],
+        "protocol": dict(protocol or {}),
+    }
+
+
+def protocol_of(
+    evaluation: Evaluation, model: Mapping[str, Any], data: Mapping[str, Any], split: str = "test"
+) -> dict[str, Any]:
+    """The protocol: everything that the numbers depend on.
+
+    Arguments:
+        evaluation: what was measured.
+        model: what :func:`davi.runs.load_model` says about the file, or :func:`davi.runs.describe` about a model.
+        data: the protocol of the data sets (:class:`davi.data.DataSets`).
+        split: which of them was evaluated.
+    """
+    known = ("name", "parameters", "shape", "levels", "config", "ema", "step", "source")
+    return {
+        "set": evaluation.set,
+        "split": split,
+        "images": len(evaluation),
+        "images_available": evaluation.available,
+        "limit": evaluation.limit,
+        "dims": evaluation.dims,
+        "importance_samples": evaluation.samples,
+        "seed": evaluation.seed,
+        "batch_size": evaluation.batch_size,
+        "device": evaluation.device,
+        "precision": evaluation.precision,
+        "version": __version__,
+        "commit": commit(),
+        "torch": torch.__version__,
+        "model": {**{key: model[key] for key in known if key in model}, "trained_with": model.get("version")},
+        "data": dict(data),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, ``-dirty`` if files were changed; None outside of one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def write_json(path: Path | str, result: Mapping[str, Any]) -> None:
+    """Write a result so that its name never stands for half of it.
+
+    Raises:
+        UserError: if the file cannot be written.
+        ValueError: if a number is not finite: JSON has no word for it.
+    """
+    path = Path(path)
+    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    with writing(str(path)):
+        replace_text(path, text)
+
+
+def to_terminal(result: Mapping[str, Any]) -> str:
+    """A table of what :func:`to_json` made, at most 80 columns wide; nats come first for binary images."""
+    protocol = result["protocol"]
+    nats_first = protocol.get("data", {}).get("levels") == 2
+    units = ("nats", "bits/dim") if nats_first else ("bits/dim", "nats")
+    lines = [*_heading(protocol), " " * _NAME + "".join(f"{unit:>{_VALUE}}" for unit in units)]
+    lines += [_row(name, values, nats_first) for name, values in _measured(result)]
+    if result["baselines"]:
+        lines += ["", "for comparison"]
+        dims = protocol.get("dims")
+        for baseline in result["baselines"]:
+            lines += _baseline_lines(baseline, dims, nats_first)
+    details = [*_layers(result), *_protocol(protocol)]
+    return "\n".join([*lines, *([""] if details else []), *details])
+
+
+def _both(nats: Array, dims: int) -> dict[str, Any]:
+    """Mean and standard error over images of a log-probability, in both units."""
+    mean, error = _statistics(nats)
+    return {
+        "nats": {"mean": mean, "standard_error": error},
+        "bits_per_dim": {
+            "mean": bits_per_dim(mean, dims),
+            "standard_error": None if error is None else -bits_per_dim(error, dims),
+        },
+    }
+
+
+def _divergence(nats: Array, dims: int) -> dict[str, Any]:
+    """Like :func:`_both`, for a quantity that counts positive in bits as well."""
+    both = _both(nats, dims)
+    both["bits_per_dim"]["mean"] *= -1
+    return both
+
+
+def _statistics(values: Array) -> tuple[float, float | None]:
+    n = len(values)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+
+
+def _measured(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Rows of the table: the headline, the ELBO and its parts."""
+    samples, kind = result["bound"]["samples"], Kind[result["kind"]]
+    if kind is not Kind.LOWER_BOUND:
+        rows = [("log p(x)" if kind is Kind.EXACT else "log p(x), estimated", result["bound"])]
+    elif samples == 1:
+        rows = [("log p(x) >= ELBO", result["elbo"])]
+    else:
+        rows = [(f"log p(x) >= L_{samples}", result["bound"]), ("ELBO", result["elbo"])]
+    parts = [(f"  {name}", values) for name, values in result["terms"].items()]
+    if result["kl"] is not None:
+        parts.append(("  KL divergence", result["kl"]["total"]))
+    return rows + parts if len(parts) > 1 else rows
+
+
+def _row(name: str, values: Mapping[str, Any], nats_first: bool) -> str:
+    cells = [_cell(values["nats"], 2), _cell(values["bits_per_dim"], 4)]
+    return f"{name:<{_NAME}}" + "".join(f"{cell:>{_VALUE}}" for cell in (cells if nats_first else cells[::-1]))
+
+
+def _cell(value: Mapping[str, Any], digits: int) -> str:
+    mean, error = value["mean"], value["standard_error"]
+    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _baseline_lines(baseline: Mapping[str, Any], dims: int | None, nats_first: bool) -> list[str]:
+    mean, error = baseline["bits_per_dim"], baseline["standard_error"]
+    if mean is None:
+        return _labelled(baseline["name"], f"not available: {baseline['note']}")
+    bits = {"mean": mean, "standard_error": error}
+    if dims is None:
+        return [f"{baseline['name']:<{_NAME}}{_cell(bits, 4):>{_VALUE}}"]
+    scale = dims * np.log(2.0)
+    nats = {"mean": -mean * scale, "standard_error": None if error is None else error * scale}
+    return [_row(baseline["name"], {"nats": nats, "bits_per_dim": bits}, nats_first)]
+
+
+def _layers(result: Mapping[str, Any]) -> list[str]:
+    """KL divergence and active units layer by layer."""
+    lines = []
+    if result["kl"] is not None:
+        each = "  ".join(f"{layer['nats']['mean']:.2f}" for layer in result["kl"]["layers"])
+        lines += _labelled("KL by layer, top first", f"{each} nats")
+    units = result["active_units"]
+    if units is not None:
+        each = "  ".join(f"{layer['active']}/{layer['units']}" for layer in units["layers"])
+        lines += _labelled("active units", f"{units['active']} of {units['units']}: {each}")
+    return lines
+
+
+def _heading(protocol: Mapping[str, Any]) -> list[str]:
+    if not protocol:
+        return []
+    model, data = protocol["model"], protocol["data"]
+    shape = " x ".join(str(size) for size in data.get("shape", ()))
+    images = f"{protocol['images']} images"
+    if protocol["images"] < protocol["images_available"]:
+        images = f"the first {protocol['images']} of {protocol['images_available']} images"
+    parts = [model.get("name", "model")]
+    if "parameters" in model:
+        parts.append(f"{model['parameters']:,} parameters")
+    if "step" in model:
+        parts.append(f"step {model['step']}")
+    if "ema" in model:
+        parts.append("averaged weights" if model["ema"] else "last weights")
+    return [
+        *textwrap.wrap(f"{protocol['set']}: {images}, {shape}, {data.get('levels')} levels", COLUMNS),
+        *textwrap.wrap(", ".join(parts), COLUMNS),
+        "",
+    ]
+
+
+def _protocol(protocol: Mapping[str, Any]) -> list[str]:
+    """What must be known to compare the numbers with others."""
+    if not protocol:
+        return []
+    data = protocol["data"]
+    lines = []
+    if data.get("binarization", "none") != "none":
+        lines += _labelled("binarisation", f"{data['binarization']}: {data.get('evaluated', '')}")
+    if protocol["images"] < protocol["images_available"] and "test_order" in data and protocol["split"] == "test":
+        lines += _labelled("order of the images", data["test_order"])
+    code = f"davi {protocol['version']}" + (f" ({protocol['commit']})" if protocol["commit"] else "")
+    how = (
+        f"K = {protocol['importance_samples']}, seed {protocol['seed']}, batch size {protocol['batch_size']}, "
+        f"{protocol['precision']} on {protocol['device']}, {code}, torch {protocol['torch']}"
+    )
+    return [*lines, *_labelled("measured with", how)]
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    """A label in the column of the names, and a text wrapped beside it."""
+    wrapped = textwrap.wrap(text, COLUMNS - _NAME) or [""]
+    return [f"{label if i == 0 else '':<{_NAME}}{line}" for i, line in enumerate(wrapped)]

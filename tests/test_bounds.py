@@ -1,0 +1,214 @@
+"""Bounds against models whose probabilities are known: by enumeration, in closed form, by quadrature."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from davi.distributions import Distribution, Normal
+from davi.evaluation import LogMeanExp, importance_bound
+from davi.model import Choose, Hierarchy
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
+
+# Four latent states, joint p(z, x) of one x, q uniform; L_K computed by enumeration in independent code.
+JOINT = (0.10, 0.02, 0.03, 0.05)
+FOUR_STATE = {1: -1.7929302062, 2: -1.7081628292, 3: -1.6757239087, 4: -1.6590002741, 6: -1.6421943213}
+
+# z ~ N(0, I), x = W z + b + N(0, 0.25 I).
+W = torch.tensor([[1.0, 0.0], [0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
+B = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+X = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+PRECISION = W.T @ W / 0.25 + torch.eye(2, dtype=torch.float64)
+POSTERIOR_MEAN = torch.linalg.solve(PRECISION, W.T @ (X - B) / 0.25)
+LOG_PX, BEST_MEAN_FIELD, ELBO_AT_PRIOR = -6.7405706680, -6.7412495548, -18.4373740579
+
+
+class LinearGaussian(Hierarchy):
+    """The linear-Gaussian model with two layers of one latent each; the answers of ``posterior`` are plugged in."""
+
+    num_layers = 2
+
+    def __init__(self, posterior: str) -> None:
+        super().__init__((3, 1, 1), 2)
+        self.posterior = posterior
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def top_down(self, choose: Choose, context: Any = None) -> Distribution:
+        n = len(context)
+        standard = Normal(torch.zeros(1, 1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64))
+        first = choose(0, standard, self._posterior(0, n, None))
+        second = choose(1, standard, self._posterior(1, n, first))
+        z = torch.cat([first, second], 1).flatten(1)  # [B, 2]
+        return Normal((z @ W.T + B).view(-1, 3, 1, 1), torch.full((1, 3, 1, 1), 0.5, dtype=torch.float64))
+
+    def _posterior(self, layer: int, n: int, first: Tensor | None) -> Normal:
+        mean, scale = torch.zeros(n, 1, 1, 1, dtype=torch.float64), 1.0
+        if self.posterior != "prior":
+            mean = mean + POSTERIOR_MEAN[layer]
+            scale = float(PRECISION[layer, layer]) ** -0.5
+        if self.posterior == "exact" and layer == 0:
+            scale = float(torch.linalg.inv(PRECISION)[0, 0]) ** 0.5
+        if self.posterior == "exact" and first is not None:  # p(z_1 | z_0, x) from the joint precision
+            mean = mean - PRECISION[1, 0] / PRECISION[1, 1] * (first - POSTERIOR_MEAN[0])
+        return Normal(mean, torch.full_like(mean, scale))
+
+
+def observed(n: int) -> Tensor:
+    return X.view(1, 3, 1, 1).repeat(n, 1, 1, 1)
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+@pytest.mark.parametrize("k", FOUR_STATE)
+def test_four_states_by_enumeration(k: int, chunk: int) -> None:
+    log_w = [math.log(4.0 * p) for p in JOINT]
+    tuples = torch.tensor(list(itertools.product(log_w, repeat=k)), dtype=torch.float64).T  # [K, 4 ** K]
+    stream = LogMeanExp()
+    for part in tuples.split(chunk):
+        stream.add(part)
+    # The reference has ten decimals.
+    assert float(stream.result().mean()) == pytest.approx(FOUR_STATE[k], abs=1e-10)
+
+
+def test_four_states_tend_to_log_p() -> None:
+    log_w = torch.tensor([math.log(4.0 * p) for p in JOINT], dtype=torch.float64)
+    stream = LogMeanExp()
+    stream.add(log_w[:, None])  # each state once: q is uniform, so the mean weight is p(x)
+    assert float(stream.result()) == pytest.approx(math.log(0.2), abs=1e-14)
+
+
+def test_reference_of_the_linear_gaussian_model() -> None:
+    """The constants above, from the marginal N(b, W W' + 0.25 I): what the tests below compare with is right."""
+    marginal = torch.distributions.MultivariateNormal(B, W @ W.T + 0.25 * torch.eye(3, dtype=torch.float64))
+    assert float(marginal.log_prob(X)) == pytest.approx(LOG_PX, abs=1e-9)
+    assert POSTERIOR_MEAN.tolist() == pytest.approx([-0.28328804, -0.41915761], abs=1e-8)
+
+
+@pytest.mark.parametrize(("posterior", "expected"), [("best", BEST_MEAN_FIELD), ("prior", ELBO_AT_PRIOR)])
+def test_linear_gaussian_elbo(posterior: str, expected: float) -> None:
+    """E_q[log p(x | z)] of a quadratic is exact on the four points mean +- sqrt(2) scale e_i, equally weighted."""
+    model, evidences = LinearGaussian(posterior), []
+    for layer, sign in itertools.product((0, 1), (-1.0, 1.0)):
+
+        def choose(i: int, prior: Normal, q: Normal | None, layer: int = layer, sign: float = sign) -> Tensor:
+            assert q is not None
+            kls.append(float(q.kl(prior)))
+            return q.mean + (sign * math.sqrt(2.0) * q.scale if i == layer else 0.0)
+
+        kls: list[float] = []
+        reconstruction = float(model.top_down(choose, observed(1)).log_prob(observed(1)))
+        evidences.append(reconstruction - sum(kls))
+    assert np.mean(evidences) == pytest.approx(expected, abs=1e-9)  # the reference has ten decimals
+
+
+@pytest.mark.parametrize(("posterior", "expected"), [("best", BEST_MEAN_FIELD), ("prior", ELBO_AT_PRIOR)])
+def test_linear_gaussian_elbo_by_sampling(posterior: str, expected: float) -> None:
+    model, x = LinearGaussian(posterior), observed(20_000)
+    for values in (
+        model.evidence(x, Generator().manual_seed(1)).log_px,
+        importance_bound(model, x, 1, Generator().manual_seed(1)),
+    ):
+        mean, error = mean_and_error(values)
+        assert abs(mean - expected) < 4 * error
+        assert error < 0.2  # or else the line above shows nothing
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_the_exact_posterior_has_constant_weights(k: int) -> None:
+    bounds = importance_bound(LinearGaussian("exact"), observed(50), k, Generator().manual_seed(0))
+    assert bounds.dtype == torch.float64
+    assert bounds.tolist() == pytest.approx([LOG_PX] * 50, abs=1e-9)  # the reference has ten decimals
+
+
+def test_linear_gaussian_bounds_rise_to_log_p() -> None:
+    model = LinearGaussian("prior")
+    means, errors = [], []
+    for k, n in ((1, 8000), (4, 4000), (16, 2000), (64, 1000), (2048, 100)):
+        mean, error = mean_and_error(importance_bound(model, observed(n), k, Generator().manual_seed(k)))
+        means.append(mean)
+        errors.append(error)
+        assert mean < LOG_PX + 4 * error
+    for i in range(4):
+        assert means[i + 1] - means[i] > 4 * math.hypot(errors[i], errors[i + 1])
+    # To second order the gap of L_K is Var(w) / (2 K p^2), here 0.004 at K = 2048.
+    assert abs(means[-1] - LOG_PX) < 0.01 + 4 * errors[-1]
+    assert errors[-1] < 0.02
+
+
+@pytest.fixture(scope="module")
+def tiny() -> AttentiveVAE:
+    """An attentive VAE of 2x2 binary images with two scalar latents, and random weights that make it use both."""
+    torch.manual_seed(3)
+    config = AttentiveVAEConfig(
+        layers=(2,),
+        width=4,
+        latent_channels=1,
+        likelihood="bernoulli",
+        generative_attention=DepthWiseAttention(2),
+        inference_attention=DepthWiseAttention(2),
+    )
+    model = AttentiveVAE((1, 2, 2), 2, config).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gate"):
+                parameter.fill_(0.7)
+            else:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def binary() -> Tensor:
+    """All sixteen images."""
+    return torch.tensor(list(itertools.product((0, 1), repeat=4))).view(16, 1, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def log_px(tiny: AttentiveVAE, binary: Tensor) -> Tensor:
+    """log p(x) of all sixteen images by Gauss-Hermite quadrature over both latents, ``[16]``."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    grid = torch.tensor(list(itertools.product(nodes, nodes)))  # [6400, 2]
+    log_weight = torch.tensor([math.log(a * b / (2 * math.pi)) for a, b in itertools.product(weights, weights)])
+
+    def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+        return prior.mean + prior.scale * grid[:, layer].view(-1, 1, 1, 1)
+
+    with torch.no_grad():
+        pixels = tiny.top_down(choose)
+        return torch.stack([(log_weight + pixels.log_prob(x.expand(6400, -1, -1, -1))).logsumexp(0) for x in binary])
+
+
+def test_quadrature_gives_a_distribution(log_px: Tensor) -> None:
+    assert float(log_px.exp().sum()) == pytest.approx(1.0, abs=1e-10)  # weights of float64 quadrature, 6400 nodes
+    assert float(log_px.std()) > 0.1  # not simply uniform
+
+
+def test_bounds_sum_to_at_most_one_and_tend_to_it(tiny: AttentiveVAE, binary: Tensor, log_px: Tensor) -> None:
+    totals, errors = [], []
+    for k, n in ((1, 1000), (8, 300), (64, 100), (1024, 20)):
+        x = binary.repeat(n, 1, 1, 1)
+        values = importance_bound(tiny, x, k, Generator().manual_seed(k)).view(n, 16)
+        bound, error = values.mean(0), values.std(0) / math.sqrt(n)
+        assert bool((bound < log_px + 5 * error).all())  # 5: sixteen comparisons at each K
+        totals.append(float(bound.exp().sum()))
+        errors.append(float((bound.exp() * error).square().sum().sqrt()))
+        assert totals[-1] <= 1.0 + 4 * errors[-1]
+        # The mean weight itself is unbiased at every K.
+        estimate = values.exp().mean(0).sum()
+        assert abs(float(estimate) - 1.0) < 4 * float(values.exp().var(0).sum().div(n).sqrt())
+    assert totals[0] < 0.97  # the ELBO alone is far from tight here
+    for i in range(2):
+        assert totals[i + 1] - totals[i] > 4 * math.hypot(errors[i], errors[i + 1])
+    assert abs(totals[-1] - 1.0) < 0.002 + 4 * errors[-1]
+    assert errors[-1] < 0.01

@@ -1,0 +1,190 @@
+"""A run that was killed or stopped anywhere ends as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from davi.errors import UserError
+from davi.runs import checkpoint_folders, load_model, read_metrics
+from davi.training import Interrupted, TrainingConfig, train
+from davi.training.signals import Signals
+from killed_runs import CONFIG
+from tiny import RECIPE, same_files, sets, vae
+
+CLOCK = {"seconds", "seconds_left", "images_per_second"}
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """The records without what the clock says. Checkpoints leave one only if the run lived long enough to write it."""
+    records = [record for record in read_metrics(run) if record["kind"] != "checkpoint"]
+    return [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
+
+
+def go(run: Path, resume: bool = False, config: TrainingConfig = CONFIG) -> list[str]:
+    lines: list[str] = []
+    train(vae(), sets(), config, run, RECIPE, resume=resume, echo=lines.append)
+    return lines
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    """Sums are the same bit for bit only with the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+POINTS = (
+    *("part:1", "part:10", "verdict:5", "average:7", "validate:1", "record:3", "record:6"),
+    *("tensors:1", "tensors:7", "flush:4", "flush:12", "rename:5", "rename:9", "rename:14", "remove:2"),
+)
+
+
+def test_killed_anywhere(tmp_path: Path) -> None:
+    """SIGKILL between the parts of a batch, before the average, within and after checkpoints, within a line."""
+    script = Path(__file__).with_name("killed_runs.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    command = [sys.executable, str(script), str(tmp_path), *POINTS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = tmp_path / "whole"
+    expected = history(whole)
+    assert {record["kind"] for record in expected} == {"train", "validation", "skip"}
+    for point in POINTS:
+        run = tmp_path / point.replace(":", "-")
+        assert same_files(whole, run), point  # the model, and weights, moments, random states of two checkpoints
+        assert history(run) == expected, point
+        left = [path.name for path in run.rglob("*") if path.name.startswith(".") or path.suffix == ".new"]
+        assert not left, point
+
+
+def test_stopped_by_a_signal_at_every_step(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    go(whole)
+    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)  # type: ignore[func-returns-value]
+    for step in range(1, CONFIG.steps):  # type: ignore[arg-type]  # the test's budget is in steps
+        with pytest.raises(Interrupted) as caught:
+            go(run, resume=True)
+        assert caught.value.step == step
+    monkeypatch.undo()
+    lines = go(run, resume=True)
+    assert lines[0] == f"resuming {run} after step 11"
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    newest = checkpoint_folders(run)[-1]
+    assert same_files(newest, checkpoint_folders(whole)[-1])
+    assert history(run) == history(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", "cut"),
+        ("optimizer.safetensors", "flip"),
+        ("average.safetensors", "remove"),
+        ("others.safetensors", "empty"),
+        ("state.json", "cut"),
+        ("state.json", "edit"),
+    ],
+)
+def test_damaged_newest_checkpoint_falls_back(tmp_path: Path, one_thread: None, name: str, damage: str) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    go(whole)
+    shutil.copytree(whole, run)
+    (run / "model.safetensors").unlink()
+    path = checkpoint_folders(run)[-1] / name
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-5] ^= 1
+    if damage == "edit":
+        document = json.loads(content)
+        document["state"]["guard"]["skips"] += 1
+        content = bytearray(json.dumps(document).encode())
+    path.write_bytes({"cut": content[: len(content) // 2], "empty": bytearray()}.get(damage, content))
+    if damage == "remove":
+        path.unlink()
+    lines = go(run, resume=True)
+    assert name in lines[0]
+    assert "trying the checkpoint before it" in lines[0]
+    assert lines[1] == f"resuming {run} after step 9"
+    assert same_files(whole, run)
+    assert history(run) == history(whole)
+
+
+def test_no_checkpoint_can_be_used(tmp_path: Path) -> None:
+    go(tmp_path / "run")
+    for folder in checkpoint_folders(tmp_path / "run"):
+        (folder / "state.json").write_text("[]")
+    with pytest.raises(UserError, match="no checkpoint in .* can be used") as caught:
+        go(tmp_path / "run", resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_ended_run_resumes_to_itself(tmp_path: Path, one_thread: None) -> None:
+    run = tmp_path / "run"
+    go(run)
+    before = (run / "model.safetensors").read_bytes()
+    lines = go(run, resume=True)
+    assert lines[0] == f"resuming {run} after step 12"
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_can_be_prolonged(tmp_path: Path, one_thread: None) -> None:
+    """With a constant learning rate the longer budget changes nothing about the first steps."""
+    short, long = (TrainingConfig(steps=n, batch_size=8, schedule="constant", threads=1) for n in (5, 9))
+    go(tmp_path / "once", config=long)
+    go(tmp_path / "twice", config=short)
+    go(tmp_path / "twice", resume=True, config=long)
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("once", "twice"))
+    assert first == second
+
+
+def test_nothing_to_resume_begins(tmp_path: Path) -> None:
+    lines = go(tmp_path / "run", resume=True)
+    assert lines[0] == f"nothing to resume in {tmp_path / 'run'}: from the beginning"
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_other_batches_are_refused(tmp_path: Path) -> None:
+    go(tmp_path / "run")
+    other = TrainingConfig(steps=20, batch_size=10)
+    with pytest.raises(UserError, match="batch_size"):
+        go(tmp_path / "run", resume=True, config=other)
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    go(tmp_path / "run")
+    with pytest.raises(UserError, match="weights of another model"):
+        train(vae(width=6), sets(), CONFIG, tmp_path / "run", RECIPE, resume=True, echo=[].append)
+
+
+def test_time_is_kept(tmp_path: Path) -> None:
+    """The clock of a resumed run goes on from the checkpoint's time: a spent budget stays spent."""
+    run = tmp_path / "run"
+    config = TrainingConfig(minutes=0.01, batch_size=8)
+    go(run, config=config)
+    steps = max(record["step"] for record in read_metrics(run))
+    go(run, resume=True, config=config)
+    assert max(record["step"] for record in read_metrics(run)) == steps
+
+
+def test_a_run_without_a_model_yet_loads_its_average(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(run)
+    final, _ = load_model(run)
+    (run / "model.safetensors").unlink()
+    lines: list[str] = []
+    model, info = load_model(run, lines.append)
+    assert "using the checkpoint of step 12" in lines[0]
+    assert info["source"].endswith("step-00000012/average.safetensors")
+    pairs = zip(model.state_dict().values(), final.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
