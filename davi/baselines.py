@@ -145,7 +145,7 @@ def _counts(seen: NDArray[np.generic], seen_levels: int, levels: int) -> NDArray
 
 
 def picture(values: NDArray[np.generic], levels: int) -> Image.Image:
-    """One image ``[C, H, W]`` as it is put into a file: the integers themselves, not stretched over the grey scale."""
+    """One image ``[C, H, W]`` as it is put into a file: the integers as they are; two levels are black and white."""
     if len(values) > 1:
         return Image.fromarray(np.ascontiguousarray(values.transpose(1, 2, 0), dtype=np.uint8))  # [H, W, C]
     if levels == 2:

@@ -5,12 +5,14 @@ seen is what the model was given or has drawn. Pictures have the mode ``RGB``. I
 channels coloured; of any other number of channels all are shown, as grey images side by side, since no colour would
 be honest.
 
-``python -m davi.pictures RUN`` gathers the PNG files of a run folder on one page, ``RUN/page.png``.
+``python -m davi.pictures RUN`` gathers the PNG files of a run folder on one page, ``RUN/page.png``, under the numbers of
+its ``evaluation.json`` where there is one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -138,6 +140,8 @@ def save_png(image: Image.Image, path: str | Path) -> None:
 def gather(folder: str | Path) -> Path:
     """Puts the PNG files of a folder, in the order of their names, on one page; returns its path, ``page.png`` there.
 
+    Where the folder holds the results of an evaluation they stand above the pictures.
+
     Raises:
         UserError: the folder holds no PNG file, or one that is damaged.
     """
@@ -146,7 +150,7 @@ def gather(folder: str | Path) -> Path:
     paths = sorted(path for path in folder.glob("*.png") if path.is_file() and path.name != target.name)
     if not paths:
         raise UserError(f"{folder}: holds no PNG files, expected at least one")
-    sections: list[tuple[str, Image.Image | str]] = []
+    sections: list[tuple[str, Image.Image | str]] = _numbers(folder / "evaluation.json")
     for path in paths:
         try:
             with Image.open(path, formats=["PNG"]) as picture:
@@ -155,6 +159,20 @@ def gather(folder: str | Path) -> Path:
             raise UserError(f"{path}: is damaged, expected a PNG file") from None
     save_png(page(folder.resolve().name, sections), target)
     return target
+
+
+def _numbers(path: Path) -> list[tuple[str, Image.Image | str]]:
+    """The section with the headline of an evaluation and its baselines; none if there is no (whole) evaluation."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        bound, protocol = result["bound"], result["protocol"]
+        caption = f"{bound['bits_per_dim']['mean']:.3f} bits/dim ({bound['nats']['mean']:.2f} nats)"
+        lines = [f"{protocol['images']} images of {protocol['set']}, {bound['samples']} importance samples"]
+        known = [item for item in result["baselines"] if item["bits_per_dim"] is not None]
+        lines += [f"{item['name']}: {item['bits_per_dim']:.3f} bits/dim" for item in known]
+        return [(caption, "\n".join(lines))]
+    except (OSError, ValueError, LookupError, TypeError):  # the page is about the pictures; it is whole without numbers
+        return []
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,15 @@ X = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
 PRECISION = W.T @ W / 0.25 + torch.eye(2, dtype=torch.float64)
 POSTERIOR_MEAN = torch.linalg.solve(PRECISION, W.T @ (X - B) / 0.25)
 LOG_PX, BEST_MEAN_FIELD, ELBO_AT_PRIOR = -6.7405706680, -6.7412495548, -18.4373740579
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Thousands of operations on a handful of numbers each: a second thread would only be waited for."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class LinearGaussian(Hierarchy):
@@ -95,21 +105,25 @@ def test_reference_of_the_linear_gaussian_model() -> None:
     assert POSTERIOR_MEAN.tolist() == pytest.approx([-0.28328804, -0.41915761], abs=1e-8)
 
 
+def elbo_at(model: Hierarchy, shift: tuple[float, float]) -> float:
+    """The ELBO's integrand with every latent at its posterior mean plus so many standard deviations."""
+    kl = torch.zeros(1, dtype=torch.float64)
+
+    def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+        assert posterior is not None
+        kl.add_(posterior.kl(prior))
+        return posterior.mean + shift[layer] * posterior.scale
+
+    return float(model.top_down(choose, observed(1)).log_prob(observed(1)) - kl)
+
+
 @pytest.mark.parametrize(("posterior", "expected"), [("best", BEST_MEAN_FIELD), ("prior", ELBO_AT_PRIOR)])
 def test_linear_gaussian_elbo(posterior: str, expected: float) -> None:
-    """E_q[log p(x | z)] of a quadratic is exact on the four points mean +- sqrt(2) scale e_i, equally weighted."""
-    model, evidences = LinearGaussian(posterior), []
-    for layer, sign in itertools.product((0, 1), (-1.0, 1.0)):
-
-        def choose(i: int, prior: Normal, q: Normal | None, layer: int = layer, sign: float = sign) -> Tensor:
-            assert q is not None
-            kls.append(float(q.kl(prior)))
-            return q.mean + (sign * math.sqrt(2.0) * q.scale if i == layer else 0.0)
-
-        kls: list[float] = []
-        reconstruction = float(model.top_down(choose, observed(1)).log_prob(observed(1)))
-        evidences.append(reconstruction - sum(kls))
-    assert np.mean(evidences) == pytest.approx(expected, abs=1e-9)  # the reference has ten decimals
+    """The mean over q of a quadratic function of z is its mean over the four points mean +- sqrt(2) scale e_i."""
+    r = math.sqrt(2.0)
+    points = [(r, 0.0), (-r, 0.0), (0.0, r), (0.0, -r)]
+    values = [elbo_at(LinearGaussian(posterior), point) for point in points]
+    assert np.mean(values) == pytest.approx(expected, abs=1e-9)  # the reference has ten decimals
 
 
 @pytest.mark.parametrize(("posterior", "expected"), [("best", BEST_MEAN_FIELD), ("prior", ELBO_AT_PRIOR)])
@@ -134,26 +148,33 @@ def test_the_exact_posterior_has_constant_weights(k: int) -> None:
 def test_linear_gaussian_bounds_rise_to_log_p() -> None:
     model = LinearGaussian("prior")
     means, errors = [], []
-    for k, n in ((1, 8000), (4, 4000), (16, 2000), (64, 1000), (2048, 100)):
+    for k, n in ((1, 4000), (4, 4000), (16, 2000), (256, 500)):
         mean, error = mean_and_error(importance_bound(model, observed(n), k, Generator().manual_seed(k)))
         means.append(mean)
         errors.append(error)
         assert mean < LOG_PX + 4 * error
-    for i in range(4):
+    for i in range(3):
         assert means[i + 1] - means[i] > 4 * math.hypot(errors[i], errors[i + 1])
-    # To second order the gap of L_K is Var(w) / (2 K p^2), here 0.004 at K = 2048.
-    assert abs(means[-1] - LOG_PX) < 0.01 + 4 * errors[-1]
-    assert errors[-1] < 0.02
+    # log p - L_K = Var(w) / (2 K p^2) + O(1 / K^2), and N(x; m, s^2)^2 = N(x; m, s^2 / 2) (4 pi s^2)^(-D / 2).
+    half = torch.distributions.MultivariateNormal(B, W @ W.T + 0.125 * torch.eye(3, dtype=torch.float64))
+    second_moment = math.exp(float(half.log_prob(X)) - 1.5 * math.log(4 * math.pi * 0.25) - 2 * LOG_PX)
+    assert abs(means[-1] - (LOG_PX - (second_moment - 1) / (2 * 256))) < 4 * errors[-1]
+    assert errors[-1] < 0.01
 
 
 @pytest.fixture(scope="module")
 def tiny() -> AttentiveVAE:
     """An attentive VAE of 2x2 binary images with two scalar latents, and random weights that make it use both."""
-    torch.manual_seed(3)
+    torch.manual_seed(1)
     config = AttentiveVAEConfig(
         layers=(2,),
         width=4,
         latent_channels=1,
+        preprocess=(-2,),
+        postprocess=(2,),
+        encoder_blocks=1,
+        decoder_blocks=1,
+        nodes=1,
         likelihood="bernoulli",
         generative_attention=DepthWiseAttention(2),
         inference_attention=DepthWiseAttention(2),
@@ -179,7 +200,7 @@ def log_px(tiny: AttentiveVAE, binary: Tensor) -> Tensor:
     """log p(x) of all sixteen images by Gauss-Hermite quadrature over both latents, ``[16]``."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     grid = torch.tensor(list(itertools.product(nodes, nodes)))  # [6400, 2]
-    log_weight = torch.tensor([math.log(a * b / (2 * math.pi)) for a, b in itertools.product(weights, weights)])
+    log_weight = torch.tensor(np.log(np.outer(weights, weights).ravel() / (2 * math.pi)))
 
     def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
         return prior.mean + prior.scale * grid[:, layer].view(-1, 1, 1, 1)
@@ -190,13 +211,13 @@ def log_px(tiny: AttentiveVAE, binary: Tensor) -> Tensor:
 
 
 def test_quadrature_gives_a_distribution(log_px: Tensor) -> None:
-    assert float(log_px.exp().sum()) == pytest.approx(1.0, abs=1e-10)  # weights of float64 quadrature, 6400 nodes
+    assert float(log_px.exp().sum()) == pytest.approx(1.0, abs=1e-12)  # float64 rounding over 6400 nodes
     assert float(log_px.std()) > 0.1  # not simply uniform
 
 
 def test_bounds_sum_to_at_most_one_and_tend_to_it(tiny: AttentiveVAE, binary: Tensor, log_px: Tensor) -> None:
     totals, errors = [], []
-    for k, n in ((1, 1000), (8, 300), (64, 100), (1024, 20)):
+    for k, n in ((1, 400), (8, 200), (200, 20)):
         x = binary.repeat(n, 1, 1, 1)
         values = importance_bound(tiny, x, k, Generator().manual_seed(k)).view(n, 16)
         bound, error = values.mean(0), values.std(0) / math.sqrt(n)
@@ -207,8 +228,6 @@ def test_bounds_sum_to_at_most_one_and_tend_to_it(tiny: AttentiveVAE, binary: Te
         # The mean weight itself is unbiased at every K.
         estimate = values.exp().mean(0).sum()
         assert abs(float(estimate) - 1.0) < 4 * float(values.exp().var(0).sum().div(n).sqrt())
-    assert totals[0] < 0.97  # the ELBO alone is far from tight here
-    for i in range(2):
-        assert totals[i + 1] - totals[i] > 4 * math.hypot(errors[i], errors[i + 1])
-    assert abs(totals[-1] - 1.0) < 0.002 + 4 * errors[-1]
-    assert errors[-1] < 0.01
+    assert totals[1] - totals[0] > 4 * math.hypot(errors[0], errors[1])
+    assert totals[0] < 0.9  # the ELBO alone is far from tight here
+    assert abs(totals[-1] - 1.0) < 4 * errors[-1] < 0.04

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import RECIPE, Logistic, sets, vae
 from torch import Tensor
 
 from davi.data import Order
@@ -19,7 +21,6 @@ from davi.model import Model
 from davi.runs import load_model, read_metrics, read_tensors
 from davi.training import Interrupted, TrainingConfig, TrainingResult, checkpoint, train
 from davi.training.validation import validate
-from tiny import RECIPE, Logistic, sets, vae
 
 QUIET: dict[str, Any] = {
     "batch_size": 8,
@@ -215,7 +216,6 @@ def test_a_budget_of_minutes_ends(tmp_path: Path) -> None:
     assert result.budget == "minutes"
     assert result.step >= 1
     assert result.seconds >= 0.6
-    assert kind(tmp_path / "run", "train")[-1]["seconds_left"] == 0.0
 
 
 def test_images_must_fit_the_model(tmp_path: Path) -> None:
@@ -268,6 +268,30 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path: Path, monkeypatch: 
     assert "last good checkpoint: " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+class Terminal(io.StringIO):
+    """Standard output that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, stream in (("terminal", Terminal()), ("pipe", io.StringIO())):
+        monkeypatch.setattr("sys.stdout", stream)
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("TERM", "xterm")
+        config = TrainingConfig(**{**QUIET, "steps": 8})
+        train(vae(), sets(), config, tmp_path / name, RECIPE)
+        monkeypatch.undo()
+        text = stream.getvalue()
+        assert "validation at step 8:" in text
+        assert "step 8/8" in text
+        assert "left" in text
+        assert ("100%" in text) == (name == "terminal")
+        if name == "pipe":
+            assert [line.split()[0] for line in text.splitlines()] == ["step", "step", "validation", "trained"]
 
 
 def test_metrics_are_json_without_nan(tmp_path: Path) -> None:

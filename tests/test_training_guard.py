@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
+from tiny import Logistic, vae
 
 from davi.training.config import TrainingConfig
 from davi.training.guard import Guard
 from davi.training.optimizer import Average, make_optimizer
-from tiny import Logistic, vae
 
 
 def test_threshold_is_a_multiple_of_the_quantile() -> None:
@@ -94,8 +94,8 @@ def test_average_in_closed_form() -> None:
         expected = decay * expected + (1 - decay) * value
         # float64 throughout: only rounding may differ
         assert float(average.model.gate) == pytest.approx(expected, rel=1e-14)
-        assert float(average.model.norm.running_mean) == pytest.approx(-expected, rel=1e-14)  # type: ignore[arg-type]
-        assert int(average.model.norm.num_batches_tracked) == t  # type: ignore[arg-type]
+        assert float(average.model.norm.running_mean) == pytest.approx(-expected, rel=1e-14)
+        assert int(average.model.norm.num_batches_tracked) == t
     assert average.updates == len(values)
     assert average.decay_at(10**6) == 0.5
     assert not average.model.training
@@ -117,7 +117,7 @@ def test_without_decay_the_average_is_the_newest() -> None:
 def test_one_step_by_hand(name: str) -> None:
     model = Logistic((1, 2, 2), 2).double()
     options = {"optimizer": name, "learning_rate": 0.1, "eps": 1e-3, "weight_decay": 0.01}
-    optimizer = make_optimizer(model, TrainingConfig(steps=1, **options))  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, TrainingConfig(steps=1, **options))
     before, gate = model.logits.detach().clone(), model.gate.item()
     model.logits.grad, model.gate.grad = torch.full_like(before, 0.5), torch.tensor(-2.0, dtype=torch.float64)
     optimizer.step()

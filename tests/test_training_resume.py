@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import CONFIG
+from tiny import RECIPE, same_files, sets, vae
 
 from davi.errors import UserError
 from davi.runs import checkpoint_folders, load_model, read_metrics
 from davi.training import Interrupted, TrainingConfig, train
 from davi.training.signals import Signals
-from killed_runs import CONFIG
-from tiny import RECIPE, same_files, sets, vae
 
 CLOCK = {"seconds", "seconds_left", "images_per_second"}
 
@@ -71,8 +71,8 @@ def test_killed_anywhere(tmp_path: Path) -> None:
 def test_stopped_by_a_signal_at_every_step(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     go(whole)
-    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)  # type: ignore[func-returns-value]
-    for step in range(1, CONFIG.steps):  # type: ignore[arg-type]  # the test's budget is in steps
+    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+    for step in range(1, CONFIG.steps):
         with pytest.raises(Interrupted) as caught:
             go(run, resume=True)
         assert caught.value.step == step
@@ -124,7 +124,7 @@ def test_no_checkpoint_can_be_used(tmp_path: Path) -> None:
     go(tmp_path / "run")
     for folder in checkpoint_folders(tmp_path / "run"):
         (folder / "state.json").write_text("[]")
-    with pytest.raises(UserError, match="no checkpoint in .* can be used") as caught:
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be used") as caught:
         go(tmp_path / "run", resume=True)
     assert "\n" not in str(caught.value)
 

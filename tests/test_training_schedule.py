@@ -17,9 +17,11 @@ def rate(schedule: Schedule, epoch: float) -> float:
 
 
 def test_warmup_then_cosine() -> None:
-    schedule = Schedule(TrainingConfig(epochs=405, **PAPER), 100)  # type: ignore[arg-type]
+    schedule = Schedule(TrainingConfig(epochs=405, **PAPER), 100)
     assert schedule.learning_rate(0, 0.0) == pytest.approx(1e-4, rel=1e-12)
-    assert schedule.learning_rate(1, 0.0) == pytest.approx(1e-4 + 9.9e-3 / 500, rel=1e-12)  # every step, not every epoch
+    assert schedule.learning_rate(1, 0.0) == pytest.approx(
+        1e-4 + 9.9e-3 / 500, rel=1e-12
+    )  # every step, not every epoch
     assert schedule.learning_rate(250, 0.0) == pytest.approx(5.05e-3, rel=1e-12)
     assert rate(schedule, 5) == pytest.approx(1e-2, rel=1e-12)
     # 400 epochs of cosine: a quarter, a half and all of it
@@ -29,7 +31,7 @@ def test_warmup_then_cosine() -> None:
 
 
 def test_restarts_of_300_and_600_epochs() -> None:
-    config = TrainingConfig(epochs=905, schedule="cosine_restarts", first_period_epochs=300.0, **PAPER)  # type: ignore[arg-type]
+    config = TrainingConfig(epochs=905, schedule="cosine_restarts", first_period_epochs=300.0, **PAPER)
     schedule = Schedule(config, 313)
     assert rate(schedule, 5) == pytest.approx(1e-2, rel=1e-12)
     assert rate(schedule, 155) == pytest.approx(5.05e-3, rel=1e-9)  # half of the first period
@@ -97,5 +99,5 @@ def test_the_first_budget_counts() -> None:
 )
 def test_options_that_make_no_sense(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        TrainingConfig(**options)  # type: ignore[arg-type]  # the point of the test
+        TrainingConfig(**options)
     assert "\n" not in str(caught.value)

@@ -19,7 +19,7 @@ RECIPE: dict[str, Any] = {"model": {"name": "tiny"}, "training": {"steps": 12}}
 
 
 def sets(n: int = 40, binarization: str = "dynamic", flip: str = "horizontal", size: int = 4) -> DataSets:
-    """Random images [1, size, size]: ``n`` to train on, 12 for validation, 12 for test; binary when drawn, else grey."""
+    """Random images [1, size, size]: ``n`` to train on, 12 in the other sets, which are binary if training is drawn."""
     generator = torch.Generator().manual_seed(7)
 
     def images(count: int, levels: int, name: str) -> Images:
@@ -28,7 +28,9 @@ def sets(n: int = 40, binarization: str = "dynamic", flip: str = "horizontal", s
 
     levels = 2 if binarization == "dynamic" else 16
     protocol = {"set": "random", "binarization": binarization, "flip": flip}
-    return DataSets(images(n, 16, "r/train"), images(12, levels, "r/validation"), images(12, levels, "r/test"), protocol)
+    return DataSets(
+        images(n, 16, "r/train"), images(12, levels, "r/validation"), images(12, levels, "r/test"), protocol
+    )
 
 
 def vae(levels: int = 2, size: int = 4, width: int = 4) -> AttentiveVAE:

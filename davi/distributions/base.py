@@ -46,4 +46,4 @@ def standard_gumbel_like(x: Tensor, generator: Generator | None) -> Tensor:
     """Standard Gumbel noise: ``argmax(logits + gumbel)`` is a draw from ``softmax(logits)``."""
     tiny = torch.finfo(x.dtype).tiny
     u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device).clamp_min(tiny)
-    return -torch.log(-torch.log(u).clamp_min(tiny))
+    return -torch.log((-torch.log(u)).clamp_min(tiny))

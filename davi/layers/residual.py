@@ -137,7 +137,7 @@ class ResidualBlock(nn.Module):
 
     def _compute(self, x: Tensor) -> Tensor:
         inner = F.interpolate(x, scale_factor=2, mode="nearest") if self.rescale == 2 else x
-        out: Tensor = self.shortcut(x) + 0.1 * self.nodes(inner)
+        out: Tensor = torch.add(self.shortcut(x), self.nodes(inner), alpha=0.1)
         return out
 
     def _recompute_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -51,6 +51,13 @@ def train_line(record: Mapping[str, Any]) -> str:
     )
 
 
+def bar_line(record: Mapping[str, Any]) -> str:
+    """The same, short enough to stand beside a bar."""
+    step = f"step {record['step']}" + (f"/{record['total_steps']}" if record["total_steps"] else "")
+    numbers = f"{record['nats']:.2f} nats {record['bits_per_dim']:.3f} bits/dim {record['images_per_second']:.0f} im/s"
+    return f"{step} {numbers} {duration(record['seconds_left'])} left"
+
+
 def validation_line(record: Mapping[str, Any]) -> str:
     """One plain line for a record of the kind ``validation``."""
     return (
@@ -73,7 +80,8 @@ class Log(AbstractContextManager["Log"]):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if echo is print and sys.stdout.isatty():
-            columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%  {task.description}"), TimeElapsedColumn())
+            text = TextColumn("{task.percentage:>3.0f}% {task.description}", markup=False)
+            columns = (BarColumn(bar_width=12), text, TimeElapsedColumn())
             self._bar = Progress(*columns, console=Console())
             self._task = self._bar.add_task("starting", total=1.0)
 
@@ -104,11 +112,11 @@ class Log(AbstractContextManager["Log"]):
     def train(self, step: int, **values: Any) -> None:
         """Means since the last such record; on a terminal they stand beside the bar."""
         self.metrics.write("train", step, **values)
-        line = train_line({"step": step, **values})
+        record = {"step": step, **values}
         if self._bar is not None:
-            self._bar.update(self._task, description=line)
+            self._bar.update(self._task, description=bar_line(record))
         else:
-            self._echo(line)
+            self._echo(train_line(record))
 
     def validation(self, step: int, **values: Any) -> None:
         """A result on the validation images."""

@@ -104,7 +104,12 @@ def _check_fit(model: Model, sets: DataSets) -> None:
 
 def _prepare_blocks(model: Model, config: TrainingConfig) -> None:
     """Switches of the blocks. The averaged model is a copy made before and stays as it is."""
-    for block in model.blocks():
+    blocks = list(model.blocks())
+    if config.compile:
+        # Blocks of one class share their compiled forms, one for each width and shape. Beyond its limit (8) torch would
+        # run the remaining kinds uncompiled and say so only in a warning.
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 2 * len(blocks))
+    for block in blocks:
         if config.recompute:
             block.recompute = True  # type: ignore[assignment]  # a plain switch, not a submodule
         if config.compile:
@@ -223,6 +228,7 @@ class _Run:
                 kl_weight=beta,
                 learning_rate=rate,
                 images_per_second=steps * state.feed.order.batch_size / time_used,
+                gradient_norm=state.guard.norms[-1] if state.guard.norms else None,  # the last finite one
                 skipped=state.skipped,
             )
             state.skipped, self.logged = 0, (state.step, seconds)

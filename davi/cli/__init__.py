@@ -1,0 +1,87 @@
+"""The program ``davi``: verbs for the command line, and what becomes of errors.
+
+Everything a user can get wrong ends in one line on standard error and the exit status 2. The statuses 130 and 143 mean
+that SIGINT or SIGTERM ended the program, 141 that the reader of its output went away. A traceback is a fault of ours.
+
+Nothing here loads torch: the module of a verb is imported when its options have been understood.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from davi.cli.options import parse
+from davi.errors import UserError
+
+_MODULES = {
+    "recipes": "davi.cli.listing",
+    "train": "davi.cli.training",
+    "evaluate": "davi.cli.measuring",
+    "sample": "davi.cli.drawing",
+    "reconstruct": "davi.cli.drawing",
+    "import": "davi.cli.importing",
+}
+_FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Arguments:
+        argv: the words after ``davi``; those of the process when None.
+
+    Returns:
+        The exit status.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # In a pipe a line shall arrive when it is said, and no character shall be a reason to fail.
+            stream.reconfigure(line_buffering=True, errors="replace")
+    try:
+        status = _run(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return 141
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except UserError as error:
+        return _complain(str(error))
+    except OSError as error:
+        if error.filename is None:  # not about a file, so not about one that the user chose
+            raise
+        return _complain(f"{error.filename}: {error.strerror}")
+    except (MemoryError, RuntimeError) as error:  # torch has RuntimeError for a full memory
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _FULL_MEMORY):
+            raise
+        return _complain("memory: there is too little for this model and batch; expected smaller ones")
+    return status
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        request = parse(argv)
+    except SystemExit:  # argparse has shown a help text or the version; its errors never come this way
+        return 0
+    status: int = importlib.import_module(_MODULES[request.verb]).run(request)
+    return status
+
+
+def _complain(message: str, status: int = 2) -> int:
+    print("davi:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def _discard_output() -> None:
+    """Point standard output to nowhere, so that the interpreter does not fail once more when it flushes at its end."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a stream of the operating system: nothing will be flushed to a pipe
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -1,0 +1,58 @@
+"""``davi sample`` and ``davi reconstruct``: pictures of what a trained model has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from davi.cli.opened import open_images, open_run
+from davi.cli.options import Request
+from davi.errors import UserError
+from davi.evaluation import measuring
+from davi.model import LatentModel
+from davi.pictures import grid, pairs, save_png
+
+_BATCH = 100
+"""Images a pass."""
+
+
+def run(request: Request) -> int:
+    """Make the picture; the exit status."""
+    return _sample(request) if request.verb == "sample" else _reconstruct(request)
+
+
+def _sample(request: Request) -> int:
+    options = request.options
+    model, _, folder = open_run(request)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    generator = Generator(device).manual_seed(options.seed)
+    counts = [min(_BATCH, options.n - start) for start in range(0, options.n, _BATCH)]
+    with measuring(model):
+        drawn = [model.sample(n, options.temperature, generator).cpu() for n in counts]
+    target = Path(options.out or folder / "samples.png")
+    save_png(grid(torch.cat(drawn), model.levels), target)
+    print(f"{options.n} samples at temperature {options.temperature:g}, seed {options.seed}: {target}")
+    return 0
+
+
+def _reconstruct(request: Request) -> int:
+    options = request.options
+    model, info, folder = open_run(request)
+    if not isinstance(model, LatentModel):
+        raise UserError(f"run: {info['name']} has no latent variables, expected a model that reconstructs")
+    _, images = open_images(request, folder)
+    if (images.shape, images.levels) != (model.shape, model.levels):
+        raise UserError(
+            f"data: got images {list(images.shape)} with {images.levels} levels, expected {list(model.shape)} with "
+            f"{model.levels} levels, for which the model was made"
+        )
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    originals = images.pixels[: options.n]
+    with measuring(model):
+        made = torch.cat([model.reconstruct(x.to(device)).cpu() for x in originals.split(_BATCH)])
+    target = Path(options.out or folder / "reconstructions.png")
+    save_png(pairs(originals, made.to(originals.dtype), model.levels), target)
+    print(f"{len(originals)} images of {images.name}, each beside its reconstruction: {target}")
+    return 0

@@ -1,0 +1,29 @@
+"""``davi recipes``: what comes with the program. Without torch, for a quick answer."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+from davi import recipes
+from davi.cli.options import Request
+from davi.errors import UserError
+
+
+def run(request: Request) -> int:
+    """List the recipes with their descriptions, or print the file of one; the exit status."""
+    action, name = request.options.action, request.options.name
+    if action == "show":
+        if name is None:
+            raise UserError("recipes show: got no name, expected one (davi recipes lists them)")
+        print(recipes.find(name).read_text(encoding="utf-8"), end="")
+        return 0
+    if name is not None:
+        raise UserError(f"recipes list: got {name!r}, expected no name (davi recipes show {name}?)")
+    width = min(shutil.get_terminal_size().columns, 120)
+    known = recipes.names()
+    column = max(map(len, known)) + 2
+    for known_name in known:
+        description = textwrap.wrap(recipes.describe(known_name), max(width - column, 30))
+        print(f"{known_name:<{column}}" + ("\n" + " " * column).join(description))
+    return 0

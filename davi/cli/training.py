@@ -1,0 +1,76 @@
+"""``davi train``: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from davi import recipes
+from davi.cli.options import Request
+from davi.data import DataConfig, load
+from davi.errors import UserError
+from davi.recipes import Recipe
+from davi.runs import RECIPE
+from davi.training import Interrupted, train
+
+
+def run(request: Request) -> int:
+    """Train; the exit status, which is 130 or 143 if a signal ended it."""
+    recipe, folder = _recipe(request)
+    if recipe.data is None or recipe.training is None:
+        missing = "data" if recipe.data is None else "training"
+        raise UserError(f"{recipe.name}: got no section {missing}, expected one in a recipe that is to be trained")
+    recipe = dataclasses.replace(recipe, data=anchored(recipe.data))
+    if recipe.training.threads:
+        torch.set_num_threads(recipe.training.threads)
+    sets = load(recipe.data)
+    torch.manual_seed(recipe.training.seed)  # the initial weights
+    model = recipes.build(recipe, sets.shape, sets.levels)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    shape = "x".join(map(str, sets.shape))
+    print(f"recipe {recipe.name}: {recipe.model_name}, {parameters:,} parameters")
+    print(f"data {recipe.data.set}: {len(sets.train)} images of {shape} with {sets.levels} levels")
+    try:
+        train(model, sets, recipe.training, folder, recipe.to_dict(), request.options.resume)
+    except Interrupted as interrupted:
+        print(f"davi: {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    return 0
+
+
+def anchored(data: DataConfig) -> DataConfig:
+    """The same with absolute paths, so that a run can be evaluated from any folder."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    name = data.set if data.set in recipes.GEOMETRY else absolute(data.set)
+    assert name is not None
+    return dataclasses.replace(data, set=name, root=absolute(data.root), test=absolute(data.test))
+
+
+def _recipe(request: Request) -> tuple[Recipe, Path]:
+    """The recipe with all overrides, and the folder of the run."""
+    options = request.options
+    if options.resume and options.run is None:
+        raise UserError("--resume: got no --run DIR, expected the folder of the run to go on with")
+    if options.recipe is not None:
+        recipe = recipes.load(options.recipe, request.assignments)
+        return recipe, _free_folder(recipe.name) if options.run is None else Path(options.run)
+    if not options.resume:
+        raise UserError("recipe: got nothing, expected its name or the path of a .yaml file (davi recipes lists names)")
+    folder = Path(options.run)
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run, or a recipe to begin with")
+    return recipes.load(folder / RECIPE, request.assignments), folder
+
+
+def _free_folder(name: str) -> Path:
+    """The first of runs/NAME-1, runs/NAME-2, ... that does not exist."""
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder

@@ -1,0 +1,326 @@
+"""The discretised logistic mixture against 50-digit arithmetic, enumeration of all values, and its own draws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import mpmath
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from davi.distributions import DiscretizedLogisticMixture
+from davi.distributions.logistic_mixture import FORMS, log1mexp
+
+GRID = list(itertools.product([-1.5 + 0.25 * i for i in range(13)], range(-7, 6)))
+"""Means from -1.5 to 1.5 and log-scales from -7 to 5."""
+
+
+def over_all_levels(
+    means: Tensor, log_scales: Tensor, levels: int, logits: Tensor | None = None, form: str = "exact"
+) -> Tensor:
+    """Log-probabilities [pixels, levels]; ``means`` and ``log_scales`` [pixels, K], ``logits`` the same or None.
+
+    The values lie along the width of the image.
+    """
+    logits = torch.zeros_like(means) if logits is None else logits
+    n, k = means.shape
+    maps = [p.view(n, k, 1, 1, 1).expand(n, k, 1, 1, levels) for p in (logits, means, log_scales)]
+    mixture = DiscretizedLogisticMixture(*maps, levels, form=form)
+    values = torch.arange(levels).view(1, 1, 1, levels).expand(n, 1, 1, levels)
+    return mixture.log_prob_map(values).view(n, levels)
+
+
+def exact_log_prob(value: int, mean: float, log_scale: float, levels: int) -> float:
+    """log(sigma(a) - sigma(b)) as the paper writes it, in 40 digits and more."""
+    distance = abs(2 * value / (levels - 1) - 1 - mean) / math.exp(log_scale)
+    with mpmath.workdps(40 + int(distance / math.log(10))):  # two numbers near 1, as many digits as the tail has zeros
+        half, x = mpmath.mpf(1) / (levels - 1), 2 * mpmath.mpf(value) / (levels - 1) - 1
+        scale = mpmath.exp(mpmath.mpf(log_scale))
+        lower = 0 if value == 0 else 1 / (1 + mpmath.exp(-(x - half - mean) / scale))
+        upper = 1 if value == levels - 1 else 1 / (1 + mpmath.exp(-(x + half - mean) / scale))
+        return float(mpmath.log(upper - lower))
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 65536])
+def test_total_mass_is_one(levels: int) -> None:
+    means, log_scales = torch.tensor(GRID, dtype=torch.float32).unbind(1)
+    for chunk in range(0, len(GRID), 57):  # 65536 levels for all pairs at once would take more memory than needed
+        log_p = over_all_levels(means[chunk : chunk + 57, None], log_scales[chunk : chunk + 57, None], levels)
+        assert log_p.dtype == torch.float32
+        mass = log_p.double().exp().sum(1)  # the sum itself in float64: its error is not the likelihood's
+        assert (mass - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 65536])
+def test_total_mass_of_mixtures_is_one(levels: int) -> None:
+    n, k = 12, 5
+    means, log_scales = 3 * torch.rand(n, k) - 1.5, 12 * torch.rand(n, k) - 7
+    mass = over_all_levels(means, log_scales, levels, 3 * torch.randn(n, k)).double().exp().sum(1)
+    assert (mass - 1).abs().max() < 1e-6
+
+
+def test_joint_mass_of_a_colour_pixel_is_one() -> None:
+    levels, n, k = 8, 20, 3
+    colours = torch.tensor(list(itertools.product(range(levels), repeat=3)))  # [512, 3]
+    x = colours.T.view(1, 3, 1, -1).expand(n, 3, 1, 512)
+
+    def spread(p: Tensor) -> Tensor:
+        return p.view(n, k, -1, 1, 1).expand(n, k, p.shape[2], 1, 512)
+
+    mixture = DiscretizedLogisticMixture(
+        spread(2 * torch.randn(n, k, 1)),
+        spread(3 * torch.rand(n, k, 3) - 1.5),
+        spread(12 * torch.rand(n, k, 3) - 7),
+        levels,
+        spread(2 * torch.rand(n, k, 3) - 1),
+    )
+    log_p = mixture.log_prob_map(x)
+    assert log_p.shape == (n, 1, 1, 512)
+    mass = log_p.double().exp().sum(3)
+    assert (mass - 1).abs().max() < 1e-6
+
+
+PROBES = [
+    (0, 0.0, 0.0, 2),
+    (1, 0.7, -3.0, 2),
+    (5, -0.3, -1.5, 17),
+    (16, 1.2, -4.0, 17),
+    (128, 0.1, -7.0, 256),
+    (200, -0.9, -7.0, 256),  # 1.47 / e^-7: the probability is e^-1607
+    (0, 1.5, -5.0, 256),
+    (254, 0.99, -3.5, 256),
+    (255, -1.5, -2.0, 256),
+    (17, 0.2, 5.0, 256),  # a difference of 5e-5 between two CDFs near one half
+    (40_000, 0.22, -12.0, 65536),
+    (65_535, 1.0, -7.0, 65536),
+    (30_000, -0.5, 3.0, 65536),
+]
+
+
+@pytest.mark.parametrize(("value", "mean", "log_scale", "levels"), PROBES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
+def test_values_are_those_of_the_formula(
+    value: int, mean: float, log_scale: float, levels: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    # The centre, a number of levels, is rounded once; divided by the scale in levels that is the error in nats.
+    rounding = 2 * torch.finfo(dtype).eps / math.exp(log_scale)
+    mean = torch.tensor(mean, dtype=dtype).item()  # the oracle is given the number that the code is given
+    one = torch.ones(1, 1, 1, 1, 1, dtype=dtype)
+    mixture = DiscretizedLogisticMixture(one, mean * one, log_scale * one, levels)
+    found = mixture.log_prob(torch.full((1, 1, 1, 1), value)).item()
+    assert found == pytest.approx(exact_log_prob(value, mean, log_scale, levels), rel=tolerance, abs=rounding)
+
+
+def test_autoregressive_channels_and_mixing_by_hand() -> None:
+    """G is shifted by c0 R, B by c1 R + c2 G, per component; R, G, B are the observed values in [-1, 1]."""
+    levels, k, pixel = 8, 3, (6, 1, 4)
+    torch.manual_seed(3)
+    logits, means, log_scales, c = (torch.randn(k, i, dtype=torch.float64) for i in (1, 3, 3, 3))
+    red, green = (2 * v / (levels - 1) - 1 for v in pixel[:2])
+    weights = logits[:, 0].softmax(0)
+    total = 0.0
+    for j in range(k):
+        shifts = (0.0, c[j, 0] * red, c[j, 1] * red + c[j, 2] * green)
+        parts = [
+            exact_log_prob(pixel[i], float(means[j, i] + shifts[i]), float(log_scales[j, i]), levels) for i in range(3)
+        ]
+        total += float(weights[j]) * math.exp(sum(parts))
+    maps = [p.view(1, k, -1, 1, 1) for p in (logits, means, log_scales)]
+    mixture = DiscretizedLogisticMixture(*maps, levels, c.view(1, k, 3, 1, 1))
+    found = mixture.log_prob(torch.tensor(pixel).view(1, 3, 1, 1)).item()
+    assert found == pytest.approx(math.log(total), rel=1e-11)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_independent_channels_are_mixtures_of_their_own(channels: int) -> None:
+    b, k, h, w, levels = 2, 3, 2, 2, 17
+    logits, means, log_scales = (torch.randn(b, k, channels, h, w, dtype=torch.float64) for _ in range(3))
+    x = torch.randint(levels, (b, channels, h, w))
+    together = DiscretizedLogisticMixture(logits, means, log_scales, levels).log_prob_map(x)
+    assert together.shape == (b, channels, h, w)
+    for i in range(channels):
+        own = [p[:, :, i : i + 1] for p in (logits, means, log_scales)]
+        alone = DiscretizedLogisticMixture(*own, levels).log_prob_map(x[:, i : i + 1])
+        torch.testing.assert_close(together[:, i : i + 1], alone, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_gradients_are_finite_far_outside(form: str) -> None:
+    means = torch.tensor([-50.0, -50.0, 50.0, 50.0]).view(4, 1).requires_grad_()
+    log_scales = torch.tensor([-7.0, 5.0, -7.0, 5.0]).view(4, 1).requires_grad_()
+    logits = torch.zeros(4, 1, requires_grad=True)
+    log_p = over_all_levels(means, log_scales, 256, logits, form)
+    assert log_p.isfinite().all()
+    gradients = torch.autograd.grad(log_p.sum(), [means, log_scales, logits])
+    assert all(g.isfinite().all() for g in gradients)
+    assert (gradients[0] != 0).all()  # an image that is far off still says where to go
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch.manual_seed(5)
+    b, k, levels = 1, 2, 17
+    x = torch.tensor([0, 3, 16, 9, 16, 0]).view(b, 3, 1, 2)  # both ends and the inside
+    leaves = [0.7 * torch.randn(b, k, g, 1, 2, dtype=torch.float64) for g in (1, 3, 3, 3)]
+
+    def log_prob(logits: Tensor, means: Tensor, log_scales: Tensor, c: Tensor) -> Tensor:
+        return DiscretizedLogisticMixture(logits, means, log_scales, levels, c).log_prob(x)
+
+    assert torch.autograd.gradcheck(log_prob, [leaf.requires_grad_() for leaf in leaves], eps=1e-6, atol=1e-8)
+
+
+def test_log1mexp() -> None:
+    t = torch.tensor([1e-30, 1e-12, 1e-3, 0.5, math.log(2.0), 1.0, 30.0, 700.0], dtype=torch.float64)
+    with mpmath.workdps(400):
+        expected = [float(mpmath.log(1 - mpmath.exp(-mpmath.mpf(v)))) for v in t.tolist()]
+    torch.testing.assert_close(log1mexp(t), torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=0.0)
+    t.requires_grad_()
+    (slope,) = torch.autograd.grad(log1mexp(t).sum(), t)
+    torch.testing.assert_close(slope, 1 / torch.expm1(t.detach()), rtol=1e-12, atol=0.0)
+
+
+def test_openai_form_sums_to_one_within_its_known_error() -> None:
+    means, log_scales = torch.tensor(GRID, dtype=torch.float64).unbind(1)
+    inside = means.abs() <= 1  # outside, the density at the centre stands for most values
+    mass = over_all_levels(means[inside, None], log_scales[inside, None], 256, form="openai").exp().sum(1)
+    error = (mass - 1).abs().max().item()
+    # Known: within 7e-6 at moderate scales. The density replaces differences up to 1e-5 in each of 256 values.
+    assert 1e-9 < error < 256e-5
+
+
+@pytest.mark.parametrize("form", ["openai", "nvae", "attentive"])
+def test_compatibility_forms_agree_where_nothing_is_small(form: str) -> None:
+    means, log_scales = torch.tensor([[0.1]], dtype=torch.float64), torch.tensor([[-2.0]], dtype=torch.float64)
+    exact = over_all_levels(means, log_scales, 256)
+    other = over_all_levels(means, log_scales, 256, form=form)
+    torch.testing.assert_close(other[:, 20:254], exact[:, 20:254], rtol=1e-9, atol=1e-9)
+
+
+PUBLISHED_SUMS = {(0.5, -1.5): 1.098, (0.9, -2.5): 1.237, (0.99, -3.5): 1.450, (1.0, -5.0): 1.642}
+
+
+@pytest.mark.parametrize("form", ["nvae", "attentive"])
+def test_published_forms_exceed_one_by_the_known_amount(form: str) -> None:
+    """Value 254 takes the open upper end as well as 255: weights trained so need the form; it is no likelihood."""
+    means, log_scales = torch.tensor(list(PUBLISHED_SUMS), dtype=torch.float64).unbind(1)
+    mass = over_all_levels(means[:, None], log_scales[:, None], 256, form=form).exp().sum(1)
+    assert mass.tolist() == pytest.approx(list(PUBLISHED_SUMS.values()), abs=6e-4)  # three published decimals
+    right = over_all_levels(means[:, None], log_scales[:, None], 256, form="openai").exp().sum(1)
+    assert right.tolist() == pytest.approx([1.0] * 4, abs=1e-5)
+
+
+def test_smallest_difference_of_the_forms() -> None:
+    """Below a difference of 1e-5 all three take the density at the centre; inside the logarithm nothing is clamped."""
+    mean, log_scale, value = 0.0, -5.0, 200
+    one = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    x = 2 * value / 255 - 1
+    t = (x - mean) / math.exp(log_scale)
+    density = -t - log_scale - 2 * math.log1p(math.exp(-t)) - math.log(127.5)
+    for form in ("openai", "nvae", "attentive"):
+        mixture = DiscretizedLogisticMixture(one, mean * one, log_scale * one, 256, form=form)
+        assert mixture.log_prob(torch.full((1, 1, 1, 1), value)).item() == pytest.approx(density, rel=1e-12)
+
+
+@pytest.mark.parametrize(("levels", "floor"), [(2, -7.0), (256, -7.0), (65536, -7.0 - math.log(257))])
+def test_floor_of_the_log_scale(levels: int, floor: float) -> None:
+    assert DiscretizedLogisticMixture.min_log_scale(levels) == pytest.approx(floor, rel=1e-14)
+    means = torch.full((1, 1), 0.01, dtype=torch.float64)
+    low, at, above = (
+        over_all_levels(means, torch.full((1, 1), s, dtype=torch.float64), levels) for s in (-40.0, floor, floor + 0.1)
+    )
+    assert torch.equal(low, at)
+    assert not torch.equal(at, above)
+
+
+def pixels(n: int, *parameters: Tensor) -> list[Tensor]:
+    """``n`` pixels with the same parameters: each [K, G] -> [1, K, G, 1, n]."""
+    return [p.view(1, *p.shape, 1, 1).expand(1, *p.shape, 1, n) for p in parameters]
+
+
+def chi_square(draws: Tensor, probabilities: Tensor) -> float:
+    """Probability of counts this far off; values expected fewer than 5 times are counted as one."""
+    expected = probabilities.double() * len(draws)
+    counts = torch.bincount(draws, minlength=len(expected)).double()
+    rare = expected < 5
+    expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)])
+    counts = torch.cat([counts[~rare], counts[rare].sum(0, keepdim=True)])
+    kept = expected > 0
+    statistic = ((counts - expected).square()[kept] / expected[kept]).sum().item()
+    return float(chi2.sf(statistic, int(kept.sum()) - 1))
+
+
+def test_sampling_frequencies_of_one_channel() -> None:
+    n, levels = 40_000, 12
+    logits = torch.tensor([[0.5], [-0.5], [0.0]])
+    means, log_scales = torch.tensor([[-0.8], [0.3], [1.1]]), torch.tensor([[-2.0], [-1.0], [-3.0]])
+    mixture = DiscretizedLogisticMixture(*pixels(n, logits, means, log_scales), levels)
+    draws = mixture.sample(torch.Generator().manual_seed(1)).flatten()
+    assert draws.dtype == torch.long
+    assert draws.min() >= 0
+    assert draws.max() < levels
+    probabilities = over_all_levels(means.T, log_scales.T, levels, logits.T).exp()[0]
+    assert chi_square(draws, probabilities) > 1e-4
+    assert torch.equal(draws, mixture.sample(torch.Generator().manual_seed(1)).flatten())
+
+
+def test_sampling_frequencies_of_colours() -> None:
+    """Later channels are conditioned on the rounded, clipped earlier ones, as the likelihood is."""
+    n, levels = 40_000, 4
+    logits = torch.tensor([[0.0], [1.0]])
+    # wide reds that are often clipped, narrow greens and blues that follow them
+    means = torch.tensor([[0.9, 0.1, -0.2], [-0.3, 0.4, 0.3]])
+    log_scales = torch.tensor([[-1.0, -3.0, -3.0], [-0.5, -2.0, -3.0]])
+    c = torch.tensor([[0.9, -0.5, 0.8], [-0.7, 0.6, 0.4]])
+    *maps, coefficients = pixels(n, logits, means, log_scales, c)
+    draws = DiscretizedLogisticMixture(*maps, levels, coefficients).sample(torch.Generator().manual_seed(2))
+    index = (draws[0, 0] * levels + draws[0, 1]) * levels + draws[0, 2]
+    colours = torch.tensor(list(itertools.product(range(levels), repeat=3)))
+    *maps, coefficients = pixels(64, logits, means, log_scales, c)
+    log_p = DiscretizedLogisticMixture(*maps, levels, coefficients).log_prob_map(colours.T.view(1, 3, 1, 64))
+    assert chi_square(index.flatten(), log_p.flatten().exp()) > 1e-4
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_independent_channels_are_drawn_independently(channels: int) -> None:
+    n, k, levels = 30_000, 2, 3
+    logits, means, log_scales = torch.randn(k, channels), torch.randn(k, channels), torch.full((k, channels), -1.5)
+    draws = DiscretizedLogisticMixture(*pixels(n, logits, means, log_scales), levels).sample(
+        torch.Generator().manual_seed(3)
+    )
+    assert draws.shape == (1, channels, 1, n)
+    pmf = [
+        over_all_levels(*(p[:, i].view(1, k) for p in (means, log_scales)), levels, logits[:, i].view(1, k)).exp()[0]
+        for i in range(channels)
+    ]
+    for i, j in itertools.combinations(range(channels), 2):
+        pair = (draws[0, i] * levels + draws[0, j]).flatten()
+        assert chi_square(pair, torch.outer(pmf[i], pmf[j]).flatten()) > 1e-5
+
+
+def test_mode_and_temperature() -> None:
+    logits, means = torch.tensor([[0.0], [1.0]]), torch.tensor([[-0.5, 0.0, 0.0], [0.2, -0.4, 3.0]])
+    log_scales, c = torch.full((2, 3), -2.0), torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    *maps, coefficients = pixels(5000, logits, means, log_scales, c)
+    mixture = DiscretizedLogisticMixture(*maps, 11, coefficients)
+    # Second component: red 0.2 -> level 6 (0.2), green -0.4 + 0.5 * 0.2 = -0.3 -> level 3.5 -> 4, blue clipped to 10.
+    assert mixture.mode()[0, :, 0, 0].tolist() == [6, 4, 10]
+    assert torch.equal(mixture.sample(temperature=0.0), mixture.mode())
+    hot, cold = (mixture.sample(torch.Generator().manual_seed(4), t) for t in (1.0, 0.25))
+    assert cold[:, 0].double().std() < 0.7 * hot[:, 0].double().std()
+
+
+def test_wrong_arguments_are_refused() -> None:
+    zeros = torch.zeros(1, 1, 2, 1, 1)
+    with pytest.raises(ValueError, match=r"^form: got 'mse', expected one of exact, openai, nvae, attentive$"):
+        DiscretizedLogisticMixture(zeros, zeros, zeros, 256, form="mse")
+    with pytest.raises(ValueError, match=r"^coefficients: got 2 channels, expected 3 autoregressive ones$"):
+        DiscretizedLogisticMixture(zeros[:, :, :1], zeros, zeros, 256, torch.zeros(1, 1, 3, 1, 1))
+
+
+def test_half_precision_is_measured_in_float32() -> None:
+    raw = torch.randn(2, 1, 1, 3, 3).bfloat16()
+    mixture = DiscretizedLogisticMixture(raw, raw, raw, 256)
+    assert mixture.log_prob(torch.zeros(2, 1, 3, 3, dtype=torch.uint8)).dtype == torch.float32
+    assert repr(mixture) == "DiscretizedLogisticMixture(shape=(2, 1, 1, 3, 3), levels=256, form='exact')"

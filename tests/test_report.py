@@ -1,0 +1,249 @@
+"""From numbers to JSON and to a table, against values computed by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from davi import __version__
+from davi.baselines import Baseline
+from davi.errors import UserError
+from davi.evaluation import ACTIVE_RULE, ActiveUnits, Evaluation
+from davi.evidence import Kind
+from davi.report import commit, protocol_of, to_json, to_terminal, write_json
+
+LN2 = math.log(2.0)
+
+MODEL = {
+    "name": "attentive_vae",
+    "shape": [1, 2, 2],
+    "levels": 2,
+    "config": {"width": 4},
+    "parameters": 12345,
+    "version": "0.0.9",
+    "ema": True,
+    "step": 77,
+    "source": "runs/demo/model.safetensors",
+    "protocol": {"unrelated": 1},
+}
+DATA = {
+    "set": "mnist",
+    "shape": [1, 2, 2],
+    "levels": 2,
+    "binarization": "dynamic",
+    "binarization_seed": 0,
+    "evaluated": "each image drawn once, x ~ Bernoulli(value / 255), seed 0",
+    "test_order": "sorted by class: the first images of the test set do not stand for the whole",
+}
+BASELINES = [
+    Baseline("independent pixels", 2.0, 0.5, "counts"),
+    Baseline("lossless WebP", None, None, "the format does not hold 1 channel of 65536 levels, 2 x 2 pixels"),
+]
+
+
+def evaluation(**changes: Any) -> Evaluation:
+    """Three images of four values; the ELBO's mean is -8, its standard deviation 4."""
+    values: dict[str, Any] = {
+        "elbo": np.array([-4.0, -8.0, -12.0]),
+        "bound": np.array([-3.0, -7.0, -11.0]),
+        "terms": {
+            "reconstruction": np.array([-1.0, -5.0, -9.0]),
+            "kl/00": np.array([-1.0, -1.0, -1.0]),
+            "kl/01": np.array([-2.0, -2.0, -2.0]),
+        },
+        "kind": Kind.LOWER_BOUND,
+        "active_units": ActiveUnits((3, 0), (4, 8)),
+        "samples": 100,
+        "seed": 5,
+        "batch_size": 64,
+        "limit": 3,
+        "available": 10,
+        "set": "mnist/test",
+        "dims": 4,
+        "device": "cpu",
+        "precision": "float32",
+    }
+    return Evaluation(**{**values, **changes})
+
+
+def result(levels: int = 2, **changes: Any) -> dict[str, Any]:
+    measured = evaluation(**changes)
+    return to_json(measured, BASELINES, protocol_of(measured, MODEL, {**DATA, "levels": levels}))
+
+
+def test_numbers_by_hand() -> None:
+    found = result()
+    error = 4 / math.sqrt(3)
+    assert found["kind"] == "LOWER_BOUND"
+    assert found["elbo"]["nats"] == pytest.approx({"mean": -8.0, "standard_error": error})
+    assert found["elbo"]["bits_per_dim"] == pytest.approx({"mean": 2 / LN2, "standard_error": error / 4 / LN2})
+    assert found["bound"]["samples"] == 100
+    assert found["bound"]["nats"]["mean"] == pytest.approx(-7.0)
+    assert list(found["terms"]) == ["reconstruction"]
+    assert found["terms"]["reconstruction"]["nats"]["mean"] == pytest.approx(-5.0)
+    assert found["kl"]["total"]["nats"] == pytest.approx({"mean": 3.0, "standard_error": 0.0})
+    assert found["kl"]["total"]["bits_per_dim"]["mean"] == pytest.approx(0.75 / LN2)
+    assert [layer["nats"]["mean"] for layer in found["kl"]["layers"]] == [1.0, 2.0]
+    assert found["active_units"] == {
+        "active": 3,
+        "units": 12,
+        "layers": [{"active": 3, "units": 4}, {"active": 0, "units": 8}],
+        "rule": ACTIVE_RULE,
+    }
+    assert found["baselines"][0] == {
+        "name": "independent pixels",
+        "bits_per_dim": 2.0,
+        "standard_error": 0.5,
+        "note": "counts",
+    }
+    assert found["baselines"][1]["bits_per_dim"] is None
+
+
+def test_parts_sum_to_the_elbo_in_both_units() -> None:
+    found = result()
+    parts, kl = found["terms"]["reconstruction"], found["kl"]["total"]
+    assert parts["nats"]["mean"] - kl["nats"]["mean"] == pytest.approx(found["elbo"]["nats"]["mean"])
+    in_bits = parts["bits_per_dim"]["mean"] + kl["bits_per_dim"]["mean"]
+    assert in_bits == pytest.approx(found["elbo"]["bits_per_dim"]["mean"])
+
+
+def test_the_protocol_is_whole() -> None:
+    protocol = result()["protocol"]
+    assert protocol["set"] == "mnist/test"
+    assert protocol["split"] == "test"
+    assert (protocol["images"], protocol["images_available"], protocol["limit"]) == (3, 10, 3)
+    assert (protocol["importance_samples"], protocol["seed"], protocol["batch_size"]) == (100, 5, 64)
+    assert (protocol["device"], protocol["precision"], protocol["dims"]) == ("cpu", "float32", 4)
+    assert protocol["version"] == __version__
+    assert protocol["torch"]
+    assert protocol["data"] == DATA
+    assert protocol["model"] == {
+        "name": "attentive_vae",
+        "parameters": 12345,
+        "shape": [1, 2, 2],
+        "levels": 2,
+        "config": {"width": 4},
+        "ema": True,
+        "step": 77,
+        "source": "runs/demo/model.safetensors",
+        "trained_with": "0.0.9",
+    }
+
+
+def test_commit_names_a_commit_or_nothing() -> None:
+    found = commit()
+    in_checkout = (Path(__file__).resolve().parents[1] / ".git").exists()
+    assert found is None or (in_checkout and re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", found))
+
+
+def test_no_commit_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None
+
+
+def test_json_is_strict_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    write_json(path, result())
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    assert json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse) == result()
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_a_number_that_json_lacks_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"new": math.nan})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"old": 1}
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent/evaluation\.json: cannot be written"):
+        write_json(tmp_path / "absent" / "evaluation.json", {})
+
+
+def test_one_image_has_no_error() -> None:
+    one = {name: values[:1] for name, values in evaluation().terms.items()}
+    found = result(elbo=np.array([-4.0]), bound=np.array([-3.0]), terms=one)
+    assert found["elbo"]["nats"] == {"mean": -4.0, "standard_error": None}
+    assert found["elbo"]["bits_per_dim"]["standard_error"] is None
+    assert "-4.00\n" in to_terminal(found) or "-4.00 " in to_terminal(found)
+
+
+def test_table_of_binary_images() -> None:
+    lines = to_terminal(result()).splitlines()
+    assert lines[0] == "mnist/test: the first 3 of 10 images, 1 x 2 x 2, 2 levels"
+    assert lines[1] == "attentive_vae, 12,345 parameters, step 77, averaged weights"
+    assert lines[3].split() == ["nats", "bits/dim"]
+    rows = {line[:28].strip(): line[28:].split() for line in lines}
+    error, bits = f"{4 / math.sqrt(3):.2f}", f"{7 / 4 / LN2:.4f}"
+    assert rows["log p(x) >= L_100"] == ["-7.00", "±", error, bits, "±", f"{1 / math.sqrt(3) / LN2:.4f}"]
+    assert rows["ELBO"][0] == "-8.00"
+    assert rows["reconstruction"][0] == "-5.00"
+    assert rows["KL divergence"][0] == "3.00"
+    assert rows["independent pixels"] == [f"{-8 * LN2:.2f}", "±", f"{2 * LN2:.2f}", "2.0000", "±", "0.5000"]
+    assert rows["lossless WebP"][:2] == ["not", "available:"]
+    assert rows["KL by layer, top first"] == ["1.00", "2.00", "nats"]
+    assert rows["active units"] == ["3", "of", "12:", "3/4", "0/8"]
+    assert rows["binarisation"][0] == "dynamic:"
+    assert rows["order of the images"][:3] == ["sorted", "by", "class:"]
+    assert rows["measured with"][:5] == ["K", "=", "100,", "seed", "5,"]
+
+
+def test_table_of_other_images_gives_bits_first() -> None:
+    lines = to_terminal(result(levels=256)).splitlines()
+    assert next(line for line in lines if "nats" in line).split() == ["bits/dim", "nats"]
+    assert next(line for line in lines if line.startswith("ELBO")).split()[1] == f"{2 / LN2:.4f}"
+
+
+def test_the_whole_set_needs_no_word_about_its_order() -> None:
+    text = to_terminal(result(available=3, limit=None))
+    assert text.startswith("mnist/test: 3 images,")
+    assert "order of the images" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples", "headline"),
+    [
+        (Kind.LOWER_BOUND, 1, "log p(x) >= ELBO"),
+        (Kind.LOWER_BOUND, 5000, "log p(x) >= L_5000"),
+        (Kind.EXACT, 1, "log p(x)"),
+        (Kind.ESTIMATE, 1, "log p(x), estimated"),
+    ],
+)
+def test_the_kind_of_claim_is_said(kind: Kind, samples: int, headline: str) -> None:
+    text = to_terminal(result(kind=kind, samples=samples))
+    assert any(line[:28].strip() == headline for line in text.splitlines())
+    assert text.count(">=") == (kind is Kind.LOWER_BOUND)
+
+
+def test_a_model_without_latents_has_one_row() -> None:
+    measured = evaluation(kind=Kind.EXACT, terms={"pixels": np.zeros(3)}, active_units=None)
+    found = to_json(measured)
+    assert (found["kl"], found["active_units"], found["baselines"]) == (None, None, [])
+    text = to_terminal(found)  # without baselines and without a protocol
+    assert len(text.splitlines()) == 2
+
+
+def test_the_table_fits_into_eighty_columns() -> None:
+    layers = 45
+    terms = {f"kl/{i:02d}": np.full(3, -123456.789) for i in range(layers)}
+    units = ActiveUnits((10240,) * layers, (20480,) * layers)
+    found = result(
+        elbo=np.array([-123456.0, -1234567.0, -1.0]),
+        terms={"reconstruction": np.array([-1e6, -2e6, -3e6]), **terms},
+        active_units=units,
+    )
+    text = to_terminal(found)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert text.count("10240/20480") == layers
+    assert text == text.rstrip()
