@@ -37,6 +37,8 @@ class Model(nn.Module, ABC):
     """The name recipes use."""
     Config: ClassVar[type]
     """The dataclass of the model's options; the model is built as ``cls(shape, levels, Config(...))``."""
+    config: Any
+    """The options the model was built with, an instance of :attr:`Config`."""
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__()

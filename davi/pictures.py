@@ -5,8 +5,8 @@ seen is what the model was given or has drawn. Pictures have the mode ``RGB``. I
 channels coloured; of any other number of channels all are shown, as grey images side by side, since no colour would
 be honest.
 
-``python -m davi.pictures RUN`` gathers the PNG files of a run folder on one page, ``RUN/page.png``, under the numbers of
-its ``evaluation.json`` where there is one.
+``python -m davi.pictures RUN`` gathers the PNG files of a run folder on one page, ``RUN/page.png``, under the numbers
+of its ``evaluation.json`` where there is one.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"config", "data", "distributions", "evidence", "flows", "layers"}),
     frozenset({"model"}),
     frozenset({"models"}),
-    frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
+    frozenset({"coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
     frozenset({"pictures", "report", "runs", "training"}),
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),

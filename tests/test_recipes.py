@@ -85,7 +85,9 @@ def test_what_a_run_writes_down_is_the_same_recipe(name: str, tmp_path: Path) ->
 def test_published_configurations_have_the_official_number_of_parameters(name: str, parameters: int) -> None:
     """Counted in the authors' program, which does not train the scales of the depth-wise attentions."""
     model = on_paper(name)
-    scales = sum(p.numel() for module in model.modules() if isinstance(module, DepthAttention) for p in module.parameters())
+    scales = sum(
+        p.numel() for module in model.modules() if isinstance(module, DepthAttention) for p in module.parameters()
+    )
     assert sum(p.numel() for p in model.parameters()) - scales == parameters
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ QUIET: dict[str, Any] = {
     "validate_every": 0,
     "checkpoint_minutes": 0.0,
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On networks this small several threads only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def go(model: Model, run: Path, data: Any = None, **options: Any) -> tuple[TrainingResult, list[str]]:

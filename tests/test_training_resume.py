@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def go(run: Path, resume: bool = False, config: TrainingConfig = CONFIG) -> list
     return lines
 
 
-@pytest.fixture
-def one_thread() -> Any:
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
     """Sums are the same bit for bit only with the same number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -68,7 +69,7 @@ def test_killed_anywhere(tmp_path: Path) -> None:
         assert not left, point
 
 
-def test_stopped_by_a_signal_at_every_step(tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_by_a_signal_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     go(whole)
     monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
@@ -96,7 +97,7 @@ def test_stopped_by_a_signal_at_every_step(tmp_path: Path, one_thread: None, mon
         ("state.json", "edit"),
     ],
 )
-def test_damaged_newest_checkpoint_falls_back(tmp_path: Path, one_thread: None, name: str, damage: str) -> None:
+def test_damaged_newest_checkpoint_falls_back(tmp_path: Path, name: str, damage: str) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     go(whole)
     shutil.copytree(whole, run)
@@ -129,7 +130,7 @@ def test_no_checkpoint_can_be_used(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_ended_run_resumes_to_itself(tmp_path: Path, one_thread: None) -> None:
+def test_an_ended_run_resumes_to_itself(tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(run)
     before = (run / "model.safetensors").read_bytes()
@@ -138,7 +139,7 @@ def test_an_ended_run_resumes_to_itself(tmp_path: Path, one_thread: None) -> Non
     assert (run / "model.safetensors").read_bytes() == before
 
 
-def test_a_run_can_be_prolonged(tmp_path: Path, one_thread: None) -> None:
+def test_a_run_can_be_prolonged(tmp_path: Path) -> None:
     """With a constant learning rate the longer budget changes nothing about the first steps."""
     short, long = (TrainingConfig(steps=n, batch_size=8, schedule="constant", threads=1) for n in (5, 9))
     go(tmp_path / "once", config=long)

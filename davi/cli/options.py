@@ -11,7 +11,7 @@ import difflib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from davi import __version__
 from davi.errors import UserError
@@ -174,7 +174,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 def _add_recipes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", type=_one_of("list", "show"), default="list", help="list (default) or show")
+    parser.add_argument("action", nargs="?", type=_one_of("list", "show"), default="list", help="list or show")
     parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show")
 
 
@@ -201,7 +201,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_split(parser)
     positive = _whole(1)
     parser.add_argument(
-        "--importance-samples", type=positive, default=1, metavar="K", help="draws for each image (default: 1, the ELBO)"
+        "--importance-samples",
+        type=positive,
+        default=1,
+        metavar="K",
+        help="draws of each image (default: 1, the ELBO)",
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
@@ -216,18 +220,18 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=_not_negative, default=1.0, metavar="T", help="scale of the priors' spread (default: 1)"
     )
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
-    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="the picture (default: RUN/samples.png)")
+    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/samples.png")
 
 
 def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
     parser.add_argument("--n", type=_whole(1), default=32, metavar="N", help="the first N images (default: 32)")
-    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="the picture (default: RUN/reconstructions.png)")
+    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/reconstructions.png")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("form", type=_one_of("attentive"), metavar="FORM", help="attentive: Keras weights of its authors")
+    parser.add_argument("form", type=_one_of("attentive"), metavar="FORM", help="attentive: its authors' Keras weights")
     parser.add_argument("file", metavar="FILE", help="the file (.h5)")
     parser.add_argument("--run", metavar="DIR", required=True, help="folder of the run that is made, new or empty")
     parser.add_argument("--recipe", metavar="RECIPE", help="take what the file does not tell from this recipe")
@@ -236,7 +240,10 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 VERBS: dict[str, Verb] = {
     "recipes": Verb(
-        "list the recipes, or show one of them as YAML", _add_recipes, (), "davi recipes show attentive_mnist > mine.yaml"
+        "list the recipes, or show one of them as YAML",
+        _add_recipes,
+        (),
+        "davi recipes show attentive_mnist > my.yaml",
     ),
     "train": Verb(
         "train the model of a recipe and leave a run folder",

@@ -23,18 +23,19 @@ def run(request: Request) -> int:
     if recipe.data is None or recipe.training is None:
         missing = "data" if recipe.data is None else "training"
         raise UserError(f"{recipe.name}: got no section {missing}, expected one in a recipe that is to be trained")
-    recipe = dataclasses.replace(recipe, data=anchored(recipe.data))
-    if recipe.training.threads:
-        torch.set_num_threads(recipe.training.threads)
-    sets = load(recipe.data)
-    torch.manual_seed(recipe.training.seed)  # the initial weights
+    data, training = anchored(recipe.data), recipe.training
+    whole = dataclasses.replace(recipe, data=data).to_dict()
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    sets = load(data)
+    torch.manual_seed(training.seed)  # the initial weights
     model = recipes.build(recipe, sets.shape, sets.levels)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shape = "x".join(map(str, sets.shape))
     print(f"recipe {recipe.name}: {recipe.model_name}, {parameters:,} parameters")
-    print(f"data {recipe.data.set}: {len(sets.train)} images of {shape} with {sets.levels} levels")
+    print(f"data {data.set}: {len(sets.train)} training images of {shape} with {sets.levels} levels")
     try:
-        train(model, sets, recipe.training, folder, recipe.to_dict(), request.options.resume)
+        train(model, sets, training, folder, whole, request.options.resume)
     except Interrupted as interrupted:
         print(f"davi: {interrupted}", file=sys.stderr)
         return interrupted.exit_code

@@ -189,7 +189,9 @@ def _stored_bytes(path: str, dataset: Any, size: int) -> int:
     if dataset.is_virtual or dataset.external:
         raise UserError(f"{path!r} is kept in another file; expected weights in the file itself")
     is_float = dtype.kind == "f" and dtype.itemsize == 4
-    if shape is None or dtype.subdtype is not None or not (is_float or dtype == np.bool_):
+    if shape is None:
+        raise UserError(f"{path!r} is empty")
+    if dtype.subdtype is not None or not (is_float or dtype == np.bool_):
         raise UserError(f"{path!r} holds {dtype}, expected float32")
     if dataset.id.get_create_plist().get_nfilters():
         raise UserError(f"{path!r} is compressed; expected plain data, as Keras writes them")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,15 +186,29 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
     Raises:
         UserError: if the model's options do not fit the images, or ask for more memory than there is.
     """
+    import torch
+
     from davi.models import MODELS
 
     cls: Any = MODELS[recipe.model_name]
     try:
+        with torch.device("meta"):  # on paper: an absurd width must not fill the memory before it is noticed
+            size = sum(parameter.numel() for parameter in cls(shape, levels, recipe.model).parameters())
+        if 4 * size > _memory():
+            raise MemoryError(f"it has {size:.3g} parameters, for which this machine has too little memory")
         model: Model = cls(shape, levels, recipe.model)
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None
     return model
+
+
+def _memory() -> float:
+    """Bytes of the machine's memory; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,160 @@
+"""A mistake at the command line costs one line on standard error and the exit status 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from davi import cli
+from davi.cli import main
+
+TINY = "attentive_digits_tiny"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step, not to be changed."""
+    run = tmp_path_factory.mktemp("cli") / "trained"
+    assert main(["train", TINY, "--run", str(run), "--training.steps", "1"]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+ERRORS: list[tuple[str, str]] = [
+    ("", "verb: got nothing, expected one of recipes, train, evaluate, sample, reconstruct, import"),
+    ("trian", "verb: got 'trian', expected one of recipes, train, evaluate, sample, reconstruct, import; did you mean"),
+    ("--fast", "unrecognized arguments: --fast"),
+    ("recipes shaw", "got 'shaw', expected one of list, show"),
+    ("recipes show", "recipes show: got no name"),
+    ("recipes show attentive_mist", "did you mean attentive_mnist"),
+    ("recipes show absent.yaml", "absent.yaml: No such file or directory"),
+    ("recipes list attentive_mnist", "recipes list: got 'attentive_mnist', expected no name"),
+    ("train", "recipe: got nothing, expected its name or the path of a .yaml file"),
+    ("train attentive_digit", "did you mean attentive_digits"),
+    ("train {tmp}/absent.yaml", "absent.yaml: no such file"),
+    ("train {tmp}/broken.yaml", "broken.yaml: line 3: not valid YAML"),
+    ("train {tmp}/bare.yaml", "bare: got no section data, expected one in a recipe that is to be trained"),
+    ("train TINY --model.layrs 8", "command line: unknown key model.layrs; did you mean model.layers?"),
+    ("train TINY --model.width wide", "command line: model.width: got 'wide', expected int"),
+    ("train TINY --model.width", "--model.width: got no value, expected --model.width VALUE"),
+    ("train TINY --model.width --resume", "--model.width: got no value"),
+    ("train TINY --run {tmp}/new --model.likelihood bernoulli", "likelihood: got bernoulli for 17 levels, expected 2"),
+    ("train TINY --recipe.x 3", "--recipe.x: cannot be used with davi train, expected --model.OPTION or --data.OPTION"),
+    ("train TINY --resum", "--resum: unknown option of davi train; did you mean --resume?"),
+    ("train TINY again", "again: unknown word of davi train"),
+    ("train TINY --resume", "--resume: got no --run DIR"),
+    ("train --resume --run {tmp}/absent", "holds no recipe.yaml, expected the folder of a run"),
+    ("train TINY --run {run}", "is not empty; choose another folder, or go on with --resume"),
+    ("train TINY --run {run}/recipe.yaml", "recipe.yaml, which is a file; expected a folder"),
+    ("train TINY --run {run} --resume --model.width 8", "was begun with another 'model' section"),
+    ("train TINY --run {tmp}/new --data digit", "data.set: got"),
+    ("train TINY --run {tmp}/new --data mnist --data.root {tmp}", "found no folder"),
+    ("train TINY --run {tmp}/new --data {tmp}/foreign.npz", "foreign.npz: found 'a', 'b', expected an array"),
+    ("train TINY --run {tmp}/new --data {tmp}/half.npy", "half.npy: "),
+    ("train TINY --run {tmp}/new --training.accumulate 3", "accumulate: got 3, expected a divisor of batch_size 16"),
+    ("evaluate", "the following arguments are required: RUN"),
+    ("evaluate {tmp}/rum", "rum, found nothing there, expected the folder of a run; did you mean {run}?"),
+    ("evaluate {tmp}", "no model.safetensors and no checkpoint in this folder"),
+    ("evaluate {tmp}/broken.yaml", "broken.yaml: not a complete safetensors file"),
+    ("evaluate {tmp}/cut", "model.safetensors: not a complete safetensors file"),
+    ("evaluate {tmp}/changed", "model.safetensors: the tensors are not those that were written"),
+    ("evaluate {tmp}/lost", "holds no recipe.yaml, which says what images the model is for"),
+    ("evaluate {run} --importance-samples 0", "--importance-samples: got '0', expected a whole number from 1"),
+    ("evaluate {run} --limit some", "--limit: got 'some', expected a whole number from 1"),
+    ("evaluate {run} --split tests", "--split: got 'tests', expected one of test, validation, train"),
+    (
+        "evaluate {run} --split validation --data.validation 0",
+        "--split: got 'validation', but digits has no",
+    ),
+    ("evaluate {run} --data photos", "expected [1, 8, 8] with 17 levels"),
+    ("evaluate {run} --model.width 3", "--model.width: cannot be used with davi evaluate, expected --data.OPTION"),
+    ("evaluate {run} --device abacus", "--device: got 'abacus', expected a device of this machine"),
+    ("sample {run} --n 0", "--n: got '0', expected a whole number from 1"),
+    ("sample {run} --temperature -1", "--temperature: got '-1', expected a number from 0"),
+    ("sample {run} --temperature nan", "--temperature: got 'nan', expected a number from 0"),
+    ("sample {run} --out picture.jpg", "--out: got 'picture.jpg', expected the path of a .png file"),
+    ("sample {run} --out {tmp}/absent/picture.png", "no such folder"),
+    ("sample {run} --data.root x", "--data.root: cannot be used with davi sample, expected no dotted options"),
+    ("reconstruct {run} --data photos", "expected [1, 8, 8] with 17 levels"),
+    ("reconstruct {run} --n 3.5", "--n: got '3.5', expected a whole number from 1"),
+    ("import", "the following arguments are required: FORM, FILE, --run"),
+    ("import nvae {tmp}/a.h5 --run {tmp}/new", "got 'nvae', expected one of attentive"),
+    ("import attentive {tmp}/absent.h5 --run {tmp}/new", "absent.h5: "),
+    ("import attentive {tmp}/broken.yaml --run {tmp}/new", "broken.yaml: "),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), ERRORS, ids=[line or "nothing" for line, _ in ERRORS])
+def test_a_mistake_costs_one_line(
+    line: str, message: str, run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAVI_DATA", raising=False)
+    (tmp_path / "broken.yaml").write_text("model:\n  name: [\n", encoding="utf-8")
+    (tmp_path / "bare.yaml").write_text("model: {name: attentive_vae}\ntraining: {steps: 1}\n", encoding="utf-8")
+    np.savez(tmp_path / "foreign.npz", a=np.zeros(3), b=np.zeros(3))
+    np.save(tmp_path / "half.npy", np.zeros((9, 8, 8), np.uint8))
+    os.truncate(tmp_path / "half.npy", 300)
+    spoiled_runs(run, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    words = [word.format(tmp=tmp_path, run=run) for word in line.replace("TINY", TINY).split()]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("davi: ")
+    assert said.err.count("\n") == 1
+    assert message.format(tmp=tmp_path, run=run) in said.err
+    assert "Traceback" not in said.err + said.out
+    assert sorted(tmp_path.rglob("*")) == before  # no half of a run is left behind
+
+
+def spoiled_runs(run: Path, folder: Path) -> None:
+    """Runs whose model is cut short, has one changed byte, or whose recipe is lost."""
+    content = (run / "model.safetensors").read_bytes()
+    for name in ("cut", "changed", "lost"):
+        (folder / name).mkdir()
+        shutil.copy(run / "recipe.yaml", folder / name)
+        (folder / name / "model.safetensors").write_bytes(content[:-100] if name == "cut" else content)
+    (folder / "changed" / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (folder / "lost" / "recipe.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (PermissionError(13, "Permission denied", "runs"), 2, "runs: Permission denied"),
+        (MemoryError(), 2, "memory: there is too little"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "memory: there is"),
+    ],
+)
+def test_what_the_machine_refuses_costs_one_line_too(
+    error: BaseException, status: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert main([]) == status
+    said = capsys.readouterr().err
+    assert said.startswith(f"davi: {words}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), OSError("no file in it"), AttributeError("typo")])
+def test_faults_of_ours_are_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    with pytest.raises(type(error), match=str(error)):
+        main([])
