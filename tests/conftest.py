@@ -10,7 +10,7 @@ import pytest
 import torch
 
 # The tensors of the tests are small: more threads would only wait for one another, and for other processes.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -272,7 +272,8 @@ class GenerativeLayer(nn.Module):
         if self.norm_stack is not None:
             old = waiting.pop(0)
             normed = self.norm_stack(torch.cat([old.context, old.key], 1))
-            memory.offer(normed[:, self.split[0] :], normed[:, : self.split[0]])
+            value, key = normed.split([old.context.shape[1], old.key.shape[1]], 1)
+            memory.offer(key, value)
 
 
 @final
@@ -297,16 +298,16 @@ class InferenceLayer(nn.Module):
         self.hidden = WeightNormConv2d(feature, feature, 1) if top else None
         self.head = WeightNormConv2d(feature, parameters, 3)
 
-    def forward(self, state: Generated, feature: Tensor, memory: LayerMemory, start: int) -> Inferred:
+    def forward(self, state: Generated, own: tuple[Tensor, Tensor], memory: LayerMemory, start: int) -> Inferred:
         """The posterior's raw residual.
 
         Arguments:
             state: generative state of this layer.
-            feature: the encoder's feature of this layer, [value | key].
+            own: value and key of the encoder's feature of this layer.
             memory: what the encoder's features offer, top layer first.
             start: the first entry of the memory that lies below this layer.
         """
-        local, key = self._merged(state.attended, feature).split(self.split, 1)
+        local, key = own if self.from_context is None else self._merged(self.from_context(state.attended), own[0])
         weights = result = None
         combined = local
         if self.attention is not None and self.gate is not None:
@@ -320,18 +321,15 @@ class InferenceLayer(nn.Module):
         delta = RawNormal.split(self.head(hidden), self.noise if self.training else 0.0)
         return Inferred(condition, delta, weights, result)
 
-    def _merged(self, attended: Tensor, feature: Tensor) -> Tensor:
-        if self.from_context is None:
-            return feature
-        value = feature[:, : self.split[0]]
-        x: Tensor = self.from_context(attended) + (value if self.from_feature is None else self.from_feature(value))
-        return x if self.merge_attention is None else self.merge_attention(x)
+    def _merged(self, context: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        x: Tensor = context + (value if self.from_feature is None else self.from_feature(value))
+        return (x if self.merge_attention is None else self.merge_attention(x)).split(self.split, 1)
 
 
 class Encoded(NamedTuple):
-    """What the bottom-up pass found: a feature [value | key] per layer, top first, and their memory for attention."""
+    """What the bottom-up pass found: value and key of every layer, top first, and their memory for attention."""
 
-    features: list[Tensor]
+    features: list[tuple[Tensor, Tensor]]
     memory: LayerMemory
 
 
@@ -407,11 +405,11 @@ class AttentiveVAE(Hierarchy):
         for cell in reversed(self.encoder):
             features.append(cell(features[-1]))
         features.reverse()  # e_0 .. e_L
+        parts: list[tuple[Tensor, Tensor]] = [feature.split(self.feature_split, 1) for feature in features]
         memory = LayerMemory()
-        for feature in features:
-            value, key = feature.split(self.feature_split, 1)
+        for value, key in parts:
             memory.offer(key, value)
-        return Encoded(features[:-1], memory)
+        return Encoded(parts[:-1], memory)
 
     def top_down(self, choose: Choose, context: Encoded | None = None) -> Distribution:
         state: Generated = self.top()

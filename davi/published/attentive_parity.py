@@ -40,9 +40,6 @@ class _Walk:
         finally:
             for hook in hooks:
                 hook.remove()
-        if context is not None:
-            for layer, feature in enumerate(context.features):
-                self.tensors[f"layers/{layer}/encoder_feature"] = feature
 
     def _choose(self, layer: int, prior: Any, posterior: Any) -> Tensor:
         z: Tensor = (prior if posterior is None else posterior).mean
@@ -60,6 +57,8 @@ class _Walk:
             return lambda module, inputs, output: self.tensors.__setitem__(name, output)
 
         yield self.model.preprocess, keep("preproc_output")
+        for index, cell in enumerate(self.model.encoder):
+            yield cell, keep(f"layers/{index}/encoder_feature")
         yield self.model.merge, keep("final_merge_output")
         yield self.model.postprocess, keep("postproc_output")
         yield self.model.output, keep("likelihood_params")
