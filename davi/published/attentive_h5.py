@@ -151,8 +151,6 @@ def _nodes(found: Facts, given: Any) -> tuple[int, str]:
     """Nodes per residual block and how that is known; whatever it is, it divides every run of nodes."""
     runs = [count for cell in (found.preprocess, found.postprocess) for _, count in cell.runs]
     divisor = math.gcd(found.encoder, found.decoder, *runs)
-    if not runs or 0 in runs:
-        raise UserError("a change of resolution has no convolutions of its own")
     if given is not None:
         if not isinstance(given, int) or given < 1 or divisor % given:
             raise UserError(f"model.nodes: got {given!r}, expected a divisor of {divisor}, by the file's shapes")

@@ -111,6 +111,7 @@ class _Reader:
                 if rescale > 0:
                     self.spatial()
                 cell.runs.append((rescale, 0))
+                self._node(cell)
             else:
                 return cell
 
@@ -120,7 +121,8 @@ class _Reader:
     def _node(self, cell: Cell) -> None:
         cell.scopes.append(_scope(self.group.weights[self.position].name))
         self.conv()
-        self.norm()
+        self.take("gamma:0", 1)
+        self.take("beta:0", 1)
         cell.keys.append(self.spatial())
         rescale, count = cell.runs.pop() if cell.runs else (0, 0)
         cell.runs.append((rescale, count + 1))
