@@ -10,13 +10,13 @@ variant. All variants start from the same weights and must give the same first l
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from common import write
@@ -72,6 +72,12 @@ def stepper(recipe: str, batch_size: int, variant: Variant) -> Callable[[], floa
     return step
 
 
+def peak() -> float:
+    """Peak resident memory of this process, MiB. (``getrusage`` would report the parent's if that was larger.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def peak_memory(recipe: str, batch_size: int, name: str) -> float:
     """Peak resident memory of three steps in a fresh process, MiB."""
     command = [sys.executable, __file__, "--recipe", recipe, "--batch-size", str(batch_size), "--memory-of", name]
@@ -90,7 +96,7 @@ def main() -> None:
         step = stepper(options.recipe, options.batch_size, VARIANTS[options.memory_of])
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak())
         return
     steppers = {name: stepper(options.recipe, options.batch_size, variant) for name, variant in VARIANTS.items()}
     first = {name: step() for name, step in steppers.items()}  # compiles, too

@@ -112,7 +112,7 @@ WRONG: list[tuple[str, Callable[[Tensors, Facts], None], str]] = [
         "layers/2/encoder_attention_weights",
     ),
     ("att_cifar", weight("variational_layers/3/prior/conv/bias", lambda x: x.roll(1)), "layers/3/prior_mu_raw"),
-    ("att_cifar", weight("context_stack_norm/2/beta", lambda x: -x), "layers/2/decoder_attention_result"),
+    ("att_cifar", weight("context_stack_norm/2/beta", lambda x: -x), "layers/2/decoder_attention_weights"),
     ("att_cifar", weight("data_head/conv/v", pixelcnn_order), "likelihood_params"),
     ("att_omniglot", weight("final_merge/nonlocal/gamma", lambda x: x * 1.01), "final_merge_output"),
     ("att_omniglot", weight("postproc/block0/shortcut/nonlocal/scale", lambda x: x + 0.1), "postproc_output"),
@@ -228,6 +228,10 @@ UNUSABLE: dict[str, Callable[[Tensors, Facts], None]] = {
     "layers without end": at("config", "hparams", "num_layers", value=math.inf),
     "a layer too many": at("config", "hparams", "num_layers", value=4),
     "an absurd number of layers": at("config", "hparams", "num_layers", value=10**12),
+    "an absurd number of nodes": lambda tensors, facts: [
+        facts["config"][f"{part}_hparams"].update(num_nodes=10**12)
+        for part in ("preproc_encoder", "encoder", "decoder", "postproc_decoder")
+    ],
     "an absurd width": lambda tensors, facts: [
         facts["config"][f"{part}_hparams"].update(num_filters=10**9)
         for part in ("preproc_encoder", "encoder", "decoder", "postproc_decoder")
