@@ -289,6 +289,7 @@ def _load(path: Path) -> tuple[Model, dict[str, Any]]:
     with torch.random.fork_rng(devices=[]):  # the initialisation, which is overwritten, must not move anyone's draws
         model = build()
     model.load_state_dict(tensors)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
     return model.eval().requires_grad_(True), {**info, "source": str(path)}
 
 

@@ -50,7 +50,7 @@ class TrainingConfig:
         compile: compile the model's blocks, each kind once.
         compile_backend: backend of torch.compile.
         recompute: recompute the activations of the model's blocks in the backward pass instead of keeping them.
-        channels_last: memory layout of the weights.
+        channels_last: keep feature maps with the channels innermost, which convolutions are fastest on.
         validate_every: steps between validations; 0: only at the end.
         validation_images: how many validation images are used; 0: all.
         checkpoint_minutes: minutes between checkpoints; 0: only by steps and at the end.
@@ -91,7 +91,7 @@ class TrainingConfig:
     compile: bool = False
     compile_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
     recompute: bool = False
-    channels_last: bool = False
+    channels_last: bool = True
     validate_every: int = 500
     validation_images: int = 0
     checkpoint_minutes: float = 10.0

@@ -36,6 +36,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,
+        foreach=True,  # a few calls for all tensors; on the CPU, too, where it is not torch's own choice
     )
 
 
