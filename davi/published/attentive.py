@@ -99,7 +99,9 @@ def configuration(
             mixture_components=1 if bernoulli else int(config["data_dist_hparams"]["num_logistic_mix"]),
             likelihood_form="exact" if bernoulli else form,
         )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
         raise UserError(f"configuration: {error!r}, expected the authors' hyperparameter groups") from error
     return (int(channels), int(height), int(width)), 2 if bernoulli else int(image["high"]) + 1, options
 
@@ -244,6 +246,8 @@ def state_dict(model: AttentiveVAE, weights: Mapping[str, Tensor]) -> dict[str, 
             continue
         if name not in weights:
             raise UserError(f"weights: {name} is missing")
+        if weights[name].dtype != torch.float32:
+            raise UserError(f"weights: {name} is {weights[name].dtype}, expected torch.float32")
         tensor = _to_our_layout(name, weights[name], model)
         if tensor.shape != expected[key].shape:
             raise UserError(

@@ -142,9 +142,14 @@ class AttentiveParity:
 
     def __init__(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], dtype: torch.dtype) -> None:
         shape, levels, config = configuration(facts["config"], facts["image_info"], form="attentive")
-        self.model = AttentiveVAE(shape, levels, config)
         weights = {name.removeprefix("weights/"): x for name, x in tensors.items() if name.startswith("weights/")}
-        self.model.load_state_dict(state_dict(self.model, weights))
+        if sum(config.layers) * config.nodes > len(weights):
+            raise UserError(f"configuration: {config.layers} layers, {config.nodes} nodes, but {len(weights)} weights")
+        with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
+            on_paper = AttentiveVAE(shape, levels, config)
+        state = state_dict(on_paper, weights)
+        self.model = AttentiveVAE(shape, levels, config)
+        self.model.load_state_dict(state)
         self.model.to(dtype)
         self.x = tensors["input/x_uint8"].permute(0, 3, 1, 2).contiguous()
         self.expected = {

@@ -49,8 +49,8 @@ def read_fixture(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         facts = json.loads(beside.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{beside}: not readable JSON ({error})") from error
-    if not isinstance(facts, dict) or facts.get("model") not in FAMILIES:
-        model = facts.get("model") if isinstance(facts, dict) else None
+    model = facts.get("model") if isinstance(facts, dict) else None
+    if not isinstance(model, str) or model not in FAMILIES:
         raise UserError(f"{beside}: model is {model!r}, expected one of {', '.join(FAMILIES)}")
     return tensors, facts
 
@@ -60,8 +60,13 @@ def compare(path: Path, dtype: torch.dtype = torch.float32) -> list[Comparison]:
     tensors, facts = read_fixture(path)
     try:
         return FAMILIES[facts["model"]](tensors, facts, dtype)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except KeyError as error:
         raise UserError(f"{path}: fixture lacks {error}") from error
+    except (AttributeError, IndexError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        # Facts and tensors may be anything: texts where numbers are due, other shapes than the configuration's.
+        raise UserError(f"{path}: fixture cannot be used ({' '.join(str(error).split())[:200]})") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
