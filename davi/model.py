@@ -7,6 +7,7 @@ training, sampling, reconstruction, decoding and importance sampling are differe
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from davi.evidence import Evidence, Kind
 
 Choose = Callable[[int, Normal, Normal | None], Tensor]
 """Answers the walk's question: ``choose(layer, prior, posterior) -> z``. ``posterior`` is None without a context."""
+
+_BARE_TYPES = (torch.uint16, torch.uint32, torch.uint64)
+"""Types that torch can hold and convert, but hardly compute with."""
 
 
 class Model(nn.Module, ABC):
@@ -91,8 +95,10 @@ class Model(nn.Module, ABC):
             raise TypeError(f"images: got {given}, expected an integer tensor with values 0 to {self.levels - 1}")
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"images: got shape {tuple(x.shape)}, expected [B, {', '.join(map(str, self.shape))}]")
-        if x.device.type == "cpu" and x.numel() and not (int(x.min()) >= 0 and int(x.max()) < self.levels):
-            raise ValueError(f"images: got values {int(x.min())} to {int(x.max())}, expected 0 to {self.levels - 1}")
+        if x.device.type == "cpu" and x.numel():
+            low, high = map(int, torch.aminmax(x.long() if x.dtype in _BARE_TYPES else x))
+            if low < 0 or high >= self.levels:
+                raise ValueError(f"images: got values {low} to {high}, expected 0 to {self.levels - 1}")
 
 
 class LatentModel(Model, ABC):
@@ -106,6 +112,7 @@ class LatentModel(Model, ABC):
     def decode(self, latents: Sequence[Tensor]) -> Distribution:
         """p(x | z) for the given latents."""
 
+    @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The most probable image under p(x | z) at the posterior mean; integers ``[B, C, H, W]``."""
         return self.decode(self.latents(x)).mode()
@@ -188,12 +195,12 @@ class Hierarchy(LatentModel, ABC):
             generator: source of randomness.
 
         Raises:
-            ValueError: if ``n`` is not positive or the temperature is negative.
+            ValueError: if ``n`` is not positive or the temperature is negative or not finite.
         """
         if n < 1:
             raise ValueError(f"n: got {n}, expected at least 1 image")
-        if not temperature >= 0:
-            raise ValueError(f"temperature: got {temperature}, expected a number >= 0")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature: got {temperature}, expected a finite number >= 0")
 
         def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
             return prior.expand(n).sample(generator, temperature)
@@ -217,4 +224,12 @@ class Hierarchy(LatentModel, ABC):
     def decode(self, latents: Sequence[Tensor]) -> Distribution:
         if len(latents) != self.num_layers:
             raise ValueError(f"latents: got {len(latents)} tensors, expected one for each of {self.num_layers} layers")
-        return self.top_down(lambda layer, prior, posterior: latents[layer])
+
+        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+            z, shape = latents[layer], tuple(prior.shape[1:])
+            if tuple(z.shape[1:]) != shape:
+                expected = ", ".join(map(str, shape))
+                raise ValueError(f"latents: got {list(z.shape)} for layer {layer}, expected [B, {expected}]")
+            return z
+
+        return self.top_down(choose)

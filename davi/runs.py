@@ -52,7 +52,8 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
         run: the folder; new or empty, unless ``resume``.
         recipe: what to write as ``recipe.yaml``.
         resume: go on in a folder that holds a run of the same recipe; its ``training`` section may differ, so that a
-            run can be prolonged.
+            run can be prolonged. Its file stays as it is: :func:`write_recipe` replaces it once all else has been found
+            to fit, or else a refused resumption would leave a run that can never be resumed.
 
     Raises:
         UserError: if the folder is in use, cannot be written, or holds a run of another recipe.
@@ -64,11 +65,22 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
             raise UserError(f"run: {run} is not empty; choose another folder, or go on with --resume")
         if (run / RECIPE).exists():
             _same_recipe(run, recipe)
-        elif {path.name for path in run.iterdir()} - {RECIPE + ".new"}:
+            return
+        if {path.name for path in run.iterdir()} - {RECIPE + ".new"}:
             raise UserError(f"run: {run} holds no {RECIPE}, so there is no run to resume")
-    text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
     with writing(f"{run}"):
         run.mkdir(parents=True, exist_ok=True)
+    write_recipe(run, recipe)
+
+
+def write_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
+    """Write a run's ``recipe.yaml``, or replace it by that of a resumption.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
+    with writing(f"{run}"):
         replace_text(run / RECIPE, text)
 
 
@@ -128,7 +140,7 @@ class Metrics:
         self.path = run / METRICS
         with writing(str(self.path)):
             if step is not None and self.path.exists():
-                kept = [json.dumps(record) for record in read_metrics(run) if record.get("step", 0) <= step]
+                kept = [json.dumps(record) for record in read_metrics(run) if record["step"] <= step]
                 replace_text(self.path, "".join(line + "\n" for line in kept))
             self._file = self.path.open("a", encoding="utf-8")
 
@@ -144,13 +156,13 @@ class Metrics:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run, oldest first; a line cut off by a kill is left out."""
+    """The records of a run, oldest first; a line cut off by a kill, or that no run has written, is left out."""
     records = []
     with (run / METRICS).open(encoding="utf-8", errors="replace") as file:
         for line in file:
             with suppress(ValueError):
                 record = json.loads(line)
-                if isinstance(record, dict) and line.endswith("\n"):
+                if isinstance(record, dict) and isinstance(record.get("step"), int) and line.endswith("\n"):
                     records.append(record)
     return records
 

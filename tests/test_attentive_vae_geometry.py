@@ -211,8 +211,9 @@ def test_temperature_scales_the_priors_deviations(layers: tuple[int, ...]) -> No
     ("n", "temperature", "message"),
     [
         (0, 1.0, "n: got 0, expected at least 1 image"),
-        (1, -0.5, "temperature: got -0.5, expected a number >= 0"),
-        (1, float("nan"), "temperature: got nan, expected a number >= 0"),
+        (1, -0.5, "temperature: got -0.5, expected a finite number >= 0"),
+        (1, float("nan"), "temperature: got nan, expected a finite number >= 0"),
+        (1, float("inf"), "temperature: got inf, expected a finite number >= 0"),
     ],
 )
 def test_impossible_draws_are_refused(n: int, temperature: float, message: str) -> None:
@@ -297,3 +298,5 @@ def test_foreign_images_are_refused(x: Any, kind: type[Exception], message: str)
 def test_a_wrong_number_of_latents_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^latents: got 1 tensors, expected one for each of 2 layers$"):
         build().decode([torch.zeros(1, 2, 2, 2)])
+    with pytest.raises(ValueError, match=r"^latents: got \[1, 2, 4, 2\] for layer 1, expected \[B, 2, 2, 2\]$"):
+        build().decode([torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 4, 2)])

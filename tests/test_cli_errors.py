@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from davi import cli
 from davi.cli import main
+from davi.runs import load_model, save_model
 
 TINY = "attentive_digits_tiny"
 Capture = pytest.CaptureFixture[str]
@@ -39,6 +41,7 @@ ERRORS: list[tuple[str, str]] = [
     ("recipes show attentive_mist", "did you mean attentive_mnist"),
     ("recipes show absent.yaml", "absent.yaml: No such file or directory"),
     ("recipes list attentive_mnist", "recipes list: got 'attentive_mnist', expected no name"),
+    ("recipes show {tmp}/binary.yaml", "binary.yaml: got bytes that are not UTF-8"),
     ("train", "recipe: got nothing, expected its name or the path of a .yaml file"),
     ("train attentive_digit", "did you mean attentive_digits"),
     ("train {tmp}/absent.yaml", "absent.yaml: no such file"),
@@ -61,6 +64,20 @@ ERRORS: list[tuple[str, str]] = [
     ("train TINY --run {tmp}/new --data mnist --data.root {tmp}", "found no folder"),
     ("train TINY --run {tmp}/new --data {tmp}/foreign.npz", "foreign.npz: found 'a', 'b', expected an array"),
     ("train TINY --run {tmp}/new --data {tmp}/half.npy", "half.npy: "),
+    ("train TINY --run {tmp}/new --data ~no-such-user/a.npy", "data: got '~no-such-user/a.npy', expected a path"),
+    ("train TINY --run {tmp}/new --training.seed 9223372036854775808", "seed: got 9223372036854775808, expected at"),
+    ("train TINY --run {tmp}/new --training.epochs 1e308", "training.epochs: got 1e+308, expected a number above 0"),
+    (
+        "train TINY --run {tmp}/new --training.threads 99999999999",
+        "training.threads: got 99999999999, expected at most",
+    ),
+    ("train TINY --run {tmp}/new --training.skip_window 2000000", "skip_window: got 2000000, expected at most 1000000"),
+    ("train TINY --run {tmp}/new --model.generative_attention.key_channels -2", "key_channels: got -2, expected at"),
+    ("train TINY --run {tmp}/new --model.spatial_attention.encoder -2", "encoder: got -2, expected at least 0"),
+    (
+        "train TINY --run {tmp}/new --model.width 1 --model.inference_attention.key_channels 0",
+        "out_channels: got 2, expected at least 4",
+    ),
     ("train TINY --run {tmp}/new --training.accumulate 3", "accumulate: got 3, expected a divisor of batch_size 16"),
     ("evaluate", "the following arguments are required: RUN"),
     ("evaluate {tmp}/rum", "rum, found nothing there, expected the folder of a run; did you mean {run}?"),
@@ -81,11 +98,13 @@ ERRORS: list[tuple[str, str]] = [
     ("evaluate {run} --device abacus", "--device: got 'abacus', expected a device of this machine"),
     ("sample {run} --n 0", "--n: got '0', expected a whole number from 1"),
     ("sample {run} --temperature -1", "--temperature: got '-1', expected a number from 0"),
+    ("sample {run} --temperature 1e30", "run: the model computes no finite pixels at temperature 1e+30"),
     ("sample {run} --temperature nan", "--temperature: got 'nan', expected a number from 0"),
     ("sample {run} --out picture.jpg", "--out: got 'picture.jpg', expected the path of a .png file"),
     ("sample {run} --out {tmp}/absent/picture.png", "no such folder"),
     ("sample {run} --data.root x", "--data.root: cannot be used with davi sample, expected no dotted options"),
     ("reconstruct {run} --data photos", "expected [1, 8, 8] with 17 levels"),
+    ("reconstruct {tmp}/spoiled", "run: the model computes no finite pixels for digits/test"),
     ("reconstruct {run} --n 3.5", "--n: got '3.5', expected a whole number from 1"),
     ("import", "the following arguments are required: FORM, FILE, --run"),
     ("import nvae {tmp}/a.h5 --run {tmp}/new", "got 'nvae', expected one of attentive"),
@@ -102,6 +121,7 @@ def test_a_mistake_costs_one_line(
     monkeypatch.delenv("DAVI_DATA", raising=False)
     (tmp_path / "broken.yaml").write_text("model:\n  name: [\n", encoding="utf-8")
     (tmp_path / "bare.yaml").write_text("model: {name: attentive_vae}\ntraining: {steps: 1}\n", encoding="utf-8")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
     np.savez(tmp_path / "foreign.npz", a=np.zeros(3), b=np.zeros(3))
     np.save(tmp_path / "half.npy", np.zeros((9, 8, 8), np.uint8))
     os.truncate(tmp_path / "half.npy", 300)
@@ -118,7 +138,7 @@ def test_a_mistake_costs_one_line(
 
 
 def spoiled_runs(run: Path, folder: Path) -> None:
-    """Runs whose model is cut short, has one changed byte, or whose recipe is lost."""
+    """Runs whose model is cut short, has one changed byte, a weight that is no number, or whose recipe is lost."""
     content = (run / "model.safetensors").read_bytes()
     for name in ("cut", "changed", "lost"):
         (folder / name).mkdir()
@@ -126,6 +146,12 @@ def spoiled_runs(run: Path, folder: Path) -> None:
         (folder / name / "model.safetensors").write_bytes(content[:-100] if name == "cut" else content)
     (folder / "changed" / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (folder / "lost" / "recipe.yaml").unlink()
+    shutil.copytree(folder / "lost", folder / "spoiled")
+    shutil.copy(run / "recipe.yaml", folder / "spoiled")
+    model, _ = load_model(run)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    save_model(folder / "spoiled" / "model.safetensors", model)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +161,7 @@ def spoiled_runs(run: Path, folder: Path) -> None:
         (PermissionError(13, "Permission denied", "runs"), 2, "runs: Permission denied"),
         (MemoryError(), 2, "memory: there is too little"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "memory: there is"),
+        (RuntimeError("Storage size calculation overflowed with sizes=[16, 1, 99999999999999]"), 2, "memory: there is"),
     ],
 )
 def test_what_the_machine_refuses_costs_one_line_too(

@@ -86,7 +86,7 @@ def test_evidence_is_a_function_of_images_and_generator(model: Model) -> None:
     assert isinstance(model, LatentModel) == (not torch.equal(first, other))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.int64])
 def test_any_integers_are_images(model: Model, dtype: torch.dtype) -> None:
     x = some_images(model, 2)
     expected = model.evidence(x, seeded()).log_px
@@ -132,7 +132,7 @@ def test_samples_are_images_and_follow_the_generator(model: Model) -> None:
     assert not first.requires_grad
 
 
-@pytest.mark.parametrize(("n", "temperature"), [(0, 1.0), (-1, 1.0), (2, -0.5), (2, float("nan"))])
+@pytest.mark.parametrize(("n", "temperature"), [(0, 1.0), (-1, 1.0), (2, -0.5), (2, float("nan")), (2, float("inf"))])
 def test_impossible_samples_are_refused(model: Model, n: int, temperature: float) -> None:
     with pytest.raises(ValueError, match=r"^(n|temperature): got "):
         model.sample(n, temperature)

@@ -19,7 +19,7 @@ from torch import Tensor
 from davi.data import Order
 from davi.errors import UserError
 from davi.model import Model
-from davi.runs import load_model, read_metrics, read_tensors
+from davi.runs import checkpoint_folders, load_model, read_metrics, read_tensors
 from davi.training import Interrupted, TrainingConfig, TrainingResult, checkpoint, train
 from davi.training.validation import validate
 
@@ -314,3 +314,19 @@ def test_metrics_are_json_without_nan(tmp_path: Path) -> None:
 
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         assert {"kind", "step"} <= json.loads(line, parse_constant=refuse).keys()
+
+
+def test_what_is_not_finite_pushes_no_good_checkpoint_out(tmp_path: Path) -> None:
+    """The first update spoils the weights; what comes after it is never saved."""
+    config = TrainingConfig(
+        steps=20, batch_size=8, learning_rate=1e30, schedule="constant", checkpoint_steps=1, nonfinite_limit=5
+    )
+    with pytest.raises(UserError, match="5 steps in a row without finite loss"):
+        train(vae(), sets(), config, tmp_path / "run", RECIPE, echo=[].append)
+    assert [path.name for path in checkpoint_folders(tmp_path / "run")] == ["step-00000001"]
+
+
+def test_a_batch_norm_of_one_value_is_refused(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=1, batch_size=1)
+    with pytest.raises(UserError, match=r"batch_size: got parts of 1 image of \[1, 1, 1\]"):
+        train(vae(size=1), sets(size=1), config, tmp_path / "run", RECIPE, echo=[].append)

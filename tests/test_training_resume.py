@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -155,11 +156,28 @@ def test_nothing_to_resume_begins(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_other_batches_are_refused(tmp_path: Path) -> None:
-    go(tmp_path / "run")
-    other = TrainingConfig(steps=20, batch_size=10)
-    with pytest.raises(UserError, match="batch_size"):
-        go(tmp_path / "run", resume=True, config=other)
+@pytest.mark.parametrize(("option", "value"), [("batch_size", 10), ("optimizer", "adamw"), ("seed", 7)])
+def test_what_no_resumption_may_change_is_refused(tmp_path: Path, option: str, value: Any) -> None:
+    run = tmp_path / "run"
+    go(run)
+    before = (run / "recipe.yaml").read_bytes()
+    other = dataclasses.replace(CONFIG, steps=20, **{option: value})
+    changed = {**RECIPE, "training": {option: value}}
+    with pytest.raises(UserError, match=option):
+        train(vae(), sets(), other, run, changed, resume=True, echo=[].append)
+    assert (run / "recipe.yaml").read_bytes() == before
+    assert go(run, resume=True)[0] == f"resuming {run} after step 12"  # as if nobody had tried
+
+
+def test_the_only_checkpoint_outlives_its_replacement(tmp_path: Path) -> None:
+    """Killed between the two renames by which a checkpoint replaces another one of the same step."""
+    run = tmp_path / "run"
+    go(run, config=dataclasses.replace(CONFIG, keep_checkpoints=1))
+    (only,) = checkpoint_folders(run)
+    shutil.copytree(only, only.with_name(f".new-{only.name}"))
+    only.rename(only.with_name(f".was-{only.name}"))
+    assert go(run, resume=True)[0] == f"resuming {run} after step 12"
+    assert [path.name for path in only.parent.iterdir()] == [only.name]
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _MODULES = {
     "reconstruct": "davi.cli.drawing",
     "import": "davi.cli.importing",
 }
-_FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "size calculation overflowed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from davi.cli.opened import open_images, open_run
 from davi.cli.options import Request
@@ -31,8 +31,9 @@ def _sample(request: Request) -> int:
     counts = [min(_BATCH, options.n - start) for start in range(0, options.n, _BATCH)]
     with measuring(model):
         drawn = [model.sample(n, options.temperature, generator).cpu() for n in counts]
+    samples = _whole(torch.cat(drawn), f"at temperature {options.temperature:g}")
     target = Path(options.out or folder / "samples.png")
-    save_png(grid(torch.cat(drawn), model.levels), target)
+    save_png(grid(samples, model.levels), target)
     print(f"{options.n} samples at temperature {options.temperature:g}, seed {options.seed}: {target}")
     return 0
 
@@ -52,7 +53,15 @@ def _reconstruct(request: Request) -> int:
     originals = images.pixels[: options.n]
     with measuring(model):
         made = torch.cat([model.reconstruct(x.to(device)).cpu() for x in originals.split(_BATCH)])
+    made = _whole(made, f"for {images.name}").to(originals.dtype)
     target = Path(options.out or folder / "reconstructions.png")
-    save_png(pairs(originals, made.to(originals.dtype), model.levels), target)
+    save_png(pairs(originals, made, model.levels), target)
     print(f"{len(originals)} images of {images.name}, each beside its reconstruction: {target}")
     return 0
+
+
+def _whole(images: Tensor, when: str) -> Tensor:
+    """Images of a model that computes with numbers: what is not one becomes the smallest integer."""
+    if int(images.min()) < 0:
+        raise UserError(f"run: the model computes no finite pixels {when}; expected usable weights and temperature")
+    return images

@@ -16,7 +16,10 @@ def run(request: Request) -> int:
     if action == "show":
         if name is None:
             raise UserError("recipes show: got no name, expected one (davi recipes lists them)")
-        print(recipes.find(name).read_text(encoding="utf-8"), end="")
+        try:
+            print(recipes.find(name).read_text(encoding="utf-8"), end="")
+        except UnicodeDecodeError:
+            raise UserError(f"{name}: got bytes that are not UTF-8, expected a YAML text file") from None
         return 0
     if name is not None:
         raise UserError(f"recipes list: got {name!r}, expected no name (davi recipes show {name}?)")

@@ -26,11 +26,10 @@ def run(request: Request) -> int:
     protocol = report.protocol_of(evaluation, info, data, options.split)
     others = baselines(sets.train, images.subset(slice(options.limit)))
     result = report.to_json(evaluation, others, protocol)
+    # Told first: hours of work shall not be lost because the folder cannot be written to.
+    print(json.dumps(result, indent=2, allow_nan=False) if options.json else report.to_terminal(result))
     path = folder / "evaluation.json"
     report.write_json(path, result)
-    if options.json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        print(report.to_terminal(result))
+    if not options.json:
         print(f"\nwritten to {path}")
     return 0

@@ -46,7 +46,10 @@ def anchored(data: DataConfig) -> DataConfig:
     """The same with absolute paths, so that a run can be evaluated from any folder."""
 
     def absolute(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().absolute())
+        try:
+            return None if path is None else str(Path(path).expanduser().absolute())
+        except RuntimeError:  # ~NAME
+            raise UserError(f"data: got {path!r}, expected a path; there is no such user") from None
 
     name = data.set if data.set in recipes.GEOMETRY else absolute(data.set)
     assert name is not None

@@ -75,6 +75,8 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        if out_channels < 4:
+            raise ValueError(f"out_channels: got {out_channels}, expected at least 4: one for each pixel offset")
         quarter = out_channels // 4
         widths = [quarter, quarter, quarter, out_channels - 3 * quarter]
         self.convs = nn.ModuleList([WeightNormConv2d(in_channels, width, 1) for width in widths])

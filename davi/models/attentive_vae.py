@@ -59,6 +59,11 @@ class SpatialAttention:
     inference_merge: int = 0
     generative_merge: int = 0
 
+    def __post_init__(self) -> None:
+        for part, keys in vars(self).items():
+            if keys < 0:
+                raise ValueError(f"{part}: got {keys}, expected at least 0")
+
 
 @dataclass(frozen=True)
 class DepthWiseAttention:
@@ -67,6 +72,10 @@ class DepthWiseAttention:
 
     key_channels: int = 0
     layer_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.key_channels < 0:
+            raise ValueError(f"key_channels: got {self.key_channels}, expected at least 0")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from davi.training.state import State
 FORMAT = 1
 MODEL, OPTIMIZER, OTHERS, NUMBERS = "model.safetensors", "optimizer.safetensors", "others.safetensors", "state.json"
 _TEMPORARY = (".new-", ".old-")
+_REPLACED = ".was-"
+"""A whole checkpoint on its way out: another one of the same step takes its name next."""
 
 
 def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
@@ -55,14 +57,18 @@ def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
     """
     target = run / CHECKPOINTS / f"step-{state.step:08d}"
     beside = target.with_name(_TEMPORARY[0] + target.name)
+    replaced = target.with_name(_REPLACED + target.name)
     try:
         with writing(f"checkpoint {target}"):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             _write(beside, state, extra)
-            remove_folder(target)
+            if target.exists():  # it must not be gone before the new one is there: it may be the only one
+                shutil.rmtree(replaced, ignore_errors=True)
+                target.replace(replaced)
             beside.replace(target)
             sync_folder(target.parent)
+            shutil.rmtree(replaced, ignore_errors=True)
     except UserError as error:
         shutil.rmtree(beside, ignore_errors=True)
         last = [folder for folder in checkpoint_folders(run) if folder != target]
@@ -120,7 +126,13 @@ def resume(run: Path, state: State, echo: Echo) -> bool:
 
 
 def _tidy(run: Path) -> None:
-    """Remove what a kill left behind."""
+    """Remove what a kill left behind, and give a checkpoint its name back whose successor had not taken it yet."""
+    for replaced in (run / CHECKPOINTS).glob(_REPLACED + "*"):
+        target = replaced.with_name(replaced.name.removeprefix(_REPLACED))
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.replace(target)
     for prefix in _TEMPORARY:
         for folder in (run / CHECKPOINTS).glob(prefix + "*"):
             shutil.rmtree(folder, ignore_errors=True)

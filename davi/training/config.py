@@ -8,6 +8,9 @@ from typing import Literal
 
 from davi.objectives import ObjectiveConfig
 
+_MOST = 1e15
+"""Steps, epochs or minutes; more would overflow somewhere, and nobody lives that long."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -125,8 +128,8 @@ class TrainingConfig:
         if all(value is None for value in given.values()):
             raise ValueError("steps: got no budget, expected at least one of steps, epochs and minutes")
         for name, value in given.items():
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}: got {value}, expected a number above 0")
+            if value is not None and not 0 < value <= _MOST:
+                raise ValueError(f"{name}: got {value:g}, expected a number above 0, at most {_MOST:g}")
 
     def _check_ranges(self) -> None:
         at_least_one = ("batch_size", "accumulate", "skip_window", "skip_limit", "nonfinite_limit", "log_every")
@@ -138,6 +141,9 @@ class TrainingConfig:
         for name in (*not_negative, *lengths, "checkpoint_minutes", "checkpoint_steps", "seed", "threads"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
+        for name, most in (("seed", 2**63 - 1), ("threads", 4096), ("skip_window", 10**6)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at most {most}")
         for name in ("warmup_fraction", "skip_quantile"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to 1")

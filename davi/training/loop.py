@@ -22,7 +22,7 @@ from davi.errors import UserError
 from davi.evidence import Evidence
 from davi.model import Model
 from davi.objectives import negative_elbo
-from davi.runs import MODEL, Echo, Metrics, checkpoint_folders, create, save_model
+from davi.runs import MODEL, Echo, Metrics, checkpoint_folders, create, save_model, write_recipe
 from davi.training import checkpoint
 from davi.training.config import TrainingConfig
 from davi.training.guard import Verdict
@@ -88,10 +88,20 @@ def train(
     state = State.fresh(model.to(accelerator.device).train(), sets, config, accelerator.device)
     if resume:
         found = checkpoint.resume(run, state, echo)
+        write_recipe(run, recipe)
         echo(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
     _prepare_blocks(model, config)
     with Signals() as signals, Log(Metrics(run, state.step), echo) as log:
-        return _Run(accelerator, state, sets, config, run, log, signals).go()
+        try:
+            return _Run(accelerator, state, sets, config, run, log, signals).go()
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            part = state.feed.order.batch_size // config.accumulate
+            raise UserError(
+                f"batch_size: got parts of {part} image of {list(model.shape)}, of which a single pixel is left at the "
+                "coarsest scale; expected at least 2 images, whose statistics a batch norm needs"
+            ) from None
 
 
 def _check_fit(model: Model, sets: DataSets) -> None:
@@ -257,12 +267,16 @@ class _Run:
         self.validated = (state.step, record)
 
     def _keep(self) -> None:
-        """Save when it is due, and end when a signal asked for it."""
+        """Save when it is due, and end when a signal asked for it.
+
+        While losses or gradients are not finite nothing is saved unasked: the weights may be spoiled, and the good
+        checkpoints would be pushed out one by one before training gives up.
+        """
         state, config = self.state, self.config
         by_steps = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
         by_clock = config.checkpoint_minutes and self.seconds() - self.saved >= 60.0 * config.checkpoint_minutes
         asked = self.signals.received
-        if by_steps or by_clock or asked is not None:
+        if ((by_steps or by_clock) and not state.guard.nonfinite) or asked is not None:
             folder = self._save()
             if asked is not None:
                 raise Interrupted(asked, state.step, folder)

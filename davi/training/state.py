@@ -120,6 +120,7 @@ class State:
         """What JSON can hold."""
         return {
             "step": self.step,
+            "optimizer": type(self.optimizer).__name__.lower(),
             "seconds": self.seconds,
             "skipped": self.skipped,
             "updates": self.average.updates,
@@ -129,7 +130,16 @@ class State:
         }
 
     def load_numbers(self, numbers: Mapping[str, Any]) -> None:
-        """Undo :meth:`numbers`."""
+        """Undo :meth:`numbers`.
+
+        Raises:
+            UserError: if they are of a run with another optimiser, batch size or seed, or of other images; nothing has
+                been changed then.
+        """
+        own = type(self.optimizer).__name__.lower()
+        begun = numbers.get("optimizer", own)
+        if begun != own:
+            raise UserError(f"optimizer: got {own} for a run begun with {begun}, expected {begun}")
         self.feed.order.load_state_dict(numbers["order"])
         self.guard.load_state_dict(numbers["guard"])
         self.meters.names, self.meters.steps = list(numbers["meters"]["names"]), int(numbers["meters"]["steps"])
