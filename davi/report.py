@@ -89,7 +89,7 @@ def protocol_of(
         data: the protocol of the data sets (:class:`davi.data.DataSets`).
         split: which of them was evaluated.
     """
-    known = ("name", "parameters", "shape", "levels", "config", "ema", "step", "source")
+    known = ("name", "parameters", "shape", "levels", "config", "ema", "ema_decay", "step", "source")
     return {
         "set": evaluation.set,
         "split": split,

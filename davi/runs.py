@@ -42,6 +42,15 @@ AVERAGE = "average.safetensors"
 _LARGEST_NUMBER = 2**20
 """No option of a model is larger; a file that says otherwise would make us build something absurd."""
 
+_KINDS: dict[type, str] = {
+    int: "parameters step",
+    bool: "ema",
+    float: "ema_decay",
+    dict: "protocol",
+    str: "version imported",
+}
+_WORDS = {int: "a whole number", bool: "true or false", float: "a number", dict: "a mapping", str: "text"}
+
 Echo = Callable[[str], None]
 
 
@@ -52,15 +61,14 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
         run: the folder; new or empty, unless ``resume``.
         recipe: what to write as ``recipe.yaml``.
         resume: go on in a folder that holds a run of the same recipe; its ``training`` section may differ, so that a
-            run can be prolonged. Its file stays as it is: :func:`write_recipe` replaces it once all else has been found
-            to fit, or else a refused resumption would leave a run that can never be resumed.
+            run can be prolonged, and ``data.root``, since the images can have moved. Its file stays as it is:
+            :func:`write_recipe` replaces it once all else has been found to fit, or else a refused resumption would
+            leave a run that can never be resumed.
 
     Raises:
         UserError: if the folder is in use, cannot be written, or holds a run of another recipe.
     """
-    if run.exists() and not run.is_dir():
-        raise UserError(f"run: got {run}, which is a file; expected a folder")
-    if run.is_dir() and any(run.iterdir()):
+    if _in_use(run):
         if not resume:
             raise UserError(f"run: {run} is not empty; choose another folder, or go on with --resume")
         if (run / RECIPE).exists():
@@ -71,6 +79,41 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
     with writing(f"{run}"):
         run.mkdir(parents=True, exist_ok=True)
     write_recipe(run, recipe)
+
+
+def create_whole(run: Path, recipe: Mapping[str, Any], model: Model, extra: Mapping[str, Any]) -> None:
+    """Make the folder of a run that needs no training: recipe and model appear together, or not at all.
+
+    Arguments:
+        run: the folder, new or empty.
+        recipe: what to write as ``recipe.yaml``.
+        model: what to write as ``model.safetensors``.
+        extra: what its file shall say besides the model's description.
+
+    Raises:
+        UserError: if the folder is in use or cannot be written.
+    """
+    if _in_use(run):
+        raise UserError(f"run: {run} is not empty; choose another folder")
+    target = run.resolve()
+    beside = target.with_name(f".{target.name}.new")
+    with writing(f"{run}"):
+        shutil.rmtree(beside, ignore_errors=True)  # of an attempt that was killed
+        beside.mkdir(parents=True)
+        try:
+            write_recipe(beside, recipe)
+            save_model(beside / MODEL, model, extra)
+            beside.replace(target)
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _in_use(run: Path) -> bool:
+    """Whether a folder holds anything; what is no folder is refused."""
+    if run.exists() and not run.is_dir():
+        raise UserError(f"run: got {run}, which is a file; expected a folder")
+    return run.is_dir() and any(run.iterdir())
 
 
 def write_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
@@ -92,10 +135,16 @@ def _plain(value: Any) -> Any:
 
 
 def _same_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
-    old, new = load_yaml(run / RECIPE), _plain(recipe)
+    old, new = (_rootless(sections) for sections in (load_yaml(run / RECIPE), _plain(recipe)))
     for section in sorted({*old, *new} - {"training"}):
         if old.get(section) != new.get(section):
             raise UserError(f"run: {run} was begun with another {section!r} section; expected that of its {RECIPE}")
+
+
+def _rootless(sections: dict[str, Any]) -> dict[str, Any]:
+    """Sections without the folder of the images: that they are the same images, their hashes say."""
+    data = sections.get("data")
+    return {**sections, "data": {**data, "root": None}} if isinstance(data, dict) else sections
 
 
 @contextmanager
@@ -295,6 +344,7 @@ def load_model(path: Path | str, echo: Echo | None = None) -> tuple[Model, dict[
 
 def _load(path: Path) -> tuple[Model, dict[str, Any]]:
     tensors, info = read_tensors(path)
+    _check_info(path, info)
     build = _builder(path, info)
     wanted = _on_paper(path, build, len(tensors))
     _compare(path, tensors, wanted)
@@ -303,6 +353,16 @@ def _load(path: Path) -> tuple[Model, dict[str, Any]]:
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
     return model.eval().requires_grad_(True), {**info, "source": str(path)}
+
+
+def _check_info(path: Path, info: Mapping[str, Any]) -> None:
+    """What else a file says about its model is printed and computed with: it must be of the kind that we write."""
+    for name, kind in ((name, kind) for kind, names in _KINDS.items() for name in names.split()):
+        value = info.get(name)
+        # To Python, true is a number, hence no isinstance. No number is negative, or so large that it fills a screen.
+        right = type(value) is kind and (not isinstance(value, (int, float)) or 0 <= value < 2**63)
+        if name in info and not right:
+            raise UserError(f"{path}: got {name} {str(value)[:50]!r}, expected {_WORDS[kind]}")
 
 
 def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Model]:

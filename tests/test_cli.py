@@ -107,6 +107,35 @@ def test_train_on_ones_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert say("sample", "../own", "--n", 2) == 0
 
 
+def small_mnist(root: Path, seed: int = 0) -> None:
+    """A folder in the form of MNIST with a few random images; the seed is of the test images alone."""
+    (root / "mnist").mkdir(parents=True, exist_ok=True)
+    for name, n, own in (("train", 20, 1), ("test", 6, seed)):
+        images = np.random.default_rng(own).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        np.savez(root / "mnist" / f"{name}.npz", images=images)
+
+
+def test_images_that_change_or_move_are_noticed(tmp_path: Path, capsys: Capture) -> None:
+    run, old, new = tmp_path / "run", tmp_path / "old", tmp_path / "new"
+    small_mnist(old)
+    words = ["--run", run, "--data.validation", 4, "--training.validate_every", 0]
+    assert say("train", TINY, "--data", "mnist", "--data.root", old, *words, "--training.steps", 1) == 0
+    shutil.move(old, new)  # the same images elsewhere
+    assert say("train", "--run", run, "--resume", "--data.root", new, "--training.steps", 2) == 0
+    assert load_yaml(run / "recipe.yaml")["data"]["root"] == str(new)
+    assert say("evaluate", run) == 0
+    small_mnist(new, seed=2)  # other images at the same place
+    capsys.readouterr()
+    for words in (["train", "--run", run, "--resume", "--training.steps", 3], ["evaluate", run], ["reconstruct", run]):
+        assert say(*words) == 2
+        complaint = capsys.readouterr().err
+        assert complaint.startswith("davi: data: got test_sha256 ")
+        assert complaint.count("\n") == 1
+    assert "; --data mnist evaluates on these images knowingly" in complaint
+    assert say("evaluate", run, "--data.root", new) == 2  # the folder alone does not say that others are wanted
+    assert say("evaluate", run, "--data", "mnist") == 0
+
+
 def test_evaluate_prints_a_table_and_writes_json(run: Path, capsys: Capture) -> None:
     assert say("evaluate", run, "--importance-samples", 3, "--limit", 40, "--batch-size", 25, "--seed", 7) == 0
     said = capsys.readouterr()
@@ -222,6 +251,29 @@ def test_import_makes_a_run(need_shared: Callable[[str], Path], tmp_path: Path, 
     np.save(images, np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
     assert say("evaluate", folder, "--data", images, "--limit", 2) == 0
     assert "some.npy/test: 2 images" in capsys.readouterr().out
+    assert say("import", "attentive", file, "--run", folder) == 2
+    assert capsys.readouterr().err == f"davi: run: {folder} is not empty; choose another folder\n"
+
+
+def test_other_images_inherit_no_options_of_the_first(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    """64 validation images are more than this set has; a file of test images or levels is that of the first set."""
+    rng = np.random.default_rng(0)
+    for name in ("first", "second", "third"):
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 17, (30, 8, 8), dtype=np.int64))
+    first, second, third = (tmp_path / f"{name}.npy" for name in ("first", "second", "third"))
+    assert say("evaluate", run, "--data", second, "--data.levels", 17) == 0
+    assert "second.npy/test: 3 images" in capsys.readouterr().out
+    assert say("evaluate", run, "--data", second, "--data.levels", 17, "--data.validation", 64) == 2
+    assert "data.validation: got 64 for 27 training images" in capsys.readouterr().err  # not 64.0
+    own = ["--data", first, "--data.test", third, "--data.levels", 17, "--data.validation", 5]
+    assert say("train", TINY, *own, "--training.steps", 1, "--run", tmp_path / "own") == 0
+    capsys.readouterr()
+    assert say("evaluate", tmp_path / "own", "--data", second) == 2
+    assert "data.levels: not given" in capsys.readouterr().err
+    assert say("evaluate", tmp_path / "own", "--data", second, "--data.levels", 17) == 0
+    assert "second.npy/test: 3 images" in capsys.readouterr().out  # its own last tenth, not the other file
+    assert say("evaluate", tmp_path / "own", "--data", first, "--split", "validation") == 0  # the same set keeps them
+    assert "first.npy/validation: 5 images" in capsys.readouterr().out
 
 
 def test_recipes_are_listed_and_shown(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

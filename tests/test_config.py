@@ -49,6 +49,29 @@ class Recipe:
     rate: float = 0.5
 
 
+@dataclass(frozen=True)
+class Share:
+    """A fraction or a number of things, declared in either order."""
+
+    one: float | int = 0
+    two: int | float | None = None
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("value", [64, 64.0, 0.25, 1e3])
+def test_a_whole_number_stays_whole_where_a_fraction_may_stand(name: str, value: float) -> None:
+    found = getattr(config.parse(Share, {name: value}, "x"), name)
+    assert (type(found), found) == (type(value), value)
+
+
+def test_neither_whole_nor_a_fraction() -> None:
+    for name in ("one", "two"):
+        with pytest.raises(UserError, match=f"x: {name}: got 'some', expected (float or int|int or float or null)"):
+            config.parse(Share, {name: "some"}, "x")
+        with pytest.raises(UserError, match=f"x: {name}: got true, expected"):
+            config.parse(Share, {name: True}, "x")
+
+
 def parse(values: dict[str, Any]) -> Recipe:
     return config.parse(Recipe, values, "recipe.yaml")
 

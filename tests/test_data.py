@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from davi.data import DataConfig, Images, load
+from davi.data import DataConfig, Images, check_same, load
 from davi.data.embedded import photos, share_pixels
 from davi.errors import UserError
 
@@ -217,6 +217,7 @@ def test_threshold(tmp_path: Path) -> None:
 )
 def test_protocol_says_what_a_number_depends_on(binarization: Any, seed: int | None, words: str, levels: int) -> None:
     data = load(DataConfig(binarization=binarization, binarization_seed=5, flip="horizontal", validation=100))
+    assert data.validation is not None
     assert json.loads(json.dumps(data.protocol)) == {
         "set": "digits",
         "split": "scikit-learn's 1797 digits in file order: the first 1400 for training, the last 397 for test; "
@@ -230,8 +231,25 @@ def test_protocol_says_what_a_number_depends_on(binarization: Any, seed: int | N
         "evaluated": words,
         "flip": "horizontal",
         "test_order": "file order",
+        "train_sha256": sha(data.train),
+        "validation_sha256": sha(data.validation),
         "test_sha256": sha(data.test),
     }
+
+
+def test_other_images_are_told_apart() -> None:
+    begun = load(DataConfig()).protocol
+    check_same(begun, dict(begun), "ask")
+    check_same({"split": "other words", "test_order": "none", "evaluated": "?"}, begun, "ask")  # words alone
+    changed = {"test_sha256": "0" * 64, "train_sha256": "1" * 64, "set": "photos", "counts": {"test": 3}}
+    for name, value in reversed(changed.items()):  # the most telling is named, whatever else differs
+        now = {**begun, **dict(list(changed.items())[list(changed).index(name) :])}
+        with pytest.raises(UserError, match=f"^data: got {name} ") as caught:
+            check_same(begun, now, "ask")
+        old, new = (str(v)[:12] + "..." if len(str(v)) == 64 else str(v) for v in (begun[name], value))
+        assert str(caught.value) == f"data: got {name} {new}, expected {old} as when the run was begun; ask"
+    with pytest.raises(UserError, match="got validation_sha256 abc, expected nothing as"):
+        check_same(begun, {**begun, "validation_sha256": "abc"}, "ask")
 
 
 @pytest.mark.parametrize(

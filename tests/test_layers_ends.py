@@ -109,6 +109,11 @@ def test_noise_is_added_to_the_log_scale_only() -> None:
         ({"log_scale_low": 5.0}, "log_scale_low: got 5.0, expected less than log_scale_high, 5.0"),
         ({"noise": -0.1}, "noise: got -0.1, expected a number >= 0"),
         ({"noise": math.nan}, "noise: got nan, expected a number >= 0"),
+        ({"noise": math.inf}, "noise: got inf, expected a number >= 0"),
+        ({"log_scale_high": math.inf}, "log_scale_high: got inf, expected -50 to 50"),
+        ({"log_scale_high": 50.1}, "log_scale_high: got 50.1, expected -50 to 50"),
+        ({"log_scale_low": -51.0}, "log_scale_low: got -51.0, expected -50 to 50"),
+        ({"log_scale_low": math.nan}, "log_scale_low: got nan, expected -50 to 50"),
     ],
 )
 def test_impossible_gaussian_options_are_refused(options: dict[str, float], message: str) -> None:

@@ -172,13 +172,35 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_log1mexp() -> None:
-    t = torch.tensor([1e-30, 1e-12, 1e-3, 0.5, math.log(2.0), 1.0, 30.0, 700.0], dtype=torch.float64)
+    values = [1e-320, 1e-30, 1e-12, 0.999e-3, 1.001e-3, 0.5, math.log(2.0), 1.0, 30.0, 700.0]
+    log_t = torch.tensor([math.log(t) for t in values], dtype=torch.float64)
     with mpmath.workdps(400):
-        expected = [float(mpmath.log(1 - mpmath.exp(-mpmath.mpf(v)))) for v in t.tolist()]
-    torch.testing.assert_close(log1mexp(t), torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=0.0)
-    t.requires_grad_()
-    (slope,) = torch.autograd.grad(log1mexp(t).sum(), t)
-    torch.testing.assert_close(slope, 1 / torch.expm1(t.detach()), rtol=1e-12, atol=0.0)
+        t = [mpmath.exp(mpmath.mpf(v)) for v in log_t.tolist()]
+        expected, slopes = [float(mpmath.log(1 - mpmath.exp(-v))) for v in t], [float(v / mpmath.expm1(v)) for v in t]
+    # 1 - 1e-304 is 1 in float64: where log p is next to nothing it is right to a unit of rounding, not to a share of it
+    found = log1mexp(log_t)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=1e-15)
+    log_t.requires_grad_()
+    (slope,) = torch.autograd.grad(log1mexp(log_t).sum(), log_t)
+    torch.testing.assert_close(slope, torch.tensor(slopes, dtype=torch.float64), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 65536])
+def test_absurdly_large_scales_have_finite_values_and_gradients(levels: int) -> None:
+    """From about e^95 on the inverse of the scale is zero in float32; what is left is the two open ends."""
+    scales = [30.0, 88.0, 95.0, 104.0, 300.0, 1000.0]
+    log_scales = torch.tensor(scales).view(-1, 1).requires_grad_()
+    means = torch.tensor([-1.5, 0.0, 50.0, -50.0, 0.3, 1.0]).view(-1, 1).requires_grad_()
+    log_p = over_all_levels(means, log_scales, levels)
+    assert log_p.isfinite().all()
+    assert (log_p[:, [0, -1]] - math.log(0.5)).abs().max() < 1e-6
+    for i, scale in enumerate(scales if levels > 2 else []):
+        # P(inner) -> t / 4 with t = 1 / (scale in levels)
+        expected = -scale - math.log((levels - 1) / 2) - math.log(4)
+        assert log_p[i, 1:-1].tolist() == pytest.approx([expected] * (levels - 2), rel=1e-6)
+    slopes = torch.autograd.grad(log_p.sum(), [means, log_scales])
+    assert all(slope.isfinite().all() for slope in slopes)
+    assert slopes[1].flatten().tolist() == pytest.approx([2.0 - levels] * len(scales), rel=1e-6, abs=1e-6)
 
 
 def test_openai_form_sums_to_one_within_its_known_error() -> None:

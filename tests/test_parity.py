@@ -60,6 +60,7 @@ def test_agrees_with_the_authors_code(
     expected = [key for key in load_file(need_shared(f"fixtures/{name}.safetensors")) if key.startswith("expected/")]
     assert {key.removeprefix("expected/") for key in expected} <= compared
     assert {"kl", "log_likelihood/official", "log_likelihood/correct_edge_0999", "training_mode/kl"} <= compared
+    assert "log_likelihood/exact" in compared
     gradients = {name for name in compared if name.startswith("gradient/")}
     wanted = facts["gradient_l2_norms_float64"] if option else {}
     assert gradients == {f"gradient/{weight}" for weight in wanted}
@@ -82,6 +83,10 @@ def pixelcnn_order(x: Tensor) -> Tensor:
 
 def wrong_number(tensors: Tensors, facts: Facts) -> None:
     facts["float32"]["log_likelihood_official_nats"][1] += 0.1
+
+
+def wrong_edge_number(tensors: Tensors, facts: Facts) -> None:
+    facts["float32"]["log_likelihood_correct_edge_0999_nats"][0] += 0.1
 
 
 def wrong_kl(tensors: Tensors, facts: Facts) -> None:
@@ -122,6 +127,7 @@ WRONG: list[tuple[str, Callable[[Tensors, Facts], None], str]] = [
         "layers/1/posterior_delta_mu_raw",
     ),
     ("base_cifar", wrong_number, "log_likelihood/official"),
+    ("base_cifar", wrong_edge_number, "log_likelihood/correct_edge_0999"),
     ("base_cifar", wrong_kl, "kl"),
     ("base_cifar", wrong_training_number, "training_mode/log_likelihood/official"),
     ("base_cifar", not_a_number, "kl"),

@@ -179,7 +179,7 @@ def test_sections_other_than_the_model_may_be_missing(tmp_path: Path) -> None:
         ("attentive_digits", ["model.name=vae"], "command line: model.name: got 'vae', expected one of attentive_vae"),
         ("attentive_digits", ["model=null"], "command line: model: got nothing, expected a section with the name"),
         ("attentive_digits", ["training.batch_size=0"], "training.batch_size: got 0, expected at least 1"),
-        ("attentive_digits", ["training.minutes=null"], "training.steps: got no budget"),
+        ("attentive_digits", ["training.steps=null"], "training.steps: got no budget"),
         ("attentive_digits", ["data.set=3"], "data.set: got 3, expected text"),
         ("attentive_digits", ["data.flip=up"], "data.flip: got 'up', expected one of none, horizontal, both"),
         ("attentive_digits", ["data=7"], "data: got 7, expected a section of keys"),

@@ -19,6 +19,7 @@ from davi.errors import UserError
 from davi.runs import (
     Metrics,
     create,
+    create_whole,
     describe,
     digest,
     load_model,
@@ -107,6 +108,17 @@ def swap(tensors: dict[str, torch.Tensor]) -> None:
         (flip, "SHA-256 differs"),
         (foreign, "no davi metadata"),
         (lambda path: save_file({"w": torch.zeros(1)}, path, {"davi": "[" * 100_000}), "no davi metadata"),
+        (hostile("parameters", "many"), "got parameters 'many', expected a whole number"),
+        (hostile("parameters", True), "got parameters 'True', expected a whole number"),
+        (hostile("parameters", -1), "got parameters '-1', expected a whole number"),
+        (hostile("step", 2**70), "got step '1180591620717411303424', expected a whole number"),
+        (hostile("step", None), "got step 'None', expected a whole number"),
+        (hostile("ema", "yes"), "got ema 'yes', expected true or false"),
+        (hostile("ema_decay", "most"), "got ema_decay 'most', expected a number"),
+        (hostile("ema_decay", float("nan")), "got ema_decay 'nan'"),
+        (hostile("protocol", ["digits"]), "got protocol .*, expected a mapping"),
+        (hostile("version", 3), "got version '3', expected text"),
+        (hostile("imported", {}), "got imported '{}', expected text"),
         (hostile("name", "evil"), "got model 'evil', expected one of"),
         (hostile("name", ["attentive_vae"]), "expected one of"),
         (hostile("shape", [1, 4]), "no usable shape"),
@@ -201,6 +213,36 @@ def test_create_protects_what_is_there(tmp_path: Path) -> None:
         create(tmp_path / "holiday", RECIPE, resume=True)
     with pytest.raises(UserError, match="which is a file"):
         create(tmp_path / "holiday" / "photo.jpg", RECIPE)
+
+
+def test_a_whole_run_appears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, save = tmp_path / "deep" / "run", runs.save_model
+
+    def killed(path: Path, model: Any, extra: Any) -> None:
+        save(path, model, extra)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "save_model", killed)
+    monkeypatch.setattr(runs.shutil, "rmtree", lambda *args, **options: None)  # no time to tidy up
+    with pytest.raises(KeyboardInterrupt):
+        create_whole(run, RECIPE, vae(), {"imported": "a.h5"})
+    assert not run.exists()
+    monkeypatch.undo()
+    for empty in (False, True):
+        if empty:
+            run.mkdir()
+        create_whole(run, RECIPE, vae(), {"imported": "a.h5"})
+        assert {path.name for path in run.iterdir()} == {"recipe.yaml", "model.safetensors"}
+        assert [path.name for path in run.parent.iterdir()] == ["run"]
+        assert load_model(run)[1]["imported"] == "a.h5"
+        with pytest.raises(UserError) as caught:
+            create_whole(run, RECIPE, vae(), {})
+        assert str(caught.value) == f"run: {run} is not empty; choose another folder"
+        runs.shutil.rmtree(run)
+    run.write_text("")
+    for target, words in ((run, "which is a file; expected a folder"), (run / "below", "cannot be written")):
+        with pytest.raises(UserError, match=words):
+            create_whole(target, RECIPE, vae(), {})
 
 
 def test_metrics_are_cut_back_to_the_step(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny import RECIPE, Logistic, sets, vae
 from torch import Tensor
 
@@ -324,6 +325,65 @@ def test_what_is_not_finite_pushes_no_good_checkpoint_out(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="5 steps in a row without finite loss"):
         train(vae(), sets(), config, tmp_path / "run", RECIPE, echo=[].append)
     assert [path.name for path in checkpoint_folders(tmp_path / "run")] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_spoiled_by_the_last_update_are_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """The loss of the step was finite; only the update made something of the weights that is no number."""
+    run, step, calls = tmp_path / "run", torch.optim.Adamax.step, []
+
+    def spoil(self: torch.optim.Adamax, closure: None = None) -> None:
+        step(self)
+        calls.append(1)
+        if len(calls) == 6:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].view(-1)[-1] = value
+
+    monkeypatch.setattr(torch.optim.Adamax, "step", spoil)
+    for steps, saved in ((50, ["step-00000003"]), (6, ["step-00000003"])):  # in the middle, and at the end of the run
+        calls.clear()
+        shutil.rmtree(run, ignore_errors=True)
+        with pytest.raises(UserError) as caught:
+            go(Logistic((1, 2, 2), 16), run, sets(binarization="none", size=2), steps=steps, checkpoint_steps=3)
+        last = run / "checkpoints" / "step-00000003"
+        assert str(caught.value) == (
+            f"training: the weights after step 6 are not finite, first in logits; the last good checkpoint is {last}"
+        )
+        assert [path.name for path in checkpoint_folders(run)] == saved
+        assert not (run / "model.safetensors").exists()
+
+
+def test_large_weights_are_finite(tmp_path: Path) -> None:
+    """Their squares overflow in float32, but they themselves are numbers."""
+    model = Logistic((1, 2, 2), 16)
+    with torch.no_grad():
+        model.gate.fill_(-1.0)  # the logits have no effect
+        model.logits.mul_(1e30)
+    go(model, tmp_path / "run", sets(binarization="none", size=2), steps=1, skip_factor=0.0)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_training_that_is_half_not_finite_ends(tmp_path: Path) -> None:
+    model = Logistic((1, 2, 2), 16)
+    model.faults = dict.fromkeys(range(1, 100, 2), float("nan"))
+    with pytest.raises(UserError, match="4 of the last 8 steps without finite loss and gradient up to step 8, first"):
+        go(model, tmp_path / "run", sets(binarization="none", size=2), steps=50, nonfinite_limit=4)
+
+
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(UserError, match=r"^training: got 2 processes, expected 1; [^\n]*$"):
+        go(vae(), tmp_path / "run", steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_model_remembers_the_decay_of_its_average(tmp_path: Path) -> None:
+    for decay in (0, 0.75):  # a whole number as well
+        go(vae(), tmp_path / str(decay), steps=1, ema_decay=decay)
+        _, info = load_model(tmp_path / str(decay))
+        assert (info["ema"], info["ema_decay"]) == (decay > 0, decay)
 
 
 def test_a_batch_norm_of_one_value_is_refused(tmp_path: Path) -> None:

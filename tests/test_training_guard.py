@@ -66,6 +66,34 @@ def test_nonfinite_steps_are_counted_apart_and_teach_nothing() -> None:
     assert guard.nonfinite == 0
 
 
+def test_scattered_nonfinite_steps_count_too() -> None:
+    config = TrainingConfig(steps=1, nonfinite_limit=3)
+
+    def ends_at(pattern: str) -> int | None:
+        """The step, from 1, at which it is hopeless; ``x`` is a step that is not finite."""
+        guard = Guard(config)
+        for step, what in enumerate(pattern, 1):
+            guard.judge(math.nan if what == "x" else 0.0, 1.0)
+            if step % 2:  # as if interrupted after every other step
+                state, guard = json.loads(json.dumps(guard.state_dict())), Guard(config)
+                guard.load_state_dict(state)
+            if guard.hopeless():
+                return step
+        return None
+
+    assert ends_at("xxx") == 3
+    assert ends_at(".x.x.x") == 6
+    assert ends_at("x....x") is None  # two of six
+    assert ends_at("x..x.x") == 6  # the first and the sixth lie within six steps
+    assert ends_at("x..x..x") is None  # the seventh no longer
+    assert ends_at("x..x..x.x") == 9
+    old = Guard(config)  # a checkpoint that knows of the steps in a row alone
+    old.load_state_dict({"norms": [], "skips": 0, "nonfinite": 2})
+    assert not old.hopeless()
+    old.judge(math.nan, 1.0)
+    assert old.hopeless()
+
+
 def test_guard_goes_on_from_its_state() -> None:
     config = TrainingConfig(steps=1, skip_factor=2.0, skip_window=16, skip_limit=3)
     norms = torch.rand(60, generator=torch.Generator().manual_seed(0)).pow(4).mul(10).tolist()

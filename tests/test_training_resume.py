@@ -135,9 +135,31 @@ def test_an_ended_run_resumes_to_itself(tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(run)
     before = (run / "model.safetensors").read_bytes()
-    lines = go(run, resume=True)
-    assert lines[0] == f"resuming {run} after step 12"
-    assert (run / "model.safetensors").read_bytes() == before
+    records = (run / "metrics.jsonl").read_text()
+    for _ in range(2):
+        lines = go(run, resume=True)
+        assert lines[0] == f"resuming {run} after step 12"
+        assert lines[1:] == [
+            f"{run} has ended with step 12, its budget of steps is used up; a larger one would prolong it; "
+            f"the model is {run / 'model.safetensors'}"
+        ]
+        assert (run / "model.safetensors").read_bytes() == before
+        assert (run / "metrics.jsonl").read_text() == records
+
+
+def test_a_run_killed_at_its_very_end_is_completed(tmp_path: Path) -> None:
+    """All but the model is there, or the last validation is missing as well."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    go(whole)
+    for lines in (None, -2):  # the last two records are the validation and the checkpoint
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(whole, run)
+        (run / "model.safetensors").unlink()
+        kept = (run / "metrics.jsonl").read_text().splitlines(keepends=True)[:lines]
+        (run / "metrics.jsonl").write_text("".join(kept))
+        go(run, resume=True)
+        assert same_files(whole, run)
+        assert history(run) == history(whole)
 
 
 def test_a_run_can_be_prolonged(tmp_path: Path) -> None:
@@ -184,6 +206,18 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     go(tmp_path / "run")
     with pytest.raises(UserError, match="weights of another model"):
         train(vae(width=6), sets(), CONFIG, tmp_path / "run", RECIPE, resume=True, echo=[].append)
+
+
+def test_other_images_are_refused(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", sets()
+    known = dataclasses.replace(data, protocol={**data.protocol, "train_sha256": "a" * 64})
+    train(vae(), known, CONFIG, run, RECIPE, echo=[].append)
+    other = dataclasses.replace(data, protocol={**data.protocol, "train_sha256": "b" * 64})
+    before = (run / "recipe.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"^data: got train_sha256 b{12}\.\.\., expected a{12}\.\.\. as when") as caught:
+        train(vae(), other, dataclasses.replace(CONFIG, steps=20), run, RECIPE, resume=True, echo=[].append)
+    assert "\n" not in str(caught.value)
+    assert (run / "recipe.yaml").read_bytes() == before
 
 
 def test_time_is_kept(tmp_path: Path) -> None:

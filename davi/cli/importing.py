@@ -15,7 +15,7 @@ from davi.errors import UserError
 from davi.models import AttentiveVAE
 from davi.published.attentive_h5 import import_h5
 from davi.recipes import Recipe
-from davi.runs import MODEL, create, save_model
+from davi.runs import create_whole
 
 _USUAL: dict[tuple[recipes.Shape, int], dict[str, Any]] = {
     ((3, 32, 32), 256): {"set": "cifar10"},
@@ -39,8 +39,7 @@ def run(request: Request) -> int:
     recipe = Recipe(folder.name, f"imported from {Path(options.file).name}", AttentiveVAE.name, config, data, None)
     model = recipes.build(recipe, shape, levels)
     model.load_state_dict(weights)
-    create(folder, recipe.to_dict())
-    save_model(folder / MODEL, model, {"imported": Path(options.file).name})
+    create_whole(folder, recipe.to_dict(), model, {"imported": Path(options.file).name})
     for note in notes:
         print(note)
     where = "unknown: give --data when evaluating" if data is None else f"{data.set} ({data.binarization} binarisation)"

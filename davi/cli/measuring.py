@@ -15,7 +15,7 @@ def run(request: Request) -> int:
     """Measure, write ``evaluation.json`` and print the numbers; the exit status."""
     options = request.options
     model, info, folder = open_run(request)
-    sets, images = open_images(request, folder)
+    sets, images = open_images(request, info, folder)
     with Telling("evaluating", min(options.limit or len(images), len(images))) as telling:
         evaluation = evaluate(
             model, images, options.importance_samples, options.batch_size, options.seed, options.limit, telling

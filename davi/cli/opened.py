@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from davi import recipes
 from davi.cli.options import Request
 from davi.cli.training import anchored
-from davi.data import DataSets, Images, Presentation, load
+from davi.data import DataSets, Images, Presentation, check_same, load
 from davi.errors import UserError
 from davi.model import Model
 from davi.runs import RECIPE, load_model
+
+_OF_ONE_SET = ("--data.validation=0", "--data.levels=null", "--data.test=null")
+"""Options that speak of the set they were given for, and of no other."""
 
 _QUIET_SECONDS = 5.0
 """In a pipe there is a line of progress no more often than this, and none for quick work."""
@@ -40,19 +44,30 @@ def open_run(request: Request) -> tuple[Model, dict[str, Any], Path]:
     return model.to(_device(request.options.device)), info, given if given.is_dir() else given.parent
 
 
-def open_images(request: Request, folder: Path) -> tuple[DataSets, Images]:
+def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> tuple[DataSets, Images]:
     """The data sets of a run, with the user's overrides, and the split asked for as it is evaluated.
 
+    Arguments:
+        request: ``--data`` and ``--data.OPTION`` say which images are wanted knowingly. Without them (but for
+            ``--data.root``, the folder) they must be those that the model was trained with.
+        info: what the model's file says.
+        folder: of the run.
+
     Raises:
-        UserError: if the run does not say which images it is for, or these images have no such split.
+        UserError: if the run does not say which images it is for, these have changed or have no such split.
     """
     path, assignments, split = folder / RECIPE, request.assignments, request.options.split
     if not path.is_file():
         raise UserError(f"run: {folder} holds no {RECIPE}, which says what images the model is for")
-    data = recipes.load(path, assignments).data
+    begun, data = recipes.load(path).data, recipes.load(path, assignments).data
     if data is None:
         raise UserError(f"{path}: got no section data, expected one, or --data SET")
+    if begun is not None and anchored(begun).set != anchored(data).set:
+        data = recipes.load(path, [*_OF_ONE_SET, *assignments]).data
+        assert data is not None
     sets = load(anchored(data))
+    if all(word.startswith("--data.root=") for word in assignments):
+        check_same(info.get("protocol", {}), sets.protocol, f"--data {data.set} evaluates on these images knowingly")
     images = {"train": sets.train, "validation": sets.validation, "test": sets.test}[split]
     if images is None:
         raise UserError(f"--split: got 'validation', but {data.set} has no validation images (data.validation is 0)")

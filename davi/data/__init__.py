@@ -8,6 +8,16 @@ model sees the training images. This package imports nothing of the rest of the 
 from davi.data.binarization import Binarization
 from davi.data.images import Images
 from davi.data.presentation import Flip, Order, Presentation
-from davi.data.protocol import DataConfig, DataSets, load
+from davi.data.protocol import DataConfig, DataSets, check_same, load
 
-__all__ = ["Binarization", "DataConfig", "DataSets", "Flip", "Images", "Order", "Presentation", "load"]
+__all__ = [
+    "Binarization",
+    "DataConfig",
+    "DataSets",
+    "Flip",
+    "Images",
+    "Order",
+    "Presentation",
+    "check_same",
+    "load",
+]

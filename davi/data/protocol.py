@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +22,12 @@ from davi.errors import UserError
 
 SETS = ("digits", "photos", *NAMES)
 """Every set that has a name."""
+
+_IDENTITY = (
+    *("test_sha256", "train_sha256", "validation_sha256", "set", "binarization", "binarization_seed", "flip"),
+    *("shape", "levels", "source_levels", "counts"),
+)
+"""What of a protocol says which images they are, the most telling first."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,9 @@ class DataSets:
         protocol: what a number measured on these images depends on. Whole numbers, strings, lists and dictionaries
             only, so that it can be written as JSON: ``set``, ``split`` (in words), ``counts``, ``shape``, ``levels``
             (as evaluated), ``source_levels``, ``binarization``, ``binarization_seed`` (null where nothing is drawn
-            once), ``evaluated`` (in words, how validation and test images were made), ``flip``, ``test_order`` and
-            ``test_sha256`` (of the test values as evaluated, row by row, one byte each up to 256 levels, four with the
-            lowest first above).
+            once), ``evaluated`` (in words, how validation and test images were made), ``flip``, ``test_order``, and
+            ``train_sha256`` (as stored), ``validation_sha256`` (null where there are none) and ``test_sha256`` (as
+            evaluated), each of the values row by row, one byte each up to 256 levels, four with the lowest first above.
     """
 
     train: Images
@@ -114,6 +121,8 @@ def load(config: DataConfig) -> DataSets:
         "evaluated": _in_words(binarization, levels, seed),
         "flip": config.flip,
         "test_order": source.test_order,
+        "train_sha256": digest(train),
+        "validation_sha256": digest(validation) if validation else None,
         "test_sha256": digest(test),
     }
     return DataSets(train, validation, test, protocol)
@@ -124,6 +133,29 @@ def digest(images: Images) -> str:
     pixels = images.pixels.cpu().numpy()
     flat = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
     return hashlib.sha256(flat.data).hexdigest()
+
+
+def check_same(begun: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
+    """Refuse images that are not those of an earlier protocol. What it says in words alone is not compared.
+
+    Arguments:
+        begun: the earlier protocol; what an older version did not write is not compared.
+        now: that of the images at hand.
+        remedy: what the user can do, the end of the message.
+
+    Raises:
+        UserError: one line that names the first field that differs, and both values.
+    """
+    for name in _IDENTITY:
+        if name in begun and begun[name] != now.get(name):
+            got, expected = (_shortened(protocol.get(name)) for protocol in (now, begun))
+            raise UserError(f"data: got {name} {got}, expected {expected} as when the run was begun; {remedy}")
+
+
+def _shortened(value: Any) -> str:
+    """A value of a protocol; of a hash the beginning."""
+    text = "nothing" if value is None else " ".join(str(value).split())
+    return text[:12] + "..." if len(text) == 64 else text[:100]
 
 
 def _check(config: DataConfig) -> None:

@@ -59,13 +59,20 @@ FORMS: dict[str, _Form | None] = {
 }
 
 
-def log1mexp(t: Tensor) -> Tensor:
-    r""":math:`\log(1 - e^{-t})` for t > 0, accurate for small and large t, with finite gradients."""
-    small = t < math.log(2.0)
-    # Each branch sees only arguments it can take: a NaN in the branch not chosen would still poison the gradient.
-    near = torch.log(-torch.expm1(-torch.where(small, t, 1.0)))
-    far = torch.log1p(-torch.exp(-torch.where(small, 1.0, t)))
-    return torch.where(small, near, far)
+_SMALL = 1e-3
+
+
+def log1mexp(log_t: Tensor) -> Tensor:
+    r""":math:`\log(1 - e^{-t})` of :math:`\log t`, to an absolute error of a few units of rounding of log t.
+
+    Values and gradients are finite for any log t, also where t itself underflows: below 1e-3 the series
+    :math:`\log t - t/2 + t^2/24` is exact in float64 (the next term is :math:`t^4/2880`).
+    """
+    t = log_t.exp()
+    # The branch not chosen must be finite, too: a NaN in it would still poison the gradient.
+    near = torch.log(-torch.expm1(-t.clamp_min(_SMALL)))
+    series = log_t + t * (t / 24.0 - 0.5)
+    return torch.where(t < _SMALL, series, near)
 
 
 @final
@@ -144,12 +151,14 @@ class DiscretizedLogisticMixture(Distribution):
 
     def _exact(self, values: Tensor, means: Tensor) -> Tensor:
         centre = (means + 1.0) * self._levels_per_unit  # the mean in units of levels
-        inverse_scale = torch.exp(-self.log_scales) / self._levels_per_unit
+        # As a logarithm it survives scales at which the number underflows: log-scales above 95.
+        log_inverse_scale = -self.log_scales - math.log(self._levels_per_unit)
+        inverse_scale = log_inverse_scale.exp()
         offset = values.to(means.dtype) - centre
         below = F.logsigmoid((offset + 0.5) * inverse_scale)  # log P(value <= v)
         above = F.logsigmoid((0.5 - offset) * inverse_scale)  # log P(value >= v)
         first, last = values == 0, values == self.levels - 1
-        inner = below + above + log1mexp(inverse_scale)
+        inner = below + above + log1mexp(log_inverse_scale)
         return torch.where(first, below, torch.where(last, above, inner))
 
     def _compatible(self, values: Tensor, means: Tensor, form: _Form) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,21 +11,31 @@ from torch import Tensor
 
 from davi.distributions import Normal, bounded_normal
 
+_LARGEST_LOG_SCALE = 50.0
+
 
 @dataclass(frozen=True)
 class GaussianOptions:
-    """Bounds of a log standard deviation, and noise added to it in training (standard deviation; 0: none)."""
+    """Bounds of a log standard deviation, within +-50, and noise added to it in training (standard deviation; 0: none).
+
+    Wider bounds serve nothing, and e^89 is no number in float32 any more.
+    """
 
     log_scale_low: float = -5.0
     log_scale_high: float = 5.0
     noise: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("log_scale_low", "log_scale_high"):
+            if not abs(getattr(self, name)) <= _LARGEST_LOG_SCALE:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)}, expected -{_LARGEST_LOG_SCALE:g} to {_LARGEST_LOG_SCALE:g}"
+                )
         if not self.log_scale_low < self.log_scale_high:
             raise ValueError(
                 f"log_scale_low: got {self.log_scale_low}, expected less than log_scale_high, {self.log_scale_high}"
             )
-        if not self.noise >= 0:
+        if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise: got {self.noise}, expected a number >= 0")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from davi.data import check_same
 from davi.errors import UserError
 from davi.runs import (
     AVERAGE,
@@ -55,7 +56,7 @@ def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
     Raises:
         UserError: if it cannot be written; the checkpoints from before are untouched then.
     """
-    target = run / CHECKPOINTS / f"step-{state.step:08d}"
+    target = _folder(run, state.step)
     beside = target.with_name(_TEMPORARY[0] + target.name)
     replaced = target.with_name(_REPLACED + target.name)
     try:
@@ -74,11 +75,22 @@ def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
         last = [folder for folder in checkpoint_folders(run) if folder != target]
         good = f"; last good checkpoint: {last[-1]}" if last else "; there is no earlier checkpoint"
         raise UserError(str(error) + good) from None
-    # Newer ones can only be damaged ones that a resumption passed over; this run will replace them when it gets there.
-    older = [folder for folder in checkpoint_folders(run) if folder.name < target.name]
+    prune(run, state.step, keep)
+    return target
+
+
+def prune(run: Path, step: int, keep: int) -> None:
+    """Remove the oldest checkpoints beyond ``keep``, counted from that of ``step``.
+
+    Newer ones can only be damaged ones that a resumption passed over; the run will replace them when it gets there.
+    """
+    older = [folder for folder in checkpoint_folders(run) if folder.name < _folder(run, step).name]
     for folder in older[: max(0, len(older) + 1 - keep)]:
         remove_folder(folder)
-    return target
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"step-{step:08d}"
 
 
 def _write(folder: Path, state: State, extra: Mapping[str, Any]) -> None:
@@ -94,30 +106,32 @@ def _digest(numbers: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
-def resume(run: Path, state: State, echo: Echo) -> bool:
+def resume(run: Path, state: State, protocol: Mapping[str, Any], echo: Echo) -> bool:
     """Put ``state`` where the newest whole checkpoint was taken.
 
     Arguments:
         run: the run's folder.
         state: a fresh state of the same recipe; changed only once a checkpoint has been read completely.
+        protocol: of the images at hand, which must be those the run was begun with.
         echo: is told of each damaged checkpoint that is passed over.
 
     Returns:
         Whether there was a checkpoint; if not, ``state`` is as it was.
 
     Raises:
-        UserError: if there are checkpoints and none of them can be used.
+        UserError: if there are checkpoints and none of them can be used, or they belong to other images.
     """
     _tidy(run)
     folders = checkpoint_folders(run)
     trouble = ""
     for folder in reversed(folders):
         try:
-            parts = _read(folder, state)
+            begun, parts = _read(folder, state)
         except UserError as error:
             trouble = str(error)
             echo(f"{trouble}; trying the checkpoint before it")
             continue
+        check_same(begun, protocol, "go on with the images it was begun with, or begin another run")
         _apply(parts, state)
         return True
     if folders:
@@ -141,8 +155,8 @@ def _tidy(run: Path) -> None:
 Parts = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 
 
-def _read(folder: Path, state: State) -> Parts:
-    """Everything in a checkpoint, checked as far as it can be before anything is changed."""
+def _read(folder: Path, state: State) -> tuple[dict[str, Any], Parts]:
+    """The protocol and everything else in a checkpoint, checked as far as it can be before anything is changed."""
     path = folder / NUMBERS
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -153,12 +167,16 @@ def _read(folder: Path, state: State) -> Parts:
         raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:150]})") from None
     if numbers["format"] != FORMAT:
         raise UserError(f"{path}: got format {numbers['format']}, expected {FORMAT}; another version of davi wrote it")
-    model, average, optimizer, others = (read_tensors(folder / name)[0] for name in (MODEL, AVERAGE, OPTIMIZER, OTHERS))
+    model, optimizer, others = (read_tensors(folder / name)[0] for name in (MODEL, OPTIMIZER, OTHERS))
+    average, info = read_tensors(folder / AVERAGE)
+    protocol = info.get("protocol", {})
+    if not isinstance(protocol, dict):
+        raise UserError(f"{folder / AVERAGE}: got protocol {str(protocol)[:50]!r}, expected a mapping")
     wanted = {name: tensor.shape for name, tensor in state.model.state_dict().items()}
     for name, tensors in ((MODEL, model), (AVERAGE, average)):
         if {key: tensor.shape for key, tensor in tensors.items()} != wanted:
             raise UserError(f"{folder / name}: got the weights of another model, expected those of the recipe")
-    return numbers, model, average, optimizer, others
+    return protocol, (numbers, model, average, optimizer, others)
 
 
 def _apply(parts: Parts, state: State) -> None:

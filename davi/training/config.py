@@ -45,8 +45,8 @@ class TrainingConfig:
         skip_quantile: 0 to 1.
         skip_window: how many norms are remembered.
         skip_limit: after that many skips in a row the next step is taken, scaled down to the threshold.
-        nonfinite_limit: training stops after that many steps in a row whose loss or gradient is not finite; such steps
-            never change the model.
+        nonfinite_limit: training stops when the loss or gradient was not finite in that many of the last twice as many
+            steps, thus at the latest after that many in a row; such steps never change the model.
         ema_decay: decay of the moving average of the weights, which is what is kept; it rises to this value as
             (1 + t) / (10 + t). 0: the last weights are kept.
         precision: float32, or bfloat16 for the network while likelihoods and weights stay float32.
@@ -141,7 +141,7 @@ class TrainingConfig:
         for name in (*not_negative, *lengths, "checkpoint_minutes", "checkpoint_steps", "seed", "threads"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
-        for name, most in (("seed", 2**63 - 1), ("threads", 4096), ("skip_window", 10**6)):
+        for name, most in (("seed", 2**63 - 1), ("threads", 4096), ("skip_window", 10**6), ("nonfinite_limit", 10**6)):
             if getattr(self, name) > most:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at most {most}")
         for name in ("warmup_fraction", "skip_quantile"):

@@ -51,6 +51,10 @@ class Guard:
         """Finite steps skipped in a row."""
         self.nonfinite = 0
         """Steps in a row whose loss or gradient was not finite."""
+        self.steps = 0
+        """Steps judged."""
+        self.bad: deque[int] = deque(maxlen=config.nonfinite_limit)
+        """Which of them were the last whose loss or gradient was not finite."""
 
     def threshold(self) -> float:
         """Norm above which the next step is skipped."""
@@ -67,8 +71,10 @@ class Guard:
             norm: length of the whole gradient before clipping.
         """
         threshold = self.threshold()
+        self.steps += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.nonfinite += 1
+            self.bad.append(self.steps)
             return Verdict(False, "gradient" if math.isfinite(loss) else "loss", math.inf, threshold)
         self.nonfinite = 0
         self.norms.append(norm)
@@ -82,11 +88,26 @@ class Guard:
         self.skips = 0
         return Verdict(True, "forced", min(limit, threshold), threshold)
 
+    def hopeless(self) -> bool:
+        """Whether ``nonfinite_limit`` of the last twice as many steps were not finite, in a row or scattered."""
+        limit = self.config.nonfinite_limit
+        return len(self.bad) == limit and self.steps - self.bad[0] < 2 * limit
+
     def state_dict(self) -> dict[str, Any]:
         """Everything the next verdict depends on; JSON keeps every bit of it."""
-        return {"norms": list(self.norms), "skips": self.skips, "nonfinite": self.nonfinite}
+        return {
+            "norms": list(self.norms),
+            "skips": self.skips,
+            "nonfinite": self.nonfinite,
+            "steps": self.steps,
+            "bad": list(self.bad),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.norms = deque(map(float, state["norms"]), maxlen=self.config.skip_window)
         self.skips, self.nonfinite = int(state["skips"]), int(state["nonfinite"])
+        # Checkpoints of the first version know only of the steps in a row.
+        self.steps = int(state.get("steps", self.nonfinite))
+        bad = state.get("bad", range(1, self.nonfinite + 1))
+        self.bad = deque(map(int, bad), maxlen=self.config.nonfinite_limit)

@@ -1,11 +1,12 @@
 """The training loop, to be read from top to bottom.
 
 What is trained is :func:`davi.objectives.negative_elbo`; what is logged, validated and kept is the evidence itself.
-Accelerate moves things to the device, cuts batches into parts and adds up their gradients, and synchronises processes.
+Accelerate moves things to the device, cuts batches into parts and adds up their gradients. Training is one process.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from davi.errors import UserError
 from davi.evidence import Evidence
 from davi.model import Model
 from davi.objectives import negative_elbo
-from davi.runs import MODEL, Echo, Metrics, checkpoint_folders, create, save_model, write_recipe
+from davi.runs import MODEL, Echo, Metrics, checkpoint_folders, create, read_metrics, save_model, write_recipe
 from davi.training import checkpoint
 from davi.training.config import TrainingConfig
 from davi.training.guard import Verdict
@@ -79,21 +80,26 @@ def train(
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
     """
     _check_fit(model, sets)
+    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=config.accumulate)
+    if accelerator.num_processes > 1:  # each would see the same batches and write the same files
+        raise UserError(
+            f"training: got {accelerator.num_processes} processes, expected 1; data-parallel training is not there yet"
+        )
     create(run, recipe, resume)
     if config.threads:
         torch.set_num_threads(config.threads)
-    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=config.accumulate)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     state = State.fresh(model.to(accelerator.device).train(), sets, config, accelerator.device)
+    found = False
     if resume:
-        found = checkpoint.resume(run, state, echo)
+        found = checkpoint.resume(run, state, sets.protocol, echo)
         write_recipe(run, recipe)
         echo(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
     _prepare_blocks(model, config)
     with Signals() as signals, Log(Metrics(run, state.step), echo) as log:
         try:
-            return _Run(accelerator, state, sets, config, run, log, signals).go()
+            return _Run(accelerator, state, sets, config, run, log, signals, found).go()
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -138,6 +144,7 @@ class _Run:
         run: Path,
         log: Log,
         signals: Signals,
+        resumed: bool,
     ) -> None:
         self.accelerator, self.state, self.config = accelerator, state, config
         self.sets, self.run, self.log, self.signals = sets, run, log, signals
@@ -148,7 +155,8 @@ class _Run:
         self.began = time.monotonic() - state.seconds
         self.start = self.logged = (state.step, state.seconds)
         self.saved = state.seconds
-        self.validated: tuple[int, dict[str, Any] | None] = (-1, None)
+        self.resumed = resumed
+        self.validated = _validated(run, state.step) if resumed else (-1, None)
 
     def seconds(self) -> float:
         """Time used, over all resumptions."""
@@ -200,22 +208,35 @@ class _Run:
         return self._finish(budget)
 
     def _refused(self, verdict: Verdict, loss: float, norm: float, evidence: Evidence) -> None:
-        """Log a step that was skipped or forced; give up when too many in a row were not finite."""
+        """Log a step that was skipped or forced; give up when too many were not finite."""
         state = self.state
         state.skipped += not verdict.update
         finite = verdict.reason in ("norm", "forced")
         where = "" if finite else _diagnosis(evidence, state.model)
         values = {"reason": verdict.reason, "loss": loss, "norm": norm, "threshold": verdict.threshold}
         self.log.event("skip", state.step, **values, where=where, updated=verdict.update)
-        if state.guard.nonfinite < self.config.nonfinite_limit:
-            return
+        if not finite and state.guard.hopeless():
+            count, among = state.guard.nonfinite, "steps in a row"
+            if count < self.config.nonfinite_limit:
+                count, among = self.config.nonfinite_limit, f"of the last {2 * self.config.nonfinite_limit} steps"
+            raise self._failure(f"{count} {among} without finite loss and gradient up to step {state.step}, {where}")
+
+    def _failure(self, what: str) -> UserError:
+        """The error that ends training: what happened, and from where it could go on."""
         folders = checkpoint_folders(self.run)
         last = f"the last good checkpoint is {folders[-1]}" if folders else "there is no checkpoint yet"
-        count = state.guard.nonfinite
-        raise UserError(
-            f"training: {count} steps in a row without finite loss and gradient up to step {state.step}, "
-            f"{where}; {last}"
-        )
+        return UserError(f"training: {what}; {last}")
+
+    def _check_weights(self) -> None:
+        """Refuse to keep weights or running statistics that the last update has spoiled: nothing could use them.
+
+        Largest magnitudes, not lengths: those of weights that are large but finite can overflow.
+        """
+        named = {name: x for name, x in self.state.model.state_dict().items() if x.is_floating_point() and x.numel()}
+        finite = torch.stack(torch._foreach_norm(list(named.values()), math.inf)).isfinite().tolist()
+        if not all(finite):
+            first = next(name for name, good in zip(named, finite, strict=True) if not good)
+            raise self._failure(f"the weights after step {self.state.step} are not finite, first in {first}")
 
     def _report(self, rate: float, beta: float) -> None:
         """The log's line and the validation, when they are due."""
@@ -283,6 +304,7 @@ class _Run:
 
     def _save(self) -> Path:
         state = self.state
+        self._check_weights()
         state.seconds = self.saved = self.seconds()
         folder = checkpoint.save(self.run, state, self.config.keep_checkpoints, self._extra())
         self.log.event("checkpoint", state.step, seconds=state.seconds)
@@ -290,18 +312,37 @@ class _Run:
 
     def _extra(self) -> dict[str, Any]:
         """What the file of the averaged model says besides its description."""
-        return {"step": self.state.step, "ema": bool(self.config.ema_decay), "protocol": self.sets.protocol}
+        decay = float(self.config.ema_decay)
+        return {"step": self.state.step, "ema": bool(decay), "ema_decay": decay, "protocol": self.sets.protocol}
 
     def _finish(self, budget: Budget) -> TrainingResult:
-        """The last validation, checkpoint and the model's file."""
-        state = self.state
+        """The last validation, checkpoint and the model's file; what a resumption finds done is not done again."""
+        state, path = self.state, self.run / MODEL
+        ended = self.resumed and state.step == self.start[0]
+        self._check_weights()
         self._validate()
-        self._save()
-        path = self.run / MODEL
+        if ended:  # what was killed while it removed old checkpoints has left some
+            checkpoint.prune(self.run, state.step, self.config.keep_checkpoints)
+        else:
+            self._save()
         save_model(path, state.average.model, self._extra())
-        self.log.say(f"trained {state.step} steps in {duration(self.seconds())}; the model is {path}")
+        if ended:
+            self.log.say(
+                f"{self.run} has ended with step {state.step}, its budget of {budget} is used up; a larger one would "
+                f"prolong it; the model is {path}"
+            )
+        else:
+            self.log.say(f"trained {state.step} steps in {duration(self.seconds())}; the model is {path}")
         epoch = self.schedule.epoch(state.step)
         return TrainingResult(state.step, epoch, self.seconds(), budget, path, self.validated[1])
+
+
+def _validated(run: Path, step: int) -> tuple[int, dict[str, Any] | None]:
+    """The validation that a run has recorded at its present step, in the form of :attr:`_Run.validated`."""
+    for record in reversed(read_metrics(run)):
+        if record["step"] == step and record.get("kind") == "validation":
+            return step, {key: value for key, value in record.items() if key not in ("kind", "step")}
+    return -1, None
 
 
 @torch.no_grad()
