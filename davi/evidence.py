@@ -26,6 +26,9 @@ class Kind(IntEnum):
     ESTIMATE = 2
     """The sum approximates log p(x); it may lie on either side."""
 
+    def __str__(self) -> str:
+        return self.name.lower().replace("_", " ")
+
     @staticmethod
     def weakest(*kinds: Kind) -> Kind:
         """The kind of a claim composed of claims of these kinds."""
