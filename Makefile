@@ -61,5 +61,5 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "installing DAVI and its development tools into $(VENV) (PyTorch is a large download the first time)"
-	@$(PIP) --editable '.[dev,import]'
+	@$(PIP) --editable '.[dev,docs,hub,import,tensorboard]'
 	@touch $(VENV)/.installed $@

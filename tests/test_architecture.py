@@ -23,7 +23,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
-    frozenset({"pictures", "report", "runs", "training"}),
+    frozenset({"comparison", "measurements", "page", "pictures", "report", "runs", "training"}),
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),
 )
