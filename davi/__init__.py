@@ -52,6 +52,7 @@ def build(
         davi.errors.UserError: a ``ValueError`` of one line, if the recipe, an option or the shape cannot be used.
 
     Example:
+        >>> import davi
         >>> davi.build("attentive_photos", "model.width=8", shape=(3, 48, 64), levels=256).dims
         9216
     """

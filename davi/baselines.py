@@ -10,16 +10,20 @@ their expectations, :math:`n_j(1) = \sum_n g_{nj} / (L_g - 1)`.
 
 *PNG* and *lossless WebP*: length of the file of each image, encoded on its own by Pillow, headers included. Small
 images pay dearly for the headers; that is what storing them costs.
+
+A set may be far larger than the memory. No more than 256 MiB of training images are counted and no more than 32 million
+values of test images are put into files; of larger sets images are taken at even distances, and the note says how many.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
@@ -33,6 +37,12 @@ Save = Callable[[Image.Image, io.BytesIO], None]
 
 _ENTRIES = 2**22
 """Numbers held at once while counting: 32 MiB of float64."""
+
+_COUNTED_BYTES = 2**28
+"""Of training images that are counted: all of CIFAR-10 or MNIST."""
+
+_FILED_VALUES = 2**25
+"""Of test images that are put into files, which takes minutes: all of CIFAR-10's or MNIST's."""
 
 _WEBP_LONGEST_SIDE = 16383
 
@@ -84,19 +94,38 @@ def independent_pixels(train: Images, test: Images) -> Baseline:
             f"{train.name}: got images [C, H, W] = {list(train.shape)} with {train.levels} levels, expected "
             f"{list(test.shape)} with {test.levels} levels as in {test.name}"
         )
-    seen = train.pixels.cpu().flatten(1).numpy()  # [N, D]
+    seen = _some(train, _COUNTED_BYTES // train.pixels.element_size())  # [N, D]
     coded = test.pixels.cpu().flatten(1).numpy()  # [M, D]
     dims, levels = coded.shape[1], test.levels
-    step = max(1, _ENTRIES // max(levels, len(seen), len(coded)))
+    width = max(1, _ENTRIES // levels)
     bits = np.zeros(len(coded))
-    for start in range(0, dims, step):
-        part = slice(start, start + step)
+    for start in range(0, dims, width):
+        part = slice(start, start + width)
         counts = _counts(seen[:, part], train.levels, levels)  # [d, L]
         log_p = np.log2(counts + 1.0) - np.log2(len(seen) + levels)
-        bits -= log_p[np.arange(len(counts)), coded[:, part]].sum(1)
+        place = np.arange(len(counts))
+        for rows in _chunks(len(coded), len(counts)):
+            bits[rows] -= log_p[place, coded[rows, part]].sum(1)
     how = "expected counts of the grey values" if train.levels != levels else "counts"
-    note = f"{how} of {len(seen)} training images at each position and channel, one added to each level"
+    among = "" if len(seen) == len(train) else f" (at even distances among {len(train)})"
+    note = f"{how} of {len(seen)} training images{among} at each position and channel, one added to each level"
     return _baseline("independent pixels", bits / dims, note)
+
+
+def _some(images: Images, values: int) -> NDArray[np.generic]:
+    """All images, or as many at even distances as hold no more values: ``[n, C * H * W]``."""
+    pixels = images.pixels
+    n = min(len(pixels), max(1, values // pixels[0].numel()))
+    if n < len(pixels):
+        pixels = pixels[torch.arange(n) * len(pixels) // n]
+    flat: NDArray[np.generic] = pixels.cpu().flatten(1).numpy()
+    return flat
+
+
+def _chunks(rows: int, width: int) -> Iterator[slice]:
+    """Slices of rows, each of which holds about as many numbers as may be held at once."""
+    step = max(1, _ENTRIES // width)
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def png(test: Images) -> Baseline:
@@ -138,10 +167,13 @@ def _counts(seen: NDArray[np.generic], seen_levels: int, levels: int) -> NDArray
     """How often every level was seen at every position: ``[N, d]`` -> ``[d, levels]``; expected where it is drawn."""
     n, d = seen.shape
     if seen_levels != levels:  # grey values, of which binary ones are drawn
-        ones = seen.sum(0, dtype=np.float64) / (seen_levels - 1)
+        ones = sum(seen[rows].sum(0, dtype=np.float64) for rows in _chunks(n, d)) / (seen_levels - 1)
         return np.stack([n - ones, ones], 1)
-    place = np.arange(d) * levels + seen.astype(np.int64)  # [N, d]
-    return np.bincount(place.ravel(), minlength=d * levels).reshape(d, levels).astype(np.float64)
+    counts = np.zeros(d * levels)
+    for rows in _chunks(n, d):
+        place = np.arange(d) * levels + seen[rows].astype(np.int64)  # [n', d]
+        counts += np.bincount(place.ravel(), minlength=d * levels)
+    return counts.reshape(d, levels)
 
 
 def picture(values: NDArray[np.generic], levels: int) -> Image.Image:
@@ -159,14 +191,16 @@ def _files(name: str, test: Images, options: str, save: Save, progress: Progress
         save(picture(values, test.levels), file)
         return file.tell()
 
-    bits = np.zeros(len(test))
+    flat = _some(test, _FILED_VALUES)
+    bits = np.zeros(len(flat))
     with ThreadPoolExecutor() as pool:  # the encoders release Python's lock
-        for i, found in enumerate(pool.map(length, test.pixels.cpu().numpy())):
+        for i, found in enumerate(pool.map(length, flat.reshape(-1, *test.shape))):
             bits[i] = 8.0 * found
             if progress is not None:
-                progress(i + 1, len(test))
-    note = f"Pillow, {options}; one file for each image, headers included"
-    return _baseline(name, bits / test.pixels[0].numel(), note)
+                progress(i + 1, len(bits))
+    among = "" if len(bits) == len(test) else f"; {len(bits)} images at even distances among {len(test)}"
+    note = f"Pillow, {options}; one file for each image, headers included, which weigh heavily on small images{among}"
+    return _baseline(name, bits / flat.shape[1], note)
 
 
 def _baseline(name: str, bits: NDArray[np.float64], note: str) -> Baseline:

@@ -137,7 +137,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: got {_shown(values)}, expected a mapping of keys to values")
-    config: T = _Reader(_one_line(where), _keys(cls)).section(cls, dataclasses.MISSING, values, "")
+    config: T = _Reader(_one_line(where), keys(cls)).section(cls, dataclasses.MISSING, values, "")
     return config
 
 
@@ -149,6 +149,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"config: got {_shown(config)}, expected an instance of a dataclass")
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def keys(cls: type, prefix: str = "") -> tuple[str, ...]:
+    """All dotted keys of a dataclass, sections and their contents, in the order of their definition."""
+    found: list[str] = []
+    for name, hint in _hints(cls).items():
+        found.append(prefix + name)
+        section = _section_type(hint)
+        if section is not None:
+            found.extend(keys(section, f"{prefix}{name}."))
+    return tuple(found)
 
 
 class _Reader:
@@ -229,17 +240,6 @@ def _parser(hint: Any) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     return parser
-
-
-def _keys(cls: type, prefix: str = "") -> tuple[str, ...]:
-    """All dotted keys of a dataclass, sections and their contents, in the order of their definition."""
-    keys: list[str] = []
-    for name, hint in _hints(cls).items():
-        keys.append(prefix + name)
-        section = _section_type(hint)
-        if section is not None:
-            keys.extend(_keys(section, f"{prefix}{name}."))
-    return tuple(keys)
 
 
 def _section_type(hint: Any) -> type | None:

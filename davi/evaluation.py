@@ -3,7 +3,7 @@ r"""How probable a model finds images: bounds, their parts, and how much of the 
 With latents drawn from the posterior, :math:`z_k \sim q(z \mid x)`, and importance weights
 
 .. math:: w_k = \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad
-          L_K(x) = E\Big[\log \frac 1K \sum_{k=1}^K w_k\Big] \le \log p(x)
+          L_K(x) = E\Bigl[\log \frac 1K \sum_{k=1}^K w_k\Bigr] \le \log p(x)
 
 :math:`L_1` is the evidence lower bound (ELBO), :math:`L_K` never falls with K, and it tends to :math:`\log p(x)`. The
 sum over k is streamed in float64, so memory does not depend on K, and ln K is subtracted once, at the end.
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from davi.data import Images
+from davi.data.protocol import digest
 from davi.distributions import Normal
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
@@ -45,6 +46,7 @@ ACTIVE_RULE = (
     "active: the variance of the unit's posterior mean over the evaluated images (unbiased, n - 1) exceeds "
     f"{ACTIVE_VARIANCE}; below the top layer the mean is taken at one draw of the latents above"
 )
+"""What an active unit is, in the words that go into every result."""
 
 RECONSTRUCTION, KL = "reconstruction", "kl/"
 
@@ -82,6 +84,8 @@ class Evaluation:
         dims: values per image, C * H * W.
         device: where it was computed.
         precision: of the weights, and of everything computed from them up to the sums over draws.
+        images_sha256: SHA-256 of the values of the measured images (:func:`davi.data.protocol.digest`): two
+            evaluations with the same one can be compared image by image.
     """
 
     elbo: Array
@@ -98,6 +102,7 @@ class Evaluation:
     dims: int
     device: str
     precision: str
+    images_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.elbo)
@@ -213,6 +218,13 @@ def importance_bound(
 
     Raises:
         UserError: if K is not positive, or if the model gives no weights and K is not 1.
+
+    Example:
+        >>> import davi
+        >>> model = davi.build("attentive_digits_tiny")  # not trained
+        >>> x = torch.zeros(2, *model.shape, dtype=torch.uint8)
+        >>> importance_bound(model, x, samples=8).shape
+        torch.Size([2])
     """
     _at_least_one("samples", samples)
     weights = LogMeanExp()
@@ -282,6 +294,7 @@ def evaluate(
         dims=model.dims,
         device=device.type,
         precision=precision,
+        images_sha256=digest(images.subset(slice(limit))),
     )
     _refuse_non_finite(evaluation)
     return evaluation

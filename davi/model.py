@@ -66,6 +66,13 @@ class Model(nn.Module, ABC):
         Arguments:
             x: integer images, ``[B, C, H, W]``, in ``{0 .. levels - 1}``.
             generator: source of the model's own randomness; torch's default when None.
+
+        Example:
+            >>> import davi
+            >>> model = davi.build("attentive_digits_tiny")  # not trained
+            >>> evidence = model.evidence(torch.zeros(2, *model.shape, dtype=torch.uint8))
+            >>> list(evidence.terms), evidence.log_px.shape
+            (['reconstruction', 'kl/00', 'kl/01', 'kl/02'], torch.Size([2]))
         """
 
     @abstractmethod

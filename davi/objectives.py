@@ -4,14 +4,15 @@ The evidence lower bound of a hierarchy is a reconstruction term minus KL diverg
 from the first step tends to switch latent layers off before they carry anything, so the divergences may be weighted
 with :math:`\beta`, which rises to 1:
 
-.. math:: \mathcal L_\beta = \frac 1B \sum_b \Big( -\sum_{t \notin KL} \mathrm{term}_t(x_b)
-          + \beta \sum_i KL_i(x_b) \Big) + \sum \mathrm{penalties}
+.. math:: \mathcal L_\beta = \frac 1B \sum_b \Bigl( -\sum_{t \notin KL} \mathrm{term}_t(x_b)
+          + \beta \sum_i KL_i(x_b) \Bigr) + \sum \mathrm{penalties}
 
 At :math:`\beta = 1` and without penalties this is the negative evidence lower bound.
 
 References:
     Ladder Variational Autoencoders, C. K. Sonderby, T. Raiko, L. Maaloe, S. K. Sonderby, O. Winther, NeurIPS 2016,
     https://arxiv.org/abs/1602.02282 (warm-up of the KL divergence)
+
     Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
     https://openreview.net/forum?id=T4-65DNlDij (the stepwise warm-up)
 """

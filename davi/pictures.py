@@ -1,27 +1,21 @@
-"""Integer images as pictures: grids, pairs, a captioned page, and PNG files that are whole or absent.
+"""Integer images as pictures: grids, pairs, and PNG files that are whole or absent.
 
 Levels 0..L-1 are shown linearly as 0..255, pixels are enlarged by whole factors without smoothing, so that what is
 seen is what the model was given or has drawn. Pictures have the mode ``RGB``. Images of one channel are grey, of three
 channels coloured; of any other number of channels all are shown, as grey images side by side, since no colour would
 be honest.
-
-``python -m davi.pictures RUN`` gathers the PNG files of a run folder on one page, ``RUN/page.png``, under the numbers
-of its ``evaluation.json`` where there is one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from davi.errors import UserError
@@ -90,31 +84,6 @@ def pairs(
     return _tile(torch.cat([left, gap, right], dim=3), columns, 3 * padding)  # [N, 3, H, 2 W + padding]
 
 
-def page(title: str, sections: Sequence[tuple[str, Image.Image | str]]) -> Image.Image:
-    """One white page: a title, then under each caption a picture or a text.
-
-    Arguments:
-        title: one line.
-        sections: (caption, picture or text); pictures wider than the page are shrunk to fit, texts are wrapped and
-            keep their line breaks.
-    """
-    margin, inner = 40, LONGEST_SIDE
-    blocks: list[tuple[int, Image.Image]] = [(0, _text_block(title, 34, inner))]  # space above, picture
-    for caption, content in sections:
-        blocks.append((32, _text_block(caption, 22, inner)))
-        if isinstance(content, str):
-            blocks.append((8, _text_block(content, 18, inner)))
-        else:
-            blocks.append((8, _fitted(content, inner)))
-    height = sum(above + block.height for above, block in blocks)
-    result = Image.new("RGB", (inner + 2 * margin, height + 2 * margin), "white")
-    top = margin
-    for above, block in blocks:
-        result.paste(block, (margin, top + above))
-        top += above + block.height
-    return result
-
-
 def save_png(image: Image.Image, path: str | Path) -> None:
     """Writes a PNG file beside ``path`` and renames it, so that nobody ever sees half a picture.
 
@@ -135,56 +104,6 @@ def save_png(image: Image.Image, path: str | Path) -> None:
     finally:
         with contextlib.suppress(OSError):  # what could not be written cannot be removed either; the first error counts
             beside.unlink()
-
-
-def gather(folder: str | Path) -> Path:
-    """Puts the PNG files of a folder, in the order of their names, on one page; returns its path, ``page.png`` there.
-
-    Where the folder holds the results of an evaluation they stand above the pictures.
-
-    Raises:
-        UserError: the folder holds no PNG file, or one that is damaged.
-    """
-    folder = Path(folder)
-    target = folder / "page.png"
-    paths = sorted(path for path in folder.glob("*.png") if path.is_file() and path.name != target.name)
-    if not paths:
-        raise UserError(f"{folder}: holds no PNG files, expected at least one")
-    sections: list[tuple[str, Image.Image | str]] = _numbers(folder / "evaluation.json")
-    for path in paths:
-        try:
-            with Image.open(path, formats=["PNG"]) as picture:
-                sections.append((path.stem.replace("_", " "), picture.convert("RGBA")))
-        except (OSError, SyntaxError, ValueError):  # Pillow's errors for what is no PNG, or only half of one
-            raise UserError(f"{path}: is damaged, expected a PNG file") from None
-    save_png(page(folder.resolve().name, sections), target)
-    return target
-
-
-def _numbers(path: Path) -> list[tuple[str, Image.Image | str]]:
-    """The section with the headline of an evaluation and its baselines; none if there is no (whole) evaluation."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        bound, protocol = result["bound"], result["protocol"]
-        caption = f"{bound['bits_per_dim']['mean']:.3f} bits/dim ({bound['nats']['mean']:.2f} nats)"
-        lines = [f"{protocol['images']} images of {protocol['set']}, {bound['samples']} importance samples"]
-        known = [item for item in result["baselines"] if item["bits_per_dim"] is not None]
-        lines += [f"{item['name']}: {item['bits_per_dim']:.3f} bits/dim" for item in known]
-        return [(caption, "\n".join(lines))]
-    except (OSError, ValueError, LookupError, TypeError):  # the page is about the pictures; it is whole without numbers
-        return []
-
-
-def main(arguments: Sequence[str]) -> int:
-    """``python -m davi.pictures RUN``: gathers the pictures of a folder and prints where they are; the exit status."""
-    try:
-        if len(arguments) != 1:
-            raise UserError(f"pictures: got {len(arguments)} arguments, expected one folder")
-        print(f"All pictures on one page: {gather(arguments[0])}")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
 
 
 def _pixels(name: str, images: Tensor, levels: int) -> Tensor:
@@ -243,39 +162,3 @@ def _tile(cells: Tensor, columns: int, padding: int) -> Image.Image:
     canvas = cells.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)  # [rows H, columns W, 3]
     canvas = F.pad(canvas, (0, 0, 0, padding, 0, padding), value=GAP_LEVEL)
     return Image.fromarray(canvas.contiguous().numpy())
-
-
-def _fitted(picture: Image.Image, width: int) -> Image.Image:
-    """The picture itself, or shrunk to ``width``, on white where it is transparent."""
-    if picture.mode != "RGB":
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    if picture.width <= width:
-        return picture
-    height = max(round(picture.height * width / picture.width), 1)
-    return picture.resize((width, height), Image.Resampling.BOX)
-
-
-def _text_block(text: str, size: int, width: int) -> Image.Image:
-    """Black text on white, wrapped to ``width`` at the spaces."""
-    font = ImageFont.load_default(size)
-    lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split(" "):
-            longer = f"{line} {word}" if line else word
-            if line and font.getlength(longer) > width:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    step = round(1.35 * size)
-    block = Image.new("RGB", (width, step * len(lines)), "white")
-    draw = ImageDraw.Draw(block)
-    for i, line in enumerate(lines):
-        draw.text((0, i * step), line, fill="black", font=font)
-    return block
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -24,7 +24,13 @@ from davi import __version__
 from davi.baselines import Baseline
 from davi.evaluation import ACTIVE_RULE, KL, Array, Evaluation
 from davi.evidence import Kind, bits_per_dim
-from davi.runs import replace_text, writing
+from davi.files import replace_text, writing
+
+_CLAIMS = {
+    Kind.EXACT: "exact: this is log p(x)",
+    Kind.LOWER_BOUND: "lower bound: log p(x) is at least this",
+    Kind.ESTIMATE: "estimate: log p(x) may be more or less; not to be ranked among bounds",
+}
 
 COLUMNS = 80
 _NAME, _VALUE = 28, 24
@@ -44,18 +50,23 @@ def to_json(
     Returns:
         ``kind``; ``bound`` (with its number of ``samples``), ``elbo`` and ``terms`` (all parts of the ELBO but the KL
         divergences), each with ``nats`` and ``bits_per_dim``, which have a ``mean`` and a ``standard_error`` (null for
-        a single image); ``kl`` with its ``total`` and ``layers``, top first; ``active_units``; ``baselines``;
+        a single image); ``kl`` with its ``total`` and named ``layers``, top first; ``active_units``; ``baselines``;
         ``protocol``.
     """
     dims, kl = evaluation.dims, evaluation.kl  # [N, layers]
-    units = evaluation.active_units
+    units, layers = evaluation.active_units, [name for name in evaluation.terms if name.startswith(KL)]
     return {
         "kind": evaluation.kind.name,
-        "bound": {"samples": evaluation.samples, **_both(evaluation.bound, dims)},
-        "elbo": _both(evaluation.elbo, dims),
-        "terms": {name: _both(values, dims) for name, values in evaluation.terms.items() if not name.startswith(KL)},
-        "kl": {"total": _divergence(kl.sum(1), dims), "layers": [_divergence(layer, dims) for layer in kl.T]}
-        if kl.shape[1]
+        "bound": {"samples": evaluation.samples, **both_units(evaluation.bound, dims)},
+        "elbo": both_units(evaluation.elbo, dims),
+        "terms": {
+            name: both_units(values, dims) for name, values in evaluation.terms.items() if not name.startswith(KL)
+        },
+        "kl": {
+            "total": _divergence(kl.sum(1), dims),
+            "layers": [{"name": name, **_divergence(layer, dims)} for name, layer in zip(layers, kl.T, strict=True)],
+        }
+        if layers
         else None,
         "active_units": None
         if units is None
@@ -89,12 +100,13 @@ def protocol_of(
         data: the protocol of the data sets (:class:`davi.data.DataSets`).
         split: which of them was evaluated.
     """
-    known = ("name", "parameters", "shape", "levels", "config", "ema", "ema_decay", "step", "source")
+    known = ("name", "parameters", "shape", "levels", "config", "ema", "ema_decay", "step", "rollbacks", "source")
     return {
         "set": evaluation.set,
         "split": split,
         "images": len(evaluation),
         "images_available": evaluation.available,
+        "images_sha256": evaluation.images_sha256,
         "limit": evaluation.limit,
         "dims": evaluation.dims,
         "importance_samples": evaluation.samples,
@@ -105,9 +117,19 @@ def protocol_of(
         "version": __version__,
         "commit": commit(),
         "torch": torch.__version__,
-        "model": {**{key: model[key] for key in known if key in model}, "trained_with": model.get("version")},
+        "model": {
+            **{key: model[key] for key in known if key in model},
+            "trained_with": model.get("version"),
+            "trained_on": _trained_on(model.get("protocol", {})),
+        },
         "data": dict(data),
     }
+
+
+def _trained_on(protocol: Mapping[str, Any]) -> dict[str, str | int | None]:
+    """What of the protocol of a model's training can make it differ from another: which images, in what form."""
+    told = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
+    return {key: protocol[key] for key in told if key in protocol and type(protocol[key]) in (str, int, type(None))}
 
 
 def commit() -> str | None:
@@ -131,29 +153,21 @@ def write_json(path: Path | str, result: Mapping[str, Any]) -> None:
         ValueError: if a number is not finite: JSON has no word for it.
     """
     path = Path(path)
-    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     with writing(str(path)):
         replace_text(path, text)
 
 
-def to_terminal(result: Mapping[str, Any]) -> str:
-    """A table of what :func:`to_json` made, at most 80 columns wide; nats come first for binary images."""
-    protocol = result["protocol"]
-    nats_first = protocol.get("data", {}).get("levels") == 2
-    units = ("nats", "bits/dim") if nats_first else ("bits/dim", "nats")
-    lines = [*_heading(protocol), " " * _NAME + "".join(f"{unit:>{_VALUE}}" for unit in units)]
-    lines += [_row(name, values, nats_first) for name, values in _measured(result)]
-    if result["baselines"]:
-        lines += ["", "for comparison"]
-        dims = protocol.get("dims")
-        for baseline in result["baselines"]:
-            lines += _baseline_lines(baseline, dims, nats_first)
-    details = [*_layers(result), *_protocol(protocol)]
-    return "\n".join([*lines, *([""] if details else []), *details])
+def both_units(nats: Array, dims: int) -> dict[str, Any]:
+    """Mean and standard error over images of a log-probability, in nats and in bits per dimension.
 
+    Arguments:
+        nats: of each image, ``[N]``.
+        dims: values in one image.
 
-def _both(nats: Array, dims: int) -> dict[str, Any]:
-    """Mean and standard error over images of a log-probability, in both units."""
+    Returns:
+        ``nats`` and ``bits_per_dim``, each with ``mean`` and ``standard_error`` (null for a single image).
+    """
     mean, error = _statistics(nats)
     return {
         "nats": {"mean": mean, "standard_error": error},
@@ -164,9 +178,29 @@ def _both(nats: Array, dims: int) -> dict[str, Any]:
     }
 
 
+def to_terminal(result: Mapping[str, Any]) -> str:
+    """A table of what :func:`to_json` made, at most 80 columns wide; nats come first for binary images."""
+    protocol = result["protocol"]
+    nats_first = protocol.get("data", {}).get("levels") == 2
+    units = ("nats", "bits/dim") if nats_first else ("bits/dim", "nats")
+    lines = [*_heading(protocol), " " * _NAME + "".join(f"{unit:>{_VALUE}}" for unit in units)]
+    lines += [_row(name, values, nats_first) for name, values in _measured(result)]
+    lines += _labelled("kind of claim", _CLAIMS[Kind[result["kind"]]])
+    if result["baselines"]:
+        lines += ["", "for comparison"]
+        dims = protocol.get("dims")
+        for baseline in result["baselines"]:
+            lines += _baseline_lines(baseline, dims, nats_first)
+        notes = [f"{baseline['name']}: {baseline['note']}" for baseline in result["baselines"] if _available(baseline)]
+        for note in notes:
+            lines += textwrap.wrap(note, COLUMNS, initial_indent="  ", subsequent_indent="    ")
+    details = [*_layers(result), *_protocol(protocol)]
+    return "\n".join([*lines, *([""] if details else []), *details])
+
+
 def _divergence(nats: Array, dims: int) -> dict[str, Any]:
-    """Like :func:`_both`, for a quantity that counts positive in bits as well."""
-    both = _both(nats, dims)
+    """Like :func:`both_units`, for a quantity that counts positive in bits as well."""
+    both = both_units(nats, dims)
     both["bits_per_dim"]["mean"] *= -1
     return both
 
@@ -203,7 +237,7 @@ def _cell(value: Mapping[str, Any], digits: int) -> str:
 
 def _baseline_lines(baseline: Mapping[str, Any], dims: int | None, nats_first: bool) -> list[str]:
     mean, error = baseline["bits_per_dim"], baseline["standard_error"]
-    if mean is None:
+    if not _available(baseline):
         return _labelled(baseline["name"], f"not available: {baseline['note']}")
     bits = {"mean": mean, "standard_error": error}
     if dims is None:
@@ -213,8 +247,12 @@ def _baseline_lines(baseline: Mapping[str, Any], dims: int | None, nats_first: b
     return [_row(baseline["name"], {"nats": nats, "bits_per_dim": bits}, nats_first)]
 
 
+def _available(baseline: Mapping[str, Any]) -> bool:
+    return baseline["bits_per_dim"] is not None
+
+
 def _layers(result: Mapping[str, Any]) -> list[str]:
-    """KL divergence and active units layer by layer."""
+    """KL divergence and active units layer by layer; layers without any active unit by name."""
     lines = []
     if result["kl"] is not None:
         each = "  ".join(f"{layer['nats']['mean']:.2f}" for layer in result["kl"]["layers"])
@@ -223,6 +261,10 @@ def _layers(result: Mapping[str, Any]) -> list[str]:
     if units is not None:
         each = "  ".join(f"{layer['active']}/{layer['units']}" for layer in units["layers"])
         lines += _labelled("active units", f"{units['active']} of {units['units']}: {each}")
+        names = [layer["name"] for layer in result["kl"]["layers"]] if result["kl"] is not None else []
+        inactive = [name for name, layer in zip(names, units["layers"], strict=False) if not layer["active"]]
+        if inactive:
+            lines += _labelled("inactive layers", f"{', '.join(inactive)} (no active unit; kl/00 is the top)")
     return lines
 
 

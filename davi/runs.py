@@ -7,35 +7,32 @@ Layout::
     checkpoints/step-00001234/     everything a resumed run needs (davi.training.checkpoint)
     model.safetensors              the trained model: averaged weights and buffers
 
-Files are written beside their final name and renamed, so that a name never stands for half a file. Weights are
-safetensors, which cannot carry code. Their metadata holds one entry, ``davi``: JSON with the model's ``name``,
-``shape``, ``levels`` and ``config`` and whatever else the writer adds, and the SHA-256 of all tensors.
+Names never stand for half a file (:mod:`davi.files`). The metadata of a file of weights holds the model's ``name``,
+``shape``, ``levels`` and ``config`` and whatever else the writer adds.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from davi import __version__
 from davi.config import load_yaml, parse, to_dict
+from davi.data import which_images
 from davi.errors import UserError
+from davi.files import read_tensors, replace_text, sync_folder, write_tensors, writing
 from davi.model import Model
 from davi.models import MODELS
 
-RECIPE, METRICS, CHECKPOINTS, MODEL = "recipe.yaml", "metrics.jsonl", "checkpoints", "model.safetensors"
+RECIPE, METRICS, CHECKPOINTS, MODEL, LOCK = "recipe.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", ".lock"
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
 
@@ -43,7 +40,7 @@ _LARGEST_NUMBER = 2**20
 """No option of a model is larger; a file that says otherwise would make us build something absurd."""
 
 _KINDS: dict[type, str] = {
-    int: "parameters step",
+    int: "parameters step rollbacks",
     bool: "ema",
     float: "ema_decay",
     dict: "protocol",
@@ -68,13 +65,13 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
     Raises:
         UserError: if the folder is in use, cannot be written, or holds a run of another recipe.
     """
-    if _in_use(run):
+    if in_use(run):
         if not resume:
             raise UserError(f"run: {run} is not empty; choose another folder, or go on with --resume")
         if (run / RECIPE).exists():
             _same_recipe(run, recipe)
             return
-        if {path.name for path in run.iterdir()} - {RECIPE + ".new"}:
+        if {path.name for path in run.iterdir()} - {RECIPE + ".new", LOCK}:
             raise UserError(f"run: {run} holds no {RECIPE}, so there is no run to resume")
     with writing(f"{run}"):
         run.mkdir(parents=True, exist_ok=True)
@@ -93,7 +90,7 @@ def create_whole(run: Path, recipe: Mapping[str, Any], model: Model, extra: Mapp
     Raises:
         UserError: if the folder is in use or cannot be written.
     """
-    if _in_use(run):
+    if in_use(run):
         raise UserError(f"run: {run} is not empty; choose another folder")
     target = run.resolve()
     beside = target.with_name(f".{target.name}.new")
@@ -109,11 +106,11 @@ def create_whole(run: Path, recipe: Mapping[str, Any], model: Model, extra: Mapp
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def _in_use(run: Path) -> bool:
-    """Whether a folder holds anything; what is no folder is refused."""
+def in_use(run: Path) -> bool:
+    """Whether a folder holds anything but a lock; what is no folder is refused."""
     if run.exists() and not run.is_dir():
         raise UserError(f"run: got {run}, which is a file; expected a folder")
-    return run.is_dir() and any(run.iterdir())
+    return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
 
 
 def write_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
@@ -142,39 +139,8 @@ def _same_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def _rootless(sections: dict[str, Any]) -> dict[str, Any]:
-    """Sections without the folder of the images: that they are the same images, their hashes say."""
-    data = sections.get("data")
-    return {**sections, "data": {**data, "root": None}} if isinstance(data, dict) else sections
-
-
-@contextmanager
-def writing(what: str) -> Iterator[None]:
-    """Turns what a full or forbidden disk raises into one line."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"{what}: cannot be written ({reason})") from None
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that, at any instant, its name stands for the old or the new text."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Sections without where and how the images are read: that they are the same images, their hashes say."""
+    return {**sections, "data": which_images(sections.get("data"))}
 
 
 class Metrics:
@@ -222,65 +188,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and value - value != 0.0 else value
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write tensors with JSON metadata and their digest, to be read by :func:`read_tensors`.
-
-    The file appears under its name only when it is complete and on the disk.
-    """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    beside = path.with_name(path.name + ".new")
-    text = json.dumps({**info, "sha256": digest(plain)})
-    beside.touch()  # with the permissions of any other file; safetensors would let nobody else read it
-    mode = beside.stat().st_mode
-    save_file(plain, beside, {"davi": text})
-    beside.chmod(mode)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file of :func:`write_tensors`.
-
-    Raises:
-        UserError: one line that begins with the path, if the file is missing, cut off, changed, or of another program.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            info = _metadata(path, file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: not a complete safetensors file ({' '.join(str(error).split())[:150]})") from None
-    if digest(tensors) != info.pop("sha256", None):
-        raise UserError(f"{path}: the tensors are not those that were written (SHA-256 differs); the file is damaged")
-    return tensors, info
-
-
-def _metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    try:
-        info = json.loads((metadata or {})["davi"])
-    except (KeyError, ValueError, RecursionError):
-        info = None
-    if not isinstance(info, dict):
-        raise UserError(f"{path}: got no davi metadata, expected a file written by davi")
-    return info
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -439,12 +346,3 @@ def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     folder = run / CHECKPOINTS
     return sorted(path for path in folder.glob("step-????????*") if path.is_dir()) if folder.is_dir() else []
-
-
-def remove_folder(folder: Path) -> None:
-    """Delete a folder so that its name never stands for half of its content."""
-    if folder.exists():
-        doomed = folder.with_name(".old-" + folder.name)
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.replace(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)

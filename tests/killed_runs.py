@@ -2,9 +2,13 @@
 
     python killed_runs.py FOLDER POINT...
 
-A point ``NAME:N`` kills the process (SIGKILL) at the N-th call of that function. For each point a process is forked
-that trains until it is killed, then others that resume until the run ends. Forking spares the import of torch each
-time; it is safe as long as no thread has been started, so everything is computed by one thread.
+A point ``NAME:N`` kills the process (SIGKILL) at the N-th call of that function; ``at:F`` after that fraction of the
+time that an uninterrupted run takes, wherever it is then. ``NAME:N+at:F`` kills one run twice. For each point a process
+is forked that trains until it is killed, then others that resume until the run ends; a line says how often it was
+killed. Images in FOLDER/images are streamed from a cache that each run makes for itself; without, random ones are used.
+
+Forking spares the import of torch each time; it is safe as long as no thread has been started, so everything is
+computed by one thread.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,8 @@ import torch._dynamo  # every first optimiser step imports it: once here is enou
 from tiny import RECIPE, sets, vae
 
 from davi import runs
+from davi.data import DataConfig, DataSets, load
+from davi.data.cache import Writer
 from davi.training import TrainingConfig, checkpoint, loop, train
 from davi.training.guard import Guard
 from davi.training.optimizer import Average
@@ -39,6 +46,8 @@ CONFIG = TrainingConfig(
     skip_window=4,
     skip_limit=2,
     ema_decay=0.9,
+    collapse_nats=0.5,
+    plateau_validations=1,
     threads=1,
 )
 """Everything that a checkpoint must carry is in play; the guard is so strict that it skips some steps."""
@@ -53,23 +62,49 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "rename": (Path, "replace"),  # files, and the folders of checkpoints
     "remove": (checkpoint, "remove_folder"),
     "record": (runs.Metrics, "write"),
+    "decode": (Writer, "append"),  # while the cache of streamed images is made
 }
 
 
-def run_once(folder: Path, point: str | None) -> int:
+def images(run: Path) -> DataSets:
+    """What a run is trained on."""
+    folder = run.parent / "images"
+    if not folder.is_dir():
+        return sets()
+    cache = str(run.parent / "caches" / run.name)
+    return load(
+        DataConfig(str(folder), binarization="dynamic", flip="horizontal", validation=0.2, cache=cache, memory=0.0)
+    )
+
+
+def run_once(folder: Path, point: str | None, seconds: float = 0.0) -> int:
     """Train or resume in a forked process; what ``os.waitpid`` says of its end."""
     sys.stdout.flush()
     child = os.fork()
     if child:
+        if point is not None and point.startswith("at:"):
+            return kill_after(child, float(point.removeprefix("at:")) * seconds)
         return os.waitpid(child, 0)[1]
     try:
-        if point is not None:
+        if point is not None and not point.startswith("at:"):
             arm(point)
-        train(vae(), sets(), CONFIG, folder, RECIPE, resume=True, echo=lambda line: None)
+        train(vae(), images(folder), CONFIG, folder, RECIPE, resume=True, echo=lambda line: None)
         os._exit(0)
     except BaseException as error:
         print(f"{folder.name}: {error!r}", flush=True)
         os._exit(1)
+
+
+def kill_after(child: int, seconds: float) -> int:
+    """Kill a process unless it ends before; what ``os.waitpid`` says of its end."""
+    end = time.perf_counter() + seconds
+    while (left := end - time.perf_counter()) > 0:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(min(left, 0.005))
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 def arm(point: str) -> None:
@@ -94,13 +129,22 @@ def arm(point: str) -> None:
 
 def main(folder: Path, points: list[str]) -> None:
     torch.set_num_threads(1)
+    began = time.perf_counter()
     if run_once(folder / "whole", None) != 0:
         sys.exit("the uninterrupted run failed")
+    seconds = time.perf_counter() - began
     for point in points:
-        run = folder / point.replace(":", "-")
-        status = run_once(run, point)
-        if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
-            sys.exit(f"{point}: was not killed")
+        run, kills = folder / point.replace(":", "-"), 0
+        for number, one in enumerate(point.split("+")):
+            began = time.perf_counter()
+            status = run_once(run, one, seconds)
+            if status == 0 and number == 0:  # a whole run, and faster than the first: others are doing less now
+                seconds = time.perf_counter() - began
+            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            if status != 0 and not killed:
+                sys.exit(f"{point}: failed before it was killed")
+            kills += killed
+        print(f"{point}: killed {kills}", flush=True)
         if run_once(run, None) != 0:
             sys.exit(f"{point}: could not be resumed")
 

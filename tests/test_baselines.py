@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,3 +185,34 @@ def test_all_together() -> None:
     assert found == [independent_pixels(train, test), png(test), webp(test)]
     assert [baseline.name for baseline in found] == ["independent pixels", "PNG", "lossless WebP"]
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_of_very_many_images_some_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 4 of 10 training images of 6 bytes: numbers 0, 2, 5 and 7."""
+    train, test = noise((10, 1, 2, 3), 17), noise((4, 1, 2, 3), 17)
+    expected = independent_pixels(train.subset([0, 2, 5, 7]), test)
+    monkeypatch.setattr("davi.baselines._COUNTED_BYTES", 4 * 6 + 5)
+    found = independent_pixels(train, test)
+    assert found.bits_per_dim == pytest.approx(expected.bits_per_dim, rel=1e-14)
+    assert found.note.startswith("counts of 4 training images (at even distances among 10) at each position")
+
+
+@pytest.mark.parametrize("method", [png, webp])
+def test_of_very_many_images_some_are_put_into_files(
+    method: Callable[[Images], Baseline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = noise((10, 1, 2, 3), 17)
+    expected = method(test.subset([0, 3, 6]))
+    monkeypatch.setattr("davi.baselines._FILED_VALUES", 3 * 6)
+    found = method(test)
+    assert (found.bits_per_dim, found.standard_error) == (expected.bits_per_dim, expected.standard_error)
+    assert found.note.endswith("; 3 images at even distances among 10")
+
+
+def test_a_memory_map_is_read_in_place(tmp_path: Path) -> None:
+    """A set on the disk gives the numbers of the same set in memory."""
+    stored = noise((30, 1, 5, 7), 17)
+    np.save(tmp_path / "set.npy", stored.pixels.numpy())
+    mapped = Images(torch.from_numpy(np.load(tmp_path / "set.npy", mmap_mode="c")), 17, stored.name)
+    assert independent_pixels(mapped, mapped) == independent_pixels(stored, stored)
+    assert png(mapped) == png(stored)

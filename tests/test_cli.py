@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 import davi
-from davi import cli, recipes
+from davi import recipes
 from davi.cli import main
+from davi.cli.verbs import VERBS
 from davi.config import load_yaml
 from davi.runs import read_metrics
 
@@ -220,21 +221,6 @@ def test_a_model_file_can_stand_for_its_run(run: Path, capsys: Capture) -> None:
     assert (run / "evaluation.json").is_file()
 
 
-def test_the_page_of_a_run_shows_its_numbers(run: Path, capsys: Capture) -> None:
-    from davi.pictures import gather
-
-    assert say("sample", run, "--n", 4) == 0
-    with Image.open(gather(run)) as page:
-        without = page.size
-    assert say("evaluate", run, "--limit", 5) == 0
-    with Image.open(gather(run)) as page:
-        assert page.size[0] == without[0]
-        assert page.size[1] > without[1] + 100  # a headline and four lines
-    (run / "evaluation.json").write_text('{"bound": 3}', encoding="utf-8")
-    with Image.open(gather(run)) as page:
-        assert page.size == without
-
-
 def test_import_makes_a_run(need_shared: Callable[[str], Path], tmp_path: Path, capsys: Capture) -> None:
     file = need_shared("fixtures/attentive_h5/att_cifar_trained.h5")
     folder = tmp_path / "published"
@@ -291,10 +277,14 @@ def test_help_and_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"davi {davi.__version__}\n"
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"  {verb} " in said for verb in cli.options.VERBS)
-    for verb in cli.options.VERBS:
+    assert all(f"  {verb} " in said for verb in VERBS)
+    for verb in VERBS:
         assert main([verb, "--help"]) == 0
-        assert f"usage: davi {verb}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"usage: davi {verb}" in said
+        assert all(f"--{section}.OPTION" in said for section in VERBS[verb].sections)
+    assert main(["evaluate", "--help"]) == 0
+    assert "--data.root DIR" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["recipes"], ["recipes", "show", TINY], ["trian"]])

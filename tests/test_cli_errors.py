@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 
 from davi import cli
 from davi.cli import main
+from davi.cli.verbs import VERBS
 from davi.runs import load_model, save_model
 
 TINY = "attentive_digits_tiny"
@@ -33,13 +36,13 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 ERRORS: list[tuple[str, str]] = [
-    ("", "verb: got nothing, expected one of recipes, train, evaluate, sample, reconstruct, import"),
-    ("trian", "verb: got 'trian', expected one of recipes, train, evaluate, sample, reconstruct, import; did you mean"),
+    ("", f"verb: got nothing, expected one of {', '.join(VERBS)} (davi --help)"),
+    ("trian", f"verb: got 'trian', expected one of {', '.join(VERBS)}; did you mean train?"),
     ("--fast", "unrecognized arguments: --fast"),
     ("recipes shaw", "got 'shaw', expected one of list, show"),
     ("recipes show", "recipes show: got no name"),
     ("recipes show attentive_mist", "did you mean attentive_mnist"),
-    ("recipes show absent.yaml", "absent.yaml: No such file or directory"),
+    ("recipes show absent.yaml", "absent.yaml: no such file"),
     ("recipes list attentive_mnist", "recipes list: got 'attentive_mnist', expected no name"),
     ("recipes show {tmp}/binary.yaml", "binary.yaml: got bytes that are not UTF-8"),
     ("train", "recipe: got nothing, expected its name or the path of a .yaml file"),
@@ -54,13 +57,18 @@ ERRORS: list[tuple[str, str]] = [
     ("train TINY --run {tmp}/new --model.likelihood bernoulli", "likelihood: got bernoulli for 17 levels, expected 2"),
     ("train TINY --recipe.x 3", "--recipe.x: cannot be used with davi train, expected --model.OPTION or --data.OPTION"),
     ("train TINY --resum", "--resum: unknown option of davi train; did you mean --resume?"),
+    ("train TINY --stesp 3", "--stesp: unknown option of davi train; did you mean --training.steps?"),
+    ("train TINY --steps=3", "--steps=3: unknown option of davi train; did you mean --training.steps?"),
+    ("train TINY --learning-rate 3", "--learning-rate: unknown option of davi train; did you mean --training.learning"),
+    ("evaluate {run} --root x", "--root: unknown option of davi evaluate; did you mean --data.root?"),
     ("train TINY again", "again: unknown word of davi train"),
     ("train TINY --resume", "--resume: got no --run DIR"),
     ("train --resume --run {tmp}/absent", "holds no recipe.yaml, expected the folder of a run"),
     ("train TINY --run {run}", "is not empty; choose another folder, or go on with --resume"),
     ("train TINY --run {run}/recipe.yaml", "recipe.yaml, which is a file; expected a folder"),
     ("train TINY --run {run} --resume --model.width 8", "was begun with another 'model' section"),
-    ("train TINY --run {tmp}/new --data digit", "data.set: got"),
+    ("train TINY --run {tmp}/new --data digit", "(did you mean digits?)"),
+    ("train TINY --run {tmp}/new --data.set mnits", "(did you mean mnist?)"),
     ("train TINY --run {tmp}/new --data mnist --data.root {tmp}", "found no folder"),
     ("train TINY --run {tmp}/new --data {tmp}/foreign.npz", "foreign.npz: found 'a', 'b', expected an array"),
     ("train TINY --run {tmp}/new --data {tmp}/half.npy", "half.npy: "),
@@ -96,6 +104,14 @@ ERRORS: list[tuple[str, str]] = [
     ("evaluate {run} --data photos", "expected [1, 8, 8] with 17 levels"),
     ("evaluate {run} --model.width 3", "--model.width: cannot be used with davi evaluate, expected --data.OPTION"),
     ("evaluate {run} --device abacus", "--device: got 'abacus', expected a device of this machine"),
+    ("compare", "the following arguments are required: RUN"),
+    (
+        "compare {run} {tmp}/rum",
+        "found no evaluation.json, expected a run that was evaluated; davi evaluate {run} writes",
+    ),
+    ("compare {tmp}/rum", "rum, found nothing there, expected the folder of a run; did you mean {run}?"),
+    ("compare {run} --json --markdown", "--markdown: not allowed with argument --json"),
+    ("compare {run} --data.root x", "--data.root: cannot be used with davi compare, expected no dotted options"),
     ("sample {run} --n 0", "--n: got '0', expected a whole number from 1"),
     ("sample {run} --temperature -1", "--temperature: got '-1', expected a number from 0"),
     ("sample {run} --temperature 1e30", "run: the model computes no finite pixels at temperature 1e+30"),
@@ -175,6 +191,32 @@ def test_what_the_machine_refuses_costs_one_line_too(
     said = capsys.readouterr().err
     assert said.startswith(f"davi: {words}")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["--zzzz", "--stelp", "--q"])
+def test_a_poor_match_is_no_hint(word: str, capsys: Capture) -> None:
+    assert main(["recipes", word]) == 2
+    assert capsys.readouterr().err == f"davi: {word}: unknown option of davi recipes\n"
+
+
+def test_a_full_disk_costs_one_line_and_no_numbers(run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert main(["evaluate", str(run), "--limit", "3"]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"davi: {run}/evaluation.safetensors: cannot be written (No space left on device)\n"
+    assert "log p(x) >= ELBO" in said.out
+    assert not (run / "evaluation.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_output_to_a_full_disk_costs_one_line() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        command = [sys.executable, "-m", "davi", "recipes"]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (process.returncode, process.stderr) == (2, "davi: output: cannot be written (No space left on device)\n")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), OSError("no file in it"), AttributeError("typo")])

@@ -31,7 +31,8 @@ MODEL = {
     "ema_decay": 0.999,
     "step": 77,
     "source": "runs/demo/model.safetensors",
-    "protocol": {"unrelated": 1},
+    "rollbacks": 1,
+    "protocol": {"set": "mnist", "train_sha256": "ab", "binarization_seed": None, "counts": {}, "flip": True},
 }
 DATA = {
     "set": "mnist",
@@ -90,7 +91,10 @@ def test_numbers_by_hand() -> None:
     assert found["terms"]["reconstruction"]["nats"]["mean"] == pytest.approx(-5.0)
     assert found["kl"]["total"]["nats"] == pytest.approx({"mean": 3.0, "standard_error": 0.0})
     assert found["kl"]["total"]["bits_per_dim"]["mean"] == pytest.approx(0.75 / LN2)
-    assert [layer["nats"]["mean"] for layer in found["kl"]["layers"]] == [1.0, 2.0]
+    assert [(layer["name"], layer["nats"]["mean"]) for layer in found["kl"]["layers"]] == [
+        ("kl/00", 1.0),
+        ("kl/01", 2.0),
+    ]
     assert found["active_units"] == {
         "active": 3,
         "units": 12,
@@ -133,8 +137,10 @@ def test_the_protocol_is_whole() -> None:
         "ema": True,
         "ema_decay": 0.999,
         "step": 77,
+        "rollbacks": 1,
         "source": "runs/demo/model.safetensors",
         "trained_with": "0.0.9",
+        "trained_on": {"set": "mnist", "train_sha256": "ab", "binarization_seed": None},  # of known kinds alone
     }
 
 
@@ -196,6 +202,8 @@ def test_table_of_binary_images() -> None:
     assert rows["lossless WebP"][:2] == ["not", "available:"]
     assert rows["KL by layer, top first"] == ["1.00", "2.00", "nats"]
     assert rows["active units"] == ["3", "of", "12:", "3/4", "0/8"]
+    assert rows["inactive layers"][0] == "kl/01"
+    assert "  independent pixels: counts" in lines
     assert rows["binarisation"][0] == "dynamic:"
     assert rows["order of the images"][:3] == ["sorted", "by", "class:"]
     assert rows["measured with"][:5] == ["K", "=", "100,", "seed", "5,"]
@@ -207,6 +215,10 @@ def test_table_of_other_images_gives_bits_first() -> None:
     assert next(line for line in lines if line.startswith("ELBO")).split()[1] == f"{2 / LN2:.4f}"
 
 
+def test_no_word_about_inactive_layers_where_there_are_none() -> None:
+    assert "inactive" not in to_terminal(result(active_units=ActiveUnits((3, 1), (4, 8))))
+
+
 def test_the_whole_set_needs_no_word_about_its_order() -> None:
     text = to_terminal(result(available=3, limit=None))
     assert text.startswith("mnist/test: 3 images,")
@@ -214,16 +226,17 @@ def test_the_whole_set_needs_no_word_about_its_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "samples", "headline"),
+    ("kind", "samples", "headline", "claim"),
     [
-        (Kind.LOWER_BOUND, 1, "log p(x) >= ELBO"),
-        (Kind.LOWER_BOUND, 5000, "log p(x) >= L_5000"),
-        (Kind.EXACT, 1, "log p(x)"),
-        (Kind.ESTIMATE, 1, "log p(x), estimated"),
+        (Kind.LOWER_BOUND, 1, "log p(x) >= ELBO", "lower bound: log p(x) is at least this"),
+        (Kind.LOWER_BOUND, 5000, "log p(x) >= L_5000", "lower bound: log p(x) is at least this"),
+        (Kind.EXACT, 1, "log p(x)", "exact: this is log p(x)"),
+        (Kind.ESTIMATE, 1, "log p(x), estimated", "estimate: log p(x) may be more or less;"),
     ],
 )
-def test_the_kind_of_claim_is_said(kind: Kind, samples: int, headline: str) -> None:
+def test_the_kind_of_claim_is_said(kind: Kind, samples: int, headline: str, claim: str) -> None:
     text = to_terminal(result(kind=kind, samples=samples))
+    assert f"kind of claim               {claim}" in text
     assert any(line[:28].strip() == headline for line in text.splitlines())
     assert text.count(">=") == (kind is Kind.LOWER_BOUND)
 
@@ -232,8 +245,8 @@ def test_a_model_without_latents_has_one_row() -> None:
     measured = evaluation(kind=Kind.EXACT, terms={"pixels": np.zeros(3)}, active_units=None)
     found = to_json(measured)
     assert (found["kl"], found["active_units"], found["baselines"]) == (None, None, [])
-    text = to_terminal(found)  # without baselines and without a protocol
-    assert len(text.splitlines()) == 2
+    lines = to_terminal(found).splitlines()  # without baselines and without a protocol
+    assert [line[:28].strip() for line in lines] == ["", "log p(x)", "kind of claim"]
 
 
 def test_the_table_fits_into_eighty_columns() -> None:

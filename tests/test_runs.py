@@ -16,18 +16,8 @@ from tiny import RECIPE, vae
 
 from davi import runs
 from davi.errors import UserError
-from davi.runs import (
-    Metrics,
-    create,
-    create_whole,
-    describe,
-    digest,
-    load_model,
-    read_metrics,
-    read_tensors,
-    save_model,
-    write_recipe,
-)
+from davi.files import digest, read_tensors, write_tensors
+from davi.runs import Metrics, create, create_whole, describe, load_model, read_metrics, save_model, write_recipe
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
     """Change metadata and tensors of a file, and sign it as a writer would."""
     tensors, info = read_tensors(path)
     change(info, tensors)
-    runs.write_tensors(path, tensors, info)
+    write_tensors(path, tensors, info)
 
 
 def hostile(key: str, value: Any) -> Callable[[Path], None]:

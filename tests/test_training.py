@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from tiny import RECIPE, Logistic, sets, vae
 from torch import Tensor
 
 from davi.data import Order
 from davi.errors import UserError
+from davi.files import read_tensors
 from davi.model import Model
-from davi.runs import checkpoint_folders, load_model, read_metrics, read_tensors
+from davi.runs import checkpoint_folders, load_model, read_metrics
 from davi.training import Interrupted, TrainingConfig, TrainingResult, checkpoint, train
 from davi.training.validation import validate
 
@@ -368,15 +368,8 @@ def test_large_weights_are_finite(tmp_path: Path) -> None:
 def test_training_that_is_half_not_finite_ends(tmp_path: Path) -> None:
     model = Logistic((1, 2, 2), 16)
     model.faults = dict.fromkeys(range(1, 100, 2), float("nan"))
-    with pytest.raises(UserError, match="4 of the last 8 steps without finite loss and gradient up to step 8, first"):
+    with pytest.raises(UserError, match="4 of the last 8 steps without finite loss and gradient up to step 8, the"):
         go(model, tmp_path / "run", sets(binarization="none", size=2), steps=50, nonfinite_limit=4)
-
-
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Accelerator, "num_processes", 2)
-    with pytest.raises(UserError, match=r"^training: got 2 processes, expected 1; [^\n]*$"):
-        go(vae(), tmp_path / "run", steps=1)
-    assert not (tmp_path / "run").exists()
 
 
 def test_the_model_remembers_the_decay_of_its_average(tmp_path: Path) -> None:

@@ -59,9 +59,10 @@ def test_killed_anywhere(tmp_path: Path) -> None:
     command = [sys.executable, str(script), str(tmp_path), *POINTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [f"{point}: killed 1" for point in POINTS]
     whole = tmp_path / "whole"
     expected = history(whole)
-    assert {record["kind"] for record in expected} == {"train", "validation", "skip"}
+    assert {record["kind"] for record in expected} == {"train", "validation", "skip", "watch"}
     for point in POINTS:
         run = tmp_path / point.replace(":", "-")
         assert same_files(whole, run), point  # the model, and weights, moments, random states of two checkpoints

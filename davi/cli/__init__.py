@@ -8,6 +8,7 @@ Nothing here loads torch: the module of a verb is imported when its options have
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import os
@@ -21,10 +22,13 @@ _MODULES = {
     "recipes": "davi.cli.listing",
     "train": "davi.cli.training",
     "evaluate": "davi.cli.measuring",
+    "compare": "davi.cli.comparing",
     "sample": "davi.cli.drawing",
     "reconstruct": "davi.cli.drawing",
+    "inspect": "davi.cli.inspecting",
     "import": "davi.cli.importing",
 }
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "size calculation overflowed")
 
 
@@ -52,9 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except OSError as error:
-        if error.filename is None:  # not about a file, so not about one that the user chose
+        if error.filename is not None:
+            return _complain(f"{error.filename}: {error.strerror}")
+        if error.errno not in _FULL_DISK:  # not about a file, so not about one that the user chose
             raise
-        return _complain(f"{error.filename}: {error.strerror}")
+        _discard_output()  # where output that could not be written is still waiting
+        return _complain(f"output: cannot be written ({error.strerror})")
     except (MemoryError, RuntimeError) as error:  # torch has RuntimeError for a full memory
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _FULL_MEMORY):
             raise
@@ -72,7 +79,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _complain(message: str, status: int = 2) -> int:
-    print("davi:", " ".join(message.split()), file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # launched processes end together, and the first one speaks for them
+        print("davi:", " ".join(message.split()), file=sys.stderr)
     return status
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.training import anchored
+from davi.cli.sets import anchored
 from davi.config import override, parse
 from davi.data import DataConfig
 from davi.errors import UserError

@@ -7,6 +7,7 @@ import textwrap
 
 from davi import recipes
 from davi.cli.options import Request
+from davi.config import load_yaml
 from davi.errors import UserError
 
 
@@ -16,10 +17,9 @@ def run(request: Request) -> int:
     if action == "show":
         if name is None:
             raise UserError("recipes show: got no name, expected one (davi recipes lists them)")
-        try:
-            print(recipes.find(name).read_text(encoding="utf-8"), end="")
-        except UnicodeDecodeError:
-            raise UserError(f"{name}: got bytes that are not UTF-8, expected a YAML text file") from None
+        path = recipes.find(name)
+        load_yaml(path)  # what is no recipe is not shown as one
+        print(path.read_text(encoding="utf-8"), end="")
         return 0
     if name is not None:
         raise UserError(f"recipes list: got {name!r}, expected no name (davi recipes show {name}?)")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 
-from davi import report
+from davi import measurements, report
 from davi.baselines import baselines
-from davi.cli.opened import Telling, open_images, open_run
+from davi.cli.opened import data_protocol, open_images, open_run
 from davi.cli.options import Request
+from davi.cli.telling import Telling
 from davi.evaluation import evaluate
 
 
 def run(request: Request) -> int:
-    """Measure, write ``evaluation.json`` and print the numbers; the exit status."""
+    """Measure, print the numbers and keep them in the folder (:mod:`davi.measurements`); the exit status."""
     options = request.options
     model, info, folder = open_run(request)
     sets, images = open_images(request, info, folder)
@@ -20,16 +21,15 @@ def run(request: Request) -> int:
         evaluation = evaluate(
             model, images, options.importance_samples, options.batch_size, options.seed, options.limit, telling
         )
-    data = dict(sets.protocol)
-    if options.split == "train" and sets.train.levels != sets.levels:
-        data["evaluated"] = f"training images drawn once, seed {data['binarization_seed']}"
-    protocol = report.protocol_of(evaluation, info, data, options.split)
-    others = baselines(sets.train, images.subset(slice(options.limit)))
+    protocol = report.protocol_of(evaluation, info, data_protocol(sets, options.split), options.split)
+    measured = images.subset(slice(options.limit))
+    with Telling("compressing the images by other methods") as telling:
+        others = baselines(sets.train, measured, telling)
     result = report.to_json(evaluation, others, protocol)
-    # Told first: hours of work shall not be lost because the folder cannot be written to.
-    print(json.dumps(result, indent=2, allow_nan=False) if options.json else report.to_terminal(result))
-    path = folder / "evaluation.json"
-    report.write_json(path, result)
+    try:
+        path = measurements.save(folder, result, evaluation)
+    finally:  # hours of work shall not be lost because the folder cannot be written to
+        print(json.dumps(result, indent=2, allow_nan=False) if options.json else report.to_terminal(result))
     if not options.json:
         print(f"\nwritten to {path}")
     return 0

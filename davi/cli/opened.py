@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import difflib
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.training import anchored
-from davi.data import DataSets, Images, Presentation, check_same, load
+from davi.cli.sets import anchored, load_told, of_another_set
+from davi.data import DataSets, Images, Presentation, check_same
+from davi.data.protocol import HOW_READ
 from davi.errors import UserError
 from davi.model import Model
 from davi.runs import RECIPE, load_model
 
-_OF_ONE_SET = ("--data.validation=0", "--data.levels=null", "--data.test=null")
-"""Options that speak of the set they were given for, and of no other."""
-
-_QUIET_SECONDS = 5.0
-"""In a pipe there is a line of progress no more often than this, and none for quick work."""
+_NO_OTHER_SET = tuple(f"--data.{key}=" for key in HOW_READ)
+"""Assignments that say where and how images are read, not which."""
 
 
 def open_run(request: Request) -> tuple[Model, dict[str, Any], Path]:
@@ -35,13 +30,23 @@ def open_run(request: Request) -> tuple[Model, dict[str, Any], Path]:
         UserError: if there is no such run, its model is damaged, or there is no such device.
     """
     given = Path(request.options.run)
+    folder = run_folder(given)
+    model, info = load_model(given, lambda line: print(line, file=sys.stderr))
+    return model.to(_device(request.options.device)), info, folder
+
+
+def run_folder(given: Path) -> Path:
+    """The folder of a run that is given by itself or by its model's file.
+
+    Raises:
+        UserError: if there is nothing of that name; the message gives the nearest.
+    """
     if not given.exists():
         siblings = [path.name for path in given.parent.iterdir() if path.is_dir()] if given.parent.is_dir() else []
         near = difflib.get_close_matches(given.name, siblings, n=1)
         hint = f"; did you mean {given.parent / near[0]}?" if near else ""
         raise UserError(f"run: got {given}, found nothing there, expected the folder of a run{hint}")
-    model, info = load_model(given, lambda line: print(line, file=sys.stderr))
-    return model.to(_device(request.options.device)), info, given if given.is_dir() else given.parent
+    return given if given.is_dir() else given.parent
 
 
 def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> tuple[DataSets, Images]:
@@ -49,7 +54,7 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> tupl
 
     Arguments:
         request: ``--data`` and ``--data.OPTION`` say which images are wanted knowingly. Without them (but for
-            ``--data.root``, the folder) they must be those that the model was trained with.
+            ``--data.root``, the folder, and the like) they must be those that the model was trained with.
         info: what the model's file says.
         folder: of the run.
 
@@ -63,10 +68,10 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> tupl
     if data is None:
         raise UserError(f"{path}: got no section data, expected one, or --data SET")
     if begun is not None and anchored(begun).set != anchored(data).set:
-        data = recipes.load(path, [*_OF_ONE_SET, *assignments]).data
+        data = recipes.load(path, [*of_another_set(begun, data), "--data.validation=0", *assignments]).data
         assert data is not None
-    sets = load(anchored(data))
-    if all(word.startswith("--data.root=") for word in assignments):
+    sets = load_told(anchored(data), sys.stderr)
+    if all(word.startswith(_NO_OTHER_SET) for word in assignments):
         check_same(info.get("protocol", {}), sets.protocol, f"--data {data.set} evaluates on these images knowingly")
     images = {"train": sets.train, "validation": sets.validation, "test": sets.test}[split]
     if images is None:
@@ -77,6 +82,14 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> tupl
         drawn = present(torch.arange(len(images)), generator).to(sets.test.pixels.dtype)
         images = Images(drawn, sets.levels, images.name)
     return sets, images
+
+
+def data_protocol(sets: DataSets, split: str) -> dict[str, Any]:
+    """The protocol of the data sets; of training images that are drawn at each presentation, also which draw it is."""
+    data = dict(sets.protocol)
+    if split == "train" and sets.train.levels != sets.levels:
+        data["evaluated"] = f"training images drawn once, seed {data['binarization_seed']}"
+    return data
 
 
 def _device(name: str | None) -> torch.device:
@@ -90,42 +103,3 @@ def _device(name: str | None) -> torch.device:
     if device.type == "meta":
         raise UserError("--device: got 'meta', expected a device that computes")
     return device
-
-
-class Telling:
-    """Progress of long work on standard error: a bar on a terminal, else a line now and then.
-
-    Arguments:
-        what: a word for the work.
-        images: number of images.
-    """
-
-    def __init__(self, what: str, images: int) -> None:
-        self._what, self._images = what, images
-        self._began = self._said = time.monotonic()
-        self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(what, total=1.0, rate="")
-
-    def __enter__(self) -> Telling:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        """So much of the whole is done."""
-        now = time.monotonic()
-        share, seconds = done / total, max(now - self._began, 1e-9)
-        rate = f"{share * self._images / seconds:.3g} images/s"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=share, rate=rate)
-        elif now - self._said >= _QUIET_SECONDS and done:
-            self._said = now
-            left = seconds * (1.0 - share) / share
-            print(f"{self._what}: {100 * share:.0f} %, {rate}, {left:.0f} s left", file=sys.stderr)

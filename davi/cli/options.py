@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from davi import __version__
+from davi.cli.verbs import VERBS
 from davi.errors import UserError
 
 
@@ -23,30 +24,13 @@ class Request:
 
     Arguments:
         verb: the first word.
-        options: the fixed options of that verb, by their names in :data:`VERBS`.
+        options: the fixed options of that verb, by their names in :data:`davi.cli.verbs.VERBS`.
         assignments: the dotted overrides, in order, as :func:`davi.config.override` takes them.
     """
 
     verb: str
     options: argparse.Namespace
     assignments: list[str]
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A verb of the program.
-
-    Arguments:
-        summary: one line.
-        add: adds its options to a parser.
-        sections: sections of a recipe whose options may be overridden.
-        example: how it is used.
-    """
-
-    summary: str
-    add: Callable[[argparse.ArgumentParser], None]
-    sections: tuple[str, ...]
-    example: str
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,12 +66,17 @@ def parse(argv: Sequence[str]) -> Request:
     if rest:
         known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
         what = "option" if rest[0].startswith("-") else "word"
-        raise UserError(f"{rest[0]}: unknown {what} of davi {verb}{_nearest(rest[0], known)}")
+        hint = _nearest(rest[0], known) or _dotted(rest[0], VERBS[verb].sections)
+        raise UserError(f"{rest[0]}: unknown {what} of davi {verb}{hint}")
     for word in assignments:
         section = word.removeprefix("--").partition(".")[0]
         if section not in VERBS[verb].sections:
             allowed = " or ".join(f"--{name}.OPTION" for name in VERBS[verb].sections) or "no dotted options"
             raise UserError(f"{word.partition('=')[0]}: cannot be used with davi {verb}, expected {allowed}")
+    if getattr(options, "skip_unreadable", False):
+        assignments = ["--data.skip_unreadable=true", *assignments]
+    if getattr(options, "on_nan", None) is not None:
+        assignments = [f"--training.on_nan={options.on_nan}", *assignments]
     if getattr(options, "data", None) is not None:
         # Assignments are read as YAML, in which a quoted path is that path whatever it holds.
         assignments = [f"--data.set={json.dumps(options.data)}", *assignments]
@@ -111,9 +100,36 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     return plain, dotted
 
 
-def _nearest(word: str, known: Sequence[str] | dict[str, Verb]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that is most like this one; nothing if none is."""
+    # Without the dashes, which would make any two short options alike.
+    plain = {name.lstrip("-"): name for name in known}
+    near = difflib.get_close_matches(word.partition("=")[0].lstrip("-"), plain, n=1, cutoff=0.7)
+    return f"; did you mean {plain[near[0]]}?" if near else ""
+
+
+def _dotted(word: str, sections: Sequence[str]) -> str:
+    """A hint at the option of a recipe whose last part is most like this word; nothing if none is.
+
+    Which options there are is known to modules that load torch: only this mistake waits for them.
+    """
+    if not word.startswith("--") or not sections:
+        return ""
+    from davi.config import keys
+    from davi.data import DataConfig
+    from davi.models import MODELS
+    from davi.training import TrainingConfig
+
+    configs: dict[str, list[type]] = {
+        "model": [cls.Config for cls in MODELS.values()],
+        "data": [DataConfig],
+        "training": [TrainingConfig],
+    }
+    names = [f"--{section}.{key}" for section in sections for config in configs[section] for key in keys(config)]
+    plain = word.lstrip("-").partition("=")[0].replace("-", "_")
+    parts = {name.rpartition(".")[2]: name for name in reversed(names)}  # of several options, the first is named
+    near = difflib.get_close_matches(plain, parts, n=1, cutoff=0.7)
+    return f"; did you mean {parts[near[0]]}?" if near else ""
 
 
 def _top() -> argparse.ArgumentParser:
@@ -129,148 +145,3 @@ def _top() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"davi {__version__}")
     return parser
-
-
-def _whole(minimum: int) -> Callable[[str], int]:
-    """Reads a whole number that is at least ``minimum``."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if value < minimum or value >= 2**63:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {minimum}")
-        return value
-
-    return read
-
-
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0")
-    return value
-
-
-def _picture(text: str) -> str:
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a .png file")
-    return text
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    """Reads one of the words. argparse's own check says what it found in words that change with Python's version."""
-
-    def read(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {', '.join(choices)}")
-        return text
-
-    return read
-
-
-def _add_recipes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", type=_one_of("list", "show"), default="list", help="list or show")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show")
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe, or path of a .yaml file")
-    parser.add_argument("--data", metavar="SET", help="name of a set, or path of a .npy or .npz file")
-    parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/RECIPE-1, -2, ...)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR; RECIPE may be left out")
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="folder of a run, or its model.safetensors")
-    parser.add_argument("--device", metavar="DEVICE", help="where to compute (default: cuda if there is one, else cpu)")
-
-
-def _add_split(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="SET", help="another set, or path of a .npy or .npz file")
-    splits = _one_of("test", "validation", "train")
-    parser.add_argument("--split", type=splits, default="test", help="test (default), validation or train")
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    _add_run(parser)
-    _add_split(parser)
-    positive = _whole(1)
-    parser.add_argument(
-        "--importance-samples",
-        type=positive,
-        default=1,
-        metavar="K",
-        help="draws of each image (default: 1, the ELBO)",
-    )
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
-    parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="images a pass (default: 100)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def _add_sample(parser: argparse.ArgumentParser) -> None:
-    _add_run(parser)
-    parser.add_argument("--n", type=_whole(1), default=64, metavar="N", help="number of images (default: 64)")
-    parser.add_argument(
-        "--temperature", type=_not_negative, default=1.0, metavar="T", help="scale of the priors' spread (default: 1)"
-    )
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
-    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/samples.png")
-
-
-def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
-    _add_run(parser)
-    _add_split(parser)
-    parser.add_argument("--n", type=_whole(1), default=32, metavar="N", help="the first N images (default: 32)")
-    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/reconstructions.png")
-
-
-def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("form", type=_one_of("attentive"), metavar="FORM", help="attentive: its authors' Keras weights")
-    parser.add_argument("file", metavar="FILE", help="the file (.h5)")
-    parser.add_argument("--run", metavar="DIR", required=True, help="folder of the run that is made, new or empty")
-    parser.add_argument("--recipe", metavar="RECIPE", help="take what the file does not tell from this recipe")
-    parser.add_argument("--data", metavar="SET", help="set the model is for, or path of a .npy or .npz file")
-
-
-VERBS: dict[str, Verb] = {
-    "recipes": Verb(
-        "list the recipes, or show one of them as YAML",
-        _add_recipes,
-        (),
-        "davi recipes show attentive_mnist > my.yaml",
-    ),
-    "train": Verb(
-        "train the model of a recipe and leave a run folder",
-        _add_train,
-        ("model", "data", "training"),
-        "Any option of the recipe can be overridden:\n"
-        "  davi train attentive_mnist --model.layers '[4, 8]' --training.minutes 30 --data.root DIR\n"
-        "  davi train --run runs/attentive_mnist-1 --resume",
-    ),
-    "evaluate": Verb(
-        "say how probable a trained model finds images",
-        _add_evaluate,
-        ("data",),
-        "The numbers are also written to RUN/evaluation.json.\n  davi evaluate runs/demo --importance-samples 100",
-    ),
-    "sample": Verb("draw images from a trained model", _add_sample, (), "davi sample runs/demo --temperature 0.8"),
-    "reconstruct": Verb(
-        "show images beside what a trained model makes of their latents",
-        _add_reconstruct,
-        ("data",),
-        "davi reconstruct runs/demo --split validation",
-    ),
-    "import": Verb(
-        "make a run of weights that others published",
-        _add_import,
-        ("model", "data"),
-        "davi import attentive final_model.h5 --run runs/published",
-    ),
-}
-"""All verbs, in the order in which they are shown."""

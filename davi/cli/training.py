@@ -10,15 +10,23 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.data import DataConfig, load
+from davi.cli.sets import adapted, anchored, load_told
 from davi.errors import UserError
 from davi.recipes import Recipe
 from davi.runs import RECIPE
 from davi.training import Interrupted, train
+from davi.training.parallel import Processes
+from davi.training.plan import plan
 
 
 def run(request: Request) -> int:
     """Train; the exit status, which is 130 or 143 if a signal ended it."""
+    processes = Processes()
+    with processes.one_voice():
+        return _train(request, processes)
+
+
+def _train(request: Request, processes: Processes) -> int:
     recipe, folder = _recipe(request)
     if recipe.data is None or recipe.training is None:
         missing = "data" if recipe.data is None else "training"
@@ -27,33 +35,23 @@ def run(request: Request) -> int:
     whole = dataclasses.replace(recipe, data=data).to_dict()
     if training.threads:
         torch.set_num_threads(training.threads)
-    sets = load(data)
+    sets = processes.main_first(lambda: load_told(data, sys.stdout))
     torch.manual_seed(training.seed)  # the initial weights
     model = recipes.build(recipe, sets.shape, sets.levels)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shape = "x".join(map(str, sets.shape))
     print(f"recipe {recipe.name}: {recipe.model_name}, {parameters:,} parameters")
     print(f"data {data.set}: {len(sets.train)} training images of {shape} with {sets.levels} levels")
+    if request.options.plan:
+        print("\n".join(plan(model, sets, training).lines()))
+        return 0
     try:
         train(model, sets, training, folder, whole, request.options.resume)
     except Interrupted as interrupted:
-        print(f"davi: {interrupted}", file=sys.stderr)
+        if processes.main:
+            print(f"davi: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
     return 0
-
-
-def anchored(data: DataConfig) -> DataConfig:
-    """The same with absolute paths, so that a run can be evaluated from any folder."""
-
-    def absolute(path: str | None) -> str | None:
-        try:
-            return None if path is None else str(Path(path).expanduser().absolute())
-        except RuntimeError:  # ~NAME
-            raise UserError(f"data: got {path!r}, expected a path; there is no such user") from None
-
-    name = data.set if data.set in recipes.GEOMETRY else absolute(data.set)
-    assert name is not None
-    return dataclasses.replace(data, set=name, root=absolute(data.root), test=absolute(data.test))
 
 
 def _recipe(request: Request) -> tuple[Recipe, Path]:
@@ -62,7 +60,7 @@ def _recipe(request: Request) -> tuple[Recipe, Path]:
     if options.resume and options.run is None:
         raise UserError("--resume: got no --run DIR, expected the folder of the run to go on with")
     if options.recipe is not None:
-        recipe = recipes.load(options.recipe, request.assignments)
+        recipe = adapted(options.recipe, request.assignments, print)
         return recipe, _free_folder(recipe.name) if options.run is None else Path(options.run)
     if not options.resume:
         raise UserError("recipe: got nothing, expected its name or the path of a .yaml file (davi recipes lists names)")

@@ -6,9 +6,10 @@ model sees the training images. This package imports nothing of the rest of the 
 """
 
 from davi.data.binarization import Binarization
+from davi.data.folder import has_validation
 from davi.data.images import Images
 from davi.data.presentation import Flip, Order, Presentation
-from davi.data.protocol import DataConfig, DataSets, check_same, load
+from davi.data.protocol import DataConfig, DataSets, check_same, kind_of, load, which_images
 
 __all__ = [
     "Binarization",
@@ -19,5 +20,8 @@ __all__ = [
     "Order",
     "Presentation",
     "check_same",
+    "has_validation",
+    "kind_of",
     "load",
+    "which_images",
 ]

@@ -148,7 +148,7 @@ def _read_stream(file: BinaryIO, size: int, name: str) -> NDArray[Any]:
     held = size - start.tell()
     if held != promised:
         raise UserError(f"{name}: holds {held} bytes of data, expected {promised} for {dtype.name} {shape}")
-    flat = _read_exactly(start.read(), file, promised, name).view(dtype)
+    flat = read_exactly(start.read(), file, promised, name).view(dtype)
     return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
 
 
@@ -162,7 +162,7 @@ def _read_header(start: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
     raise UserError(f"{name}: got NPY version {version}, expected (1, 0) or (2, 0)")  # (3, 0) is for named fields
 
 
-def _read_exactly(begin: bytes, file: BinaryIO, size: int, name: str) -> NDArray[np.uint8]:
+def read_exactly(begin: bytes, file: BinaryIO, size: int, name: str) -> NDArray[np.uint8]:
     """``begin`` and what follows in the file, ``size`` bytes altogether, which an archive checks by their CRC."""
     data = np.empty(size, np.uint8)
     data[: len(begin)] = np.frombuffer(begin, np.uint8)

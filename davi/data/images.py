@@ -1,9 +1,10 @@
-"""A set of integer images in memory, and what a source of images hands over."""
+"""A set of integer images, in memory or mapped into it, and what a source of images hands over."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ class Images:
             ``torch.int32`` above.
         levels: number of values a channel can take, 2 to 65536.
         name: what the set is called in messages and results, such as ``mnist/train``.
+        sha256: the hash of the values (:func:`davi.data.protocol.digest`) where it is known already.
+        mapped: the pixels are read from a file as they are needed, and take no memory.
+        checked: the values are known to be within the levels, so that a large set need not be read for it.
 
     Raises:
         UserError: if there is no image, or if the type, the shape or a value does not fit. Values are compared with
@@ -48,8 +52,11 @@ class Images:
     pixels: Tensor
     levels: int
     name: str
+    sha256: str | None = None
+    mapped: bool = False
+    checked: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, checked: bool) -> None:
         check_levels(f"{self.name}: levels", self.levels)
         dtype = pixel_dtype(self.levels)
         if self.pixels.dtype != dtype:
@@ -57,6 +64,8 @@ class Images:
         if self.pixels.ndim != 4 or self.pixels.numel() == 0:
             shape = tuple(self.pixels.shape)
             raise UserError(f"{self.name}: got shape {shape}, expected [N, C, H, W] with at least one image")
+        if checked or self.levels == 2 ** (8 * self.pixels.element_size()):
+            return
         low, high = (int(value) for value in torch.aminmax(self.pixels))
         if low < 0 or high >= self.levels:
             raise UserError(f"{self.name}: got values {low} to {high}, expected 0 to {self.levels - 1}")
@@ -81,17 +90,17 @@ class Images:
             UserError: if an index does not exist, or if nothing is chosen.
         """
         if isinstance(chosen, slice):
-            return Images(self.pixels[chosen], self.levels, name or self.name)
+            return Images(self.pixels[chosen], self.levels, name or self.name, mapped=self.mapped, checked=True)
         indices = torch.as_tensor(chosen, dtype=torch.long, device=self.pixels.device)
         n = len(self)
         if indices.numel() and not (-n <= int(indices.min()) and int(indices.max()) < n):
             wrong = int(indices.min()) if int(indices.min()) < -n else int(indices.max())
             raise UserError(f"{self.name}: got index {wrong}, expected {-n} to {n - 1}")
-        return Images(self.pixels[indices], self.levels, name or self.name)
+        return Images(self.pixels[indices], self.levels, name or self.name, checked=True)
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device."""
-        return Images(self.pixels.to(device), self.levels, self.name)
+        return Images(self.pixels.to(device), self.levels, self.name, self.sha256, checked=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +115,8 @@ class Source:
         test_order: in words, the order of the test images. It matters when only the first of them are evaluated.
         corners: ``[N, 3]`` (picture, top, left) of each training image, where training images are overlapping patches
             of pictures; a validation set must then not share pixels with what remains in training.
+        details: what the protocol has to say of this source besides.
+        notes: what the user should be told, a line each.
     """
 
     train: Images
@@ -114,3 +125,5 @@ class Source:
     validation: Images | None = None
     test_order: str = "as stored"
     corners: Tensor | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

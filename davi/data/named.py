@@ -13,6 +13,10 @@ set                   files                                           content
                       ``test.webp``                                   RGB, lossless, row after row
 ===================== =============================================== =====================================
 
+In the place of these, the folders of ``mnist``, ``fashion_mnist``, ``binarized_mnist`` and ``cifar10`` may hold the
+files as they are distributed (:mod:`davi.data.formats`); the images are the same. ``chardata.mat`` is not
+``omniglot28`` but another scaling and split, so it is given by its path.
+
 References:
     Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", 1998, http://yann.lecun.com/exdb/mnist/
 
@@ -31,7 +35,7 @@ References:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from davi.data.arrays import OneLine, read_array, to_images
+from davi.data.formats import is_distribution, read_distribution
 from davi.data.images import Images, Source
+from davi.data.splitting import counted
 from davi.errors import UserError
 
 _TILES = 100  # tiles along each side of a CIFAR-10 mosaic
@@ -69,6 +75,24 @@ _GREY = {
         note="; test alphabets are unseen in training; not the scaling nor the split of the published numbers",
     ),
 }
+
+
+@dataclass(frozen=True)
+class _Original:
+    """What a set is, whose files are taken as they are distributed."""
+
+    shape: tuple[int, int, int]
+    levels: int
+    train_count: int
+    test_count: int
+
+
+_ORIGINALS = {
+    "mnist": _Original((1, 28, 28), 256, 60000, 10000),
+    "fashion_mnist": _Original((1, 28, 28), 256, 60000, 10000),
+    "binarized_mnist": _Original((1, 28, 28), 2, 50000, 10000),
+    "cifar10": _Original((3, 32, 32), 256, 50000, 10000),
+}
 NAMES = ("mnist", "binarized_mnist", "fashion_mnist", "omniglot28", "cifar10")
 """Sets that are read from a directory."""
 
@@ -90,11 +114,27 @@ def named(name: str, root: str | None) -> Source:
         folder = Path(given).expanduser() / name
         if not folder.is_dir():
             raise UserError(f"{origin}: got {given}, found no folder {folder}, expected the set's files there")
+        ours = any(folder.glob("*.npz")) or any(folder.glob("*.webp"))
+        if name in _ORIGINALS and not ours and is_distribution(folder):
+            return _originals(folder, name)
     if name == "binarized_mnist":
         return _binarized_mnist(folder)
     if name == "cifar10":
         return _cifar10(folder)
     return _grey(folder, name, _GREY[name])
+
+
+def _originals(folder: Path, name: str) -> Source:
+    """A set from the files in which it is distributed."""
+    source, want = read_distribution(folder, None, None), _ORIGINALS[name]
+    if (source.train.shape, source.train.levels) != (want.shape, want.levels):
+        got = f"[C, H, W] = {list(source.train.shape)} with {source.train.levels} levels"
+        raise UserError(f"{folder}: got images {got}, expected {list(want.shape)} with {want.levels} levels for {name}")
+    train, test = counted(source.train, want.train_count), counted(source.test, want.test_count)
+    words = f"the set's own, from its original files: {train} for training, {test} for test"
+    if source.validation is not None:
+        words += f", {counted(source.validation, want.test_count)} for validation"
+    return replace(source, split=words)
 
 
 def _found(path: Path) -> Path:
@@ -112,12 +152,6 @@ def _read(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any]:
     return array
 
 
-def _count(images: Images, whole: int) -> str:
-    """The number of images, and a warning in words when it is not that of the whole set."""
-    n = len(images)
-    return f"{n} images" if n == whole else f"{n} images, NOT the {whole} of the whole set"
-
-
 def _grey(folder: Path, name: str, files: _Grey) -> Source:
     train = to_images(_read(folder / files.train, "images", (28, 28)), 256, f"{name}/train")
     test = to_images(_read(folder / files.test, "images", (28, 28)), 256, f"{name}/test")
@@ -125,8 +159,8 @@ def _grey(folder: Path, name: str, files: _Grey) -> Source:
         train=train,
         test=test,
         split=(
-            f"the set's own: {files.train} ({_count(train, files.train_count)}) for training, "
-            f"{files.test} ({_count(test, files.test_count)}) for test{files.note}"
+            f"the set's own: {files.train} ({counted(train, files.train_count)}) for training, "
+            f"{files.test} ({counted(test, files.test_count)}) for test{files.note}"
         ),
         test_order="file order",
     )
@@ -142,8 +176,8 @@ def _binarized_mnist(folder: Path) -> Source:
         test=test,
         validation=validation,
         split=(
-            f"the set's own: train.npz ({_count(train, 50000)}) for training, valid.npz "
-            f"({_count(validation, 10000)}) for validation, test.npz ({_count(test, 10000)}) for test"
+            f"the set's own: train.npz ({counted(train, 50000)}) for training, valid.npz "
+            f"({counted(validation, 10000)}) for validation, test.npz ({counted(test, 10000)}) for test"
         ),
         test_order="sorted by class: the first images of the test set do not stand for the whole",
     )
@@ -164,7 +198,7 @@ def _cifar10(folder: Path) -> Source:
     return Source(
         train=train,
         test=test,
-        split=f"the set's own: {stems} ({_count(train, 50000)}) for training, test ({_count(test, 10000)}) for test",
+        split=f"the set's own: {stems} ({counted(train, 50000)}) for training, test ({counted(test, 10000)}) for test",
         test_order="file order",
     )
 

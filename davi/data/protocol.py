@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import math
@@ -12,19 +13,37 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from davi.data.arrays import read_images
+from davi.data.arrays import OneLine, read_images
 from davi.data.binarization import Binarization, binarized, stream
+from davi.data.cache import location
 from davi.data.embedded import digits, photos, share_pixels
+from davi.data.fitting import Fit, How
+from davi.data.folder import FolderOptions, Progress, read_folder
+from davi.data.formats import is_distribution, read_distribution
 from davi.data.images import Images, Source, check_levels
 from davi.data.named import NAMES, named
 from davi.data.presentation import Flip, check_choice
+from davi.data.splitting import last_tenth, two_files
 from davi.errors import UserError
 
 SETS = ("digits", "photos", *NAMES)
 """Every set that has a name."""
 
+HOW_READ = ("root", "cache", "memory", "skip_unreadable")
+"""Options that say where and how images are read; which they are, their hashes say."""
+
 _IDENTITY = (
-    *("test_sha256", "train_sha256", "validation_sha256", "set", "binarization", "binarization_seed", "flip"),
+    *(
+        "fit",
+        "test_fraction",
+        "test_sha256",
+        "train_sha256",
+        "validation_sha256",
+        "set",
+        "binarization",
+        "binarization_seed",
+        "flip",
+    ),
     *("shape", "levels", "source_levels", "counts"),
 )
 """What of a protocol says which images they are, the most telling first."""
@@ -36,16 +55,32 @@ class DataConfig:
 
     Arguments:
         set: name of a set (digits, photos, mnist, binarized_mnist, fashion_mnist, omniglot28, cifar10), or the path of
-            a .npy or .npz file that holds an array [N, H, W] or [N, H, W, C].
+            a folder of images (:mod:`davi.data.folder`), of the files of a distribution (:mod:`davi.data.formats`), or
+            of a .npy or .npz file that holds an array [N, H, W] or [N, H, W, C]; or hub:NAME or hub:PATH
+            (:mod:`davi.data.hub`).
         root: directory with one folder for each named set; the environment variable DAVI_DATA when not given.
         binarization: none; static (all images drawn once); dynamic (training images drawn at each presentation,
             validation and test once); threshold (one where the grey value is above one half).
         binarization_seed: seed of everything that is drawn once.
         flip: mirror training images at random at each presentation: none, horizontal, or both ways.
         validation: training images kept out for validation, the last ones: a fraction below 1, or a number of images.
+            Of a folder of images it is a fraction, chosen by content.
         levels: number of values a channel can take, for files whose type does not tell it (bool 2, uint8 256,
             uint16 65536).
-        test: path of the test images when ``set`` is a path; without it the last tenth of the array is the test set.
+        test: path of the test images when ``set`` is a path, a folder if it is one; without it the last tenth of an
+            array is the test set.
+        test_fraction: of a folder of images, for test, chosen by content; not used where the folder has sub-folders
+            train and test or ``test`` is given.
+        crop: [H, W] in pixels: of each image of a folder the centre is taken.
+        resize: [H, W] in pixels: of each image of a folder the largest centred part with these proportions is
+            resampled to this size (Lanczos).
+        patches: [H, W] in pixels: each image of a folder is cut into parts of this size side by side, from the top
+            left; what is left over is not used. All parts are in the split of their image.
+        skip_unreadable: leave out images of a folder that cannot be read, and say how many; else they are an error.
+        cache: folder where decoded images are kept; the environment variable DAVI_CACHE when not given, else
+            ~/.cache/davi.
+        memory: GiB. Decoded images of a folder that take more are read from the cache as they are needed; but static
+            and threshold binarisation make images anew, in memory, one byte a value.
     """
 
     set: str = "digits"
@@ -56,6 +91,13 @@ class DataConfig:
     validation: float | int = 0
     levels: int | None = None
     test: str | None = None
+    test_fraction: float = 0.1
+    crop: tuple[int, int] | None = None
+    resize: tuple[int, int] | None = None
+    patches: tuple[int, int] | None = None
+    skip_unreadable: bool = False
+    cache: str | None = None
+    memory: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +115,17 @@ class DataSets:
             once), ``evaluated`` (in words, how validation and test images were made), ``flip``, ``test_order``, and
             ``train_sha256`` (as stored), ``validation_sha256`` (null where there are none) and ``test_sha256`` (as
             evaluated), each of the values row by row, one byte each up to 256 levels, four with the lowest first above.
+            Of a folder of images also ``fit`` (in words; null where the images have one size), ``test_fraction``
+            (null where the folder says which are for test), ``files`` (used for each split) and ``unreadable`` (files
+            that were left out).
+        notes: what the user should be told about the images, a line each.
     """
 
     train: Images
     validation: Images | None
     test: Images
     protocol: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,20 +138,35 @@ class DataSets:
         return self.test.levels
 
 
-def load(config: DataConfig) -> DataSets:
+def load(config: DataConfig, progress: Progress | None = None) -> DataSets:
     """Read a set, split it, and binarise what is to be binarised once.
 
     The whole training file and the whole test file are drawn from streams of their own, (seed, 0) and (seed, 1), so
-    that no drawn pixel depends on how many images are kept out for validation or evaluated later.
+    that no drawn pixel depends on how many images are kept out for validation or evaluated later; a set's own
+    validation images are drawn from (seed, 2).
+
+    Arguments:
+        config: which images.
+        progress: told how many files of a folder are decoded, and of how many.
 
     Raises:
         UserError: if an option is out of range or contradicts the set, or if a file is missing or damaged.
+
+    Example:
+        >>> sets = load(DataConfig(set="digits", validation=100))
+        >>> len(sets.train), len(sets.test), sets.shape, sets.levels
+        (1300, 397, (1, 8, 8), 17)
     """
     _check(config)
-    source = _source(config)
+    source = _source(config, progress)
     levels, binarization = source.train.levels, config.binarization
     if levels == 2 and binarization != "none":
         raise UserError(f"data.binarization: got {binarization!r}, expected 'none': {config.set} is binary already")
+    if source.train.shape[0] > 1 and binarization != "none":
+        raise UserError(
+            f"data.binarization: got {binarization!r} for images of {source.train.shape[0]} channels in {config.set}, "
+            "expected none: --data.binarization none, and --model.likelihood logistic_mixture if that is bernoulli"
+        )
     seed = config.binarization_seed
     test = binarized(source.test, binarization, stream(seed, 1))
     train, validation, rule = _hold_out(source, config)
@@ -124,12 +186,15 @@ def load(config: DataConfig) -> DataSets:
         "train_sha256": digest(train),
         "validation_sha256": digest(validation) if validation else None,
         "test_sha256": digest(test),
+        **source.details,
     }
-    return DataSets(train, validation, test, protocol)
+    return DataSets(train, validation, test, protocol, source.notes)
 
 
 def digest(images: Images) -> str:
     """SHA-256 of the values, row by row: one byte each up to 256 levels, four with the lowest first above."""
+    if images.sha256 is not None:
+        return images.sha256
     pixels = images.pixels.cpu().numpy()
     flat = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
     return hashlib.sha256(flat.data).hexdigest()
@@ -152,6 +217,17 @@ def check_same(begun: Mapping[str, Any], now: Mapping[str, Any], remedy: str) ->
             raise UserError(f"data: got {name} {got}, expected {expected} as when the run was begun; {remedy}")
 
 
+def which_images(section: Any) -> Any:
+    """A ``data:`` section with all its options but those that say where and how images are read, not which.
+
+    Sections written by an older version lack options: they get their defaults. What is no section is returned as it is.
+    """
+    if not isinstance(section, Mapping):
+        return section
+    whole = {**dataclasses.asdict(DataConfig()), **section}
+    return {key: value for key, value in whole.items() if key not in HOW_READ}
+
+
 def _shortened(value: Any) -> str:
     """A value of a protocol; of a hash the beginning."""
     text = "nothing" if value is None else " ".join(str(value).split())
@@ -171,19 +247,27 @@ def _check(config: DataConfig) -> None:
         raise UserError(f"data.validation: got {kept!r}, expected a fraction below 1 or a number of images")
     if config.levels is not None:
         check_levels("data.levels", config.levels)
+    if not 0 < config.test_fraction < 1:
+        raise UserError(f"data.test_fraction: got {config.test_fraction}, expected a fraction between 0 and 1")
+    if not config.memory >= 0:
+        raise UserError(f"data.memory: got {config.memory}, expected a number of GiB from 0")
 
 
-def _source(config: DataConfig) -> Source:
+def _source(config: DataConfig, progress: Progress | None) -> Source:
     """The stored images behind ``config.set``."""
-    name = config.set
-    if name not in SETS:
-        if Path(name).suffix not in (".npy", ".npz"):
-            near = difflib.get_close_matches(name, SETS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(
-                f"data.set: got {name!r}{hint}, expected {', '.join(SETS)} or a path of a .npy or .npz file"
-            )
-        return _from_files(Path(name), config)
+    name, fit = config.set, _fit(config)
+    kind = kind_of(name)
+    if fit is not None and kind != "folder":
+        raise UserError(f"data.{fit.how}: got {list(fit.size)}, expected nothing: {name} is no folder of images")
+    if kind == "folder":
+        return _from_folder(config, fit, progress)
+    if kind == "hub":
+        return _from_hub(config)
+    if kind != "name":
+        test = Path(config.test) if config.test is not None else None
+        source = (read_distribution if kind == "distribution" else _from_files)(Path(name), test, config.levels)
+        _check_fits(config, source)
+        return source
     if config.test is not None:
         raise UserError(f"data.test: got {config.test!r}, expected nothing: {name} has its own test images")
     if name == "binarized_mnist" and config.binarization != "none":
@@ -191,28 +275,87 @@ def _source(config: DataConfig) -> Source:
     if name == "binarized_mnist" and config.validation:
         raise UserError(f"data.validation: got {config.validation}, expected 0: {name} has its own validation images")
     source = digits() if name == "digits" else photos() if name == "photos" else named(name, config.root)
-    if config.levels not in (None, source.train.levels):
-        raise UserError(f"data.levels: got {config.levels}, expected {source.train.levels}, which {name} has")
+    _check_fits(config, source)
     return source
 
 
-def _from_files(path: Path, config: DataConfig) -> Source:
-    """Images from the user's own arrays."""
-    train = read_images(path, config.levels, f"{path.name}/train")
+def kind_of(name: str) -> Literal["name", "hub", "distribution", "folder", "array"]:
+    """What the value of ``data.set`` speaks of.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    if name in SETS:
+        return "name"
+    if name.startswith("hub:"):
+        return "hub"
+    path = Path(name)
+    with OneLine(path, "a set of images"):
+        path = path.expanduser()
+        if is_distribution(path):
+            return "distribution"
+        if path.is_dir():
+            return "folder"
+    if path.suffix in (".npy", ".npz"):
+        return "array"
+    near = difflib.get_close_matches(path.name, SETS, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UserError(
+        f"data.set: got {name!r}{hint}, expected {', '.join(SETS)}, a folder of images or a path of a .npy or .npz file"
+    )
+
+
+def _fit(config: DataConfig) -> Fit | None:
+    """How the images of a folder come to one size."""
+    given = [name for name in get_args(How) if getattr(config, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"data.{given[0]}: got data.{given[1]} as well, expected one of {', '.join(get_args(How))}")
+    return Fit(given[0], getattr(config, given[0])) if given else None
+
+
+def _from_folder(config: DataConfig, fit: Fit | None, progress: Progress | None) -> Source:
+    """The images of the user's own folder."""
+    if config.validation >= 1:
+        raise UserError(
+            f"data.validation: got {config.validation:g} for a folder of images, expected a fraction such as 0.05: a "
+            "number of images would move some of them between training and validation when others are added"
+        )
+    options = FolderOptions(
+        fit, config.test_fraction, config.validation, config.skip_unreadable, location(config.cache), config.memory
+    )
+    test = Path(config.test) if config.test is not None else None
+    source = read_folder(Path(config.set), test, options, progress)
+    _check_fits(dataclasses.replace(config, validation=0), source)  # its validation images are those asked for
+    return source
+
+
+def _from_hub(config: DataConfig) -> Source:
+    """A set in the form of Hugging Face's datasets."""
+    from davi.data.hub import read_hub
+
     if config.test is not None:
-        other = Path(config.test)
-        test = read_images(other, config.levels, f"{other.name}/test")
-        if (test.shape, test.levels) != (train.shape, train.levels):
-            got, want = (f"[C, H, W] = {list(i.shape)} with {i.levels} levels" for i in (test, train))
-            raise UserError(f"data.test: got {other} with images {got}, expected {want} as in {path}")
-        words = f"{len(train)} images of {path.name} for training, {len(test)} of {other.name} for test"
-        return Source(train, test, words, test_order="file order")
-    if len(train) < 2:
-        raise UserError(f"{path}: got one image, expected at least 2: one for training, one for test")
-    n = max(1, len(train) // 10)
-    words = f"{path.name} in file order: the last tenth ({n} images) for test, the {len(train) - n} before for training"
-    test = train.subset(slice(-n, None), f"{path.name}/test")
-    return Source(train.subset(slice(None, -n)), test, words, test_order="file order")
+        raise UserError(f"data.test: got {config.test!r}, expected nothing: {config.set} has its own test images")
+    source = read_hub(config.set, location(config.cache) / "hub")
+    _check_fits(config, source)
+    return source
+
+
+def _check_fits(config: DataConfig, source: Source) -> None:
+    """Refuse options that contradict what a set has."""
+    if config.validation and source.validation is not None:
+        raise UserError(
+            f"data.validation: got {config.validation:g}, expected 0: {config.set} has its own validation images"
+        )
+    if config.levels not in (None, source.train.levels):
+        raise UserError(f"data.levels: got {config.levels}, expected {source.train.levels}, which {config.set} has")
+
+
+def _from_files(path: Path, test: Path | None, levels: int | None) -> Source:
+    """Images from the user's own arrays."""
+    train = read_images(path, levels, f"{path.name}/train")
+    if test is None:
+        return last_tenth(train, path)
+    return two_files(train, path, read_images(test, levels, f"{test.name}/test"), test)
 
 
 def _hold_out(source: Source, config: DataConfig) -> tuple[Images, Images | None, str]:
@@ -221,13 +364,17 @@ def _hold_out(source: Source, config: DataConfig) -> tuple[Images, Images | None
     n = max(1, round(kept * total)) if 0 < kept < 1 else int(kept)
     if n >= total:
         raise UserError(f"data.validation: got {kept} for {total} training images, expected to leave at least one")
-    grey = config.binarization == "dynamic"
+    seed, grey = config.binarization_seed, config.binarization == "dynamic"
+    own = source.validation and binarized(source.validation, config.binarization, stream(seed, 2))
+    if own is not None:
+        n = 0
+    rule = "" if own else "; no validation images"
     if n == 0 and grey:
-        return source.train, source.validation, "; no validation images"
-    evaluated = binarized(source.train, config.binarization, stream(config.binarization_seed, 0))
+        return source.train, own, rule
+    evaluated = binarized(source.train, config.binarization, stream(seed, 0))
     stored = source.train if grey else evaluated
     if n == 0:
-        return stored, source.validation, "" if source.validation else "; no validation images"
+        return stored, own, rule
     validation = evaluated.subset(slice(total - n, None), f"{stored.name.removesuffix('/train')}/validation")
     rule = f"; the last {n} of the {total} training images for validation"
     if source.corners is None:

@@ -12,6 +12,7 @@ both have the same interval.
 References:
     Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
     https://openreview.net/forum?id=T4-65DNlDij
+
     NVAE: A Deep Hierarchical Variational Autoencoder, A. Vahdat, J. Kautz, NeurIPS 2020,
     https://arxiv.org/abs/2007.03898 (residual Normal posteriors)
 """
@@ -36,6 +37,11 @@ class Normal(Distribution):
     Arguments:
         mean: ``[B, ...]``.
         scale: standard deviations, positive, the same shape.
+
+    Example:
+        >>> q, p = Normal(torch.ones(1, 3), torch.ones(1, 3)), Normal(torch.zeros(1, 3), torch.ones(1, 3))
+        >>> q.kl(p)  # half the squared distance of the means
+        tensor([1.5000])
     """
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:

@@ -16,8 +16,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,15 @@ class _Read(torch.autograd.Function):
 
 @final
 class DepthAttention(nn.Module):
-    """Read from earlier layers (module docstring). The learned scalar ``scale`` is *a*; it starts at 1."""
+    """Read from earlier layers (module docstring). The learned scalar ``scale`` is *a*; it starts at 1.
+
+    Example:
+        >>> keys = [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)]  # two layers, equal keys
+        >>> values = [torch.zeros(1, 6, 8, 8), torch.ones(1, 6, 8, 8)]
+        >>> result, weights = DepthAttention()(torch.randn(2, 4, 8, 8), keys, values)
+        >>> result.shape, weights.shape, result.unique().item()
+        (torch.Size([2, 6, 8, 8]), torch.Size([2, 2, 8, 8]), 0.5)
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +99,28 @@ class DepthAttention(nn.Module):
         keys = [key.to(dtype).expand(batch, -1, -1, -1) for key in keys]
         values = [value.to(dtype).expand(batch, -1, -1, -1) for value in values]
         return Attended(*_Read.apply((query * self.scale).to(dtype), len(keys), *keys, *values))  # type: ignore[no-untyped-call]  # torch ships no annotation
+
+
+class Site(NamedTuple):
+    """A place in a hierarchy where a layer reads from others."""
+
+    side: Literal["generative", "inference"]
+    layer: int
+    """The layer that reads, 0: the top."""
+    sources: tuple[int, ...]
+    """The layers it reads from, in the order of the weights. The number of layers stands for what lies below the last
+    one: the features of the image itself."""
+    attention: DepthAttention
+    gate: Tensor
+    """Factor on what was read, a scalar; 0: the attention has no influence."""
+
+
+class DepthAttentive(ABC):
+    """A hierarchy whose layers read from one another, and which says where."""
+
+    @abstractmethod
+    def depth_attentions(self) -> Iterator[Site]:
+        """All places, side by side and layer by layer from the top; a layer that reads nothing has none."""
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:

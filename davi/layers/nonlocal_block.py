@@ -7,12 +7,14 @@ with 1x1 convolutions for queries, keys and values, a learned scalar :math:`s` (
 
 References:
     Non-local Neural Networks, X. Wang, R. Girshick, A. Gupta, K. He, CVPR 2018, https://arxiv.org/abs/1711.07971
+
     Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
     https://openreview.net/forum?id=T4-65DNlDij
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -59,6 +61,25 @@ class NonLocalBlock(nn.Module):
         if self.norm_out is None or self.project is None:
             return x + self.gamma * attended
         return x + self.project(self.norm_out(self.gamma * attended + x))
+
+    def weights(self, x: Tensor, pixels: Sequence[tuple[int, int]]) -> Tensor:
+        """What some pixels attend to in :meth:`forward`; only their rows of the weights are computed.
+
+        Arguments:
+            x: the block's input, ``[B, C, H, W]``.
+            pixels: rows and columns of Q pixels.
+
+        Returns:
+            ``[B, Q, h, w]`` on the grid of the keys (half of H x W when they are subsampled); every map sums to 1.
+        """
+        source = x if self.norm_in is None else self.norm_in(x)
+        keys = self.key(source)
+        if self.subsample:
+            keys = F.max_pool2d(keys, 2)
+        rows, columns = zip(*pixels, strict=True)
+        queries = self.query(source)[:, :, rows, columns] * self.scale  # [B, d, Q]
+        scores = torch.einsum("bdq,bdhw->bqhw", queries, keys)
+        return scores.flatten(2).softmax(2).view_as(scores)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 r"""Pre-activation residual blocks that keep, halve or double the resolution.
 
 A *node* is batch norm -> [non-local block] -> swish -> 3x3 convolution -> [squeeze-excite]; a *block* is
-:math:`\mathrm{shortcut}(x) + 0.1\,\mathrm{node}_n(\dots\mathrm{node}_1(x))`; a *cell* is an optional stem convolution
+:math:`\mathrm{shortcut}(x) + 0.1\,\mathrm{node}_n(\ldots\mathrm{node}_1(x))`; a *cell* is an optional stem convolution
 followed by blocks.
 
 References:
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, final
 
 import torch
@@ -158,6 +159,12 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def widths_along(width: int, rescales: Sequence[int]) -> list[int]:
+    """Widths before, between and after blocks: halving the resolution doubles the width and the other way round."""
+    factor = {-2: 2.0, 0: 1.0, 2: 0.5}
+    return list(accumulate(rescales, lambda channels, rescale: int(channels * factor[rescale]), initial=width))
 
 
 @final

@@ -6,5 +6,6 @@ from davi.model import Model
 from davi.models.attentive_vae import AttentiveVAE
 
 MODELS: dict[str, type[Model]] = {model.name: model for model in (AttentiveVAE,)}
+"""Every model by the name that recipes use."""
 
 __all__ = ["MODELS", "AttentiveVAE"]

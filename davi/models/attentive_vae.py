@@ -1,6 +1,6 @@
 r"""The Deep Attentive Variational Autoencoder.
 
-A hierarchy of L latent maps :math:`z_0 \dots z_{L-1}` (0: the top), drawn one after the other:
+A hierarchy of L latent maps :math:`z_0 \ldots z_{L-1}` (0: the top), drawn one after the other:
 
 .. math:: p(x, z) = p(x \mid z) \prod_i p(z_i \mid z_{<i}), \qquad q(z \mid x) = \prod_i q(z_i \mid z_{<i}, x)
 
@@ -31,7 +31,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import NamedTuple, final
 
 import torch
@@ -41,10 +40,10 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Normal
 from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, PixelHead, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
-from davi.layers.depth_attention import resize_to
+from davi.layers.depth_attention import DepthAttentive, Site, resize_to
 from davi.layers.pixel_head import Form, Likelihood
 from davi.layers.raw_normal import GaussianOptions, RawNormal
-from davi.layers.residual import NodeOptions
+from davi.layers.residual import NodeOptions, widths_along
 from davi.model import Choose, Hierarchy
 
 
@@ -184,12 +183,6 @@ class Inferred(NamedTuple):
 
 def _residual_norm(x: Tensor, norm: ChannelLayerNorm | None) -> Tensor:
     return x if norm is None else x + F.gelu(norm(x), approximate="tanh")
-
-
-def _along(width: int, rescales: tuple[int, ...]) -> list[int]:
-    """Widths before, between and after blocks: halving the resolution doubles the width and the other way round."""
-    factor = {-2: 2.0, 0: 1.0, 2: 0.5}
-    return list(accumulate(rescales, lambda channels, rescale: int(channels * factor[rescale]), initial=width))
 
 
 def _norm(channels: int, wanted: bool) -> ChannelLayerNorm | None:
@@ -343,7 +336,7 @@ class Encoded(NamedTuple):
 
 
 @final
-class AttentiveVAE(Hierarchy):
+class AttentiveVAE(Hierarchy, DepthAttentive):
     """The Deep Attentive VAE (module docstring).
 
     Arguments:
@@ -373,7 +366,7 @@ class AttentiveVAE(Hierarchy):
 
     def _build_encoder(self, widths: _Widths) -> None:
         config, spatial = self.config, self.config.spatial_attention
-        grown = _along(config.width + widths.inference_key // 2**widths.halvings, config.preprocess)
+        grown = widths_along(config.width + widths.inference_key // 2**widths.halvings, config.preprocess)
         options = NodeOptions(spatial.preprocess, squeeze_excite=config.squeeze_excite)
         self.preprocess = ResidualCell(grown, config.preprocess, config.nodes, options, stem_channels=self.shape[0])
         self.feature_split = (widths.value, widths.inference_key)
@@ -399,11 +392,19 @@ class AttentiveVAE(Hierarchy):
         )
         options = NodeOptions(spatial.postprocess, squeeze_excite=config.squeeze_excite)
         self.postprocess = ResidualCell(
-            _along(widths.context, config.postprocess), config.postprocess, config.nodes, options
+            widths_along(widths.context, config.postprocess), config.postprocess, config.nodes, options
         )
 
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, ResidualBlock))
+
+    def depth_attentions(self) -> Iterator[Site]:
+        for i, layer in enumerate(self.generative, start=1):
+            if isinstance(layer.attention, DepthAttention) and isinstance(layer.gate, Tensor):
+                yield Site("generative", i, tuple(range(i)), layer.attention, layer.gate)
+        for i, layer in enumerate(self.inference):  # its own feature, then those below it
+            if isinstance(layer.attention, DepthAttention) and isinstance(layer.gate, Tensor):
+                yield Site("inference", i, tuple(range(i, self.num_layers + 1)), layer.attention, layer.gate)
 
     def encode(self, x: Tensor) -> Encoded:
         """Bottom-up pass over integer images ``[B, C, H, W]``."""

@@ -161,10 +161,10 @@ def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
 def geometry(data: DataConfig) -> tuple[Shape, int]:
     """Shape (C, H, W) and number of levels of the images as a model sees them.
 
-    Named sets are known by heart; of a user's own array the file is read.
+    Named sets are known by heart; of a user's own array or folder the files are read.
 
     Raises:
-        UserError: if that file cannot be used.
+        UserError: if these cannot be used.
     """
     from davi.data import load as load_data
 
@@ -199,6 +199,8 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
         model: Model = cls(shape, levels, recipe.model)
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
         reason = " ".join(str(error).split())[:200]
+        if reason.startswith("likelihood:"):
+            reason += "; --model.likelihood logistic_mixture takes any, --data.binarization dynamic makes grey binary"
         raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None
     return model
 

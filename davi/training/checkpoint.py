@@ -2,8 +2,9 @@
 
 A checkpoint is a folder ``step-00001234`` with ``model.safetensors`` (the weights being trained),
 ``average.safetensors`` (the averaged model in the form of the final file), ``optimizer.safetensors``,
-``others.safetensors`` (random generators), and ``state.json``. It is written into a folder beside, flushed to the disk,
-and renamed. Every file carries a digest, so damage that happens later is noticed, and the checkpoint before is used.
+``others.safetensors`` (the random generator of the data), and ``state.json``. It is written into a folder beside,
+flushed to the disk, and renamed. Every file carries a digest, so damage that happens later is noticed, and the
+checkpoint before is used.
 """
 
 from __future__ import annotations
@@ -19,22 +20,11 @@ from torch import Tensor
 
 from davi.data import check_same
 from davi.errors import UserError
-from davi.runs import (
-    AVERAGE,
-    CHECKPOINTS,
-    Echo,
-    checkpoint_folders,
-    read_tensors,
-    remove_folder,
-    replace_text,
-    save_model,
-    sync_folder,
-    write_tensors,
-    writing,
-)
+from davi.files import read_tensors, remove_folder, replace_text, sync_folder, write_tensors, writing
+from davi.runs import AVERAGE, CHECKPOINTS, Echo, checkpoint_folders, save_model
 from davi.training.state import State
 
-FORMAT = 1
+FORMAT = 2
 MODEL, OPTIMIZER, OTHERS, NUMBERS = "model.safetensors", "optimizer.safetensors", "others.safetensors", "state.json"
 _TEMPORARY = (".new-", ".old-")
 _REPLACED = ".was-"
@@ -56,7 +46,7 @@ def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
     Raises:
         UserError: if it cannot be written; the checkpoints from before are untouched then.
     """
-    target = _folder(run, state.step)
+    target = folder_of(run, state.step)
     beside = target.with_name(_TEMPORARY[0] + target.name)
     replaced = target.with_name(_REPLACED + target.name)
     try:
@@ -84,12 +74,13 @@ def prune(run: Path, step: int, keep: int) -> None:
 
     Newer ones can only be damaged ones that a resumption passed over; the run will replace them when it gets there.
     """
-    older = [folder for folder in checkpoint_folders(run) if folder.name < _folder(run, step).name]
+    older = [folder for folder in checkpoint_folders(run) if folder.name < folder_of(run, step).name]
     for folder in older[: max(0, len(older) + 1 - keep)]:
         remove_folder(folder)
 
 
-def _folder(run: Path, step: int) -> Path:
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
     return run / CHECKPOINTS / f"step-{step:08d}"
 
 
@@ -159,6 +150,8 @@ def _read(folder: Path, state: State) -> tuple[dict[str, Any], Parts]:
     """The protocol and everything else in a checkpoint, checked as far as it can be before anything is changed."""
     path = folder / NUMBERS
     try:
+        if not path.is_file():  # a pipe or a device would be read without end
+            raise ValueError("no such file")
         content = json.loads(path.read_text(encoding="utf-8"))
         numbers = content["state"]
         if content["sha256"] != _digest(numbers):

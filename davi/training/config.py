@@ -24,8 +24,9 @@ class TrainingConfig:
         steps: budget in steps; every batch counts, also one whose update was skipped.
         epochs: budget in passes over the training images.
         minutes: budget on the clock, including validation and checkpoints; time before a resume counts.
-        batch_size: images per step.
-        accumulate: parts into which a batch is cut, to save memory; gradients are added up.
+        batch_size: images per step, of all processes together.
+        accumulate: parts into which a batch is cut, to save memory; gradients are added up. Several processes share the
+            parts; batches are cut further until each has as many. A batch norm sees one part at a time.
         optimizer: adamax (weight decay is an L2 gradient) or adamw (decoupled weight decay).
         learning_rate: the highest.
         betas: decay of the two moments.
@@ -47,6 +48,9 @@ class TrainingConfig:
         skip_limit: after that many skips in a row the next step is taken, scaled down to the threshold.
         nonfinite_limit: training stops when the loss or gradient was not finite in that many of the last twice as many
             steps, thus at the latest after that many in a row; such steps never change the model.
+        on_nan: what happens then, or when the weights themselves are not finite. stop: training ends with a diagnosis.
+            rollback: it goes back to the last good checkpoint and continues with half the learning rate, three times at
+            most.
         ema_decay: decay of the moving average of the weights, which is what is kept; it rises to this value as
             (1 + t) / (10 + t). 0: the last weights are kept.
         precision: float32, or bfloat16 for the network while likelihoods and weights stay float32.
@@ -60,6 +64,11 @@ class TrainingConfig:
         checkpoint_steps: steps between checkpoints; 0: only by minutes and at the end.
         keep_checkpoints: how many are kept, the newest.
         log_every: steps between lines of the log.
+        collapse_nats: a latent layer whose mean KL divergence stays below that many nats per image after the warm-up of
+            its weight is reported as collapsed; 0: never.
+        plateau_validations: a validation bound that has not improved by a thousandth for that many validations is
+            reported as a plateau; 0: never.
+        tensorboard: write the log for TensorBoard as well, into the run's folder; needs the extra of that name.
         seed: of the order of the images, their presentation and the model's draws.
         threads: CPU threads; 0: as torch chooses.
     """
@@ -89,6 +98,7 @@ class TrainingConfig:
     skip_window: int = 100
     skip_limit: int = 10
     nonfinite_limit: int = 10
+    on_nan: Literal["stop", "rollback"] = "stop"
     ema_decay: float = 0.999
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
@@ -101,6 +111,9 @@ class TrainingConfig:
     checkpoint_steps: int = 0
     keep_checkpoints: int = 2
     log_every: int = 50
+    collapse_nats: float = 0.01
+    plateau_validations: int = 10
+    tensorboard: bool = False
     seed: int = 0
     threads: int = 0
 
@@ -138,7 +151,8 @@ class TrainingConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         not_negative = ("learning_rate", "eps", "weight_decay", "initial_learning_rate", "final_learning_rate")
         lengths = ("warmup_steps", "warmup_epochs", "clip_norm", "skip_factor", "validate_every", "validation_images")
-        for name in (*not_negative, *lengths, "checkpoint_minutes", "checkpoint_steps", "seed", "threads"):
+        watched = ("collapse_nats", "plateau_validations", "checkpoint_minutes", "checkpoint_steps", "seed", "threads")
+        for name in (*not_negative, *lengths, *watched):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
         for name, most in (("seed", 2**63 - 1), ("threads", 4096), ("skip_window", 10**6), ("nonfinite_limit", 10**6)):

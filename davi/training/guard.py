@@ -93,6 +93,14 @@ class Guard:
         limit = self.config.nonfinite_limit
         return len(self.bad) == limit and self.steps - self.bad[0] < 2 * limit
 
+    def account(self, step: int) -> str:
+        """Why it is hopeless after so many steps of the run."""
+        count, among, good = self.nonfinite, "steps in a row", step - self.nonfinite
+        if count < self.config.nonfinite_limit:
+            count, among = self.config.nonfinite_limit, f"of the last {2 * self.config.nonfinite_limit} steps"
+        last = f", the last good one was step {good}" if good else ""
+        return f"{count} {among} without finite loss and gradient up to step {step}{last}"
+
     def state_dict(self) -> dict[str, Any]:
         """Everything the next verdict depends on; JSON keeps every bit of it."""
         return {
@@ -107,7 +115,5 @@ class Guard:
         """Go on from :meth:`state_dict`."""
         self.norms = deque(map(float, state["norms"]), maxlen=self.config.skip_window)
         self.skips, self.nonfinite = int(state["skips"]), int(state["nonfinite"])
-        # Checkpoints of the first version know only of the steps in a row.
-        self.steps = int(state.get("steps", self.nonfinite))
-        bad = state.get("bad", range(1, self.nonfinite + 1))
-        self.bad = deque(map(int, bad), maxlen=self.config.nonfinite_limit)
+        self.steps = int(state["steps"])
+        self.bad = deque(map(int, state["bad"]), maxlen=self.config.nonfinite_limit)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from davi.evidence import bits_per_dim
 from davi.runs import Echo, Metrics
+from davi.training.tensorboard import Board
 
 
 def summary(terms: Mapping[str, float], dims: int) -> dict[str, Any]:
@@ -72,10 +73,12 @@ class Log(AbstractContextManager["Log"]):
     Arguments:
         metrics: where records go.
         echo: where plain lines go. The bar appears only when lines go to ``print`` and standard output is a terminal.
+        board: where records go as well.
     """
 
-    def __init__(self, metrics: Metrics, echo: Echo) -> None:
+    def __init__(self, metrics: Metrics, echo: Echo, board: Board | None = None) -> None:
         self.metrics = metrics
+        self.board = board
         self._echo = echo
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -96,6 +99,8 @@ class Log(AbstractContextManager["Log"]):
         if self._bar is not None:
             self._bar.stop()
         self.metrics.close()
+        if self.board is not None:
+            self.board.close()
 
     def say(self, line: str) -> None:
         """A line for the user alone."""
@@ -111,7 +116,7 @@ class Log(AbstractContextManager["Log"]):
 
     def train(self, step: int, **values: Any) -> None:
         """Means since the last such record; on a terminal they stand beside the bar."""
-        self.metrics.write("train", step, **values)
+        self.event("train", step, **values)
         record = {"step": step, **values}
         if self._bar is not None:
             self._bar.update(self._task, description=bar_line(record))
@@ -120,9 +125,11 @@ class Log(AbstractContextManager["Log"]):
 
     def validation(self, step: int, **values: Any) -> None:
         """A result on the validation images."""
-        self.metrics.write("validation", step, **values)
+        self.event("validation", step, **values)
         self.say(validation_line({"step": step, **values}))
 
     def event(self, kind: str, step: int, **values: Any) -> None:
         """Anything else, for the records alone."""
         self.metrics.write(kind, step, **values)
+        if self.board is not None:
+            self.board.write(kind, step, values)

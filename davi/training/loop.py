@@ -1,37 +1,44 @@
 """The training loop, to be read from top to bottom.
 
 What is trained is :func:`davi.objectives.negative_elbo`; what is logged, validated and kept is the evidence itself.
-Accelerate moves things to the device, cuts batches into parts and adds up their gradients. Training is one process.
+Accelerate moves things to the device and averages gradients over the processes (:mod:`davi.training.parallel`), of
+which only the main one writes files and speaks.
 """
 
 from __future__ import annotations
 
-import math
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from davi.data import DataSets
 from davi.errors import UserError
-from davi.evidence import Evidence
 from davi.model import Model
 from davi.objectives import negative_elbo
-from davi.runs import MODEL, Echo, Metrics, checkpoint_folders, create, read_metrics, save_model, write_recipe
+from davi.runs import MODEL, Echo, create, read_metrics, save_model
 from davi.training import checkpoint
 from davi.training.config import TrainingConfig
+from davi.training.failure import MOST_ROLLBACKS, RATE_FACTOR, NotFiniteError, diagnosis, first_layer, rollback, spoiled
 from davi.training.guard import Verdict
-from davi.training.log import Log, duration, summary
+from davi.training.lock import locked
+from davi.training.log import duration, summary
+from davi.training.parallel import Processes, RunningStatistics, SharedLog, noise_seed, parts_of_batch, shared_log
+from davi.training.prepare import check_fit, cut, enough_for_batch_norms, prepare_blocks, say_resumed
 from davi.training.schedule import Budget, Schedule
 from davi.training.signals import Interrupted, Signals
 from davi.training.state import State
+from davi.training.tensorboard import check_installed
 from davi.training.validation import validate
+from davi.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -79,86 +86,131 @@ def train(
         UserError: if something does not fit, cannot be written, or the loss or gradient stays non-finite.
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
     """
-    _check_fit(model, sets)
-    accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=config.accumulate)
-    if accelerator.num_processes > 1:  # each would see the same batches and write the same files
-        raise UserError(
-            f"training: got {accelerator.num_processes} processes, expected 1; data-parallel training is not there yet"
-        )
-    create(run, recipe, resume)
+    processes = Processes()
+    check_fit(model, sets)
+    parts_of_batch(config.batch_size, config.accumulate, processes.count)
+    if config.tensorboard:
+        check_installed()
+    run = processes.share(run)
+    with ExitStack() as stack:
+        with processes.together():
+            if processes.main:
+                stack.enter_context(locked(run))
+                create(run, recipe, resume)
+        return _train(processes, model, sets, config, run, recipe, resume, echo if processes.main else _nobody)
+
+
+def _nobody(line: str) -> None:
+    """Takes the lines of processes that shall be silent."""
+
+
+def _train(
+    processes: Processes,
+    model: Model,
+    sets: DataSets,
+    config: TrainingConfig,
+    run: Path,
+    recipe: Mapping[str, Any],
+    resume: bool,
+    echo: Echo,
+) -> TrainingResult:
+    """:func:`train` in a folder that nobody else trains in."""
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
-    state = State.fresh(model.to(accelerator.device).train(), sets, config, accelerator.device)
+    accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
+    model.to(accelerator.device).train()
+    processes.share_weights(model)
+    state = State.fresh(model, sets, config, accelerator.device)
     found = False
     if resume:
-        found = checkpoint.resume(run, state, sets.protocol, echo)
-        write_recipe(run, recipe)
-        echo(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
-    _prepare_blocks(model, config)
-    with Signals() as signals, Log(Metrics(run, state.step), echo) as log:
-        try:
-            return _Run(accelerator, state, sets, config, run, log, signals, found).go()
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            part = state.feed.order.batch_size // config.accumulate
-            raise UserError(
-                f"batch_size: got parts of {part} image of {list(model.shape)}, of which a single pixel is left at the "
-                "coarsest scale; expected at least 2 images, whose statistics a batch norm needs"
-            ) from None
+        found = processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
+        say_resumed(run, recipe, state, found, processes, echo)
+    state.parts = cut(state, processes, echo)
+    prepare_blocks(model, config)
+    network, optimizer = accelerator.prepare(state.model, state.optimizer)
+    # DDP's way with buffers, to overwrite them by the main process's before each forward pass, would make the running
+    # statistics depend on the number of processes. RunningStatistics averages them instead.
+    if processes.count > 1:
+        network.broadcast_buffers = False
+    unsaved = config.on_nan == "rollback" and not found
+    with Signals(patient=processes.count > 1) as signals:
+        while True:
+            log_of_run = shared_log(processes, run, state.step, echo, config.tensorboard)
+            with log_of_run as log, enough_for_batch_norms(state):
+                job = _Run(
+                    processes, accelerator, network, optimizer, state, sets, config, run, log, signals, found, unsaved
+                )
+                try:
+                    return job.go()
+                except NotFiniteError as failure:
+                    state.seconds = processes.share(job.clock())
+                    _go_back(failure, processes, state, sets, config, run, echo)
+                    found = unsaved = True
 
 
-def _check_fit(model: Model, sets: DataSets) -> None:
-    if (model.shape, model.levels) != (sets.shape, sets.levels):
-        raise UserError(
-            f"data: got images {list(sets.shape)} with {sets.levels} levels, expected {list(model.shape)} with "
-            f"{model.levels} levels, for which the model was built"
-        )
+def _go_back(
+    failure: NotFiniteError,
+    processes: Processes,
+    state: State,
+    sets: DataSets,
+    config: TrainingConfig,
+    run: Path,
+    echo: Echo,
+) -> None:
+    """Put the state where the last good checkpoint was taken, to go on from there with a lower learning rate.
+
+    The order of the images is the same again; only the learning rate differs. The clock is not put back.
+    """
+    before, seconds, parts = state.rollbacks, state.seconds, state.parts
+    if config.on_nan == "stop":
+        raise failure
+    if len(before) == MOST_ROLLBACKS:
+        raise UserError(f"{failure}; {MOST_ROLLBACKS} rollbacks have not helped") from None
+    processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
+    state.rollbacks = [*before, rollback(failure, state.step, before)]
+    state.seconds, state.parts = seconds, parts
+    state.optimizer.zero_grad()
 
 
-def _prepare_blocks(model: Model, config: TrainingConfig) -> None:
-    """Switches of the blocks. The averaged model is a copy made before and stays as it is."""
-    blocks = list(model.blocks())
-    if config.compile:
-        # Blocks of one class share their compiled forms, one for each width and shape. Beyond its limit (8) torch would
-        # run the remaining kinds uncompiled and say so only in a warning.
-        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 2 * len(blocks))
-    for block in blocks:
-        if config.recompute:
-            block.recompute = True  # type: ignore[assignment]  # a plain switch, not a submodule
-        if config.compile:
-            block.compile(backend=config.compile_backend)
-
-
+@dataclass
 class _Run:
-    """One call of :func:`train`: :meth:`go` is the loop, the rest is what it calls."""
+    """The way from a state to a model or a failure: :meth:`go` is the loop, the rest is what it calls."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        state: State,
-        sets: DataSets,
-        config: TrainingConfig,
-        run: Path,
-        log: Log,
-        signals: Signals,
-        resumed: bool,
-    ) -> None:
-        self.accelerator, self.state, self.config = accelerator, state, config
-        self.sets, self.run, self.log, self.signals = sets, run, log, signals
+    processes: Processes
+    accelerator: Accelerator
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    state: State
+    sets: DataSets
+    config: TrainingConfig
+    run: Path
+    log: SharedLog
+    signals: Signals
+    resumed: bool
+    unsaved: bool
+    """Whether the state is one to which a kill must not forget the way: that after a rollback, or its first goal."""
+
+    def __post_init__(self) -> None:
+        config, state = self.config, self.state
         self.schedule = Schedule(config, state.feed.order.batches_per_epoch)
-        self.network, self.optimizer = accelerator.prepare(state.model, state.optimizer)
-        self.buffers = list(state.model.buffers())
-        self.buffers_before = [buffer.clone() for buffer in self.buffers]
+        self.statistics = RunningStatistics(state.model, self.processes)
+        share = state.parts // self.processes.count
+        self.own = range(self.processes.rank * share, (self.processes.rank + 1) * share)
         self.began = time.monotonic() - state.seconds
+        self.now = state.seconds
+        """Time used up to the end of the last step, the same in all processes: what is decided by the clock."""
+        self.asked: int | None = None
+        """The signal that one of the processes has received."""
         self.start = self.logged = (state.step, state.seconds)
         self.saved = state.seconds
-        self.resumed = resumed
-        self.validated = _validated(run, state.step) if resumed else (-1, None)
+        self.records = self.processes.share(read_metrics(self.run) if self.processes.main else [])
+        self.validated = _validated(self.records, state.step) if self.resumed else (-1, None)
+        validates = config.validate_every and self.sets.validation is not None
+        self.watch = Watch(config, self.schedule, "validation" if validates else "train")
 
-    def seconds(self) -> float:
+    def clock(self) -> float:
         """Time used, over all resumptions."""
         return time.monotonic() - self.began
 
@@ -166,105 +218,145 @@ class _Run:
         """Train until a budget is reached, then write the model."""
         config, state, schedule = self.config, self.state, self.schedule
         bfloat16 = config.precision == "bfloat16"
-        while (budget := schedule.exhausted(state.step, self.seconds())) is None:
-            rate = schedule.learning_rate(state.step, self.seconds())
-            beta = schedule.kl_weight(state.step, self.seconds())
+        self._begin()
+        while (budget := schedule.exhausted(state.step, self.now)) is None:
+            rate = schedule.learning_rate(state.step, self.now) * RATE_FACTOR ** len(state.rollbacks)
+            beta = schedule.kl_weight(state.step, self.now)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            _copy(self.buffers, self.buffers_before)
 
-            # One batch, forward and backward, in parts. Accelerate divides each loss by the number of parts, and leaves
-            # the gradients of all but the last part unsynchronised.
-            batch = next(state.feed)  # [B, C, H, W]
-            for x in batch.tensor_split(config.accumulate):
-                with self.accelerator.accumulate(self.network):
+            # One batch, forward and backward, in parts, of which each process computes its share. Gradients are summed
+            # over a process's parts, then averaged over the processes: hence the factor.
+            parts = next(state.feed).tensor_split(state.parts)  # of [B, C, H, W]
+            self.statistics.begin()
+            for part in self.own:
+                weight = len(parts[part]) / state.feed.order.batch_size
+                self._begin_part(part, state.step)
+                with nullcontext() if part == self.own[-1] else self.accelerator.no_sync(self.network):
                     # Not Accelerate's own mixed precision: that rewrites the model's forward and is global to the
                     # process. Distributions compute in float32 whatever the network's outputs are.
                     with torch.autocast(state.feed.device.type, torch.bfloat16, enabled=bfloat16):
-                        evidence = self.network(x)
+                        evidence = self.network(parts[part])
                     loss = negative_elbo(evidence, beta)
-                    self.accelerator.backward(loss * (len(x) * config.accumulate / len(batch)))
-                state.meters.add(evidence, loss, len(x) / len(batch))
+                    self.accelerator.backward(loss * (weight * self.processes.count))
+                self.statistics.end_part(weight)
+                state.meters.add(evidence, loss, weight)
+            self.statistics.end()
 
             # The one place where the host waits for the device: whether the weights may change must be known before
-            # they change, and each refusal is logged with its numbers. It is one transfer of two floats a step.
+            # they change, and by all processes alike. It is one transfer of a few floats a step.
             norm = get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
-            loss_value, norm_value = torch.stack([state.meters.loss(), norm]).tolist()
-            verdict = state.guard.judge(loss_value, norm_value)
+            values, norm_value = self._agree(norm)
+            verdict = state.guard.judge(values[0], norm_value)
             if verdict.update:
                 if norm_value > verdict.limit:
                     clip_grads_with_norm_(state.model.parameters(), verdict.limit, norm)
                 self.optimizer.step()
                 state.average.update(state.model)
             else:
-                _copy(self.buffers_before, self.buffers)  # batch norms have seen the batch; they forget it
-            state.meters.end_batch(counted=verdict.reason not in ("loss", "gradient"))
+                self.statistics.undo()  # batch norms have seen the batch; they forget it
+            if verdict.reason not in ("loss", "gradient"):
+                state.meters.count(values)
             state.step += 1
             if verdict.reason is not None:
-                self._refused(verdict, loss_value, norm_value, evidence)
+                self._refused(verdict, values, norm_value, parts)
             self.optimizer.zero_grad()
             self._report(rate, beta)
             self._keep()
         return self._finish(budget)
 
-    def _refused(self, verdict: Verdict, loss: float, norm: float, evidence: Evidence) -> None:
+    def _begin(self) -> None:
+        """Put in order what a kill or a rollback has left, and make sure that there is something to go back to."""
+        state = self.state
+        if self.unsaved:
+            self._save()
+        written = sum(record["kind"] == "rollback" for record in self.records)
+        for number, record in list(enumerate(state.rollbacks, 1))[written:]:
+            self.log.event("rollback", **record)
+            self.log.say(
+                f"rollback {number} of {MOST_ROLLBACKS}: step {record['failed_step']} was not finite, "
+                f"{record['where']}; back at step {record['step']}, the learning rate is multiplied by "
+                f"{record['learning_rate_factor']:g} from here on"
+            )
+        reported = [record["message"] for record in self.records if record["kind"] == "watch"]
+        for record in self.records:
+            for change in self.watch.see(record):
+                if record["step"] == state.step and change["message"] not in reported:
+                    self._say_watched(change)
+
+    def _begin_part(self, part: int, step: int) -> None:
+        """Make what a part of a batch starts from independent of the parts before it, and of who computed them."""
+        self.statistics.begin_part()
+        torch.manual_seed(noise_seed(self.config.seed, step, part))
+
+    def _agree(self, norm: torch.Tensor) -> tuple[list[float], float]:
+        """The batch's numbers and the gradient's norm; and, in passing, the clock and the signals of all processes."""
+        main, received = self.processes.main, self.signals.received
+        own = torch.cat([self.state.meters.take(), (norm if main else torch.zeros_like(norm)).reshape(1).float()])
+        asked = [float(received == number) for number in (signal.SIGINT, signal.SIGTERM)]
+        *values, norm_value, self.now, interrupted, terminated = self.processes.sum_to_host(
+            own, [self.clock() if main else 0.0, *asked]
+        )
+        self.asked = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
+        return values, norm_value
+
+    def _refused(self, verdict: Verdict, values: Sequence[float], norm: float, parts: Sequence[torch.Tensor]) -> None:
         """Log a step that was skipped or forced; give up when too many were not finite."""
         state = self.state
         state.skipped += not verdict.update
         finite = verdict.reason in ("norm", "forced")
-        where = "" if finite else _diagnosis(evidence, state.model)
-        values = {"reason": verdict.reason, "loss": loss, "norm": norm, "threshold": verdict.threshold}
-        self.log.event("skip", state.step, **values, where=where, updated=verdict.update)
+        where = "" if finite else diagnosis(state.meters.names, values, state.model)
+        told = {"reason": verdict.reason, "loss": values[0], "norm": norm, "threshold": verdict.threshold}
+        self.log.event("skip", state.step, **told, where=where, updated=verdict.update)
         if not finite and state.guard.hopeless():
-            count, among = state.guard.nonfinite, "steps in a row"
-            if count < self.config.nonfinite_limit:
-                count, among = self.config.nonfinite_limit, f"of the last {2 * self.config.nonfinite_limit} steps"
-            raise self._failure(f"{count} {among} without finite loss and gradient up to step {state.step}, {where}")
-
-    def _failure(self, what: str) -> UserError:
-        """The error that ends training: what happened, and from where it could go on."""
-        folders = checkpoint_folders(self.run)
-        last = f"the last good checkpoint is {folders[-1]}" if folders else "there is no checkpoint yet"
-        return UserError(f"training: {what}; {last}")
+            layer = first_layer(state.model, parts, lambda part: self._begin_part(part, state.step - 1))
+            where += f" (first layer: {layer})" if layer else ""
+            raise NotFiniteError(state.guard.account(state.step), where, state.step, self.run)
 
     def _check_weights(self) -> None:
-        """Refuse to keep weights or running statistics that the last update has spoiled: nothing could use them.
-
-        Largest magnitudes, not lengths: those of weights that are large but finite can overflow.
-        """
-        named = {name: x for name, x in self.state.model.state_dict().items() if x.is_floating_point() and x.numel()}
-        finite = torch.stack(torch._foreach_norm(list(named.values()), math.inf)).isfinite().tolist()
-        if not all(finite):
-            first = next(name for name, good in zip(named, finite, strict=True) if not good)
-            raise self._failure(f"the weights after step {self.state.step} are not finite, first in {first}")
+        """Refuse to keep weights or running statistics that the last update has spoiled: nothing could use them."""
+        name = spoiled(self.state.model.state_dict())
+        if name is not None:
+            what = f"the weights after step {self.state.step} are not finite"
+            raise NotFiniteError(what, f"first in {name}", self.state.step, self.run)
 
     def _report(self, rate: float, beta: float) -> None:
         """The log's line and the validation, when they are due."""
         state, config, schedule = self.state, self.config, self.schedule
-        seconds = self.seconds()
+        seconds = self.now
         ended = schedule.exhausted(state.step, seconds) is not None
         self.log.advance(schedule.fraction(state.step, seconds))
         if (state.step % config.log_every == 0 or ended) and state.meters.steps:
             means = state.meters.read()
             loss = means.pop("loss")
             steps, time_used = state.step - self.logged[0], max(seconds - self.logged[1], 1e-9)
-            self.log.train(
-                state.step,
-                total_steps=schedule.total_steps,
-                epoch=schedule.epoch(state.step),
-                seconds=seconds,
-                seconds_left=self._seconds_left(seconds),
-                loss=loss,
+            record = {
+                "total_steps": schedule.total_steps,
+                "epoch": schedule.epoch(state.step),
+                "seconds": seconds,
+                "seconds_left": self._seconds_left(seconds),
+                "loss": loss,
                 **summary(means, state.model.dims),
-                kl_weight=beta,
-                learning_rate=rate,
-                images_per_second=steps * state.feed.order.batch_size / time_used,
-                gradient_norm=state.guard.norms[-1] if state.guard.norms else None,  # the last finite one
-                skipped=state.skipped,
-            )
+                "kl_weight": beta,
+                "learning_rate": rate,
+                "images_per_second": steps * state.feed.order.batch_size / time_used,
+                "gradient_norm": state.guard.norms[-1] if state.guard.norms else None,  # the last finite one
+                "skipped": state.skipped,
+            }
+            self.log.train(state.step, **record)
+            self._look("train", record)
             state.skipped, self.logged = 0, (state.step, seconds)
         if config.validate_every and state.step % config.validate_every == 0:
             self._validate()
+
+    def _look(self, kind: str, record: Mapping[str, Any]) -> None:
+        """Let the watch see a record that has just been written."""
+        for change in self.watch.see({"kind": kind, "step": self.state.step, **record}):
+            self._say_watched(change)
+
+    def _say_watched(self, change: Mapping[str, Any]) -> None:
+        self.log.event("watch", self.state.step, **change)
+        self.log.say(f"watch at step {self.state.step}: {change['message']}")
 
     def _seconds_left(self, seconds: float) -> float:
         """Time until the first budget is reached, at the pace since the start or the resumption."""
@@ -282,10 +374,12 @@ class _Run:
         if images is None or self.validated[0] == state.step:
             return
         some = images.subset(slice(config.validation_images)) if config.validation_images else images
-        record = validate(state.average.model, some, max(1, config.batch_size // config.accumulate), config.seed)
-        record = {"epoch": self.schedule.epoch(state.step), "seconds": self.seconds(), **record}
+        batch_size = max(1, config.batch_size // state.parts)
+        record = validate(state.average.model, some, batch_size, config.seed, self.processes)
+        record = {"epoch": self.schedule.epoch(state.step), "seconds": self.now, **record}
         self.log.validation(state.step, **record)
         self.validated = (state.step, record)
+        self._look("validation", record)
 
     def _keep(self) -> None:
         """Save when it is due, and end when a signal asked for it.
@@ -295,25 +389,27 @@ class _Run:
         """
         state, config = self.state, self.config
         by_steps = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
-        by_clock = config.checkpoint_minutes and self.seconds() - self.saved >= 60.0 * config.checkpoint_minutes
-        asked = self.signals.received
-        if ((by_steps or by_clock) and not state.guard.nonfinite) or asked is not None:
+        by_clock = config.checkpoint_minutes and self.now - self.saved >= 60.0 * config.checkpoint_minutes
+        if ((by_steps or by_clock) and not state.guard.nonfinite) or self.asked is not None:
             folder = self._save()
-            if asked is not None:
-                raise Interrupted(asked, state.step, folder)
+            if self.asked is not None:
+                raise Interrupted(self.asked, state.step, folder)
 
     def _save(self) -> Path:
         state = self.state
         self._check_weights()
-        state.seconds = self.saved = self.seconds()
-        folder = checkpoint.save(self.run, state, self.config.keep_checkpoints, self._extra())
+        state.seconds, self.saved = self.clock(), self.now
+        with self.processes.together():
+            if self.processes.main:
+                checkpoint.save(self.run, state, self.config.keep_checkpoints, self._extra())
         self.log.event("checkpoint", state.step, seconds=state.seconds)
-        return folder
+        return checkpoint.folder_of(self.run, state.step)
 
     def _extra(self) -> dict[str, Any]:
         """What the file of the averaged model says besides its description."""
-        decay = float(self.config.ema_decay)
-        return {"step": self.state.step, "ema": bool(decay), "ema_decay": decay, "protocol": self.sets.protocol}
+        decay, state = float(self.config.ema_decay), self.state
+        averaged = {"ema": bool(decay), "ema_decay": decay}
+        return {"step": state.step, **averaged, "rollbacks": len(state.rollbacks), "protocol": self.sets.protocol}
 
     def _finish(self, budget: Budget) -> TrainingResult:
         """The last validation, checkpoint and the model's file; what a resumption finds done is not done again."""
@@ -321,42 +417,27 @@ class _Run:
         ended = self.resumed and state.step == self.start[0]
         self._check_weights()
         self._validate()
-        if ended:  # what was killed while it removed old checkpoints has left some
-            checkpoint.prune(self.run, state.step, self.config.keep_checkpoints)
-        else:
+        if not ended:
             self._save()
-        save_model(path, state.average.model, self._extra())
+        with self.processes.together():
+            if self.processes.main:
+                if ended:  # what was killed while it removed old checkpoints has left some
+                    checkpoint.prune(self.run, state.step, self.config.keep_checkpoints)
+                save_model(path, state.average.model, self._extra())
         if ended:
             self.log.say(
                 f"{self.run} has ended with step {state.step}, its budget of {budget} is used up; a larger one would "
                 f"prolong it; the model is {path}"
             )
         else:
-            self.log.say(f"trained {state.step} steps in {duration(self.seconds())}; the model is {path}")
+            self.log.say(f"trained {state.step} steps in {duration(self.clock())}; the model is {path}")
         epoch = self.schedule.epoch(state.step)
-        return TrainingResult(state.step, epoch, self.seconds(), budget, path, self.validated[1])
+        return TrainingResult(state.step, epoch, self.clock(), budget, path, self.validated[1])
 
 
-def _validated(run: Path, step: int) -> tuple[int, dict[str, Any] | None]:
+def _validated(records: Sequence[Mapping[str, Any]], step: int) -> tuple[int, dict[str, Any] | None]:
     """The validation that a run has recorded at its present step, in the form of :attr:`_Run.validated`."""
-    for record in reversed(read_metrics(run)):
+    for record in reversed(records):
         if record["step"] == step and record.get("kind") == "validation":
             return step, {key: value for key, value in record.items() if key not in ("kind", "step")}
     return -1, None
-
-
-@torch.no_grad()
-def _copy(source: list[Tensor], target: list[Tensor]) -> None:
-    if source:
-        torch._foreach_copy_(target, source)
-
-
-def _diagnosis(evidence: Evidence, model: nn.Module) -> str:
-    """Where a number stopped being finite: the first term of the evidence, else the first gradient."""
-    for name, term in evidence.terms.items():
-        if not bool(term.isfinite().all()):
-            return f"first in the term {name}"
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-            return f"first in the gradient of {name}"
-    return "in an earlier part of the batch"

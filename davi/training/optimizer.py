@@ -9,7 +9,9 @@ the newest weights would not fit averaged ones. Integer buffers are copied.
 References:
     Acceleration of Stochastic Approximation by Averaging, B. T. Polyak, A. B. Juditsky, SIAM J. Control Optim. 1992,
     https://doi.org/10.1137/0330046
+
     Adam: A Method for Stochastic Optimization, D. P. Kingma, J. Ba, ICLR 2015, https://arxiv.org/abs/1412.6980 (Adamax)
+
     Decoupled Weight Decay Regularization, I. Loshchilov, F. Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101 (AdamW)
 """
 

@@ -36,10 +36,15 @@ class Signals(AbstractContextManager["Signals"]):
     """Remembers that a signal came. A second one acts as it would without this.
 
     Only the main thread of a program may handle signals; in another thread nothing is changed.
+
+    Arguments:
+        patient: remember further signals, too. One Ctrl-C reaches a launched process from the terminal and once more
+            from its launcher.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.received: int | None = None
+        self._patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -55,7 +60,8 @@ class Signals(AbstractContextManager["Signals"]):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

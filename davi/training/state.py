@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,12 @@ def _fits(pixels: Tensor, device: torch.device) -> bool:
 
 
 class Meters:
-    """Sums of what the log reports, kept on the device: reading them is a stall, so it happens at log points only."""
+    """Sums of what the log reports. A batch's numbers stay on the device until they are read with the guard's."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.batch: Tensor | None = None
-        self.total: Tensor | None = None
+        self.totals: list[float] = []
         self.steps = 0
 
     @torch.no_grad()
@@ -64,23 +64,22 @@ class Meters:
         values = torch.stack([loss.detach(), *(term.detach().mean() for term in evidence.terms.values())]).float()
         self.batch = values * weight if self.batch is None else self.batch + values * weight
 
-    def loss(self) -> Tensor:
-        """The objective of the batch taken in so far."""
+    def take(self) -> Tensor:
+        """The numbers of the batch taken in so far, in the order of ``names``; the next batch begins."""
         assert self.batch is not None
-        return self.batch[0]
+        batch, self.batch = self.batch, None
+        return batch
 
-    def end_batch(self, counted: bool) -> None:
-        """Add the batch to the sums, unless its numbers are not finite."""
-        if counted and self.batch is not None:
-            self.total = self.batch if self.total is None else self.total + self.batch
-            self.steps += 1
-        self.batch = None
+    def count(self, values: Sequence[float]) -> None:
+        """Add the numbers of a batch to the sums."""
+        self.totals = [total + value for total, value in zip(self.totals or [0.0] * len(values), values, strict=True)]
+        self.steps += 1
 
     def read(self) -> dict[str, float]:
         """Means over the steps since the last reading."""
-        values = [] if self.total is None else (self.total / max(self.steps, 1)).tolist()
-        self.total, self.steps = None, 0
-        return dict(zip(self.names, values, strict=True)) if values else {}
+        means = {name: total / self.steps for name, total in zip(self.names, self.totals, strict=True)}
+        self.totals, self.steps = [], 0
+        return means
 
 
 @dataclass
@@ -97,6 +96,9 @@ class State:
         step: steps done.
         seconds: time used, over all resumptions.
         skipped: steps whose update was skipped since the last line of the log.
+        accumulate: parts into which the recipe cuts a batch.
+        parts: parts into which batches are cut; more where several processes share the work.
+        rollbacks: what has been recorded of each time the run went back to a checkpoint.
     """
 
     model: Model
@@ -108,13 +110,17 @@ class State:
     step: int = 0
     seconds: float = 0.0
     skipped: int = 0
+    accumulate: int = 1
+    parts: int = 1
+    rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def fresh(cls, model: Model, sets: DataSets, config: TrainingConfig, device: torch.device) -> State:
         """The state before the first step. The model's initial weights are the caller's."""
-        torch.manual_seed(config.seed)  # the model's own draws
-        feed = Feed(sets, config, device)
-        return cls(model, make_optimizer(model, config), Average(model, config.ema_decay), feed, Guard(config))
+        optimizer, average = make_optimizer(model, config), Average(model, config.ema_decay)
+        state = cls(model, optimizer, average, Feed(sets, config, device), Guard(config))
+        state.accumulate = state.parts = config.accumulate
+        return state
 
     def numbers(self) -> dict[str, Any]:
         """What JSON can hold."""
@@ -126,7 +132,10 @@ class State:
             "updates": self.average.updates,
             "order": self.feed.order.state_dict(),
             "guard": self.guard.state_dict(),
-            "meters": {"names": self.meters.names, "steps": self.meters.steps},
+            "meters": {"names": self.meters.names, "totals": self.meters.totals, "steps": self.meters.steps},
+            "accumulate": self.accumulate,
+            "parts": self.parts,
+            "rollbacks": self.rollbacks,
         }
 
     def load_numbers(self, numbers: Mapping[str, Any]) -> None:
@@ -137,31 +146,27 @@ class State:
                 been changed then.
         """
         own = type(self.optimizer).__name__.lower()
-        begun = numbers.get("optimizer", own)
-        if begun != own:
+        if numbers["optimizer"] != own:
+            begun = numbers["optimizer"]
             raise UserError(f"optimizer: got {own} for a run begun with {begun}, expected {begun}")
         self.feed.order.load_state_dict(numbers["order"])
         self.guard.load_state_dict(numbers["guard"])
-        self.meters.names, self.meters.steps = list(numbers["meters"]["names"]), int(numbers["meters"]["steps"])
+        meters = numbers["meters"]
+        self.meters.names, self.meters.totals = list(meters["names"]), list(meters["totals"])
+        self.meters.steps, self.meters.batch = int(meters["steps"]), None
         self.step, self.seconds = int(numbers["step"]), float(numbers["seconds"])
         self.skipped, self.average.updates = int(numbers["skipped"]), int(numbers["updates"])
+        self.rollbacks = [dict(record) for record in numbers["rollbacks"]]
+        if numbers["accumulate"] == self.accumulate:  # else another cut is asked for knowingly
+            self.parts = int(numbers["parts"])
 
     def others(self) -> dict[str, Tensor]:
-        """Tensors besides weights and optimiser: states of the random generators, the log's sums."""
-        tensors = {"random/cpu": torch.get_rng_state(), "random/feed": self.feed.generator.get_state()}
-        if self.feed.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state(self.feed.device)
-        if self.meters.total is not None:
-            tensors["meters"] = self.meters.total
-        return tensors
+        """Tensors besides weights and optimiser. The model's own draws need none: their seeds follow from the step."""
+        return {"random/feed": self.feed.generator.get_state()}
 
     def load_others(self, tensors: Mapping[str, Tensor]) -> None:
         """Undo :meth:`others`."""
-        torch.set_rng_state(tensors["random/cpu"])
         self.feed.generator.set_state(tensors["random/feed"])
-        if self.feed.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"], self.feed.device)
-        self.meters.total = tensors["meters"].to(self.feed.device) if "meters" in tensors else None
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's tensors, named ``parameter number/name``; numbers as tensors without dimensions."""

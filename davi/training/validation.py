@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from davi.data import Images
 from davi.model import Model
 from davi.training.log import summary
+from davi.training.parallel import Processes, noise_seed
 
 
 @torch.no_grad()
-def validate(model: Model, images: Images, batch_size: int, seed: int) -> dict[str, Any]:
+def validate(
+    model: Model, images: Images, batch_size: int, seed: int, processes: Processes | None = None
+) -> dict[str, Any]:
     """Mean evidence over images, as :func:`davi.training.log.summary` reports it, and their number.
 
-    The same draws are used each time, so that two validations differ by the weights alone; the global random state,
-    on which the training depends, is not touched. The network computes in the precision of its weights.
+    The same draws are used each time, so that two validations differ by the weights alone; the global random state is
+    not touched. The network computes in the precision of its weights.
 
     Arguments:
         model: in eval mode.
         images: as they are evaluated.
         batch_size: images at once.
         seed: of the model's draws.
+        processes: share the batches; the result is the same, to the last bit, for any number of them. None: all batches
+            are computed here.
     """
     device = next(model.parameters()).device
-    generator = Generator(device).manual_seed(seed)
-    sums: Mapping[str, torch.Tensor] = {}
-    for start in range(0, len(images), batch_size):
-        x = images.pixels[start : start + batch_size].to(device)
-        terms = model.evidence(x, generator).terms
+    rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
+    names: list[str] = []
+    own: dict[int, Tensor] = {}
+    for number in range(rank, -(-len(images) // batch_size), count):
+        x = images.pixels[number * batch_size : (number + 1) * batch_size].to(device)
+        # A generator for each batch: its draws must not depend on who computed the batches before.
+        terms = model.evidence(x, Generator(device).manual_seed(noise_seed(seed, number))).terms
+        names = list(terms)
         # float64 so that the mean over ten thousand images does not depend on how they are cut into batches
-        batch = {name: term.double().sum() for name, term in terms.items()}
-        sums = {name: sums[name] + value for name, value in batch.items()} if sums else batch
-    means = {name: float(value) / len(images) for name, value in sums.items()}
+        own[number] = torch.stack([term.double().sum() for term in terms.values()])
+    told = names, {number: sums.tolist() for number, sums in own.items()}
+    gathered = [told] if processes is None else processes.gather(told)
+    batches = {number: sums for _, shares in gathered for number, sums in shares.items()}
+    columns = zip(*(batches[number] for number in sorted(batches)), strict=True)
+    means = {name: sum(column) / len(images) for name, column in zip(gathered[0][0], columns, strict=True)}
     return {**summary(means, model.dims), "images": len(images)}

@@ -1,0 +1,35 @@
+"""``davi compare``: what evaluations of several runs say about one another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from davi import comparison
+from davi.cli.opened import run_folder
+from davi.cli.options import Request
+from davi.errors import UserError
+from davi.files import replace_text, writing
+
+
+def run(request: Request) -> int:
+    """Print the table or write it to a file; the exit status."""
+    options = request.options
+    result = comparison.compare([comparison.read(run_folder(Path(given)), given) for given in options.runs])
+    if options.json:
+        text = json.dumps(result, indent=2, allow_nan=False)
+    elif options.markdown:
+        text = comparison.to_markdown(result).rstrip()
+    else:
+        text = comparison.to_terminal(result)
+    if options.out is None:
+        print(text)
+    else:
+        path = Path(options.out)
+        with writing(str(path)):
+            replace_text(path, text + "\n")
+        print(f"written to {path}")
+    if options.strict and len(result["groups"]) > 1:
+        fields = ", ".join(result["differences"])
+        raise UserError(f"--strict: got {len(result['groups'])} protocols, expected one; they differ in {fields}")
+    return 0

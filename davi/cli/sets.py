@@ -1,0 +1,91 @@
+"""The images that the words of a command speak of: paths, options that a set of one's own replaces, what is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from davi import recipes
+from davi.cli.telling import Telling
+from davi.data import DataConfig, DataSets, has_validation, kind_of, load
+from davi.errors import UserError
+from davi.recipes import Recipe
+
+_VALIDATION = 0.05
+"""Share of a folder for validation, where a recipe gives a number of images of its own set."""
+
+
+def load_told(data: DataConfig, out: TextIO) -> DataSets:
+    """Load images, with progress on standard error, and write what there is to be told about them.
+
+    Raises:
+        UserError: as :func:`davi.data.load` does.
+    """
+    with Telling("decoding") as telling:
+        sets = load(data, telling)
+    for note in sets.notes:
+        print(f"data: {note}", file=out)
+    return sets
+
+
+def anchored(data: DataConfig) -> DataConfig:
+    """The same with absolute paths, so that a run can be evaluated from any folder."""
+
+    def absolute(path: str | None) -> str | None:
+        try:
+            return None if path is None else str(Path(path).expanduser().absolute())
+        except RuntimeError:  # ~NAME
+            raise UserError(f"data: got {path!r}, expected a path; there is no such user") from None
+
+    name, prefix = data.set, "hub:" if data.set.startswith("hub:") else ""
+    path = name.removeprefix(prefix)
+    if name not in recipes.GEOMETRY and (not prefix or Path(path).expanduser().exists()):
+        name = f"{prefix}{absolute(path)}"
+    return dataclasses.replace(
+        data, set=name, root=absolute(data.root), test=absolute(data.test), cache=absolute(data.cache)
+    )
+
+
+def of_another_set(own: DataConfig, data: DataConfig) -> list[str]:
+    """Assignments that undo what speaks of the set it was given for, and of no other.
+
+    Arguments:
+        own: of the recipe or run.
+        data: the same with the user's set.
+    """
+    keys = ["levels", "test"] if kind_of(data.set) == "folder" else ["levels", "test", "crop", "resize", "patches"]
+    return [f"--data.{key}=null" for key in keys if getattr(own, key) is not None]
+
+
+def adapted(name_or_path: str, assignments: Sequence[str], say: Callable[[str], None]) -> Recipe:
+    """A recipe with the user's assignments. Where these name another set, options that cannot fit it are changed.
+
+    Arguments:
+        name_or_path: of the recipe.
+        assignments: the user's; they always have the last word.
+        say: told of every change that the images or their split depend on.
+
+    Raises:
+        UserError: as :func:`davi.recipes.load` does.
+    """
+    own, recipe = recipes.load(name_or_path).data, recipes.load(name_or_path, assignments)
+    if own is None or recipe.data is None or anchored(own).set == anchored(recipe.data).set:
+        return recipe
+    changes = of_another_set(own, recipe.data)
+    given = {word.removeprefix("--").partition("=")[0] for word in assignments}
+    if own.binarization != "none" and "data.binarization" not in given:
+        say(f"data.binarization: {own.binarization} as in the recipe; --data.binarization none keeps the grey values")
+    if kind_of(recipe.data.set) == "folder" and "data.validation" not in given:
+        path = Path(recipe.data.set).expanduser()
+        if own.validation and recipe.data.test is None and has_validation(path):
+            changes.append("--data.validation=0")
+            say(f"data.validation: 0 in place of the recipe's {own.validation:g}; {path} has its own validation images")
+        elif own.validation >= 1:
+            changes.append(f"--data.validation={_VALIDATION}")
+            say(
+                f"data.validation: {_VALIDATION} in place of the recipe's {own.validation:g} images, which are of "
+                f"{own.set}"
+            )
+    return recipes.load(name_or_path, [*changes, *assignments])

@@ -1,0 +1,231 @@
+"""The verbs of the program, what each says about itself, and the fixed options of each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the program.
+
+    Arguments:
+        summary: one line.
+        add: adds its options to a parser.
+        sections: sections of a recipe whose options may be overridden.
+        example: how it is used.
+    """
+
+    summary: str
+    add: Callable[[argparse.ArgumentParser], None]
+    sections: tuple[str, ...]
+    example: str
+
+
+def _whole(minimum: int) -> Callable[[str], int]:
+    """Reads a whole number that is at least ``minimum``."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum or value >= 2**63:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {minimum}")
+        return value
+
+    return read
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0")
+    return value
+
+
+def _picture(text: str) -> str:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a .png file")
+    return text
+
+
+def _page(text: str) -> str:
+    if not text.lower().endswith((".html", ".htm")):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a .html file")
+    return text
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    """Reads one of the words. argparse's own check says what it found in words that change with Python's version."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+def _add_recipes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", type=_one_of("list", "show"), default="list", help="list or show")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show")
+
+
+_SKIP = "leave out images of a folder that cannot be read, and say how many"
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe, or path of a .yaml file")
+    parser.add_argument("--data", metavar="SET", help="name of a set, or path of a folder of images or of an array")
+    parser.add_argument("--skip-unreadable", action="store_true", help=_SKIP)
+    parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/RECIPE-1, -2, ...)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR; RECIPE may be left out")
+    parser.add_argument(
+        "--on-nan", type=_one_of("stop", "rollback"), help="when numbers stay not finite (short for --training.on_nan)"
+    )
+    parser.add_argument("--plan", action="store_true", help="take two steps, print memory and time, make no run")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="folder of a run, or its model.safetensors")
+    parser.add_argument("--device", metavar="DEVICE", help="where to compute (default: cuda if there is one, else cpu)")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="SET", help="another set, or path of a folder of images or of an array")
+    parser.add_argument("--skip-unreadable", action="store_true", help=_SKIP)
+    splits = _one_of("test", "validation", "train")
+    parser.add_argument("--split", type=splits, default="test", help="test (default), validation or train")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_split(parser)
+    positive = _whole(1)
+    parser.add_argument(
+        "--importance-samples",
+        type=positive,
+        default=1,
+        metavar="K",
+        help="draws of each image (default: 1, the ELBO)",
+    )
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="images a pass (default: 100)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of evaluated runs; the first is the reference")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
+    parser.add_argument("--out", metavar="FILE", help="write to FILE instead of printing")
+    parser.add_argument("--strict", action="store_true", help="exit with status 2 if the protocols differ")
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument("--n", type=_whole(1), default=64, metavar="N", help="number of images (default: 64)")
+    parser.add_argument(
+        "--temperature", type=_not_negative, default=1.0, metavar="T", help="scale of the priors' spread (default: 1)"
+    )
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/samples.png")
+
+
+def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_split(parser)
+    parser.add_argument("--n", type=_whole(1), default=32, metavar="N", help="the first N images (default: 32)")
+    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/reconstructions.png")
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_split(parser)
+    positive = _whole(1)
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images (default: 100)")
+    parser.add_argument(
+        "--importance-samples",
+        type=positive,
+        metavar="K",
+        help="draws of each image, where the run was not evaluated (default: 10)",
+    )
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument("--out", type=_page, metavar="FILE.html", help="default: RUN/inspection.html")
+    parser.add_argument("--no-figures", action="store_true", help="write the page alone, no figures as files")
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("form", type=_one_of("attentive"), metavar="FORM", help="attentive: its authors' Keras weights")
+    parser.add_argument("file", metavar="FILE", help="the file (.h5)")
+    parser.add_argument("--run", metavar="DIR", required=True, help="folder of the run that is made, new or empty")
+    parser.add_argument("--recipe", metavar="RECIPE", help="take what the file does not tell from this recipe")
+    parser.add_argument("--data", metavar="SET", help="set the model is for, or path of a .npy or .npz file")
+
+
+_IMAGES = (
+    "The images are those of the run; --data.root DIR says where its sets lie now. The other options of the\n"
+    "recipe's section data can be overridden in the same way, as --data.OPTION VALUE.\n"
+)
+
+VERBS: dict[str, Verb] = {
+    "recipes": Verb(
+        "list the recipes, or show one of them as YAML",
+        _add_recipes,
+        (),
+        "davi recipes show attentive_mnist > my.yaml",
+    ),
+    "train": Verb(
+        "train the model of a recipe and leave a run folder",
+        _add_train,
+        ("model", "data", "training"),
+        "Any option of the recipe's sections can be overridden as --model.OPTION, --data.OPTION, --training.OPTION\n"
+        "(davi recipes show RECIPE shows those in use):\n"
+        "  davi train attentive_mnist --model.layers '[4, 8]' --training.minutes 30 --data.root DIR\n"
+        "  davi train --run runs/attentive_mnist-1 --resume",
+    ),
+    "evaluate": Verb(
+        "say how probable a trained model finds images",
+        _add_evaluate,
+        ("data",),
+        f"The numbers are also written to RUN/evaluation.json.\n{_IMAGES}"
+        "  davi evaluate runs/demo --importance-samples 100 --data.root DIR",
+    ),
+    "compare": Verb(
+        "rank evaluated runs, with paired differences over the same images",
+        _add_compare,
+        (),
+        "Runs are ranked among those of the same protocol; what keeps others apart is named.\n"
+        "  davi compare runs/with runs/without --markdown --out comparison.md",
+    ),
+    "sample": Verb("draw images from a trained model", _add_sample, (), "davi sample runs/demo --temperature 0.8"),
+    "reconstruct": Verb(
+        "show images beside what a trained model makes of their latents",
+        _add_reconstruct,
+        ("data",),
+        f"{_IMAGES}  davi reconstruct runs/demo --split validation",
+    ),
+    "inspect": Verb(
+        "write one page with numbers, curves, pictures and attention maps",
+        _add_inspect,
+        ("data",),
+        "The page is one file without scripts; every figure is also saved as PNG and SVG in RUN/inspection.\n"
+        f"{_IMAGES}  davi inspect runs/demo --limit 200",
+    ),
+    "import": Verb(
+        "make a run of weights that others published",
+        _add_import,
+        ("model", "data"),
+        "What the file does not tell can be given as --model.OPTION and --data.OPTION.\n"
+        "  davi import attentive final_model.h5 --run runs/published",
+    ),
+}
+"""All verbs, in the order in which they are shown."""

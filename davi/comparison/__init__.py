@@ -1,0 +1,10 @@
+"""Runs beside one another: numbers ranked where that is fair, and paired differences over the same images.
+
+:func:`read` takes the evaluation of a run, :func:`compare` makes one dictionary of several, and :func:`to_terminal` and
+:func:`to_markdown` make tables of it.
+"""
+
+from davi.comparison.ranking import CONDITIONS, Entry, compare, paired, read
+from davi.comparison.tables import to_markdown, to_terminal
+
+__all__ = ["CONDITIONS", "Entry", "compare", "paired", "read", "to_markdown", "to_terminal"]

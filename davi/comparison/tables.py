@@ -1,0 +1,181 @@
+"""Tables of what :func:`davi.comparison.compare` found, for a terminal and in Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from davi.training.log import duration
+
+COLUMNS = 80
+_UNITS = {"nats": "nats", "bits_per_dim": "bits/dim"}
+_DIGITS = {"nats": 2, "bits_per_dim": 4}
+_SAME = "≈"
+
+Columns = dict[str, list[str]]
+"""Head of a column -> its cells."""
+
+
+def to_terminal(result: Mapping[str, Any]) -> str:
+    """For each group a table of the numbers and one of the paired differences; text is wrapped at 80 columns."""
+    lines: list[str] = []
+    for group in result["groups"]:
+        names = {"run": [row["run"] for row in group["rows"]]}
+        lines += [*textwrap.wrap(_heading(group, result), COLUMNS), ""]
+        numbers = _numbers(group)
+        lines += _aligned({"rank": numbers.pop("rank"), **names, **numbers})
+        if len(group["rows"]) > 1:
+            lines += ["", *_aligned({**names, **_pairs(group)})]
+        lines += ["", *_wrapped(_remarks(group)), ""]
+    return "\n".join([*lines, *_wrapped(_apart(result))]).strip()
+
+
+def to_markdown(result: Mapping[str, Any]) -> str:
+    """One table for each group, with everything in it; names stand as code, so that no name is taken for markup."""
+    lines: list[str] = []
+    for group in result["groups"]:
+        rows, numbers = group["rows"], _numbers(group)
+        columns = {
+            "rank": numbers.pop("rank"),
+            "run": [_code(row["run"]) for row in rows],
+            "model": [_code(row["model"]) for row in rows],
+            "claim": [_claim(row["kind"]) for row in rows],
+            "K": [str(row["importance_samples"]) for row in rows],
+            **numbers,
+            **(_pairs(group, _code) if len(rows) > 1 else {}),
+        }
+        lines += [_heading(group, result, _code), "", *_piped(columns), ""]
+        lines += [*(f"- {line}" for line in _remarks(group, _code)), ""]
+    lines += [f"- {line}" for line in _apart(result, _code)]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _plain(text: str) -> str:
+    return text
+
+
+def _code(text: str) -> str:
+    """As code in Markdown, also within a table."""
+    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+
+
+Mark = Callable[[str], str]
+"""How a name from a file is set."""
+
+
+def _heading(group: Mapping[str, Any], result: Mapping[str, Any], mark: Mark = _plain) -> str:
+    """What the rows of a group have in common."""
+    protocol = group["protocol"]
+    label = f"{group['label']}: " if len(result["groups"]) > 1 else ""
+    shape = " x ".join(map(str, protocol["shape"]))
+    samples = protocol["importance_samples"]
+    draws = "" if samples is None else f", K = {samples} importance sample{'s' if samples > 1 else ''}"
+    return (
+        f"{label}{mark(protocol['set'])}: {protocol['images']} images of the {mark(protocol['split'])} split, {shape}, "
+        f"{protocol['levels']} levels, binarisation {mark(protocol['binarization'])}; "
+        f"{_claim(protocol['kind'])} of log p(x){draws}"
+    )
+
+
+def _claim(kind: str) -> str:
+    return kind.lower().replace("_", " ")
+
+
+def _numbers(group: Mapping[str, Any]) -> Columns:
+    """Rank, number and cost of each row."""
+    rows, unit = group["rows"], group["unit"]
+
+    def rank(row: Mapping[str, Any]) -> str:
+        above = row["to_row_above"]
+        return f"{row['rank']}" + (f" {_SAME}" if above is not None and not above["significant"] else "")
+
+    return {
+        "rank": [rank(row) for row in rows],
+        _UNITS[unit]: [_with_error(row[unit], _DIGITS[unit]) for row in rows],
+        "parameters": [_or_dash(row["parameters"], "{:,}") for row in rows],
+        "steps": [_or_dash(row["step"], "{}") for row in rows],
+        "time": ["-" if row["seconds"] is None else duration(row["seconds"]) for row in rows],
+    }
+
+
+def _pairs(group: Mapping[str, Any], mark: Mark = _plain) -> Columns:
+    """Difference of each row to the group's reference."""
+    unit = group["unit"]
+    digits = _DIGITS[unit] + 1
+    columns: Columns = {f"difference to {mark(group['reference'])}": [], "95 % interval": [], "significant": []}
+    for row in group["rows"]:
+        pair = row["to_reference"]
+        if pair is None:
+            cells = ["reference", "", ""]
+        else:
+            ends = pair[unit]["interval"]
+            interval = "-" if ends is None else f"[{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]"
+            cells = [_with_error(pair[unit], digits, "+"), interval, "yes" if pair["significant"] else "no"]
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    return columns
+
+
+def _with_error(value: Mapping[str, Any], digits: int, sign: str = "") -> str:
+    mean, error = value["mean"], value["standard_error"]
+    return f"{mean:{sign}.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _or_dash(value: Any, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _remarks(group: Mapping[str, Any], mark: Mark = _plain) -> list[str]:
+    """What must be known to read a group's table."""
+    better = "higher" if group["unit"] == "nats" else "lower"
+    remarks = [f"{_UNITS[group['unit']]} per image ± standard error over images; {better} is better"]
+    if group["unit"] == "bits_per_dim":
+        remarks[0] = f"bits/dim ± standard error over images; {better} is better"
+    if any(row["to_row_above"] is not None and not row["to_row_above"]["significant"] for row in group["rows"]):
+        remarks.append(f"{_SAME} not significantly worse than the row above")
+    remarks += [f"{mark(row['run'])}: {note}" for row in group["rows"] for note in row["notes"]]
+    for field, values in group["stated"].items():
+        remarks.append(f"differs without forbidding a ranking: {field}: {_by_value(values, mark)}")
+    return remarks
+
+
+def _apart(result: Mapping[str, Any], mark: Mark = _plain) -> list[str]:
+    """What keeps groups apart, and the rule for differences."""
+    lines = []
+    if result["differences"]:
+        fields = "; ".join(f"{field}: {_by_value(values, mark)}" for field, values in result["differences"].items())
+        lines.append(f"not ranked across groups, since their protocols differ in {fields}")
+    if any(len(group["rows"]) > 1 for group in result["groups"]):
+        lines.append(result["rule"])
+    return lines
+
+
+def _by_value(values: Mapping[str, Any], mark: Mark) -> str:
+    """``value (names), value (names)``; of a hash the beginning."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        text = "nothing" if value is None else " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+        names.setdefault(f"{text[:12]}..." if len(text) == 64 else text, []).append(name)
+    return ", ".join(f"{mark(text)} ({', '.join(map(mark, owners))})" for text, owners in names.items())
+
+
+def _aligned(columns: Columns) -> list[str]:
+    """A table for a terminal; names and ranks to the left, the rest to the right."""
+    padded = []
+    for head, cells in columns.items():
+        width = max(map(len, (head, *cells)))
+        side = "<" if head in ("rank", "run") else ">"
+        padded.append([f"{cell:{side}{width}}" for cell in (head, *cells)])
+    return ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+
+
+def _piped(columns: Columns) -> list[str]:
+    """The same in Markdown."""
+    rule = ["---" if head in ("rank", "run", "model", "claim") else "---:" for head in columns]
+    rows: list[Sequence[str]] = [list(columns), rule, *zip(*columns.values(), strict=True)]
+    return [f"| {' | '.join(cells)} |" for cells in rows]
+
+
+def _wrapped(texts: Sequence[str]) -> list[str]:
+    return [line for text in texts for line in textwrap.wrap(text, COLUMNS, subsequent_indent="  ")]

@@ -1,0 +1,335 @@
+"""The files in which MNIST, Fashion-MNIST, OMNIGLOT and CIFAR are distributed, recognised and split as they are meant.
+
+====================== ========================================================= ============================
+set                    files                                                     images
+====================== ========================================================= ============================
+MNIST, Fashion-MNIST   ``train-images-idx3-ubyte[.gz]``,                         [1, H, W], 256 levels
+and others of the form ``t10k-images-idx3-ubyte[.gz]``
+binarised MNIST        ``binarized_mnist_train.amat``, ``_valid``, ``_test``     [1, 28, 28], 2 levels
+OMNIGLOT as in IWAE    ``chardata.mat``                                          [1, 28, 28], 256 levels
+CIFAR-10               ``data_batch_1.bin`` to ``_5``, ``test_batch.bin``;       [3, 32, 32], 256 levels
+                       ``cifar-10-binary.tar.gz``
+CIFAR-100              ``train.bin``, ``test.bin``; ``cifar-100-binary.tar.gz``  [3, 32, 32], 256 levels
+====================== ========================================================= ============================
+
+Where a folder holds both, unpacked files come before packed ones. A single file is a set too: its last tenth is the
+test set unless another file is given. The pickles of CIFAR's Python version are recognised only to be refused.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from davi.data.arrays import OneLine, to_images
+from davi.data.images import Images, Source
+from davi.data.originals import (
+    IDX_IMAGES,
+    read_amat,
+    read_chardata,
+    read_cifar,
+    read_idx,
+    read_members,
+    size_of,
+    unpacked,
+)
+from davi.data.splitting import counted, last_tenth, two_files
+from davi.errors import UserError
+
+_SORTED = "sorted by class: the first images of the test set do not stand for the whole"
+_BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    """How one of the two CIFAR sets is laid out."""
+
+    name: str
+    classes: tuple[int, ...]
+    train: tuple[str, ...]
+    test: str
+
+
+_CIFARS = (
+    _Cifar("CIFAR-10", (10,), _BATCHES, "test_batch.bin"),
+    _Cifar("CIFAR-100", (20, 100), ("train.bin",), "test.bin"),
+)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A form of distribution in a folder.
+
+    Arguments:
+        name: in words.
+        marks: patterns of file names, each of which a folder of this form has.
+        read: makes a source of the folder, given the number of levels or None.
+        places: sub-folders in which the files usually are, besides the folder itself.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    read: Callable[[Path, int | None], Source]
+    places: tuple[str, ...] = ()
+
+
+def is_distribution(path: Path) -> bool:
+    """Whether a file or folder is in one of these forms, by its name or its first bytes; it may still be damaged."""
+    path = path.expanduser()
+    return bool(_forms(path)) if path.is_dir() else path.is_file() and _reader(path) is not None
+
+
+def read_distribution(path: Path, test: Path | None, levels: int | None) -> Source:
+    """Read one of these forms.
+
+    Arguments:
+        path: a folder or a file for which :func:`is_distribution` holds.
+        test: a file with the test images, where ``path`` is a single file that does not have its own.
+        levels: number of levels, where the form does not tell it (IDX: 256 when None; ``chardata.mat``: as
+            :func:`davi.data.originals.read_chardata` finds); else None or the one that it has.
+
+    Raises:
+        UserError: if a file is missing, damaged or of another kind, or an option contradicts it; one line.
+    """
+    path = path.expanduser()
+    with OneLine(path, "the files of a set as they are distributed"):
+        source = _read_folder(path, levels) if path.is_dir() else _read_file(path, test, levels)
+        if path.is_dir() and test is not None:
+            _refuse_test(path, test)
+    if levels not in (None, source.train.levels):
+        raise UserError(f"data.levels: got {levels}, expected {source.train.levels}, which {path} has")
+    return source
+
+
+def _refuse_test(path: Path, test: Path) -> NoReturn:
+    raise UserError(f"data.test: got {str(test)!r}, expected nothing: {path} has its own test images")
+
+
+def _forms(folder: Path) -> list[tuple[_Form, Path]]:
+    """The forms found in a folder and where; packed ones only where there is nothing else."""
+    places = {place for form in (*_UNPACKED, *_PACKED) for place in ("", *form.places)}
+    held = {place: _names(folder / place) for place in places}  # once each: a folder may hold a million images
+
+    def is_marked(place: str, mark: str) -> bool:
+        return any((folder / place / name).is_file() for name in fnmatch.filter(held[place], mark))
+
+    for forms in (_UNPACKED, _PACKED):
+        found = [
+            (form, folder / place)
+            for form in forms
+            for place in ("", *form.places)
+            if all(is_marked(place, mark) for mark in form.marks)
+        ]
+        if found:
+            return found
+    return []
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder; nothing where there is no such folder."""
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _read_folder(folder: Path, levels: int | None) -> Source:
+    forms = _forms(folder)
+    if len(forms) != 1:
+        names = ", ".join(form.name for form, _ in forms) or "no set"
+        raise UserError(f"{folder}: holds {names}, expected the files of one set; give the path of its folder or file")
+    form, place = forms[0]
+    return form.read(place, levels)
+
+
+def _read_file(path: Path, test: Path | None, levels: int | None) -> Source:
+    size_of(path)
+    reader = _reader(path)
+    if reader is None:
+        raise UserError(f"{path}: got a file of another kind, expected one in which a set is distributed")
+    result = reader(path, levels)
+    if isinstance(result, Source):
+        return result if test is None else _refuse_test(path, test)
+    if test is None:
+        return last_tenth(result, path)
+    test = test.expanduser()
+    other_reader = _reader(test) if test.is_file() else None
+    other = other_reader(test, levels) if other_reader is not None else None
+    if not isinstance(other, Images):
+        raise UserError(f"data.test: got {str(test)!r}, expected a file in the form of {path}")
+    return two_files(result, path, other, test)
+
+
+def _reader(path: Path) -> Callable[[Path, int | None], Images | Source] | None:
+    """What reads a file, judged by its name and its first bytes."""
+    name = path.name
+    if fnmatch.fnmatchcase(name, "*[-.]idx[0-9]-ubyte*") or _first_bytes(path) == IDX_IMAGES.to_bytes(4, "big"):
+        return _idx
+    if path.suffix == ".amat":
+        return _amat
+    if path.suffix == ".mat":
+        return _chardata
+    if fnmatch.fnmatchcase(name, "cifar-10*-python*"):
+        return _refuse_pickles
+    if fnmatch.fnmatchcase(name, "cifar-10*.tar.gz"):
+        return _archive
+    for cifar in _CIFARS:
+        if name in (*cifar.train, cifar.test):
+            return functools.partial(_cifar_file, cifar)
+    if f"{name}.bin" in (*_BATCHES, "test_batch.bin"):
+        return _refuse_pickles
+    return None
+
+
+def _first_bytes(path: Path) -> bytes:
+    """The first four bytes of a file, unpacked where it is packed; fewer where that cannot be."""
+    try:
+        with unpacked(path) as file:
+            return file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _idx(path: Path, levels: int | None) -> Images:
+    return _checked(to_images(read_idx(path), 256, path.name), levels, path)
+
+
+def _checked(images: Images, levels: int | None, path: Path) -> Images:
+    """The images with fewer levels than their file can hold, if the values bear it out."""
+    if levels is None or levels == images.levels:
+        return images
+    largest = int(images.pixels.max())
+    if levels > 256 or largest >= levels:
+        raise UserError(f"data.levels: got {levels}, expected {largest + 1} to 256, as the values of {path} are")
+    return Images(images.pixels, levels, images.name)
+
+
+def _idx_folder(folder: Path, levels: int | None) -> Source:
+    paths = []
+    for stem in ("train", "t10k"):
+        names = [f"{stem}-images{mark}idx3-ubyte{packed}" for mark in "-." for packed in ("", ".gz")]
+        paths.append(next((folder / name for name in names if (folder / name).is_file()), folder / names[1]))
+    train, test = (_idx(path, levels) for path in paths)
+    return two_files(train, paths[0], test, paths[1])
+
+
+def _amat(path: Path, _: int | None) -> Images:
+    return to_images(read_amat(path), 2, path.name)
+
+
+def _amat_folder(folder: Path, _: int | None) -> Source:
+    paths = [folder / f"binarized_mnist_{part}.amat" for part in ("train", "valid", "test")]
+    train, validation, test = (_amat(path, None) for path in paths)
+    return Source(
+        train=train,
+        test=test,
+        validation=validation,
+        split=(
+            f"the set's own: {paths[0].name} ({counted(train, 50000)}) for training, {paths[1].name} "
+            f"({counted(validation, 10000)}) for validation, {paths[2].name} ({counted(test, 10000)}) for test"
+        ),
+        test_order=_SORTED,
+    )
+
+
+def _chardata(path: Path, levels: int | None) -> Source:
+    *arrays, levels = read_chardata(path, levels)
+    train, test = (to_images(array, levels, path.name) for array in arrays)
+    return Source(
+        train=train,
+        test=test,
+        split=(
+            f"the set's own: data ({counted(train, 24345)}) for training, testdata ({counted(test, 8070)}) for test; "
+            f"grey values rounded to multiples of 1/{levels - 1}"
+        ),
+        test_order="file order",
+    )
+
+
+def _chardata_folder(folder: Path, levels: int | None) -> Source:
+    return _chardata(folder / "chardata.mat", levels)
+
+
+def _cifar_file(cifar: _Cifar, path: Path, _: int | None) -> Images:
+    return to_images(read_cifar(path.read_bytes(), cifar.classes, str(path)), 256, path.name)
+
+
+def _cifar_folder(cifar: _Cifar, folder: Path, _: int | None) -> Source:
+    test = folder / cifar.test
+    if not test.is_file():
+        raise UserError(f"{folder}: found no {cifar.test}, expected it beside {cifar.train[0]}")
+    train = [name for name in cifar.train if (folder / name).is_file()]
+    return _cifar(cifar, {name: (folder / name).read_bytes() for name in (*train, cifar.test)}, folder)
+
+
+def _archive(path: Path, _: int | None) -> Source:
+    names = {name: cifar for cifar in _CIFARS for name in (*cifar.train, cifar.test)}
+    members = read_members(path, names)
+    sets = {names[name].name: names[name] for name in members}
+    if len(sets) != 1:
+        found = ", ".join(sets) or "neither"
+        raise UserError(f"{path}: holds {found}, expected the binary version of CIFAR-10 or CIFAR-100")
+    cifar = next(iter(sets.values()))
+    if cifar.test not in members or not any(name in members for name in cifar.train):
+        raise UserError(f"{path}: holds only {', '.join(members)}, expected {cifar.train[0]} and {cifar.test}")
+    return _cifar(cifar, members, path)
+
+
+def _cifar(cifar: _Cifar, files: dict[str, bytes], path: Path) -> Source:
+    """The set whose files have these contents."""
+    given = [name for name in cifar.train if name in files]
+    arrays = {name: read_cifar(files[name], cifar.classes, f"{path}/{name}") for name in (*given, cifar.test)}
+    train = to_images(np.concatenate([arrays[name] for name in given]), 256, f"{cifar.name}/train")
+    test = to_images(arrays[cifar.test], 256, f"{cifar.name}/test")
+    return Source(
+        train=train,
+        test=test,
+        split=(
+            f"the set's own: {', '.join(given)} ({counted(train, 50000)}) for training, "
+            f"{cifar.test} ({counted(test, 10000)}) for test"
+        ),
+        test_order="file order",
+    )
+
+
+def _packed_archive(folder: Path, _: int | None) -> Source:
+    archives = sorted(folder.glob("cifar-10*-binary.tar.gz"))
+    if len(archives) != 1:
+        raise UserError(f"{folder}: holds {', '.join(path.name for path in archives)}, expected one of them")
+    return _archive(archives[0], None)
+
+
+def _refuse_pickles(path: Path, _: int | None) -> NoReturn:
+    raise UserError(
+        f"{path}: got the Python version of CIFAR, pickles, which are never opened; "
+        "expected the binary version (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz)"
+    )
+
+
+_UNPACKED = (
+    _Form("IDX files", ("train-images[-.]idx3-ubyte*",), _idx_folder, ("raw", "MNIST/raw", "FashionMNIST/raw")),
+    _Form("binarised MNIST", ("binarized_mnist_train.amat",), _amat_folder),
+    _Form("OMNIGLOT", ("chardata.mat",), _chardata_folder),
+    _Form(
+        "CIFAR-10",
+        ("data_batch_[1-5].bin",),
+        functools.partial(_cifar_folder, _CIFARS[0]),
+        ("cifar-10-batches-bin",),
+    ),
+    _Form(
+        "CIFAR-100",
+        ("train.bin", "test.bin"),
+        functools.partial(_cifar_folder, _CIFARS[1]),
+        ("cifar-100-binary",),
+    ),
+)
+_PACKED = (
+    _Form("CIFAR, packed", ("cifar-10*-binary.tar.gz",), _packed_archive),
+    _Form("CIFAR-10 as pickles", ("data_batch_[1-5]",), _refuse_pickles, ("cifar-10-batches-py",)),
+    _Form("CIFAR-100 as pickles", ("train", "test", "meta"), _refuse_pickles, ("cifar-100-python",)),
+    _Form("CIFAR, packed pickles", ("cifar-10*-python.tar.gz",), _refuse_pickles),
+)

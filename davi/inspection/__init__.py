@@ -1,0 +1,40 @@
+"""A look into a trained model: what its page shows, as numbers and tensors.
+
+All that a hierarchy of latents shows is an answer to the one question of its top-down walk
+(:meth:`davi.model.Hierarchy.top_down`): reconstructions from the first layers take the posterior there and the prior
+below; attention is caught by hooks while a walk passes; maps of bits come from the distributions that it meets.
+
+Example:
+    >>> import davi, torch
+    >>> from davi.data import Images
+    >>> from davi.inspection import inspect
+    >>> model = davi.build("attentive_digits_tiny")  # not trained
+    >>> images = Images(torch.randint(17, (6, 1, 8, 8), dtype=torch.uint8), 17, "random")
+    >>> found = inspect(model, images, samples=2)
+    >>> [layer.name for layer in found.layers], [view.side for view in found.depth_attention]
+    (['kl/00', 'kl/01', 'kl/02'], ['generative', 'inference'])
+"""
+
+from davi.inspection.inspecting import inspect
+from davi.inspection.views import (
+    INACTIVE_NATS,
+    BitMaps,
+    Chosen,
+    DepthAttentionView,
+    Inspection,
+    Layer,
+    Progressive,
+    SpatialAttentionView,
+)
+
+__all__ = [
+    "INACTIVE_NATS",
+    "BitMaps",
+    "Chosen",
+    "DepthAttentionView",
+    "Inspection",
+    "Layer",
+    "Progressive",
+    "SpatialAttentionView",
+    "inspect",
+]

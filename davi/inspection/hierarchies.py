@@ -1,0 +1,144 @@
+"""What only a hierarchy of latents can show: its layers, the use of the first few, its attention, and its bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from davi.data import Images
+from davi.distributions import Distribution, Normal
+from davi.evaluation import KL, Evaluation
+from davi.inspection.attention import DepthRecorder, SpatialRecorder
+from davi.inspection.bits import padding_of, spread, to_bits
+from davi.inspection.views import (
+    INACTIVE_NATS,
+    BitMaps,
+    DepthAttentionView,
+    Layer,
+    Progressive,
+    SpatialAttentionView,
+)
+from davi.inspection.walks import as_map, depths_of, kl_map, walk
+from davi.model import Hierarchy, Step
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The parts of an :class:`davi.inspection.Inspection` that only a hierarchy has."""
+
+    layers: tuple[Layer, ...] = ()
+    progressive: Progressive | None = None
+    depth_attention: tuple[DepthAttentionView, ...] = ()
+    spatial_attention: tuple[SpatialAttentionView, ...] = ()
+    bits: BitMaps | None = None
+
+
+def look_into(
+    model: Hierarchy,
+    images: Images,
+    shown: Sequence[int],
+    evaluation: Evaluation,
+    device: torch.device,
+    told: Callable[[int], None],
+) -> Found:
+    """Walk down with all images, their first latents from the posterior and the others from the prior, and watch.
+
+    The walk that takes every latent from the posterior makes the very draws of the evaluation, so that what is said
+    about an image here adds up to what was measured there.
+
+    Arguments:
+        model: in eval mode, without gradients.
+        images: those that were evaluated.
+        shown: indices of the images that maps are kept of.
+        evaluation: of these images, with one sample.
+        device: of the model.
+        told: is given the number of images times walks that are done.
+    """
+    watch = _Watch(model, shown, evaluation.seed, device)
+    for start in range(0, len(images), evaluation.batch_size):
+        x = images.pixels[start : start + evaluation.batch_size].to(device)
+        watch.see(x, start)
+        told((start + len(x)) * len(watch.depths))
+    originals = torch.stack([images.pixels[index] for index in shown])
+    pictures = _first_layers(model, originals.to(device), watch.depths)
+    nats = tuple((watch.nats / len(images)).tolist())
+    return Found(
+        _layers(evaluation, watch.shapes),
+        Progressive(originals.cpu(), watch.depths, pictures, nats),
+        watch.depth_attention.views(shown),
+        watch.spatial_attention.views(shown),
+        BitMaps(
+            originals.cpu(),
+            torch.stack([watch.pixel_bits[index] for index in shown]),
+            torch.stack([watch.layer_bits[index] for index in shown]),
+        ),
+    )
+
+
+class _Watch:
+    """What is gathered batch by batch."""
+
+    def __init__(self, model: Hierarchy, shown: Sequence[int], seed: int, device: torch.device) -> None:
+        self._model, self._shown = model, shown
+        self._padding = padding_of(model, model.shape[1:])
+        self.depths = depths_of(model.num_layers)
+        # One each, all alike: the same noise at every depth.
+        self._generators = [Generator(device).manual_seed(seed) for _ in self.depths]
+        self.nats = torch.zeros(len(self.depths), dtype=torch.float64)
+        self.depth_attention = DepthRecorder(model)
+        self.spatial_attention = SpatialRecorder(model)
+        self.shapes: list[torch.Size] = []
+        self.pixel_bits: dict[int, Tensor] = {}
+        self.layer_bits: dict[int, Tensor] = {}
+
+    def see(self, x: Tensor, start: int) -> None:
+        """Count in a batch whose first image has the index ``start``."""
+        rows = {index: index - start for index in self._shown if start <= index < start + len(x)}
+        with self.depth_attention.recording(rows), self.spatial_attention.recording(rows):
+            context = self._model.encode(x)
+            steps, likelihood = walk(self._model, context, len(x), self.depths[-1], self._draw(-1))
+        self.shapes = [as_map(step.z).shape for step in steps]
+        self._count(-1, x, steps, likelihood)
+        for index, row in rows.items():
+            self.pixel_bits[index], self.layer_bits[index] = self._bits(x, steps, likelihood, row)
+        for i, depth in enumerate(self.depths[:-1]):
+            self._count(i, x, *walk(self._model, context, len(x), depth, self._draw(i)))
+
+    def _draw(self, i: int) -> Callable[[Normal], Tensor]:
+        return lambda distribution: distribution.sample(self._generators[i])
+
+    def _count(self, i: int, x: Tensor, steps: Sequence[Step], likelihood: Distribution) -> None:
+        nats = -likelihood.log_prob(x).cpu().double()
+        for step in steps[: self.depths[i]]:
+            nats += kl_map(step.posterior, step.prior, step.z).flatten(1).sum(1).cpu().double()
+        self.nats[i] += nats.sum()
+
+    def _bits(self, x: Tensor, steps: Sequence[Step], likelihood: Distribution, row: int) -> tuple[Tensor, Tensor]:
+        """Bits of the pixels ``[H, W]`` and of the layers ``[L, H, W]`` of one image."""
+        pixels = -to_bits(as_map(likelihood.log_prob_map(x))[row].sum(0))
+        layers = [to_bits(as_map(kl_map(step.posterior, step.prior, step.z))[row].sum(0)) for step in steps]
+        return pixels, torch.stack([spread(layer, self._padding) for layer in layers])
+
+
+def _first_layers(model: Hierarchy, x: Tensor, depths: Sequence[int]) -> Tensor:
+    """Most probable images by the first k layers at their posterior means, ``[depths, n, C, H, W]``."""
+    context = model.encode(x)
+    likelihoods = [walk(model, context, len(x), depth, lambda latent: latent.mean)[1] for depth in depths]
+    return torch.stack([likelihood.mode().cpu() for likelihood in likelihoods])
+
+
+def _layers(evaluation: Evaluation, shapes: Sequence[torch.Size]) -> tuple[Layer, ...]:
+    names = [name for name in evaluation.terms if name.startswith(KL)]
+    units = evaluation.active_units
+    found = []
+    for i, (name, (_, channels, height, width)) in enumerate(zip(names, shapes, strict=True)):
+        values = evaluation.kl[:, i]
+        nats = float(values.mean())
+        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+        active, all_units = (units.active[i], units.units[i]) if units else (0, 0)
+        found.append(Layer(name, (height, width), channels, nats, error, active, all_units, nats < INACTIVE_NATS))
+    return tuple(found)

@@ -1,0 +1,136 @@
+"""The whole inspection: measure, choose images, look inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator
+
+from davi.data import Images
+from davi.errors import UserError
+from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
+from davi.evidence import bits_per_dim
+from davi.inspection.hierarchies import Found, look_into
+from davi.inspection.views import Chosen, Inspection
+from davi.inspection.walks import depths_of
+from davi.model import Hierarchy, LatentModel, Model
+
+CHOSEN = 4
+"""Images of each role."""
+
+Role = Literal["best", "typical", "worst"]
+
+
+def inspect(
+    model: Model,
+    images: Images,
+    *,
+    limit: int = 100,
+    samples: int = 16,
+    temperatures: Sequence[float] = (0.6, 0.8, 1.0),
+    seed: int = 0,
+    batch_size: int = 50,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Look into a model, without gradients, in eval mode (restored afterwards), on the model's device.
+
+    Memory is that of walks with ``batch_size`` images; what is kept of them is small.
+
+    Arguments:
+        model: the model.
+        images: the images, as they are evaluated (binarised already, where they are to be).
+        limit: inspect only the first so many images.
+        samples: images to draw at each temperature.
+        temperatures: factors on the standard deviations of the priors.
+        seed: of all draws.
+        batch_size: images per pass. Draws depend on it.
+        progress: told how much is done after every batch, in images times passes.
+
+    Returns:
+        Everything on the CPU; the same for the same seed and batch size.
+
+    Raises:
+        UserError: if an option cannot be used, if the images are not of the model's shape and levels, or if the model
+            gives an image no finite number.
+    """
+    _check(samples, temperatures)
+    passes = 1 + (len(depths_of(model.num_layers)) if isinstance(model, Hierarchy) else 0)
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    evaluation = evaluate(model, images, 1, batch_size, seed, limit, lambda done, total: tell(done, total * passes))
+    n = len(evaluation)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    found = Found()
+    with measuring(model):
+        drawn = {
+            float(temperature): model.sample(samples, temperature, Generator(device).manual_seed(seed)).cpu()
+            for temperature in temperatures
+        }
+        chosen = _chosen(model, images, evaluation, device) if isinstance(model, LatentModel) else ()
+        if isinstance(model, Hierarchy):
+            inspected = images.subset(slice(n))
+            found = look_into(
+                model, inspected, _shown(chosen), evaluation, device, lambda done: tell(n + done, n * passes)
+            )
+    return Inspection(
+        images=n,
+        seed=seed,
+        set=images.name,
+        samples=drawn,
+        chosen=chosen,
+        layers=found.layers,
+        progressive=found.progressive,
+        depth_attention=found.depth_attention,
+        spatial_attention=found.spatial_attention,
+        bits=found.bits,
+    )
+
+
+def _check(samples: int, temperatures: Sequence[float]) -> None:
+    if samples < 1:
+        raise UserError(f"samples: got {samples}, expected a whole number from 1")
+    for temperature in temperatures:
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperatures: got {temperature}, expected finite numbers from 0")
+
+
+def pick(costs: Array) -> list[tuple[Role, int]]:
+    """Images of each role by what they cost; none has two roles from three images on.
+
+    Arguments:
+        costs: of each image, ``[N]``.
+
+    Returns:
+        Roles and indices: the best first, then those nearest to the median, nearest first, then the worst first.
+    """
+    order = [int(i) for i in np.argsort(costs, kind="stable")]
+    each = min(CHOSEN, max(1, len(order) // 3))
+    distances = np.abs(costs - np.median(costs))
+    typical = sorted(order[each : len(order) - each] or order, key=lambda i: float(distances[i]))[:each]
+    roles: list[tuple[Role, int]] = [("best", i) for i in order[:each]]
+    roles += [("typical", i) for i in typical]
+    return roles + [("worst", i) for i in order[::-1][:each]]
+
+
+def _chosen(model: LatentModel, images: Images, evaluation: Evaluation, device: torch.device) -> tuple[Chosen, ...]:
+    costs = -evaluation.elbo
+    roles = pick(costs)
+    originals = torch.stack([images.pixels[i] for _, i in roles])
+    reconstructions = model.reconstruct(originals.to(device)).cpu()
+    return tuple(
+        Chosen(role, i, bits_per_dim(-float(costs[i]), evaluation.dims), original, reconstruction)
+        for (role, i), original, reconstruction in zip(roles, originals.cpu(), reconstructions, strict=True)
+    )
+
+
+def _shown(chosen: Sequence[Chosen]) -> list[int]:
+    """The best, the two most typical and the worst image, each once."""
+    of = {role: [item.index for item in chosen if item.role == role] for role in ("best", "typical", "worst")}
+    return list(dict.fromkeys(of["best"][:1] + of["typical"][:2] + of["worst"][:1]))

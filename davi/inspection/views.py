@@ -1,0 +1,194 @@
+"""What an inspection finds: plain records of numbers and tensors, everything on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+INACTIVE_NATS = 0.01
+"""A latent layer whose KL divergence stays below this many nats per image tells nothing about the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A latent layer and what it costs.
+
+    Arguments:
+        name: of its term of the evidence, such as ``kl/00``; 00 is the top.
+        grid: height and width of its latent map; (1, 1) for a vector.
+        channels: of its latent map.
+        nats: mean KL divergence over the inspected images, nats per image.
+        standard_error: of that mean; None for a single image.
+        active: number of active units, by :data:`davi.evaluation.ACTIVE_RULE`.
+        units: number of units; 0, like ``active``, where a single image leaves nothing to compare.
+        inactive: whether ``nats`` is below :data:`INACTIVE_NATS`.
+
+    References:
+        Ladder Variational Autoencoders, C. K. Sonderby, T. Raiko, L. Maaloe, S. K. Sonderby, O. Winther, NeurIPS 2016,
+        https://arxiv.org/abs/1602.02282 (KL divergence layer by layer)
+
+        Importance Weighted Autoencoders, Y. Burda, R. Grosse, R. Salakhutdinov, ICLR 2016,
+        https://arxiv.org/abs/1509.00519 (active units)
+    """
+
+    name: str
+    grid: tuple[int, int]
+    channels: int
+    nats: float
+    standard_error: float | None
+    active: int
+    units: int
+    inactive: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """An image picked by what it costs.
+
+    Arguments:
+        role: best: the fewest bits per dimension among the inspected images; worst: the most; typical: nearest to the
+            median of all.
+        index: of the image in the set.
+        bits_per_dim: by the ELBO with one draw of the latents.
+        original: integers ``[C, H, W]``.
+        reconstruction: mode of p(x | z) at the posterior means, integers ``[C, H, W]``.
+    """
+
+    role: Literal["best", "typical", "worst"]
+    index: int
+    bits_per_dim: float
+    original: Tensor
+    reconstruction: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Progressive:
+    r"""What the first k layers know of an image, for several k.
+
+    ``nats`` is minus the lower bound of which only the first k latents depend on the image,
+
+    .. math:: -\log p(x) \le E\Big[-\log p(x \mid z) + \sum_{i<k} KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))\Big],
+              \qquad z_{<k} \sim q,\; z_{\ge k} \sim p(z_{\ge k} \mid z_{<k}),
+
+    which is the evidence lower bound with the posterior :math:`q(z_{<k} \mid x)\, p(z_{\ge k} \mid z_{<k})`. Lower is
+    better; at k = L it is minus the ELBO. Every k takes the same noise, so that differences between them are those of
+    the layers. The images are drawn without noise: posterior means, then prior means.
+
+    Arguments:
+        originals: integers ``[n, C, H, W]``.
+        depths: the k, from 0 to all layers.
+        images: modes of p(x | z), integers ``[len(depths), n, C, H, W]``.
+        nats: minus the bound, mean over all inspected images with one draw each, nats per image.
+
+    References:
+        NVAE: A Deep Hierarchical Variational Autoencoder, A. Vahdat, J. Kautz, NeurIPS 2020,
+        https://arxiv.org/abs/2007.03898
+
+        Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images, R. Child, ICLR 2021,
+        https://arxiv.org/abs/2011.10650 (images from the first layers of latents)
+    """
+
+    originals: Tensor
+    depths: tuple[int, ...]
+    images: Tensor
+    nats: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DepthAttentionView:
+    """Which layers each layer reads from, by depth-wise attention.
+
+    Latent grids, and with them the maps, cover the image with the zeros that the model pads it with.
+
+    Arguments:
+        side: contexts of the layers above (generative), or encoder features from the layer's own down (inference).
+        readers: the layers that read, by number, top first.
+        sources: the layers that are read; ``image`` stands for the features below the last layer.
+        matrix: mean weights over pixels and all inspected images, ``[readers, sources]``; NaN where a layer is not
+            offered. The rest of a row sums to 1.
+        gates: factor of each reader on what it has read; 0: the attention has no influence.
+        maps: weights at every pixel, ``[images, readers, sources, h, w]``, on the finest of the readers' grids (nearest
+            neighbour); NaN where a layer is not offered. The images are those of :class:`BitMaps`.
+
+    References:
+        Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
+        https://openreview.net/forum?id=T4-65DNlDij
+    """
+
+    side: Literal["generative", "inference"]
+    readers: tuple[str, ...]
+    sources: tuple[str, ...]
+    matrix: Tensor
+    gates: tuple[float, ...]
+    maps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SpatialAttentionView:
+    """Where chosen pixels of a non-local block look.
+
+    Arguments:
+        name: of the block within the model.
+        grid: height and width of the block's feature map, which covers the image with its padding.
+        key_grid: of the pixels that are looked at; smaller than ``grid`` where keys are subsampled.
+        gate: factor of the block on what was read; 0: the attention has no influence.
+        queries: (row, column) on ``grid``.
+        maps: weights, ``[images, queries, *key_grid]``; each map sums to 1. The images are those of :class:`BitMaps`.
+
+    References:
+        Non-local Neural Networks, X. Wang, R. Girshick, A. Gupta, K. He, CVPR 2018, https://arxiv.org/abs/1711.07971
+    """
+
+    name: str
+    grid: tuple[int, int]
+    key_grid: tuple[int, int]
+    gate: float
+    queries: tuple[tuple[int, int], ...]
+    maps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BitMaps:
+    """Where in an image the bits go. All maps of an image together sum to the bits of its ELBO.
+
+    Arguments:
+        images: integers ``[n, C, H, W]``.
+        reconstruction: bits of the pixels given the latents, summed over channels, ``[n, H, W]``, float64.
+        layers: bits of the KL divergence of each layer, ``[n, L, H, W]``, float64: those of a latent pixel are spread
+            evenly over the image pixels that it covers, or given to the nearest ones if it covers padding alone.
+    """
+
+    images: Tensor
+    reconstruction: Tensor
+    layers: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A look into a model. What it cannot have is empty or None: without latents there are samples only.
+
+    Arguments:
+        images: how many were inspected: the first ones of the set.
+        seed: of all draws.
+        set: name of the set.
+        samples: temperature -> integers ``[n, C, H, W]``; all temperatures start from the same seed.
+        chosen: up to four each of the best, the typical and the worst images, no image twice from three images on.
+        layers: the latent layers, top first.
+        progressive: reconstructions from the first layers.
+        depth_attention: one view for each side that has any.
+        spatial_attention: one view for each of some non-local blocks.
+        bits: maps of at most four images: the best, two typical, the worst.
+    """
+
+    images: int
+    seed: int
+    set: str
+    samples: dict[float, Tensor]
+    chosen: tuple[Chosen, ...]
+    layers: tuple[Layer, ...]
+    progressive: Progressive | None
+    depth_attention: tuple[DepthAttentionView, ...]
+    spatial_attention: tuple[SpatialAttentionView, ...]
+    bits: BitMaps | None

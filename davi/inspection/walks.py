@@ -1,0 +1,64 @@
+"""The model's own top-down walk, with the first layers answered by the posterior and the others by the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from davi.distributions import Distribution, Normal
+from davi.model import Hierarchy, Step
+
+Take = Callable[[Normal], Tensor]
+"""How a latent is made from its distribution: a draw, or the mean."""
+
+
+def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) -> tuple[list[Step], Distribution]:
+    """One walk for encoded images.
+
+    Arguments:
+        model: the model.
+        context: the result of ``model.encode``.
+        images: how many were encoded.
+        depth: the first so many latents come from the posterior, the others from the prior.
+        take: makes a latent.
+
+    Returns:
+        What happened at each layer, and p(x | z).
+    """
+    steps: list[Step] = []
+
+    def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+        assert posterior is not None
+        z = take(posterior if layer < depth else prior.expand(images))
+        steps.append(Step(prior, posterior, z))
+        return z
+
+    return steps, model.top_down(choose, context)
+
+
+def kl_map(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor:
+    """KL divergence of every latent variable, ``[B, ...]``, nats.
+
+    In closed form between Normals, otherwise its one-draw estimate :math:`\\log q(z) - \\log p(z)`.
+
+    Arguments:
+        posterior: q.
+        prior: p.
+        z: a draw from the posterior.
+    """
+    if isinstance(posterior, Normal) and isinstance(prior, Normal):
+        return posterior.kl_map(prior)
+    return posterior.log_prob_map(z) - prior.log_prob_map(z)
+
+
+def as_map(x: Tensor) -> Tensor:
+    """A map ``[B, C, h, w]`` as it is; anything else ``[B, ...]`` as a map of one pixel, ``[B, C, 1, 1]``."""
+    return x if x.ndim == 4 else x.flatten(1)[:, :, None, None]
+
+
+def depths_of(layers: int, most: int = 12) -> tuple[int, ...]:
+    """0 and ``layers`` and what fits between them at equal distances, at most ``most`` numbers altogether."""
+    last = min(layers + 1, most) - 1
+    return tuple(round(layers * i / last) for i in range(last + 1))

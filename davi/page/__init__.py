@@ -1,0 +1,164 @@
+"""One HTML page about a run: its numbers, its learning curves, and what can be seen inside of the model.
+
+The page is one file. It needs no network, no script and no other file, opens from a disk, and stays below
+:data:`LARGEST`. Everything on it is computed elsewhere (:mod:`davi.evaluation`, :mod:`davi.inspection`); here it is
+drawn and explained. Text of others, such as the name of a recipe, reaches the page through a template that escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader
+from markupsafe import Markup
+
+from davi import __version__
+from davi.files import replace_text, writing
+from davi.inspection import INACTIVE_NATS, Inspection
+from davi.page import attention, curves, images, latents, numbers
+from davi.page.blocks import Chart, Prose, Section, Source
+from davi.page.pixels import data_uri
+from davi.page.saved import inline, save
+
+__all__ = ["LARGEST", "Contents", "headline", "save_figures", "write"]
+
+LARGEST = 5_000_000
+"""Bytes that a page never exceeds: what a mail or a code host takes without a word."""
+
+headline = numbers.headline
+
+_SIDES = (96, 64, 48, 32, 16, 8)
+"""Longest sides of an image, in pixels of its picture: the first with which the page is small enough."""
+
+_LONGEST_RECIPE = 50_000
+"""Letters: a recipe is some two thousand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a page is made from.
+
+    Arguments:
+        title: name of the run.
+        subtitle: a line about the model.
+        result: what :func:`davi.report.to_json` made, with its protocol.
+        measured: a sentence that says who measured it.
+        inspection: what was seen inside of the model.
+        levels: of a pixel.
+        records: the lines of ``metrics.jsonl``; none if there are none.
+        recipe: the recipe as YAML; None if the run has none.
+    """
+
+    title: str
+    subtitle: str
+    result: Mapping[str, Any]
+    measured: str
+    inspection: Inspection
+    levels: int
+    records: Sequence[Mapping[str, Any]]
+    recipe: str | None
+
+
+def write(contents: Contents, target: Path) -> list[Section]:
+    """Write the page, in place of an earlier one.
+
+    Arguments:
+        contents: what it shows.
+        target: the path of the file.
+
+    Returns:
+        The sections as they are on the page, for :func:`save_figures`.
+
+    Raises:
+        UserError: if the file cannot be written.
+        RuntimeError: if the page is too large even with the smallest pictures.
+    """
+    sections: list[Section] = []
+    text = ""
+    for longest in _SIDES:
+        sections = compose(contents, longest)
+        text = render(contents, sections)
+        if len(text.encode()) < LARGEST:
+            break
+    else:
+        raise RuntimeError(f"the page has {len(text.encode())} bytes with the smallest pictures, more than {LARGEST}")
+    with writing(str(target)):
+        replace_text(target, text)
+    return sections
+
+
+def save_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
+    """Save every figure of a page as PNG and SVG.
+
+    Arguments:
+        sections: of the page.
+        folder: made if it does not exist.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UserError: if one cannot be written.
+    """
+    with writing(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    return [path for section in sections for figure in section.figures() for path in save(figure, folder)]
+
+
+def compose(contents: Contents, longest: int) -> list[Section]:
+    """The sections of the page, in order.
+
+    Arguments:
+        contents: what they show.
+        longest: of the sides of an image, in pixels of its picture.
+    """
+    found, levels = contents.inspection, contents.levels
+    return [
+        numbers.numbers(contents.result, contents.measured),
+        curves.curves(contents.records),
+        images.samples(found, levels, longest),
+        images.chosen(found, levels, longest),
+        latents.divergences(found, INACTIVE_NATS),
+        latents.units(found),
+        latents.progressive(found, levels, longest),
+        attention.depth(found, levels, longest),
+        attention.spatial(found, levels, longest),
+        images.bits(found, levels, longest),
+        _recipe(contents.recipe),
+    ]
+
+
+def render(contents: Contents, sections: Sequence[Section]) -> str:
+    """The page as text."""
+    files = resources.files(__name__)
+    environment = Environment(
+        loader=FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        trim_blocks=False,
+    )
+    return environment.get_template("page.html").render(
+        title=contents.title,
+        subtitle=contents.subtitle,
+        sections=sections,
+        version=__version__,
+        style=Markup(files.joinpath("style.css").read_text(encoding="utf-8")),  # our own file
+        uri=data_uri,
+        svg=_chart,
+    )
+
+
+def _chart(chart: Chart, name: str, number: int) -> Markup:
+    return inline(chart.drawing, f"{name}-{number}", chart.alt)
+
+
+def _recipe(text: str | None) -> Section:
+    if text is None:
+        return Section("recipe", "The recipe", (Prose("Left out: the run holds no recipe."),))
+    if len(text) > _LONGEST_RECIPE:
+        text = f"{text[:_LONGEST_RECIPE]}\n... and {len(text) - _LONGEST_RECIPE} more letters"
+    lead = Prose("Everything the run was made with; davi train takes it as it is.")
+    return Section("recipe", "The recipe", (lead, Source(text)))

@@ -1,0 +1,168 @@
+"""Sections about the latent layers: what each of them costs, which of its units are used, and what it adds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from davi.evaluation import ACTIVE_RULE
+from davi.inspection import Inspection, Layer, Progressive
+from davi.page import charts, pixels
+from davi.page.blocks import Chart, Figure, Prose, Section, Table
+from davi.page.charts import Curve
+
+_STRIP = 236
+"""Pixels of the screen for a row of images beside its name, so that both fit on a phone."""
+
+_NO_LATENTS = "Left out: this model has no latents."
+
+
+def divergences(inspection: Inspection, inactive_nats: float) -> Section:
+    """KL divergence of each layer and of each scale; inactive layers by name.
+
+    Arguments:
+        inspection: of the model.
+        inactive_nats: KL divergence below which a layer counts as inactive.
+    """
+    title, layers = "KL divergence of the latent layers", inspection.layers
+    if not layers:
+        return Section("kl", title, (Prose(_NO_LATENTS),))
+    heights = [layer.nats for layer in layers]
+    errors = [layer.standard_error or 0.0 for layer in layers]
+    hollow = [layer.inactive for layer in layers]
+    drawing = charts.bars(heights, errors, hollow, "KL divergence, nats per image", "latent layer, 0 is the top")
+    told = ", ".join(f"layer {i} {layer.nats:.2f}" for i, layer in enumerate(layers))
+    figure = Figure(
+        "kl",
+        (Chart(drawing, f"Bar chart of the KL divergence in nats: {told}."),),
+        "How to read it: a bar is what one layer tells about an image, with its standard error; all bars together are "
+        "the KL part of the ELBO. Outlined bars are inactive layers.",
+        "The kind of figure shown in Ladder Variational Autoencoders (Sønderby et al., NeurIPS 2016); Deep Attentive "
+        "Variational Inference (Apostolopoulou et al., ICLR 2022) shows the use of the latent layers to the same end.",
+    )
+    blocks = (
+        Prose(_inactive(layers, inactive_nats)),
+        figure,
+        Table("By scale", ("latent grid", "layers", "nats", "share"), tuple(_scales(layers))),
+        Table("By layer, top first", ("layer", "grid", "channels", "nats", "state"), tuple(_by_layer(layers))),
+    )
+    return Section("kl", title, blocks)
+
+
+def _inactive(layers: Sequence[Layer], nats: float) -> str:
+    names = [layer.name for layer in layers if layer.inactive]
+    if not names:
+        return f"No layer is inactive: each tells at least {nats:g} nats about an image."
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"{len(names)} of {len(layers)} layers {verb} inactive, with less than {nats:g} nats per image: "
+        f"{', '.join(names)}. The posterior of such a layer has collapsed onto its prior."
+    )
+
+
+def _scales(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
+    grids = dict.fromkeys(layer.grid for layer in layers)
+    total = sum(layer.nats for layer in layers)
+    for grid in grids:
+        members = [layer for layer in layers if layer.grid == grid]
+        nats = sum(layer.nats for layer in members)
+        share = f"{100 * nats / total:.1f} %" if total > 0 else "none"
+        yield _grid(grid), str(len(members)), f"{nats:.3f}", share
+
+
+def _grid(grid: tuple[int, int]) -> str:
+    return f"{grid[0]} x {grid[1]}"
+
+
+def _by_layer(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
+    for layer in layers:
+        error = "" if layer.standard_error is None else f" ± {layer.standard_error:.3f}"
+        state = "inactive" if layer.inactive else "in use"
+        yield layer.name, _grid(layer.grid), str(layer.channels), f"{layer.nats:.3f}{error}", state
+
+
+def units(inspection: Inspection) -> Section:
+    """Active units of each layer."""
+    title, layers = "Active units", inspection.layers
+    if not layers:
+        return Section("units", title, (Prose(_NO_LATENTS),))
+    if not any(layer.units for layer in layers):
+        return Section("units", title, (Prose("Left out: a variance over images needs at least two images."),))
+    active, all_ = sum(layer.active for layer in layers), sum(layer.units for layer in layers)
+    shares = [100 * layer.active / max(layer.units, 1) for layer in layers]
+    drawing = charts.bars(
+        shares, [0.0] * len(layers), [not layer.active for layer in layers], "active units, %", "latent layer, 0 is top"
+    )
+    drawing.axes[0].set_ylim(0, 100)
+    told = ", ".join(f"layer {i} {layer.active} of {layer.units}" for i, layer in enumerate(layers))
+    figure = Figure(
+        "active-units",
+        (Chart(drawing, f"Bar chart of the share of active units: {told}."),),
+        f"How to read it: {active} of {all_} units are active over {inspection.images} images. {ACTIVE_RULE[0].upper()}"
+        f"{ACTIVE_RULE[1:]}. A unit whose prior moves with the layers above is active even if it tells nothing of its "
+        "own: its layer's KL divergence says whether it does. More images find more active units.",
+        "The measure of Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, ICLR 2016), there a number "
+        "for each layer.",
+    )
+    rows = tuple(
+        (layer.name, str(layer.active), str(layer.units), f"{s:.1f} %") for layer, s in zip(layers, shares, strict=True)
+    )
+    return Section("units", title, (figure, Table("By layer", ("layer", "active", "units", "share"), rows)))
+
+
+def progressive(inspection: Inspection, levels: int, longest: int) -> Section:
+    """Reconstructions that use the first layers only.
+
+    Arguments:
+        inspection: of the model.
+        levels: of a pixel.
+        longest: of the sides of an image, in pixels of its picture.
+    """
+    title = "Reconstructions from the first layers"
+    found = inspection.progressive
+    if found is None:
+        return Section("progressive", title, (Prose("Left out: this model is no hierarchy of latents."),))
+    n = len(found.originals)
+    top = found.depths[-1]
+    rows = [
+        ("original", pixels.sheet(found.originals, levels, n, f"{n} originals.", longest, _STRIP)),
+        *(
+            (
+                f"{_first(k, top)}: {value:.2f} nats",
+                pixels.sheet(image, levels, n, f"{n} reconstructions from {_first(k, top)}.", longest, _STRIP),
+            )
+            for k, image, value in zip(found.depths, found.images, found.nats, strict=True)
+        ),
+    ]
+    strips = Figure(
+        "progressive",
+        (Table("From the top layer to all layers", ("latents used: negative bound", "images"), tuple(rows)),),
+        "How to read it: the first k layers are taken from the posterior of the image above, all others are the mean "
+        "of the prior. Where a row begins to look like the original, the layers up to there hold what makes it this "
+        "image; layers that change nothing are not needed for it. No layer at all gives the same image for all. The "
+        "nats are explained below.",
+        "The kind of figure shown in Very Deep VAEs (Child, ICLR 2021), where images are built up layer by layer.",
+    )
+    return Section("progressive", title, (strips, _bound(found, inspection)))
+
+
+def _first(k: int, top: int) -> str:
+    if k in (0, top):
+        return f"all {top} layers" if k else "no layer"
+    return f"top layer of {top}" if k == 1 else f"top {k} layers of {top}"
+
+
+def _bound(found: Progressive, inspection: Inspection) -> Figure:
+    dims = found.originals[0].numel()
+    bits = [value / (dims * math.log(2.0)) for value in found.nats]
+    curve = Curve("bound", [float(k) for k in found.depths], bits)
+    drawing = charts.lines([curve], "bits/dim (negative bound)", "layers taken from the posterior")
+    told = ", ".join(f"{k} layers {value:.3f}" for k, value in zip(found.depths, bits, strict=True))
+    return Figure(
+        "progressive-bound",
+        (Chart(drawing, f"Line chart of bits/dim over the number of layers used: {told}."),),
+        "How to read it: the lower bound of a model that knows the image through its first k layers only and draws all "
+        f"others from the prior, mean over {inspection.images} images; lower is better. A step down is what a layer is "
+        "worth; a flat end means layers without use.",
+        "The number beside the figure above; it is this page's own.",
+    )

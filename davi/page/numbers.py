@@ -1,0 +1,187 @@
+"""The first section of the page: what was measured, what it has to beat, and everything the numbers depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from davi.evidence import Kind
+from davi.page.blocks import Headline, Prose, Section, Table
+
+PNG_FRAME = 57
+"""Bytes of a PNG file that are no pixels: the signature, and what the chunks IHDR, IDAT and IEND cannot do without."""
+
+_CLAIMS = {Kind.EXACT: "exact", Kind.LOWER_BOUND: "lower bound", Kind.ESTIMATE: "estimate"}
+_SEPARATE = ("model", "data", "dims", "set", "split", "images", "images_available", "limit")
+"""Fields of the protocol that are told in words of their own."""
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The number of the page in one line, with its unit and the kind of claim it is."""
+    head = _headline(result)
+    return f"{head.value} ({head.other}), {head.claim}"
+
+
+def numbers(result: Mapping[str, Any], measured: str) -> Section:
+    """The numbers with their protocol and baselines.
+
+    Arguments:
+        result: what :func:`davi.report.to_json` made, with its protocol.
+        measured: a sentence that says who measured it, and when.
+    """
+    units = ("nats", "bits/dim") if _nats_first(result["protocol"]) else ("bits/dim", "nats")
+    blocks = (
+        _headline(result),
+        Prose(measured),
+        Table(
+            "What was measured, mean ± standard error over the images",
+            ("quantity", *units, "kind"),
+            tuple(_measured(result)),
+        ),
+        Prose(_explained(result)),
+        *_comparison(result, units),
+        Table("What the numbers depend on", ("", ""), tuple(_protocol(result["protocol"]))),
+    )
+    return Section("numbers", "The numbers", blocks)
+
+
+def _headline(result: Mapping[str, Any]) -> Headline:
+    protocol, bound = result["protocol"], result["bound"]
+    units = _cells(bound)
+    value, other = units if _nats_first(protocol) else units[::-1]
+    kind = Kind[result["kind"]]
+    claim = {
+        Kind.EXACT: "exact log-likelihood",
+        Kind.LOWER_BOUND: f"lower bound on the log-likelihood, {_bound_name(result)}",
+        Kind.ESTIMATE: "estimate of the log-likelihood, which may lie on either side",
+    }[kind]
+    return Headline(value, other, f"{claim}; {_images(protocol)}")
+
+
+def _bound_name(result: Mapping[str, Any]) -> str:
+    samples = result["bound"]["samples"]
+    return "the ELBO" if samples == 1 else f"L_{samples} of {samples} importance samples"
+
+
+def _images(protocol: Mapping[str, Any]) -> str:
+    some, all_ = protocol["images"], protocol["images_available"]
+    which = f"all {all_} images" if some == all_ else f"the first {some} of {all_} images"
+    return f"{which} of {protocol['set']}"
+
+
+def _nats_first(protocol: Mapping[str, Any]) -> bool:
+    """Binary images are reported in nats, all others in bits per dimension."""
+    return bool(protocol.get("data", {}).get("levels") == 2)
+
+
+def _cells(values: Mapping[str, Any]) -> tuple[str, str]:
+    """A quantity in nats and in bits per dimension, with its units."""
+    return f"{_cell(values['nats'], 2)} nats", f"{_cell(values['bits_per_dim'], 4)} bits/dim"
+
+
+def _cell(value: Mapping[str, Any], digits: int) -> str:
+    mean, error = value["mean"], value["standard_error"]
+    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _measured(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Rows of the table: the bound, the ELBO and its parts."""
+    kind, samples = Kind[result["kind"]], result["bound"]["samples"]
+    nats_first = _nats_first(result["protocol"])
+    if kind is not Kind.LOWER_BOUND:
+        yield "log p(x)", *_both(result["bound"], nats_first), _CLAIMS[kind]
+    else:
+        if samples > 1:
+            yield f"L_{samples}, importance-weighted", *_both(result["bound"], nats_first), _CLAIMS[kind]
+        yield "ELBO", *_both(result["elbo"], nats_first), _CLAIMS[kind]
+    parts = list(result["terms"].items())
+    if result["kl"] is not None:
+        parts.append(("KL divergence of all layers", result["kl"]["total"]))
+    if len(parts) > 1:
+        for name, values in parts:
+            yield name, *_both(values, nats_first), f"part of the {'ELBO' if kind is Kind.LOWER_BOUND else 'sum'}"
+
+
+def _both(values: Mapping[str, Any], nats_first: bool) -> tuple[str, str]:
+    """A quantity in both units, the usual one of these images first."""
+    nats, bits = _cell(values["nats"], 2), _cell(values["bits_per_dim"], 4)
+    return (nats, bits) if nats_first else (bits, nats)
+
+
+def _explained(result: Mapping[str, Any]) -> str:
+    """What the units are, and which way is better."""
+    text = (
+        "How to read it: nats are those of the log-probability of one image, nearer to zero is better; bits/dim are "
+        "the bits that an ideal code spends on one value of one pixel, fewer are better."
+    )
+    if Kind[result["kind"]] is Kind.LOWER_BOUND:
+        text += " A lower bound says that the images are at least so probable: the true bits/dim are at most these."
+    if result["kl"] is not None:
+        text += (
+            " The ELBO is the reconstruction (log-probability of the pixels given the latents) minus the KL divergence "
+            "(what the latents cost)."
+        )
+    return text
+
+
+def _comparison(result: Mapping[str, Any], units: tuple[str, str]) -> Iterator[Table | Prose]:
+    """What other methods need, and why small images need so much of some of them."""
+    if not result["baselines"]:
+        return
+    dims, nats_first = result["protocol"]["dims"], _nats_first(result["protocol"])
+    rows = []
+    for baseline in result["baselines"]:
+        mean, error = baseline["bits_per_dim"], baseline["standard_error"]
+        if mean is None:
+            rows.append((baseline["name"], "not available", "not available", baseline["note"]))
+            continue
+        scale = dims * math.log(2.0)
+        nats = {"mean": -mean * scale, "standard_error": None if error is None else error * scale}
+        bits = {"mean": mean, "standard_error": error}
+        rows.append((baseline["name"], *_both({"nats": nats, "bits_per_dim": bits}, nats_first), baseline["note"]))
+    yield Table(
+        "For comparison: what everybody has, on the same images (exact)",
+        ("method", *units, "how"),
+        tuple(rows),
+    )
+    frame = 8 * PNG_FRAME / dims
+    yield Prose(
+        "How to read it: a model should need fewer bits/dim than all of these. Independent pixels know how often each "
+        "value occurs at each place and nothing else. PNG and WebP are the lengths of whole files, one for each image: "
+        f"beside its pixels a PNG file holds at least {PNG_FRAME} bytes, which are {frame:.2f} bits/dim for images of "
+        f"{dims} values. That is why small images cost so much as files."
+    )
+
+
+def _protocol(protocol: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of everything the numbers depend on; the model's options stand with the recipe."""
+    model, data = protocol["model"], protocol["data"]
+    yield "images", f"{_images(protocol)} (split {protocol['split']}), {protocol['dims']} values each"
+    for key, value in protocol.items():
+        if key not in _SEPARATE:
+            yield _words(key), _value(value)
+    for key, value in model.items():
+        if key not in ("config", "shape", "levels"):
+            yield f"model: {_words(key)}", _value(value)
+    for key, value in data.items():
+        yield f"data: {_words(key)}", _value(value)
+
+
+def _words(key: str) -> str:
+    return str(key).replace("_", " ")
+
+
+def _value(value: Any) -> str:
+    """A value of the protocol as a reader would write it."""
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    if isinstance(value, (list, tuple)):
+        return " x ".join(_value(item) for item in value)
+    if isinstance(value, Mapping):
+        return "; ".join(f"{_words(key)}: {_value(item)}" for key, item in value.items())
+    return str(value)

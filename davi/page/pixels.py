@@ -1,0 +1,164 @@
+"""Tensors as small pictures: images in their own colours, maps of numbers in a scale that colour-blind people can read.
+
+A pixel of the picture is a pixel of the data; enlarging is left to the browser, which repeats pixels. Images that are
+larger than a page has room for are averaged over whole blocks of pixels, and the page says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import colormaps
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from davi import pictures
+from davi.page.blocks import Picture, Scale
+
+ROOM = 344
+"""Pixels of the screen for a strip: as wide as a phone shows."""
+
+TILE = 100
+"""Pixels of the screen for one image."""
+
+GAP = 2
+"""Pixels between pictures in a strip."""
+
+_TOP, _MARK, _NOTHING = 253, 254, 255
+"""Places in the palette: the brightest colour of a map, the frame around a query pixel, and what is no number."""
+
+PALETTE = tuple(
+    tuple(round(255 * float(value)) for value in colormaps["viridis"](place / _TOP)[:3]) for place in range(_TOP + 1)
+)
+"""Colours of maps, dark for the least and yellow for the most."""
+
+_FRAME = (255, 77, 0)
+"""A colour that is not in :data:`PALETTE`, and as light as none of its ends."""
+
+
+def factor(height: int, width: int, longest: int) -> int:
+    """Side of the blocks over which an image is averaged so that no side is longer than ``longest``."""
+    return -(-max(height, width) // longest)
+
+
+def shrunk(x: Tensor, longest: int) -> Tensor:
+    """Means over whole blocks of pixels, ``[..., H, W]``; what fits is returned as it is.
+
+    Arguments:
+        x: integers or numbers, ``[..., H, W]``. Integers stay integers.
+        longest: of the sides of the result, in pixels.
+    """
+    block = factor(x.shape[-2], x.shape[-1], longest)
+    if block == 1:
+        return x
+    flat = x.reshape(-1, 1, *x.shape[-2:]).double()
+    means = F.avg_pool2d(flat, block, ceil_mode=True)  # [n, 1, h, w]
+    means = means if x.is_floating_point() else means.round()
+    return means.to(x.dtype).reshape(*x.shape[:-2], *means.shape[-2:])
+
+
+def image(x: Tensor, levels: int, alt: str, longest: int, room: int = TILE) -> Picture:
+    """One image.
+
+    Arguments:
+        x: integers in 0..levels-1, ``[C, H, W]``.
+        levels: of a pixel.
+        alt: what there is to see.
+        longest: of its sides, in pixels of the picture.
+        room: pixels of the screen in either direction.
+    """
+    return sheet(x[None], levels, 1, alt, longest, room, padding=0)
+
+
+def sheet(
+    x: Tensor, levels: int, columns: int, alt: str, longest: int, room: int = ROOM, padding: int = GAP
+) -> Picture:
+    """Images in rows.
+
+    Arguments:
+        x: integers in 0..levels-1, ``[N, C, H, W]``.
+        levels: of a pixel.
+        columns: images in a row.
+        alt: what there is to see.
+        longest: of the sides of one image, in pixels of the picture.
+        room: pixels of the screen in either direction.
+        padding: pixels between the images.
+    """
+    x = shrunk(x, longest)
+    plain = pictures.grid(x, levels, columns, scale=1, padding=0)
+    scale = max(room // max(plain.size), 1)
+    if padding:  # enlarged here, not by the browser, which would enlarge the gaps as well
+        wide = room - (columns + 1) * padding
+        plain = pictures.grid(x, levels, columns, scale=max(wide // max(plain.size), 1), padding=padding)
+        scale = 1
+    if x.shape[1] != 3:
+        plain = plain.convert("L")
+    return Picture(plain, scale, alt)
+
+
+def heat(values: Tensor, low: float, high: float) -> Image.Image:
+    """Maps of numbers side by side, in the colours of :data:`PALETTE`; what is no number is transparent.
+
+    Arguments:
+        values: ``[n, h, w]``.
+        low: what is darkest.
+        high: what is brightest.
+    """
+    x = values.detach().double().cpu()
+    span = high - low if high > low else 1.0
+    places = ((x - low) / span).clamp(0, 1).mul(_TOP).round()  # NaN stays NaN
+    places = torch.where(places.isnan(), float(_NOTHING), places)
+    places = F.pad(places, (0, GAP), value=float(_NOTHING))  # [n, h, w + gap]
+    strip = places.permute(1, 0, 2).flatten(1)[:, :-GAP]  # [h, n (w + gap) - gap]
+    picture = Image.fromarray(np.ascontiguousarray(strip.to(torch.uint8).numpy()))
+    picture.putpalette([part for colour in (*PALETTE, _FRAME, (0, 0, 0)) for part in colour])
+    picture.info["transparency"] = _NOTHING
+    return picture
+
+
+def maps(values: Tensor, high: float, alt: str, longest: int, room: int = ROOM, low: float = 0.0) -> Picture:
+    """:func:`heat` as a picture of the page."""
+    values = shrunk(values, longest)
+    picture = heat(values, low, high)
+    return Picture(picture, max(room // max(picture.size), 1), alt)
+
+
+def marked(picture: Picture, query: Sequence[int], grid: Sequence[int]) -> Picture:
+    """The same map with a frame around a query pixel; pixels are repeated to make room for the frame.
+
+    Arguments:
+        picture: of one map.
+        query: row and column of the query.
+        grid: rows and columns that the query counts.
+    """
+    scale = max(picture.scale, 2)
+    width, height = picture.image.width * scale, picture.image.height * scale
+    large = picture.image.resize((width, height), Image.Resampling.NEAREST)
+    (row, column), (rows, columns) = query, grid
+    left, top = column * width // columns, row * height // rows
+    right, bottom = max((column + 1) * width // columns - 1, left + 2), max((row + 1) * height // rows - 1, top + 2)
+    ImageDraw.Draw(large).rectangle((left, top, right, bottom), outline=_MARK, width=max(scale // 4, 1))
+    return Picture(large, 1, picture.alt)
+
+
+def legend(high: float, what: str) -> Scale:
+    """What the colours of maps from 0 to ``high`` mean."""
+    stops = tuple("#{:02x}{:02x}{:02x}".format(*PALETTE[i]) for i in (*range(0, len(PALETTE), 32), -1))
+    return Scale(f"{what}: 0", f"{high:.3g}", stops)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture as a PNG file inside an address."""
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode("ascii")
+
+
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,92 @@
+"""What is settled before the first step of a run, or the next one of a resumed run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from davi.config import load_yaml
+from davi.data import DataSets
+from davi.errors import UserError
+from davi.model import Model
+from davi.runs import RECIPE, Echo, write_recipe
+from davi.training.config import TrainingConfig
+from davi.training.parallel import Processes, parts_of_batch
+from davi.training.state import State
+
+
+def check_fit(model: Model, sets: DataSets) -> None:
+    """Refuse images that the model was not built for."""
+    if (model.shape, model.levels) != (sets.shape, sets.levels):
+        raise UserError(
+            f"data: got images {list(sets.shape)} with {sets.levels} levels, expected {list(model.shape)} with "
+            f"{model.levels} levels, for which the model was built"
+        )
+
+
+def prepare_blocks(model: Model, config: TrainingConfig) -> None:
+    """Switches of the blocks. The averaged model is a copy made before and stays as it is."""
+    blocks = list(model.blocks())
+    if config.compile:
+        # Blocks of one class share their compiled forms, one for each width and shape. Beyond its limit (8) torch would
+        # run the remaining kinds uncompiled and say so only in a warning.
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 2 * len(blocks))
+    for block in blocks:
+        if config.recompute:
+            block.recompute = True  # type: ignore[assignment]  # a plain switch, not a submodule
+        if config.compile:
+            block.compile(backend=config.compile_backend)
+
+
+@contextmanager
+def enough_for_batch_norms(state: State) -> Iterator[None]:
+    """Turns the complaint of a batch norm that gets a single value per channel into one line about the batch."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        part = state.feed.order.batch_size // state.parts
+        raise UserError(
+            f"batch_size: got parts of {part} image of {list(state.model.shape)}, of which a single pixel is left at "
+            "the coarsest scale; expected at least 2 images, whose statistics a batch norm needs"
+        ) from None
+
+
+def cut(state: State, processes: Processes, echo: Echo) -> int:
+    """Into how many parts batches are cut: into as many as before if the processes can share these."""
+    before, size = state.parts, state.feed.order.batch_size
+    parts = parts_of_batch(state.guard.config.batch_size, state.accumulate, processes.count, before)
+    if size < parts:
+        raise UserError(f"batch_size: got {size} images, the whole set, expected one for each of {parts} parts")
+    if state.step and parts != before:
+        echo(f"batches are cut into {parts} parts from here on, before {before}: batch norms and draws differ")
+    return parts
+
+
+def say_resumed(
+    run: Path, recipe: Mapping[str, Any], state: State, found: bool, processes: Processes, echo: Echo
+) -> None:
+    """Say from where a run goes on, and with which other options than before; they are its options from now on."""
+    echo(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
+    with processes.together():
+        if processes.main:
+            before = load_yaml(run / RECIPE)
+            write_recipe(run, recipe)
+            if changes := _changes(_flat(before), _flat(load_yaml(run / RECIPE))):
+                echo(f"changed in its recipe: {changes}")
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name])
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested sections as one mapping with dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {inner: x for key in value for inner, x in _flat(value[key], f"{name}.{key}" if name else key).items()}

@@ -1,0 +1,68 @@
+"""The records of a run for TensorBoard, in ``RUN/tensorboard``; needs the extra ``tensorboard``.
+
+What it shows is what ``metrics.jsonl`` holds: the numbers of the records ``train`` and ``validation`` are scalars such
+as ``train/bits_per_dim`` and ``validation/kl/03`` (nats, of layer 3); all other records are text. ::
+
+    tensorboard --logdir runs
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from davi.errors import UserError
+
+FOLDER = "tensorboard"
+
+
+def check_installed() -> None:
+    """Refuse a recipe with ``tensorboard: true`` where the package is missing.
+
+    Raises:
+        UserError: naming the extra.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            "training.tensorboard: got true without the package tensorboard, expected it to be installed "
+            "(pip install 'davi[tensorboard]')"
+        )
+
+
+class Board:
+    """Writes the records of a run where TensorBoard finds them.
+
+    Every record is on its way to the disk before training goes on, so that whatever precedes a checkpoint is there when
+    the run is resumed after a kill.
+
+    Arguments:
+        run: the run's folder.
+        step: points of later steps, which a killed run has left, are declared void.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # TensorBoard and its protocol take a while to import
+
+        self._writer = SummaryWriter(str(run / FOLDER), purge_step=step + 1)
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Take in one record, as :meth:`davi.runs.Metrics.write` does."""
+        if kind in ("train", "validation"):
+            for name, value in scalars(values).items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+        else:
+            self._writer.add_text(f"events/{kind}", f"`{json.dumps(values)}`", step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record; of its ``terms``, the divergences with their own sign and the others as they are."""
+    terms = values.get("terms", {})
+    named = {**values, **{name: -term if name.startswith("kl/") else term for name, term in terms.items()}}
+    return {name: value for name, value in named.items() if isinstance(value, (int, float))}

@@ -1,0 +1,91 @@
+"""A watch on what goes wrong without an error: layers that carry nothing, and a bound that no longer improves.
+
+It looks at the validations, or at the log's lines in a run without any, and changes nothing about the training. What it
+says follows from the records alone, so a resumed run reads them and goes on as if it had never stopped.
+
+References:
+    Generating Sentences from a Continuous Space, S. R. Bowman et al., CoNLL 2016, https://arxiv.org/abs/1511.06349
+    (posteriors that collapse to the prior)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from davi.training.config import TrainingConfig
+from davi.training.schedule import Schedule
+
+IMPROVEMENT = 1e-3
+"""Share of the best bound, in nats, by which another one must be better to count."""
+
+
+class Watch:
+    """Says when a run's state changes, once each time.
+
+    - *Collapse*: the mean KL divergence of a latent layer is below ``collapse_nats`` although the weight of the
+      divergences has reached 1.
+    - *Plateau*: the bound has not improved by :data:`IMPROVEMENT` for ``plateau_validations`` validations.
+
+    Arguments:
+        config: the two thresholds.
+        schedule: tells the weight of the divergences.
+        kind: of the records to look at, ``validation`` or ``train``.
+    """
+
+    def __init__(self, config: TrainingConfig, schedule: Schedule, kind: str) -> None:
+        self.config, self.schedule, self.kind = config, schedule, kind
+        self.collapsed: list[str] = []
+        self.best: tuple[float, int] | None = None
+        """The bound (nats, lower is better) that later ones must beat, and its step."""
+        self.since = 0
+        """Records since then."""
+
+    def see(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Take in a record, in the order of the steps.
+
+        Arguments:
+            record: of ``metrics.jsonl``.
+
+        Returns:
+            What has changed: ``what`` (``collapse`` or ``plateau``), ``active``, ``layers`` and a ``message``.
+        """
+        if record.get("kind") != self.kind or record["nats"] is None:
+            return []
+        return [*self._collapse(record), *self._plateau(record)]
+
+    def _collapse(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        least = self.config.collapse_nats
+        if self.schedule.kl_weight(record["step"], record["seconds"]) < 1.0:
+            return []
+        terms = {name: -term for name, term in record["terms"].items() if name.startswith("kl/") and term is not None}
+        layers = [name for name, kl in terms.items() if kl < least]
+        if layers == self.collapsed:
+            return []
+        self.collapsed = layers
+        of = f"of {len(terms)} latent layers"
+        if not layers:
+            message = f"posterior collapse is over: each {of} carries at least {least:g} nats per image"
+        else:
+            message = f"posterior collapse: {len(layers)} {of} carry less than {least:g} nats: {', '.join(layers)}"
+        return [{"what": "collapse", "active": bool(layers), "layers": layers, "message": message}]
+
+    def _plateau(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+        patience = self.config.plateau_validations
+        if self.schedule.kl_weight(record["step"], record["seconds"]) < 1.0 or not patience:
+            return []
+        nats, was_flat = record["nats"], self.since >= patience
+        if self.best is None or nats < self.best[0] - IMPROVEMENT * abs(self.best[0]):
+            self.best, self.since = (nats, record["step"]), 0
+        else:
+            self.since += 1
+        flat = self.since >= patience
+        if flat == was_flat:
+            return []
+        best, step = self.best
+        bound = f"{self.kind} bound"
+        if flat:
+            message = f"plateau: no better {bound} than {best:.2f} nats (step {step}) in the last {patience} records"
+        else:
+            message = f"plateau is over: the {bound} is {best:.2f} nats (step {step})"
+        return [{"what": "plateau", "active": flat, "layers": [], "message": message}]

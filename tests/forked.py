@@ -1,0 +1,70 @@
+"""The program in a process of its own, forked from one that has imported everything and done nothing.
+
+A start of the interpreter and the imports take seconds, a fork milliseconds; and what the test process has done before
+(threads, gradients, captured streams) is not inherited.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+VERBS = ("comparing", "drawing", "importing", "inspecting", "listing", "measuring", "training")
+MODULES = [
+    *(f"davi.cli.{verb}" for verb in VERBS),
+    "davi.published.attentive_h5",
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "torch.fx.experimental.symbolic_shapes",  # torch imports these two and sympy at the first use of its meta device
+    "torch._dynamo",
+]
+SECONDS = 10.0
+"""No malformed input may keep the program longer than this."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the program ended: its exit status (None: it had to be killed), what it wrote, and the seconds it took."""
+
+    status: int | None
+    out: str
+    err: str
+    seconds: float
+
+
+def davi(words: list[str], folder: Path) -> Ended:
+    """Run ``davi`` with these words, in this folder, for :data:`SECONDS` at most."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(MODULES)
+    paths = [folder / f".{name}" for name in ("out", "err")]
+    process = context.Process(target=_child, args=(words, folder, *paths))
+    process.start()  # returns when the process is there; the first time the imports come before
+    begun = time.monotonic()
+    process.join(SECONDS)
+    seconds = time.monotonic() - begun
+    status = process.exitcode
+    if status is None:
+        process.kill()
+        process.join()
+    texts = [path.read_text(encoding="utf-8", errors="replace") if path.exists() else "" for path in paths]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return Ended(status, texts[0], texts[1], seconds)
+
+
+def _child(words: list[str], folder: Path, out: Path, err: Path) -> None:
+    os.chdir(folder)
+    for path, descriptor in ((out, 1), (err, 2)):
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, descriptor)
+        os.close(target)
+    import torch
+
+    torch.set_num_threads(1)
+    from davi.cli import main
+
+    sys.exit(main(words))

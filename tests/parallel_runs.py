@@ -1,0 +1,119 @@
+"""Trains with two processes that know of each other: run as a program by the tests of data parallelism.
+
+    python parallel_runs.py FOLDER RUN:ACCUMULATE:STEPS[:FAULT]...
+
+Each argument is one launch, in order: two processes are forked that train, or go on, in FOLDER/RUN. What they say goes
+to FOLDER/RUN.said, in the end with their exit status. Forking spares the import of torch each time; the environment is
+that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
+killed in step 5) or ``disk`` (the first cannot write its second checkpoint).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # every first optimiser step imports it: once here is enough for all forks
+from tiny import RECIPE, sets, vae
+
+from davi.errors import UserError
+from davi.model import Model
+from davi.training import Interrupted, TrainingConfig, checkpoint, train
+from davi.training.parallel import Processes
+
+
+def config(accumulate: int, steps: int) -> TrainingConfig:
+    """What the runs have in common; the schedule is flat so that a longer run begins as a shorter one."""
+    return TrainingConfig(
+        steps=steps,
+        batch_size=8,
+        accumulate=accumulate,
+        checkpoint_steps=3,
+        checkpoint_minutes=0.0,
+        validate_every=4,
+        log_every=1,
+        schedule="constant",
+        ema_decay=0.9,
+        threads=1,
+    )
+
+
+def arm(fault: str, rank: int) -> None:
+    """Let something go wrong in one of the processes."""
+    calls = 0
+    forward, save = Model.forward, checkpoint.save
+
+    def forward_or_fail(self: Model, x: torch.Tensor) -> Any:
+        nonlocal calls
+        calls += 1
+        if fault == "signal" and rank == 1 and calls == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if fault == "kill" and rank == 0 and calls == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, x)
+
+    def save_or_fail(run: Path, state: Any, *rest: Any) -> Path:
+        if fault == "disk" and state.step == 6:
+            raise UserError("checkpoint: cannot be written (No space left on device)")
+        return save(run, state, *rest)
+
+    Model.forward = forward_or_fail  # type: ignore[method-assign]
+    checkpoint.save = save_or_fail
+
+
+def work(rank: int, run: Path, accumulate: int, steps: int, fault: str = "") -> int:
+    """Train as one of the processes; the exit status is that of the program ``davi``."""
+    processes = Processes()
+    arm(fault, processes.rank)
+    with processes.one_voice():
+        try:
+            train(vae(), sets(), config(accumulate, steps), run, RECIPE, resume=True)
+        except Interrupted as interrupted:
+            print(f"process {rank}: {interrupted}", file=sys.stderr)
+            return interrupted.exit_code
+        except UserError as error:
+            print(f"process {rank}: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def launch(folder: Path, run: str, accumulate: str, steps: str, fault: str = "") -> None:
+    """Fork the processes and wait for them; when one is killed the other is, too, as launchers do it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    children = []
+    for rank in (0, 1):
+        children.append(os.fork())
+        if not children[-1]:
+            numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+            os.environ.update(address, **{name: str(number) for name, number in numbers.items()})
+            said = os.open(folder / f"{run}.said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(said, 1)
+            os.dup2(said, 2)
+            status = 1
+            try:
+                status = work(rank, folder / run, int(accumulate), int(steps), fault)
+                print(f"process {rank}: status {status}", file=sys.stderr)
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(status)
+    while children:
+        child, status = os.wait()
+        children.remove(child)
+        if os.WIFSIGNALED(status):
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for argument in sys.argv[2:]:
+        launch(Path(sys.argv[1]), *argument.split(":"))

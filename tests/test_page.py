@@ -1,0 +1,338 @@
+"""The page of a run: whole, small, harmless, and its pictures are the tensors it was given."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from inspected import contents, inspection, records, result
+from PIL import Image
+
+from davi import page
+from davi.evidence import Kind
+from davi.page import charts, curves, pixels
+from davi.page.blocks import Chart, Figure, Prose, Source, Table
+from davi.page.saved import inline
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+SECTIONS = ["numbers", "curves", "samples", "reconstructions", "kl", "units", "progressive", "depth", "space", "bits"]
+
+
+class Read(HTMLParser):
+    """Elements in order, with what they are in; complains where tags are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def rendered(**changes: Any) -> str:
+    made = contents(**changes)
+    return page.render(made, page.compose(made, 96))
+
+
+@pytest.fixture(scope="module")
+def whole() -> str:
+    return rendered()
+
+
+def test_sections_in_order_with_figures_that_explain_themselves(whole: str) -> None:
+    read = Read(whole)
+    assert [item["id"] for item in read.all("section")] == [*SECTIONS, "recipe"]
+    assert [item["href"] for item in read.all("a")][1:] == [f"#{name}" for name in [*SECTIONS, "recipe"]]
+    names = [figure.name for section in page.compose(contents(), 96) for figure in section.figures()]
+    assert len(names) == len(set(names)) == 17
+    assert len(read.all("figure")) == len(read.all("figcaption")) == len(names)
+    for section in page.compose(contents(), 96):
+        for figure in section.figures():
+            assert figure.reading.startswith("How to read it: ")
+            assert figure.paper
+
+
+def test_nothing_is_fetched_and_nothing_runs(whole: str) -> None:
+    read = Read(whole)
+    assert {"script", "link", "iframe", "object", "form"}.isdisjoint(tag for tag, _ in read.elements)
+    policy = next(item["content"] for item in read.all("meta") if item.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    for _, attributes in read.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href"):
+                assert value is not None
+                assert value.startswith(("#", "data:image/png;base64,"))
+    # The addresses of name spaces are names: nobody asks for them.
+    assert set(re.findall(r"https?://[^\"\s)]+", whole)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "url(" not in re.sub(r"url\(#", "", whole)
+
+
+def test_marks_for_those_who_do_not_see(whole: str) -> None:
+    read = Read(whole)
+    assert read.all("html") == [{"lang": "en"}]
+    assert all(image["alt"] for image in read.all("img"))
+    drawings = [item for item in read.all("svg") if item.get("role") == "img"]
+    assert len(drawings) == 8
+    assert all(item["aria-label"] for item in drawings)
+    assert all(item.get("scope") in ("col", "row") for item in read.all("th"))
+    identifiers = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    references = re.findall(r"(?:url\(|href=\")#([^)\"]+)", whole)
+    assert set(references) <= set(identifiers)
+
+
+HOSTILE = "</code><script>alert(1)</script><img src=x onerror=alert(1)>&\"' {{ 7 * 7 }} $x$"
+
+
+def test_text_of_others_stays_text() -> None:
+    numbers = result()
+    numbers["protocol"] = {**numbers["protocol"], "set": HOSTILE, "commit": HOSTILE}
+    numbers["protocol"]["data"] = {HOSTILE: HOSTILE}
+    numbers["baselines"][0] |= {"name": HOSTILE, "note": HOSTILE}
+    lines = [*records(), {"kind": "watch", "step": 3, "what": HOSTILE, "message": HOSTILE}]
+    found = inspection(set=HOSTILE)
+    text = rendered(
+        title=HOSTILE,
+        subtitle=HOSTILE,
+        measured=HOSTILE,
+        result=numbers,
+        records=lines,
+        recipe=HOSTILE,
+        inspection=found,
+    )
+    read = Read(text)
+    assert read.all("script") == []
+    assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
+    assert sum(HOSTILE in part for part in read.text) >= 10
+    assert len(read.all("section")) == 11
+
+
+def test_metrics_that_are_no_numbers_are_left_out() -> None:
+    broken: list[dict[str, Any]] = [
+        {"kind": "train", "step": 1, "bits_per_dim": "3", "kl": None, "learning_rate": True},
+        {"kind": "train", "step": 2, "bits_per_dim": float("nan"), "kl": float("inf"), "learning_rate": 10**400},
+        {"kind": "train", "step": 10**30, "bits_per_dim": 3.0},
+        {"kind": "train", "step": 3, "bits_per_dim": 4.0},
+        {"kind": ["train"], "step": 4},
+        {"kind": "rollback", "step": 10**400},
+    ]
+    section = curves.curves(broken)
+    assert [figure.name for figure in section.figures()] == ["curve-bits"]
+    assert "from 4 at step 3 to 4 at step 3" in next(next(section.figures()).charts()).alt
+
+
+def test_events_are_listed_and_long_lists_cut() -> None:
+    table = curves.curves(records()).blocks[-1]
+    assert isinstance(table, Table)
+    assert table.rows[0] == (
+        "50",
+        "rollback",
+        "failed at step 57 in the loss; went back to step 50 and on with the learning rate times 0.5",
+    )
+    assert table.rows[1][1:] == ("collapse", "kl/01 stays near 0 nats")
+    many = [*records(), *({"kind": "watch", "step": k, "message": f"m{k}"} for k in range(1000))]
+    table = curves.curves(many).blocks[-1]
+    assert isinstance(table, Table)
+    assert len(table.rows) == 51
+    assert table.rows[25][1] == "953 more"
+    assert table.rows[-1][2] == "m999"
+
+
+def test_sections_without_content_say_why() -> None:
+    bare = inspection(
+        chosen=(), layers=(), progressive=None, depth_attention=(), spatial_attention=(), bits=None
+    )  # a model without latents
+    made = contents(inspection=bare, records=[], recipe=None)
+    sections = {section.anchor: section for section in page.compose(made, 96)}
+    for anchor in ("curves", "reconstructions", "kl", "units", "progressive", "depth", "space", "bits", "recipe"):
+        (block,) = sections[anchor].blocks
+        assert isinstance(block, Prose)
+        assert block.text.startswith("Left out: ")
+    assert len(list(sections["samples"].figures())) == 1
+    Read(page.render(made, list(sections.values())))
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples", "words"),
+    [
+        (Kind.LOWER_BOUND, 100, "lower bound on the log-likelihood, L_100 of 100 importance samples"),
+        (Kind.LOWER_BOUND, 1, "lower bound on the log-likelihood, the ELBO"),
+        (Kind.EXACT, 1, "exact log-likelihood"),
+        (Kind.ESTIMATE, 1, "estimate of the log-likelihood, which may lie on either side"),
+    ],
+)
+def test_the_headline_names_unit_and_kind(kind: Kind, samples: int, words: str) -> None:
+    numbers = result(samples, kind=kind)
+    # -87 nats are 87 / (64 ln 2) = 1.96118 bits per dimension; their error 4 / sqrt 3 nats.
+    expected = f"1.9612 ± 0.0521 bits/dim (-87.00 ± 2.31 nats), {words}; the first 3 of 10 images of digits/test"
+    assert page.headline(numbers) == expected
+    binary = {**numbers, "protocol": {**numbers["protocol"], "data": {"levels": 2}}}
+    assert page.headline(binary).startswith("-87.00 ± 2.31 nats (1.9612 ± 0.0521 bits/dim)")
+    section = page.compose(contents(result=numbers), 96)[0]
+    told = "".join(block.text for block in section.blocks if isinstance(block, Prose))
+    assert "57 bytes, which are 7.12 bits/dim" in told  # 8 * 57 / 64
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_pictures_on_the_page_are_the_pixels() -> None:
+    x = torch.tensor([[[0, 15], [5, 10]]])  # [1, 2, 2] of 16 levels, each 17 / 255 of the way
+    picture = pixels.image(x, 16, "alt", 96)
+    back = decoded(pixels.data_uri(picture.image))
+    assert back.mode == "L"
+    assert np.asarray(back).tolist() == [[0, 255], [85, 170]]
+    assert picture.scale == pixels.TILE // 2
+
+
+def test_large_images_are_means_over_blocks() -> None:
+    x = torch.arange(5 * 4).reshape(1, 5, 4)
+    shrunk = pixels.shrunk(x, 3)  # blocks of two; the last row of blocks is one pixel high
+    # by hand: (0+1+4+5)/4 = 2.5 -> 2 (half to even), (2+3+6+7)/4 = 4.5 -> 4, ... (16+17)/2 = 16.5 -> 16, 18.5 -> 18
+    assert shrunk.tolist() == [[[2, 4], [10, 12], [16, 18]]]
+    assert pixels.shrunk(x, 5) is x
+    assert pixels.shrunk(x.double(), 3)[0, 0].tolist() == [2.5, 4.5]
+
+
+def test_maps_go_from_dark_to_bright_and_what_is_no_number_is_transparent() -> None:
+    values = torch.tensor([[[0.0, 0.5, 1.0, 7.0, float("nan")]]])
+    picture = decoded(pixels.data_uri(pixels.maps(values, 1.0, "alt", 96).image))
+    colours = np.asarray(picture.convert("RGBA"))[0].tolist()
+    assert colours[0] == [*pixels.PALETTE[0], 255]
+    assert colours[2] == colours[3] == [*pixels.PALETTE[-1], 255]
+    assert colours[4][3] == 0
+    lightness = [sum(colour[:3]) for colour in colours[:3]]
+    assert lightness == sorted(lightness)
+    assert picture.mode == "P"
+
+
+def test_the_query_is_framed() -> None:
+    plain = pixels.maps(torch.zeros(1, 4, 4), 1.0, "alt", 96, room=32)  # each pixel eight times
+    framed = pixels.marked(plain, (1, 2), (4, 4))
+    colours = np.asarray(framed.image.convert("RGB"))
+    frame = (colours != pixels.PALETTE[0]).any(-1)
+    rows, columns = np.nonzero(frame)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 15, 16, 23)
+    assert not frame[11:13, 19:21].any()
+    assert framed.image.width * framed.scale == 32
+
+
+def test_charts_take_the_colours_of_the_page() -> None:
+    drawing = charts.lines([charts.Curve("a < b & $c$", [1, 2], [3.0, 4.0])], "y", "x")
+    text = inline(drawing, "one", 'said "so"')
+    root = ElementTree.fromstring(text)
+    assert root.get("aria-label") == 'said "so"'
+    assert "var(--ink)" in text
+    assert "var(--blue)" in text
+    assert not any(colour in text for colour in charts.THEME)
+    assert all(identifier.startswith("one-") for identifier in re.findall(r' id="([^"]+)"', text))
+    assert inline(drawing, "one", 'said "so"') == text
+    assert "<style" not in text
+
+
+def test_long_curves_are_thinned_and_keep_their_end() -> None:
+    x, y = charts.thinned(range(10_000), [2.0 * i for i in range(10_000)])
+    assert 200 <= len(x) <= 401
+    assert (x[-1], y[-1]) == (9999, 19998)
+    assert np.allclose(y, 2 * x)
+
+
+@pytest.mark.parametrize("shape", [(3, 256, 256), (1, 40, 200), (4, 16, 16), (1, 1, 1)])
+def test_every_shape_gives_a_page_below_the_limit(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    found = inspection(latents=2, shape=shape, levels=256)
+    target = tmp_path / "page.html"
+    page.write(contents(inspection=found, levels=256), target)
+    assert target.stat().st_size < page.LARGEST
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_pictures_shrink_until_the_page_is_small_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = inspection(latents=2, shape=(3, 96, 96), levels=256)  # noise: hardly compressible
+    made = contents(inspection=found, levels=256)
+    large, small = tmp_path / "large.html", tmp_path / "small.html"
+    page.write(made, large)
+    monkeypatch.setattr(page, "LARGEST", large.stat().st_size // 2)
+    page.write(made, small)
+    assert small.stat().st_size < large.stat().st_size // 2
+    assert "is the mean of 2 x 2 pixels" in small.read_text(encoding="utf-8")
+
+
+def test_figures_are_saved_as_png_and_svg(tmp_path: Path) -> None:
+    made = contents()
+    sections = page.compose(made, 96)
+    paths = page.save_figures(sections, tmp_path / "inspection")
+    figures: list[Figure] = [figure for section in sections for figure in section.figures()]
+    assert sorted(path.name for path in paths) == sorted(
+        f"{figure.name}.{kind}" for figure in figures for kind in ("png", "svg")
+    )
+    for path in paths:
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                assert min(picture.size) > 100
+        else:
+            assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_long_recipe_is_cut() -> None:
+    block = page.compose(contents(recipe="a" * 60_000), 96)[-1].blocks[-1]
+    assert isinstance(block, Source)
+    assert block.text.endswith("a\n... and 10000 more letters")
+
+
+def test_the_matrix_has_numbers_where_there_is_room() -> None:
+    values = np.array([[1.0, np.nan], [0.25, 0.75]])
+    text = inline(charts.matrix(values, ["r0", "r1"], ["c0", "c1"], ("rows", "columns")), "m", "alt")
+    written = [element.text for element in ElementTree.fromstring(text).iter() if element.text and element.text.strip()]
+    assert [word for word in written if re.fullmatch(r"\d\.\d\d", word)] == ["1.00", "0.25", "0.75"]
+    large = charts.matrix(np.full((40, 40), 1 / 40), ["r"] * 40, ["c"] * 40, ("rows", "columns"))
+    assert "0.03" not in inline(large, "m", "alt")
+
+
+def test_chart_texts_give_the_numbers() -> None:
+    sections = {section.anchor: section for section in page.compose(contents(), 96)}
+    kl: Chart = next(next(sections["kl"].figures()).charts())
+    assert kl.alt == "Bar chart of the KL divergence in nats: layer 0 0.00, layer 1 1.00, layer 2 2.00."
+    lead = sections["kl"].blocks[0]
+    assert isinstance(lead, Prose)
+    assert lead.text.startswith("1 of 3 layers is inactive, with less than 0.01 nats per image: kl/00.")
+    scales = sections["kl"].blocks[2]
+    assert isinstance(scales, Table)
+    assert scales.rows == (("1 x 1", "1", "0.000", "0.0 %"), ("4 x 4", "2", "3.000", "100.0 %"))
+
+
+def test_the_result_may_come_from_a_file() -> None:
+    assert page.headline(json.loads(json.dumps(result()))) == page.headline(result())

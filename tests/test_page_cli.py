@@ -1,0 +1,88 @@
+"""``davi inspect`` on a small run, from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from davi.cli import main
+
+Capture = pytest.CaptureFixture[str]
+TINY = "attentive_digits_tiny"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps."""
+    run = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", TINY, "--run", str(run), "--training.steps", "4", "--training.checkpoint_steps=2"]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def say(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
+    assert say("inspect", run, "--limit", 8, "--importance-samples", 2) == 0
+    said = capsys.readouterr()
+    assert f"the page, for any browser: {run / 'inspection.html'}\n" in said.out
+    assert "lower bound on the log-likelihood, L_2 of 2 importance samples; the first 8 of 397 images" in said.out
+    page = text(run / "inspection.html")
+    assert "measured for this page, on 8 of 397 images" in page
+    assert "name: attentive_digits_tiny" in page
+    for name in ("curve-bits", "samples", "reconstructions-worst", "kl", "depth-generative", "depth-inference", "bits"):
+        assert (run / "inspection" / f"{name}.png").is_file()
+        assert (run / "inspection" / f"{name}.svg").is_file()
+
+
+def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(run: Path, capsys: Capture) -> None:
+    assert say("evaluate", run, "--limit", 5) == 0
+    assert say("inspect", run, "--no-figures") == 0
+    assert "lower bound on the log-likelihood, the ELBO; the first 5 of 397 images" in capsys.readouterr().out
+    assert "those of evaluation.json" in text(run / "inspection.html")
+    assert not (run / "inspection").exists()
+    assert say("inspect", run, "--no-figures", "--limit", 6) == 0  # asked for others: measured
+    assert "the first 6 of 397 images" in capsys.readouterr().out
+    result = json.loads(text(run / "evaluation.json"))
+    result["protocol"]["model"]["step"] = 3
+    (run / "evaluation.json").write_text(json.dumps(result), encoding="utf-8")
+    assert say("inspect", run, "--no-figures") == 0
+    assert "the first 100 of 397 images" in capsys.readouterr().out
+    (run / "evaluation.json").write_text("{", encoding="utf-8")
+    assert say("inspect", run, "--no-figures", "--split", "train") == 0
+    assert "digits/train" in capsys.readouterr().out
+
+
+def test_a_run_in_training_has_a_page(run: Path, capsys: Capture) -> None:
+    (run / "model.safetensors").unlink()
+    (run / "metrics.jsonl").unlink()
+    out = run / "other.html"
+    assert say("inspect", run, "--no-figures", "--limit", 4, "--out", out) == 0
+    assert "using the checkpoint of step 4" in capsys.readouterr().err
+    assert "the run has written no metrics" in text(out)
+
+
+def test_what_cannot_be(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for words, message in (
+        (["--out", "page.png"], "--out: got 'page.png', expected the path of a .html file"),
+        (["--limit", "0"], "--limit: got '0', expected a whole number from 1"),
+        (["--out", tmp_path / "absent" / "page.html"], f"no such folder {tmp_path / 'absent'}"),
+    ):
+        assert say("inspect", run, *words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

@@ -1,0 +1,169 @@
+"""Two processes train as one does: the same losses, over kills and resumptions, and nobody is left waiting."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parallel_runs import config
+from tiny import RECIPE, sets, vae
+from torch import nn
+
+from davi.errors import UserError
+from davi.runs import load_model, read_metrics
+from davi.training import train
+from davi.training.parallel import Processes, RunningStatistics, noise_seed, parts_of_batch
+from davi.training.prepare import cut
+from davi.training.state import State
+
+PROGRAM = Path(__file__).with_name("parallel_runs.py")
+
+
+def alone(run: Path, accumulate: int, steps: int) -> list[str]:
+    lines: list[str] = []
+    train(vae(), sets(), config(accumulate, steps), run, RECIPE, resume=True, echo=lines.append)
+    return lines
+
+
+def numbers(run: Path) -> list[tuple[str, int, float]]:
+    """Losses of every step, and the validations."""
+    records = [record for record in read_metrics(run) if record["kind"] in ("train", "validation")]
+    return [(record["kind"], record["step"], record.get("loss", record["nats"])) for record in records]
+
+
+def check_same(run: Path, expected: Path) -> None:
+    """The same records, and the same model.
+
+    float32 sums in another order differ by 1e-7; nine steps do not amplify that a hundredfold.
+    """
+    assert [entry[:2] for entry in numbers(run)] == [entry[:2] for entry in numbers(expected)]
+    assert [entry[2] for entry in numbers(run)] == pytest.approx([entry[2] for entry in numbers(expected)], rel=1e-5)
+    (model, info), (other, _) = load_model(run), load_model(expected)
+    assert info["step"] == 9
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine steps by one process that cuts its batches in two, in ``single``; and all launches of two processes."""
+    folder = tmp_path_factory.mktemp("parallel")
+    alone(folder / "single", 2, 9)
+    shutil.copytree(folder / "single", folder / "onward")
+    shutil.rmtree(folder / "onward" / "checkpoints" / "step-00000009")
+    (folder / "onward" / "model.safetensors").unlink()
+    launches = ["killed:1:6:kill", "killed:1:6", "onward:2:9", "signal:1:9:signal", "disk:1:9:disk"]
+    hidden = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **hidden, "PYTHONPATH": str(PROGRAM.parent)}
+    command = [sys.executable, str(PROGRAM), str(folder), *launches]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    return folder
+
+
+def test_two_processes_compute_what_one_does_over_a_kill(folder: Path) -> None:
+    """The main process is killed without warning, the run goes on with two, and ends with one."""
+    run, said = folder / "killed", (folder / "killed.said").read_text()
+    assert f"resuming {run} after step 3" in said
+    assert said.count("validation at step 6") == 1  # one process speaks
+    assert said.count("status 0") == 2
+    lines = alone(run, 1, 9)
+    assert lines[0] == f"resuming {run} after step 6"
+    assert not any("parts" in line for line in lines)  # one process cuts batches as the two did
+    # The shorter budget ended with a validation that the other run has not.
+    text = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in text if '"validation", "step": 6' not in line))
+    check_same(run, folder / "single")
+
+
+def test_a_run_of_one_process_goes_on_with_two(folder: Path) -> None:
+    assert f"resuming {folder / 'onward'} after step 6" in (folder / "onward.said").read_text()
+    check_same(folder / "onward", folder / "single")
+
+
+def test_a_signal_to_one_process_saves_and_ends_all(folder: Path) -> None:
+    run, said = folder / "signal", (folder / "signal.said").read_text()
+    for process in (0, 1):
+        assert f"process {process}: SIGTERM: saved {run}/checkpoints/step-00000004 after step 4" in said
+        assert f"process {process}: status 143" in said
+    alone(run, 1, 9)
+    check_same(run, folder / "single")
+
+
+def test_what_goes_wrong_in_one_process_ends_all(folder: Path) -> None:
+    said = (folder / "disk.said").read_text()
+    for process in (0, 1):
+        assert f"process {process}: checkpoint: cannot be written (No space left on device)" in said
+        assert f"process {process}: status 2" in said
+    assert "Traceback" not in said
+
+
+def test_another_number_of_parts_is_said(tmp_path: Path) -> None:
+    """A run of one process with whole batches cannot go on with two as if nothing had changed."""
+    state = State.fresh(vae(), sets(), config(1, 9), torch.device("cpu"))
+    processes, lines = Processes(), list[str]()
+    state.step = 3
+    assert cut(state, processes, lines.append) == 1
+    assert not lines
+    state.accumulate = 2
+    assert cut(state, processes, lines.append) == 2
+    assert lines == ["batches are cut into 2 parts from here on, before 1: batch norms and draws differ"]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "processes", "begun", "parts"),
+    [(8, 1, 1, 1, 1), (8, 2, 1, 1, 2), (8, 1, 2, 1, 2), (8, 2, 2, 1, 2), (8, 1, 1, 2, 2), (12, 2, 3, 1, 6)],
+)
+def test_parts(batch_size: int, accumulate: int, processes: int, begun: int, parts: int) -> None:
+    assert parts_of_batch(batch_size, accumulate, processes, begun) == parts
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UserError, match=r"batch_size: got 8 for 3 processes and 1 parts, expected a multiple of 3"):
+        parts_of_batch(8, 1, 3)
+
+
+@pytest.mark.parametrize("what", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_more_than_data_parallelism_is_refused(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{what}", "true")
+    with pytest.raises(UserError, match=rf"training: got {what} from the launcher, expected data-parallel"):
+        Processes()
+
+
+def test_seeds_differ() -> None:
+    keys = [(), (0,), (1,), (0, 0), (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1), (2**63 - 1, 5, 1)]
+    seeds = [noise_seed(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_running_statistics_are_means_over_the_parts() -> None:
+    norm = nn.BatchNorm1d(1, momentum=0.5).double()
+    statistics = RunningStatistics(norm, Processes())
+    statistics.begin()
+    for part, weight in (([[0.0], [2.0]], 0.25), ([[10.0], [30.0]], 0.75)):
+        statistics.begin_part()
+        norm(torch.tensor(part, dtype=torch.float64))
+        statistics.end_part(weight)
+    statistics.end()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    # Each part moves the mean 0 and the variance 1 half of the way to its own: 1 and 2, 20 and 200.
+    assert norm.running_mean.item() == pytest.approx(0.25 * 0.5 + 0.75 * 10.0, rel=1e-15)
+    assert norm.running_var.item() == pytest.approx(0.25 * 1.5 + 0.75 * 100.5, rel=1e-15)
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked.item() == 1
+    statistics.undo()
+    assert (norm.running_mean.item(), norm.running_var.item(), norm.num_batches_tracked.item()) == (0.0, 1.0, 0)
+
+
+def test_nobody_waits_for_a_single_process() -> None:
+    processes = Processes()
+    assert (processes.count, processes.main, processes.share(1), processes.gather(2)) == (1, True, 1, [2])
+    assert processes.main_first(lambda: 3) == 3
+    assert processes.sum_to_host(torch.tensor([1.0]), [2.0]) == [1.0, 2.0]
