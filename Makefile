@@ -3,6 +3,7 @@
 #   make demo     trains, measures and shows a Deep Attentive VAE on real handwritten digits
 #   make test     runs the tests
 #   make check    runs the linter, the formatter's check and the type checker
+#   make docs     builds the documentation as a site, build/docs/index.html, without a network
 #   make format   formats the code
 #   make venv     makes the environment for working on DAVI in .venv
 #   make clean    removes what the other targets made, except runs/
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint constraints.txt
 DEMO := runs/demo
 
-.PHONY: demo test check venv format clean
+.PHONY: demo test check docs venv format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -23,7 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/davi evaluate $(DEMO) --importance-samples 100
 	$(BIN)/davi sample $(DEMO)
 	$(BIN)/davi reconstruct $(DEMO)
-	@$(BIN)/python -m davi.pictures $(DEMO)
+	$(BIN)/davi inspect $(DEMO)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
@@ -33,6 +34,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@echo "the site: build/docs/index.html"
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -40,7 +45,7 @@ format: $(VENV)/.installed-dev
 venv: $(VENV)/.installed-dev
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A name on the PATH may be an older Python or a launcher without one behind it, so each is asked.
