@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/davi inspect $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

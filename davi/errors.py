@@ -1,4 +1,4 @@
-"""The one kind of error that a user is meant to read."""
+"""The one kind of error that a user is meant to read, and the form of a line that is shown."""
 
 from __future__ import annotations
 
@@ -8,3 +8,19 @@ class UserError(ValueError):
 
     The command-line program prints the message and exits with status 2; no traceback is shown.
     """
+
+
+def one_line(text: str) -> str:
+    r"""A text of any origin, such as the name of a file, as one line that a terminal shows and does not obey.
+
+    Arguments:
+        text: with whatever in it.
+
+    Returns:
+        The text with each run of white space as one space, and what cannot be printed escaped (``\x1b``).
+
+    Example:
+        >>> one_line("a.png: \x1b[2J\n no image")
+        'a.png: \\x1b[2J no image'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))

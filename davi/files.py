@@ -36,7 +36,7 @@ def writing(what: str) -> Iterator[None]:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that, at any instant, its name stands for the old or the new text."""
     beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
+    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:  # a path may have bytes of no text
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

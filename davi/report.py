@@ -300,6 +300,8 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
         lines += _labelled("binarisation", f"{data['binarization']}: {data.get('evaluated', '')}")
     if protocol["images"] < protocol["images_available"] and "test_order" in data and protocol["split"] == "test":
         lines += _labelled("order of the images", data["test_order"])
+    if rollbacks := protocol["model"].get("rollbacks"):
+        lines += _labelled("rollbacks in training", f"{rollbacks}, each of which halved the learning rate")
     code = f"davi {protocol['version']}" + (f" ({protocol['commit']})" if protocol["commit"] else "")
     how = (
         f"K = {protocol['importance_samples']}, seed {protocol['seed']}, batch size {protocol['batch_size']}, "

@@ -167,7 +167,8 @@ class Metrics:
             self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with writing(str(self.path)):  # once more what could not be written before
+            self._file.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -175,9 +176,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     records = []
     with (run / METRICS).open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int) and line.endswith("\n"):
+                ours = isinstance(record, dict) and type(record.get("step")) is int and type(record.get("kind")) is str
+                if ours and line.endswith("\n"):
                     records.append(record)
     return records
 
@@ -202,19 +204,22 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def save_model(path: Path, model: Model, extra: Mapping[str, Any] | None = None) -> None:
+def save_model(
+    path: Path, model: Model, extra: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Write a model's weights and buffers, with all that is needed to build it again.
 
     Arguments:
         path: the file; its folder exists.
         model: the model; its name must be registered in :data:`davi.models.MODELS` for :func:`load_model` to find it.
         extra: more to remember, as JSON can hold it: ``step``, ``protocol``, ``ema``, ...
+        weights: the tensors to write, named as the model's; its own when None.
 
     Raises:
         UserError: if the file cannot be written.
     """
     with writing(str(path)):
-        write_tensors(path, model.state_dict(), {**(extra or {}), **describe(model)})
+        write_tensors(path, model.state_dict() if weights is None else weights, {**(extra or {}), **describe(model)})
 
 
 def load_model(path: Path | str, echo: Echo | None = None) -> tuple[Model, dict[str, Any]]:

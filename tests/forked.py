@@ -41,7 +41,7 @@ def davi(words: list[str], folder: Path) -> Ended:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
     paths = [folder / f".{name}" for name in ("out", "err")]
-    process = context.Process(target=_child, args=(words, folder, *paths))
+    process = context.Process(target=_child, args=(words, folder, *paths, dict(os.environ)))
     process.start()  # returns when the process is there; the first time the imports come before
     begun = time.monotonic()
     process.join(SECONDS)
@@ -56,8 +56,10 @@ def davi(words: list[str], folder: Path) -> Ended:
     return Ended(status, texts[0], texts[1], seconds)
 
 
-def _child(words: list[str], folder: Path, out: Path, err: Path) -> None:
+def _child(words: list[str], folder: Path, out: Path, err: Path, environment: dict[str, str]) -> None:
     os.chdir(folder)
+    os.environ.clear()  # that of the first test
+    os.environ.update(environment)
     for path, descriptor in ((out, 1), (err, 2)):
         target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, descriptor)

@@ -1,11 +1,12 @@
 """Trains with two processes that know of each other: run as a program by the tests of data parallelism.
 
-    python parallel_runs.py FOLDER RUN:ACCUMULATE:STEPS[:FAULT]...
+    python parallel_runs.py FOLDER RUN:ACCUMULATE:STEPS[:FAULT][:shard]...
 
 Each argument is one launch, in order: two processes are forked that train, or go on, in FOLDER/RUN. What they say goes
 to FOLDER/RUN.said, in the end with their exit status. Forking spares the import of torch each time; the environment is
 that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
-killed in step 5) or ``disk`` (the first cannot write its second checkpoint).
+killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each keeps a share of the
+weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from davi.errors import UserError
 from davi.model import Model
 from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
+from davi.training.sharded import local
 
 
-def config(accumulate: int, steps: int) -> TrainingConfig:
+def config(accumulate: int, steps: int, shard: bool = False) -> TrainingConfig:
     """What the runs have in common; the schedule is flat so that a longer run begins as a shorter one."""
     return TrainingConfig(
         steps=steps,
@@ -39,12 +42,14 @@ def config(accumulate: int, steps: int) -> TrainingConfig:
         validate_every=4,
         log_every=1,
         schedule="constant",
+        clip_norm=6.0,  # some gradients are longer, and some are not
         ema_decay=0.9,
         threads=1,
+        shard=shard,
     )
 
 
-def arm(fault: str, rank: int) -> None:
+def arm(options: Sequence[str], rank: int) -> None:
     """Let something go wrong in one of the processes."""
     calls = 0
     forward, save = Model.forward, checkpoint.save
@@ -52,14 +57,14 @@ def arm(fault: str, rank: int) -> None:
     def forward_or_fail(self: Model, x: torch.Tensor) -> Any:
         nonlocal calls
         calls += 1
-        if fault == "signal" and rank == 1 and calls == 4:
+        if "signal" in options and rank == 1 and calls == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        if fault == "kill" and rank == 0 and calls == 5:
+        if "kill" in options and rank == 0 and calls == 5:
             os.kill(os.getpid(), signal.SIGKILL)
         return forward(self, x)
 
     def save_or_fail(run: Path, state: Any, *rest: Any) -> Path:
-        if fault == "disk" and state.step == 6:
+        if "disk" in options and state.step == 6:
             raise UserError("checkpoint: cannot be written (No space left on device)")
         return save(run, state, *rest)
 
@@ -67,23 +72,26 @@ def arm(fault: str, rank: int) -> None:
     checkpoint.save = save_or_fail
 
 
-def work(rank: int, run: Path, accumulate: int, steps: int, fault: str = "") -> int:
+def work(rank: int, run: Path, accumulate: int, steps: int, *options: str) -> int:
     """Train as one of the processes; the exit status is that of the program ``davi``."""
     processes = Processes()
-    arm(fault, processes.rank)
+    arm(options, processes.rank)
+    model = vae()
     with processes.one_voice():
         try:
-            train(vae(), sets(), config(accumulate, steps), run, RECIPE, resume=True)
+            train(model, sets(), config(accumulate, steps, "shard" in options), run, RECIPE, resume=True)
         except Interrupted as interrupted:
             print(f"process {rank}: {interrupted}", file=sys.stderr)
             return interrupted.exit_code
         except UserError as error:
             print(f"process {rank}: {error}", file=sys.stderr)
             return 2
+    kept = sum(tensor.numel() for tensor in local(list(model.parameters())))
+    print(f"process {rank} keeps {kept} weights", file=sys.stderr)
     return 0
 
 
-def launch(folder: Path, run: str, accumulate: str, steps: str, fault: str = "") -> None:
+def launch(folder: Path, run: str, accumulate: str, steps: str, *options: str) -> None:
     """Fork the processes and wait for them; when one is killed the other is, too, as launchers do it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -99,7 +107,7 @@ def launch(folder: Path, run: str, accumulate: str, steps: str, fault: str = "")
             os.dup2(said, 2)
             status = 1
             try:
-                status = work(rank, folder / run, int(accumulate), int(steps), fault)
+                status = work(rank, folder / run, int(accumulate), int(steps), *options)
                 print(f"process {rank}: status {status}", file=sys.stderr)
             except BaseException:
                 traceback.print_exc()

@@ -108,6 +108,19 @@ def test_train_on_ones_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert say("sample", "../own", "--n", 2) == 0
 
 
+def test_a_folder_with_the_name_of_a_set_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """``--data photos`` beside a folder of that name would otherwise train on images that nobody meant."""
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert say("train", TINY, "--data", "photos", "--plan") == 2
+    message = "--data: got photos, which is a named set and also a folder here, expected ./photos for the folder"
+    assert message in capsys.readouterr().err
+    assert say("train", TINY, "--data", "./photos", "--plan") == 2  # the folder, which is empty
+    assert str(tmp_path / "photos") in capsys.readouterr().err
+
+
 def small_mnist(root: Path, seed: int = 0) -> None:
     """A folder in the form of MNIST with a few random images; the seed is of the test images alone."""
     (root / "mnist").mkdir(parents=True, exist_ok=True)

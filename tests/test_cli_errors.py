@@ -211,6 +211,13 @@ def test_a_full_disk_costs_one_line_and_no_numbers(run: Path, capsys: Capture, m
     assert not (run / "evaluation.json").exists()
 
 
+def test_a_name_commands_no_terminal(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["evaluate", f"{tmp_path}/\x1b[2J\udcff\nrun"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"davi: run: got {tmp_path}/\\x1b[2J\\udcff run, found nothing there")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_output_to_a_full_disk_costs_one_line() -> None:
     with Path("/dev/full").open("w", encoding="utf-8") as full:

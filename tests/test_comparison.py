@@ -249,6 +249,7 @@ def test_the_table_for_a_terminal() -> None:
     assert ["3", "≈", "runs/no", "-291.25", "±", "236.96", "1,000", "10", "5s"] in rows
     assert ["runs/on", "reference"] in rows
     assert ["runs/off", "-1.000", "±", "0.000", "[-1.000,", "-1.000]", "yes"] in rows
+    assert "nats per image ± standard error over images; higher is better" in lines
     assert "≈ not significantly worse than the row above" in lines
     assert "another training seed would add to them" in " ".join(text.split())
     assert max(map(len, lines)) <= 80

@@ -92,17 +92,27 @@ def test_files_are_decoded_once(own: Path, images: Path, decodings: list[str]) -
     assert sum(line["images"] for line in lines if line["part"] == "test") == len(first.test)
 
 
+def disguise(path: Path) -> None:
+    """Other pixels, as a copy that keeps the date, or an archive without dates, brings them."""
+    before = path.stat()
+    write(path, 97)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "another file": lambda path: write(path / "new.png", 99),
     "a file less": lambda path: (path / "3.png").unlink(),
     "another name": lambda path: (path / "3.png").rename(path / "three.png"),
     "another content": lambda path: write(path / "3.png", 98),
     "another time": lambda path: os.utime(path / "3.png", ns=(1, 1)),
+    "another content of the same size and time": lambda path: disguise(path / "3.tif"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_it_is_made_again_when_files_change(own: Path, images: Path, decodings: list[str], change: str) -> None:
+    write(images / "3.tif", 96)
     read(images)
     decodings.clear()
     CHANGES[change](images)

@@ -165,16 +165,24 @@ def pages() -> bytes:
     return saved(Image.fromarray(random(4, 4)), "TIFF", save_all=True, append_images=[Image.new("L", (4, 4))])
 
 
-def bomb() -> bytes:
-    """A PNG that promises 10^10 pixels."""
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+def bomb(side: int) -> bytes:
+    """A PNG that promises side x side pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     data = chunk(b"IDAT", zlib.compress(bytes(100)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
+def white_is_zero() -> bytes:
+    """A grey TIFF of 16 bits that Pillow would give as its own negative."""
+    tags = [(256, 4, 1, 4), (257, 4, 1, 4), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 0), (273, 4, 1, 8)]
+    tags += [(277, 3, 1, 1), (278, 4, 1, 4), (279, 4, 1, 32)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, 40) + random(4, 4, levels=65536).astype("<u2").tobytes() + directory
+
+
 def broken_checksum() -> bytes:
     content = bytearray(saved(Image.fromarray(random(30, 30)), "PNG"))
-    content[-20] ^= 1  # in the checksum of the pixels
+    content[-14] ^= 1  # in the checksum of the pixels: their values are whole
     return bytes(content)
 
 
@@ -187,6 +195,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "cmyk": (saved(Image.new("CMYK", (4, 4)), "JPEG"), "CMYK, expected grey or RGB"),
     "float": (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point values"),
     "lab": (saved(Image.new("LAB", (4, 4)), "TIFF"), "mode LAB"),
+    "white as 0": (white_is_zero(), "got 16 bits with white as 0, expected black as 0"),
     "negative": (saved(Image.fromarray(np.full((4, 4), -5, np.int32)), "TIFF"), "values -5 to -5"),
     "animated": (animated(), "3 frames, expected one"),
     "pages": (pages(), "2 frames"),
@@ -196,7 +205,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "truncated": (saved(Image.fromarray(random(40, 40)), "PNG")[:800], "cannot be read"),
     "truncated jpeg": (saved(Image.fromarray(random(64, 64)), "JPEG")[:900], "truncated"),
     "checksum": (broken_checksum(), "cannot be read"),
-    "bomb": (bomb(), r"promises too many pixels, expected at most \d+"),
+    "bomb": (bomb(100_000), r"promises too many pixels, expected at most \d+"),
+    "bomb of which Pillow only warns": (bomb(10_000), r"promises too many pixels, expected at most \d+"),
 }
 
 
@@ -241,6 +251,9 @@ def test_fits() -> None:
             Fit(how, (8, 4))(values, 256, "x")
     with pytest.raises(UserError, match=r"data\.resize: got \[0, 4\], expected"):
         Fit("resize", (0, 4))
+    for size in ((100_000, 100_000), (10**12, 10**12)):
+        with pytest.raises(UserError, match=r"data\.resize: got .*, expected at most \d+ pixels"):
+            Fit("resize", size)
 
 
 def test_resizing() -> None:
@@ -446,6 +459,9 @@ def test_unreadable_images_stop_or_are_counted(tmp_path: Path) -> None:
         ({"levels": 17}, r"data\.levels: got 17, expected 256, which"),
         ({"memory": -1.0}, r"data\.memory: got -1\.0, expected"),
         ({"test": "absent"}, r"data\.test: got .*absent, expected another folder of images"),
+        ({"test": "a\0b"}, r"data\.test: got 'a\\x00b', expected a path"),
+        ({"cache": "a\0b"}, r"data\.cache: got 'a\\x00b', expected a path"),
+        ({"root": "a\0b"}, r"data\.root: got 'a\\x00b', expected a path"),
         ({"crop": (0, 3)}, r"data\.crop: got \[0, 3\], expected \[H, W\] of at least 1"),
     ],
 )
@@ -491,6 +507,27 @@ def test_a_recipe_trains_on_any_folder(
     assert f"{'x'.join(map(str, (*shape[2:], *shape[:2]) if len(shape) == 3 else (1, *shape)))} with {levels}" in said
     assert main(["evaluate", run, "--split", "validation"]) == 0
     assert main(["evaluate", run, "--data", str(folder), "--skip-unreadable"]) == 0
+
+
+def test_what_is_said_of_a_folder_commands_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files are others' words: they neither begin a line nor clear the screen."""
+    folder = fill(tmp_path / os.fsdecode(b"set\xff"), 50)
+    (folder / "a\ndavi: \x1b[2J.png").write_bytes(b"")
+    run = tmp_path / "run"
+    words = ["train", "attentive_digits_tiny", "--data", str(folder), "--run", str(run), "--training.steps", "1"]
+    assert main([*words, "--skip-unreadable"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in said if "left out" in line]
+    assert r"a davi: \x1b[2J.png: got something else" in line
+    assert main(["inspect", str(run), "--limit", "2", "--importance-samples", "2", "--no-figures"]) == 0
+    assert r"set\udcff" in (run / "inspection.html").read_text(encoding="utf-8")
+
+
+def test_recipes_with_a_fixed_padding_say_what_to_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = fill(tmp_path / "set", 80, (13, 17, 3))
+    assert main(["train", "attentive_cifar10", "--data", str(folder), "--run", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "pad: got 0, which makes 13x17; expected multiples of 2; --model.pad null adds as much" in said
 
 
 def test_recipes_of_binary_images_name_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

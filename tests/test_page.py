@@ -18,6 +18,7 @@ from inspected import contents, inspection, records, result
 from PIL import Image
 
 from davi import page
+from davi.errors import UserError
 from davi.evidence import Kind
 from davi.page import charts, curves, pixels
 from davi.page.blocks import Chart, Figure, Prose, Source, Table
@@ -289,6 +290,22 @@ def test_pictures_shrink_until_the_page_is_small_enough(tmp_path: Path, monkeypa
     page.write(made, small)
     assert small.stat().st_size < large.stat().st_size // 2
     assert "is the mean of 2 x 2 pixels" in small.read_text(encoding="utf-8")
+
+
+def test_a_page_of_too_many_words_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "LARGEST", 10_000)
+    with pytest.raises(UserError, match=r"^\S*a\.html: got a page of \d+ bytes .*, expected at most 10000; [^\n]+$"):
+        page.write(contents(), tmp_path / "a.html")
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_a_protocol_of_any_depth_is_told_as_far_as_it_is_ours() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = {"a": [deep]}
+    found = result()
+    found["protocol"]["more"] = deep
+    assert "a: a: ..." in rendered(result=found)
 
 
 def test_figures_are_saved_as_png_and_svg(tmp_path: Path) -> None:

@@ -58,10 +58,12 @@ def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(run: P
     assert say("inspect", run, "--no-figures", "--limit", 6) == 0  # asked for others: measured
     assert "the first 6 of 397 images" in capsys.readouterr().out
     result = json.loads(text(run / "evaluation.json"))
-    result["protocol"]["model"]["step"] = 3
-    (run / "evaluation.json").write_text(json.dumps(result), encoding="utf-8")
-    assert say("inspect", run, "--no-figures") == 0
-    assert "the first 100 of 397 images" in capsys.readouterr().out
+    model, others = {**result["protocol"]["model"], "step": 3}, "0" * 64
+    for change in ({"model": model}, {"images_sha256": others}):  # another model, other images by the same name
+        changed = {**result, "protocol": {**result["protocol"], **change}}
+        (run / "evaluation.json").write_text(json.dumps(changed), encoding="utf-8")
+        assert say("inspect", run, "--no-figures") == 0
+        assert "the first 100 of 397 images" in capsys.readouterr().out
     (run / "evaluation.json").write_text("{", encoding="utf-8")
     assert say("inspect", run, "--no-figures", "--split", "train") == 0
     assert "digits/train" in capsys.readouterr().out

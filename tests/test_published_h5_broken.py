@@ -348,4 +348,4 @@ def test_nothing_is_read_before_everything_is_checked(own: Path, monkeypatch: py
 
 def test_without_h5py_one_line_says_what_to_install(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras_h5, "h5py", None)
-    refused(own, "pip install 'davi[import]'")
+    refused(own, "pip install -e '.[import]'")

@@ -219,6 +219,14 @@ def test_no_word_about_inactive_layers_where_there_are_none() -> None:
     assert "inactive" not in to_terminal(result(active_units=ActiveUnits((3, 1), (4, 8))))
 
 
+def test_rollbacks_are_said() -> None:
+    for number in (2, 0):
+        protocol = protocol_of(evaluation(), {**MODEL, "rollbacks": number}, DATA)
+        lines = to_terminal(to_json(evaluation(), BASELINES, protocol)).splitlines()
+        told = [line.split(maxsplit=3)[3] for line in lines if line.startswith("rollbacks in training")]
+        assert told == ([f"{number}, each of which halved the learning rate"] if number else [])
+
+
 def test_the_whole_set_needs_no_word_about_its_order() -> None:
     text = to_terminal(result(available=3, limit=None))
     assert text.startswith("mnist/test: 3 images,")

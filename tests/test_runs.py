@@ -250,3 +250,10 @@ def test_metrics_are_cut_back_to_the_step(tmp_path: Path) -> None:
     assert [record["loss"] for record in records[:3]] == [0.1 * step for step in (1, 2, 3)]  # every bit kept
     assert records[3]["loss"] is None
     assert records[3]["terms"] == {"a": [None, 1]}
+
+
+def test_metrics_of_nobody_knows_whom_are_left_out(tmp_path: Path) -> None:
+    ours = '{"kind": "train", "step": 1}'
+    others = ("[" * 100_000, '{"step": 2}', '{"kind": ["train"], "step": 2}', '{"kind": "train", "step": true}')
+    (tmp_path / "metrics.jsonl").write_text("\n".join((*others, ours, "")))
+    assert read_metrics(tmp_path) == [{"kind": "train", "step": 1}]

@@ -37,6 +37,8 @@ def held_elsewhere(run: Path) -> int:
     os._exit(0)
 
 
+# Newer Pythons warn of forks while other threads run; this child does nothing but lock and wait.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path, resume: bool) -> None:
     run = tmp_path / "run"

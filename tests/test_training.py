@@ -229,6 +229,16 @@ def test_a_budget_of_minutes_ends(tmp_path: Path) -> None:
     assert result.seconds >= 0.6
 
 
+def test_rate_and_time_left_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes 2 s a step, and is read before a step counts as done."""
+    monkeypatch.setattr("davi.training.loop._Run.clock", lambda self: 2.0 * self.state.step)
+    go(vae(), tmp_path / "run", steps=12)
+    records = kind(tmp_path / "run", "train")
+    assert [(r["step"], r["seconds"]) for r in records] == [(4, 6.0), (8, 14.0), (12, 22.0)]
+    assert [r["images_per_second"] for r in records] == pytest.approx([4 * 8 / 6, 4 * 8 / 8, 4 * 8 / 8])
+    assert [r["seconds_left"] for r in records] == pytest.approx([8 * 6 / 4, 4 * 14 / 8, 0.0])
+
+
 def test_images_must_fit_the_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data: got images \[1, 4, 4\] with 2 levels, expected \[1, 8, 8\]"):
         go(vae(size=8), tmp_path / "run", steps=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,10 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine steps by one process that cuts its batches in two, in ``single``; and all launches of two processes."""
     folder = tmp_path_factory.mktemp("parallel")
     alone(folder / "single", 2, 9)
-    shutil.copytree(folder / "single", folder / "onward")
-    shutil.rmtree(folder / "onward" / "checkpoints" / "step-00000009")
-    (folder / "onward" / "model.safetensors").unlink()
+    for name in ("onward", "onward-in-shares"):
+        shutil.copytree(folder / "single", folder / name)
+        shutil.rmtree(folder / name / "checkpoints" / "step-00000009")
+        (folder / name / "model.safetensors").unlink()
     launches = ["killed:1:6:kill", "killed:1:6", "onward:2:9", "signal:1:9:signal", "disk:1:9:disk"]
+    launches += ["shares:1:6:kill:shard", "shares:1:6:shard", "onward-in-shares:2:9:shard"]
     hidden = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **hidden, "PYTHONPATH": str(PROGRAM.parent)}
     command = [sys.executable, str(PROGRAM), str(folder), *launches]
@@ -66,9 +69,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_processes_compute_what_one_does_over_a_kill(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["killed", "shares"])
+def test_two_processes_compute_what_one_does_over_a_kill(folder: Path, name: str) -> None:
     """The main process is killed without warning, the run goes on with two, and ends with one."""
-    run, said = folder / "killed", (folder / "killed.said").read_text()
+    run, said = folder / name, (folder / f"{name}.said").read_text()
     assert f"resuming {run} after step 3" in said
     assert said.count("validation at step 6") == 1  # one process speaks
     assert said.count("status 0") == 2
@@ -81,9 +85,19 @@ def test_two_processes_compute_what_one_does_over_a_kill(folder: Path) -> None:
     check_same(run, folder / "single")
 
 
-def test_a_run_of_one_process_goes_on_with_two(folder: Path) -> None:
-    assert f"resuming {folder / 'onward'} after step 6" in (folder / "onward.said").read_text()
-    check_same(folder / "onward", folder / "single")
+@pytest.mark.parametrize("name", ["onward", "onward-in-shares"])
+def test_a_run_of_one_process_goes_on_with_two(folder: Path, name: str) -> None:
+    assert f"resuming {folder / name} after step 6" in (folder / f"{name}.said").read_text()
+    check_same(folder / name, folder / "single")
+
+
+def test_each_keeps_its_share(folder: Path) -> None:
+    """Vectors and matrices with an odd number of rows leave the first process one row more; gates are kept by both."""
+    kept = [int(n) for n in re.findall(r"keeps (\d+) weights", (folder / "onward-in-shares.said").read_text())]
+    sizes = [(parameter.numel(), parameter.shape[:1]) for parameter in vae().parameters()]
+    first = sum(size // rows[0] * -(-rows[0] // 2) if rows else 1 for size, rows in sizes)
+    second = sum(size // rows[0] * (rows[0] // 2) if rows else 1 for size, rows in sizes)
+    assert sorted(kept) == sorted([first, second])
 
 
 def test_a_signal_to_one_process_saves_and_ends_all(folder: Path) -> None:
@@ -131,7 +145,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 @pytest.mark.parametrize("what", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_more_than_data_parallelism_is_refused(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{what}", "true")
-    with pytest.raises(UserError, match=rf"training: got {what} from the launcher, expected data-parallel"):
+    with pytest.raises(UserError, match=rf"^training: got {what} from the launcher, expected data-parallel"):
         Processes()
 
 

@@ -100,6 +100,20 @@ def test_back_with_half_the_learning_rate(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_model(tmp_path / "plain")[1]["rollbacks"] == 0
 
 
+def test_the_clock_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, 1, range(7, 12))
+    monkeypatch.setattr(loop._Run, "clock", lambda self: 2.0 * self.state.step)  # 12 s at step 6, 18 s at step 9
+    before, go_back = list[float](), loop._go_back
+
+    def watched(failure: Any, processes: Any, state: Any, *rest: Any) -> None:
+        go_back(failure, processes, state, *rest)
+        before.append(state.seconds)
+
+    monkeypatch.setattr(loop, "_go_back", watched)
+    go(tmp_path / "run")
+    assert before == [18.0]
+
+
 def test_three_rollbacks_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, 4, range(7, 12))
     with pytest.raises(UserError, match=r"^training: 2 steps in a row .*step-00000006; 3 rollbacks have not helped$"):
@@ -117,6 +131,16 @@ def test_back_to_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     go(run)
     record = next(record for record in read_metrics(run) if record["kind"] == "rollback")
     assert (record["step"], record["failed_step"]) == (0, 2)
+    assert load_model(run)[1]["rollbacks"] == 1
+
+
+def test_failures_before_the_checkpoint_do_not_count_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps 5 and 7 are bad, two of four; the checkpoint of step 6 remembers the first, and step 7 stays bad."""
+    spoil(monkeypatch, 9, range(4, 8, 2))
+    run = tmp_path / "run"
+    go(run)
+    (record,) = [record for record in read_metrics(run) if record["kind"] == "rollback"]
+    assert (record["step"], record["failed_step"]) == (6, 7)
     assert load_model(run)[1]["rollbacks"] == 1
 
 
@@ -200,6 +224,24 @@ def test_diagnosis() -> None:
     assert first_layer(model, [torch.ones(1, 1), torch.ones(1, 1)], prepared.append) == "1"
     assert prepared == [0]
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(("tensorboard", "file"), [(False, "metrics.jsonl"), (True, "tensorboard")])
+def test_no_room_for_the_records(tmp_path: Path, tensorboard: bool, file: str) -> None:
+    """What cannot be written is still waiting when the files are closed, and must not be a second error then."""
+    run = tmp_path / "run"
+    config = dataclasses.replace(CONFIG, checkpoint_steps=0, steps=3, tensorboard=tensorboard, log_every=1)
+    go(run, config)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(UserError) as caught:
+            go(run, dataclasses.replace(config, steps=40), resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value) == f"{run / file}: cannot be written (File too large)"
+    go(run, config, resume=True)
+    assert load_model(run)[1]["step"] == 3
 
 
 def test_a_really_full_disk(tmp_path: Path) -> None:

@@ -84,6 +84,18 @@ def test_other_records_are_not_looked_at() -> None:
     assert len(eye.see(record(1, 50.0, 0.0, kind="train"))) == 1
 
 
+def test_damaged_records_are_left_out(tmp_path: Path) -> None:
+    eye = watch("train")
+    for change in ({"nats": "x"}, {"seconds": None}, {"terms": 3}):
+        assert eye.see({**record(1, 50.0, 0.0, kind="train"), **change}) == []
+    assert eye.see({"kind": "train", "step": 1}) == []
+    assert eye.see({**record(1, 50.0, 0.0, kind="train"), "terms": {"kl/00": "x"}}) == []
+    go(tmp_path, dataclasses.replace(EAGER, steps=2))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "watch", "step": 2}\n{"kind": "validation", "step": 2}\n')
+    assert any("has ended" in line for line in go(tmp_path, dataclasses.replace(EAGER, steps=2), resume=True))
+
+
 EAGER = dataclasses.replace(CONFIG, validate_every=2, collapse_nats=1e3, plateau_validations=1, checkpoint_steps=4)
 """Every layer counts as collapsed."""
 

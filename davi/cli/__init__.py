@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from davi.cli.options import parse
-from davi.errors import UserError
+from davi.errors import UserError, one_line
 
 _MODULES = {
     "recipes": "davi.cli.listing",
@@ -80,7 +80,7 @@ def _run(argv: list[str]) -> int:
 
 def _complain(message: str, status: int = 2) -> int:
     if os.environ.get("RANK", "0") == "0":  # launched processes end together, and the first one speaks for them
-        print("davi:", " ".join(message.split()), file=sys.stderr)
+        print("davi:", one_line(message), file=sys.stderr)
     return status
 
 

@@ -12,6 +12,7 @@ from davi.cli.opened import data_protocol, open_images, open_run
 from davi.cli.options import Request
 from davi.cli.telling import Telling
 from davi.data import DataSets, Images
+from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.inspection import inspect
@@ -85,7 +86,10 @@ def _evaluated(path: Path, info: Mapping[str, Any], images: Images, split: str) 
     known: Mapping[str, Any] = protocol["model"]
     keys = ("name", "parameters", "step", "config", "ema", "ema_decay")
     same = same and known.get("trained_with") == info.get("version")
-    return result if same and all(known.get(key) == info.get(key) for key in keys) else None
+    same = same and all(known.get(key) == info.get(key) for key in keys)
+    # The same name does not make them the same images: they can be cut or drawn in another way now.
+    same = same and protocol.get("images_sha256") == digest(images.subset(slice(protocol["limit"])))
+    return result if same else None
 
 
 def _subtitle(info: Mapping[str, Any]) -> str:

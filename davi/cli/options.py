@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -78,9 +79,23 @@ def parse(argv: Sequence[str]) -> Request:
     if getattr(options, "on_nan", None) is not None:
         assignments = [f"--training.on_nan={options.on_nan}", *assignments]
     if getattr(options, "data", None) is not None:
+        _check_unambiguous(options.data)
         # Assignments are read as YAML, in which a quoted path is that path whatever it holds.
         assignments = [f"--data.set={json.dumps(options.data)}", *assignments]
     return Request(verb, options, assignments)
+
+
+def _check_unambiguous(data: str) -> None:
+    """Refuse the name of a set that is a folder here as well: one of the two would be taken without a word."""
+    if not os.path.isdir(data):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
+        return
+    from davi.data import kind_of  # loads torch, which most folders are about to need anyway
+
+    if kind_of(data) == "name":
+        raise UserError(
+            f"--data: got {data}, which is a named set and also a folder here, expected ./{data} for the folder "
+            f"(or --data.set {data} for the set)"
+        )
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from typing import TextIO
 from davi import recipes
 from davi.cli.telling import Telling
 from davi.data import DataConfig, DataSets, has_validation, kind_of, load
-from davi.errors import UserError
+from davi.errors import UserError, one_line
 from davi.recipes import Recipe
 
 _VALIDATION = 0.05
@@ -26,7 +26,7 @@ def load_told(data: DataConfig, out: TextIO) -> DataSets:
     with Telling("decoding") as telling:
         sets = load(data, telling)
     for note in sets.notes:
-        print(f"data: {note}", file=out)
+        print(f"data: {one_line(note)}", file=out)
     return sets
 
 

@@ -87,7 +87,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/RECIPE-1, -2, ...)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR; RECIPE may be left out")
     parser.add_argument(
-        "--on-nan", type=_one_of("stop", "rollback"), help="when numbers stay not finite (short for --training.on_nan)"
+        "--on-nan",
+        type=_one_of("stop", "rollback"),
+        metavar="WHAT",
+        help="stop or rollback, when numbers stay not finite (short for --training.on_nan)",
     )
     parser.add_argument("--plan", action="store_true", help="take two steps, print memory and time, make no run")
 

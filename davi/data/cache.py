@@ -134,14 +134,14 @@ def array(folder: Path, record: Mapping[str, Any], in_memory: bool) -> NDArray[A
         in_memory: read it; else a memory map, of which only what is used is read. Writing to it changes no file.
 
     Raises:
-        ValueError: if the file is not as recorded.
+        UserError: if the file is not as recorded.
         OSError: if there is no such file.
     """
     path = folder / record["file"]
     found: NDArray[Any] = np.load(path, mmap_mode=None if in_memory else "c", allow_pickle=False)
     size = path.stat().st_size - math.prod(found.shape) * found.itemsize
     if list(found.shape) != record["shape"] or found.dtype.str != record["dtype"] or not 0 < size < 2**12:
-        raise ValueError(f"{path}: not the array that was written")
+        raise UserError(f"{path}: not the array that was written, expected no other program to change the cache")
     return found
 
 

@@ -42,6 +42,7 @@ _OTHER_HALF = {
 """Pillow's names of the ways to take 8 bits from each 16: big-endian takes the first byte, little-endian the second."""
 
 _BITS_PER_SAMPLE = 258  # TIFF tag
+_WHITE_IS_ZERO = (262, 0)  # TIFF tag and its value
 _REMEDIES = {
     "CMYK": "CMYK, expected grey or RGB (convert it: magick IN -colorspace sRGB OUT.png)",
     "F": "floating-point values, expected 8 or 16 bits (convert it: magick IN -depth 16 OUT.png)",
@@ -117,6 +118,9 @@ def _check(image: Image.Image, name: str) -> None:
         raise UserError(f"{name}: got {_REMEDIES[image.mode]}")
     if image.mode not in ("1", "L", "P", "RGB", "I") and not image.mode.startswith("I;16"):
         raise UserError(f"{name}: got Pillow's mode {image.mode}, expected grey or RGB")
+    tag, value = _WHITE_IS_ZERO
+    if image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(tag) == value:  # Pillow turns round 8 bits only
+        raise UserError(f"{name}: got 16 bits with white as 0, expected black as 0 (convert it: magick IN OUT.png)")
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise UserError(f"{name}: got {frames} frames, expected one (take them apart: magick IN OUT-%d.png)")

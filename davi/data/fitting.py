@@ -25,7 +25,7 @@ class Fit:
         size: (H, W) of the result, in pixels.
 
     Raises:
-        UserError: if the size is not positive.
+        UserError: if the size is not positive, or has more pixels than an image may have (``MAX_IMAGE_PIXELS``).
     """
 
     how: How
@@ -34,6 +34,9 @@ class Fit:
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise UserError(f"data.{self.how}: got {list(self.size)}, expected [H, W] of at least 1 pixel each")
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and self.size[0] * self.size[1] > limit:
+            raise UserError(f"data.{self.how}: got {list(self.size)}, expected at most {limit} pixels, as of an image")
 
     def __str__(self) -> str:
         height, width = self.size

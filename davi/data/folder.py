@@ -79,7 +79,7 @@ class _File:
     name: str
     part: str | None
     size: int
-    modified: int
+    times: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def read_folder(folder: Path, test: Path | None, options: FolderOptions, progres
         "test_fraction": fraction,
         "validation": validation,
     }
-    listing = [[file.name, file.part, file.size, file.modified] for file in files]
+    listing = [[file.name, file.part, file.size, file.times] for file in files]
     stamp = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     parts = {"train", "test"} | ({"validation"} if validation or "validation" in given else set())
 
@@ -194,7 +194,9 @@ def _listed(folder: Path, part: str | None, prefix: str) -> list[_File]:
         for path in _walk(folder):
             status = path.stat() if path.exists() else path.lstat()  # a broken link is found unreadable later
             name = prefix + path.relative_to(folder).as_posix()
-            found.append(_File(folder, path, name, part, status.st_size, status.st_mtime_ns))
+            # The second time is no user's to set: it tells of a copy with the old date, and of a permission given.
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            found.append(_File(folder, path, name, part, status.st_size, times))
     if not found:
         endings = ", ".join(sorted(SUFFIXES))
         raise UserError(f"data.set: found no images in {folder}, expected files with the endings {endings}")
@@ -372,7 +374,7 @@ def _source(
     }
     notes = [f"{used + skipped} images found in {folder}"]
     if skipped:
-        notes.append(f"{skipped} unreadable images left out: {'; '.join(index['unreadable']['first'])}")
+        notes.append(f"{skipped} unreadable image{'s' * (skipped != 1)} left out: {'; '.join(index['unreadable']['first'])}")
     order = "by relative path" + (", patches row by row" if options.fit and options.fit.how == "patches" else "")
     return Source(
         images["train"], images["test"], split, images.get("validation"), order, details=details, notes=tuple(notes)

@@ -49,7 +49,7 @@ def read_hub(spec: str, cache: Path) -> Source:
     try:
         import datasets  # takes a second to import, and only these sets need it
     except ImportError:
-        raise UserError(f"{spec}: needs the package datasets: pip install 'davi[hub]'") from None
+        raise UserError(f"{spec}: needs the package datasets; in DAVI's folder: pip install -e '.[hub]'") from None
     with _quiet(datasets):
         splits = _opened(datasets, spec, cache)
         column = _image_column(datasets, spec, next(iter(splits.values())).features)

@@ -153,7 +153,10 @@ class Order:
         """
         for name, own in (("n", self.n), ("batch_size", self.batch_size), ("seed", self.seed)):
             if state.get(name) != own:
-                raise UserError(f"order: got a position with {name} {state.get(name)!r}, expected {name} {own}")
+                raise UserError(
+                    f"order: got a position with {name} {state.get(name)!r}, expected {name} {own} "
+                    "(a run is resumed with the images, batch size and seed it was begun with)"
+                )
         epoch, offset = state.get("epoch"), state.get("offset")
         if not (isinstance(epoch, int) and isinstance(offset, int)) or epoch < 0:
             raise UserError(f"order: got epoch {epoch!r} and offset {offset!r}, expected whole numbers from 0")

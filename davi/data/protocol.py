@@ -245,6 +245,9 @@ def _check(config: DataConfig) -> None:
     whole = isinstance(kept, int) or (isinstance(kept, float) and (kept < 1 or kept.is_integer()))
     if isinstance(kept, bool) or not whole or not 0 <= kept < math.inf:
         raise UserError(f"data.validation: got {kept!r}, expected a fraction below 1 or a number of images")
+    for name in ("root", "test", "cache"):
+        if "\0" in (getattr(config, name) or ""):
+            raise UserError(f"data.{name}: got {getattr(config, name)!r}, expected a path")
     if config.levels is not None:
         check_levels("data.levels", config.levels)
     if not 0 < config.test_fraction < 1:

@@ -17,6 +17,7 @@ from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from davi import __version__
+from davi.errors import UserError
 from davi.files import replace_text, writing
 from davi.inspection import INACTIVE_NATS, Inspection
 from davi.page import attention, curves, images, latents, numbers
@@ -74,18 +75,21 @@ def write(contents: Contents, target: Path) -> list[Section]:
         The sections as they are on the page, for :func:`save_figures`.
 
     Raises:
-        UserError: if the file cannot be written.
-        RuntimeError: if the page is too large even with the smallest pictures.
+        UserError: if the file cannot be written, or the page is too large even with the smallest pictures.
     """
     sections: list[Section] = []
-    text = ""
+    text, size = "", 0
     for longest in _SIDES:
         sections = compose(contents, longest)
         text = render(contents, sections)
-        if len(text.encode()) < LARGEST:
+        size = len(text.encode(errors="backslashreplace"))
+        if size < LARGEST:
             break
     else:
-        raise RuntimeError(f"the page has {len(text.encode())} bytes with the smallest pictures, more than {LARGEST}")
+        raise UserError(
+            f"{target}: got a page of {size} bytes with the smallest pictures, expected at most {LARGEST}; what is "
+            "told in the evaluation or the metrics of the run is too long"
+        )
     with writing(str(target)):
         replace_text(target, text)
     return sections

@@ -50,11 +50,12 @@ def _figures(train: Records, validation: Records, events: Records) -> Iterator[F
     if bits:
         yield Figure(
             "curve-bits",
-            (Chart(charts.lines(bits, "bits/dim (negative ELBO)", "step", marks, cut=True), _told(bits, "bits/dim")),),
-            "How to read it: lower is better. Training is the mean over the steps since the last point, with the "
-            "weights of the moment; validation is on images kept apart, with averaged weights. Where validation turns "
-            "up while training goes down, the model learns its images by heart. Values of the first tenth of the steps "
-            "may lie above the frame." + marked,
+            (Chart(charts.lines(bits, "bits/dim", "step", marks, cut=True), _told(bits, "bits/dim")),),
+            "How to read it: lower is better. Both are the claim of the model with one draw of its latents (for a "
+            "variational autoencoder the ELBO, a lower bound). Training is the mean over the steps since the last "
+            "point, with the weights of the moment; validation is on images kept apart, with averaged weights. Where "
+            "validation turns up while training goes down, the model learns its images by heart. Values of the first "
+            "tenth of the steps may lie above the frame." + marked,
             "Every paper of the family shows such curves, or the number at their end.",
         )
     kl = _pair(train, validation, "kl")

@@ -73,8 +73,8 @@ def chosen(inspection: Inspection, levels: int, longest: int) -> Section:
         return Section("reconstructions", title, (Prose("Left out: this model has no latents to reconstruct from."),))
     lead = (
         f"Each original on the left, its reconstruction (the most probable image given the latents' posterior means) "
-        f"on the right, and the bits/dim of this image under them; chosen among {inspection.images} images of "
-        f"{inspection.set}.{_reduced(inspection, longest)}"
+        f"on the right, and the bits/dim of this image by the ELBO under them; chosen among {inspection.images} "
+        f"images of {inspection.set}.{_reduced(inspection, longest)}"
     )
     return Section("reconstructions", title, (Prose(lead), *blocks))
 

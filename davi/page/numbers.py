@@ -13,6 +13,7 @@ PNG_FRAME = 57
 """Bytes of a PNG file that are no pixels: the signature, and what the chunks IHDR, IDAT and IEND cannot do without."""
 
 _CLAIMS = {Kind.EXACT: "exact", Kind.LOWER_BOUND: "lower bound", Kind.ESTIMATE: "estimate"}
+_DEEPEST = 4
 _SEPARATE = ("model", "data", "dims", "set", "split", "images", "images_available", "limit")
 """Fields of the protocol that are told in words of their own."""
 
@@ -172,8 +173,10 @@ def _words(key: str) -> str:
     return str(key).replace("_", " ")
 
 
-def _value(value: Any) -> str:
-    """A value of the protocol as a reader would write it."""
+def _value(value: Any, depth: int = 0) -> str:
+    """A value of the protocol as a reader would write it; what a file has nested deeper than we do is left out."""
+    if depth > _DEEPEST:
+        return "..."
     if value is None or value == {}:
         return "none"
     if isinstance(value, bool):
@@ -181,7 +184,7 @@ def _value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if value >= 10_000 else str(value)
     if isinstance(value, (list, tuple)):
-        return " x ".join(_value(item) for item in value)
+        return " x ".join(_value(item, depth + 1) for item in value)
     if isinstance(value, Mapping):
-        return "; ".join(f"{_words(key)}: {_value(item)}" for key, item in value.items())
+        return "; ".join(f"{_words(key)}: {_value(item, depth + 1)}" for key, item in value.items())
     return str(value)

@@ -201,6 +201,8 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
         reason = " ".join(str(error).split())[:200]
         if reason.startswith("likelihood:"):
             reason += "; --model.likelihood logistic_mixture takes any, --data.binarization dynamic makes grey binary"
+        if reason.startswith("pad:"):
+            reason += "; --model.pad null adds as much as these images need"
         raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None
     return model
 

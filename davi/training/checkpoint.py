@@ -22,7 +22,7 @@ from davi.data import check_same
 from davi.errors import UserError
 from davi.files import read_tensors, remove_folder, replace_text, sync_folder, write_tensors, writing
 from davi.runs import AVERAGE, CHECKPOINTS, Echo, checkpoint_folders, save_model
-from davi.training.state import State
+from davi.training.state import State, Tensors
 
 FORMAT = 2
 MODEL, OPTIMIZER, OTHERS, NUMBERS = "model.safetensors", "optimizer.safetensors", "others.safetensors", "state.json"
@@ -31,12 +31,13 @@ _REPLACED = ".was-"
 """A whole checkpoint on its way out: another one of the same step takes its name next."""
 
 
-def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
+def save(run: Path, state: State, tensors: Tensors, keep: int, extra: Mapping[str, Any]) -> Path:
     """Write a checkpoint of this instant and remove the oldest beyond ``keep``.
 
     Arguments:
         run: the run's folder.
         state: what to save.
+        tensors: its own (:meth:`davi.training.state.State.tensors`).
         keep: how many checkpoints stay.
         extra: what the averaged model's file shall say besides its description.
 
@@ -53,7 +54,7 @@ def save(run: Path, state: State, keep: int, extra: Mapping[str, Any]) -> Path:
         with writing(f"checkpoint {target}"):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-            _write(beside, state, extra)
+            _write(beside, state, tensors, extra)
             if target.exists():  # it must not be gone before the new one is there: it may be the only one
                 shutil.rmtree(replaced, ignore_errors=True)
                 target.replace(replaced)
@@ -84,10 +85,10 @@ def folder_of(run: Path, step: int) -> Path:
     return run / CHECKPOINTS / f"step-{step:08d}"
 
 
-def _write(folder: Path, state: State, extra: Mapping[str, Any]) -> None:
-    write_tensors(folder / MODEL, state.model.state_dict(), {})
-    save_model(folder / AVERAGE, state.average.model, {**extra, "step": state.step})
-    write_tensors(folder / OPTIMIZER, state.moments(), {})
+def _write(folder: Path, state: State, tensors: Tensors, extra: Mapping[str, Any]) -> None:
+    write_tensors(folder / MODEL, tensors.model, {})
+    save_model(folder / AVERAGE, state.average.model, {**extra, "step": state.step}, tensors.average)
+    write_tensors(folder / OPTIMIZER, tensors.optimizer, {})
     write_tensors(folder / OTHERS, state.others(), {})
     numbers = {"format": FORMAT, **state.numbers()}
     replace_text(folder / NUMBERS, json.dumps({"sha256": _digest(numbers), "state": numbers}) + "\n")
@@ -175,7 +176,5 @@ def _read(folder: Path, state: State) -> tuple[dict[str, Any], Parts]:
 def _apply(parts: Parts, state: State) -> None:
     numbers, model, average, optimizer, others = parts
     state.load_numbers(numbers)  # the only part that can refuse: another batch size, other images
-    state.model.load_state_dict(model)
-    state.average.model.load_state_dict(average)
-    state.load_moments(optimizer)
+    state.load_tensors(Tensors(model, average, optimizer))
     state.load_others(others)

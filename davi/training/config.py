@@ -57,7 +57,11 @@ class TrainingConfig:
         compile: compile the model's blocks, each kind once.
         compile_backend: backend of torch.compile.
         recompute: recompute the activations of the model's blocks in the backward pass instead of keeping them.
-        channels_last: keep feature maps with the channels innermost, which convolutions are fastest on.
+        channels_last: keep feature maps with the channels innermost, which convolutions are fastest on; not with
+            ``shard``.
+        shard: let each of several processes keep a share of the weights, gradients, moments and averaged weights
+            instead of all of them; slower, and meant for models that are too large for one device. It changes no number
+            but for rounding.
         validate_every: steps between validations; 0: only at the end.
         validation_images: how many validation images are used; 0: all.
         checkpoint_minutes: minutes between checkpoints; 0: only by steps and at the end.
@@ -105,6 +109,7 @@ class TrainingConfig:
     compile_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
     recompute: bool = False
     channels_last: bool = True
+    shard: bool = False
     validate_every: int = 500
     validation_images: int = 0
     checkpoint_minutes: float = 10.0

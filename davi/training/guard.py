@@ -101,6 +101,11 @@ class Guard:
         last = f", the last good one was step {good}" if good else ""
         return f"{count} {among} without finite loss and gradient up to step {step}{last}"
 
+    def forget(self) -> None:
+        """Count anew what is not finite: what is tried after a rollback has a right to its own failures."""
+        self.nonfinite = 0
+        self.bad.clear()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything the next verdict depends on; JSON keeps every bit of it."""
         return {

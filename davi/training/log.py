@@ -98,9 +98,11 @@ class Log(AbstractContextManager["Log"]):
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self.metrics.close()
-        if self.board is not None:
-            self.board.close()
+        try:
+            self.metrics.close()
+        finally:
+            if self.board is not None:
+                self.board.close()
 
     def say(self, line: str) -> None:
         """A line for the user alone."""

@@ -2,7 +2,7 @@
 
 What is trained is :func:`davi.objectives.negative_elbo`; what is logged, validated and kept is the evidence itself.
 Accelerate moves things to the device and averages gradients over the processes (:mod:`davi.training.parallel`), of
-which only the main one writes files and speaks.
+which only the main one writes files and speaks. They may share the weights (:mod:`davi.training.sharded`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.utils import clip_grads_with_norm_
 
 from davi.data import DataSets
 from davi.errors import UserError
@@ -32,12 +33,13 @@ from davi.training.guard import Verdict
 from davi.training.lock import locked
 from davi.training.log import duration, summary
 from davi.training.parallel import Processes, RunningStatistics, SharedLog, noise_seed, parts_of_batch, shared_log
-from davi.training.prepare import check_fit, cut, enough_for_batch_norms, prepare_blocks, say_resumed
+from davi.training.prepare import check_fit, cut, enough_for_batch_norms, prepare_blocks, replicated, say_resumed
 from davi.training.schedule import Budget, Schedule
+from davi.training.sharded import average_single_numbers, gradient_norm, whole, whole_again
 from davi.training.signals import Interrupted, Signals
 from davi.training.state import State
 from davi.training.tensorboard import check_installed
-from davi.training.validation import validate
+from davi.training.validation import last_validation, validate
 from davi.training.watch import Watch
 
 
@@ -117,23 +119,20 @@ def _train(
     """:func:`train` in a folder that nobody else trains in."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    if config.channels_last:
+    sharded = config.shard and processes.count > 1
+    if config.channels_last and not sharded:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
     model.to(accelerator.device).train()
     processes.share_weights(model)
-    state = State.fresh(model, sets, config, accelerator.device)
+    state = State.fresh(model, sets, config, accelerator.device, processes if sharded else None)
     found = False
     if resume:
         found = processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
         say_resumed(run, recipe, state, found, processes, echo)
     state.parts = cut(state, processes, echo)
     prepare_blocks(model, config)
-    network, optimizer = accelerator.prepare(state.model, state.optimizer)
-    # DDP's way with buffers, to overwrite them by the main process's before each forward pass, would make the running
-    # statistics depend on the number of processes. RunningStatistics averages them instead.
-    if processes.count > 1:
-        network.broadcast_buffers = False
+    network, optimizer = (model, state.optimizer) if sharded else replicated(accelerator, state)
     unsaved = config.on_nan == "rollback" and not found
     with Signals(patient=processes.count > 1) as signals:
         while True:
@@ -171,6 +170,7 @@ def _go_back(
     processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
     state.rollbacks = [*before, rollback(failure, state.step, before)]
     state.seconds, state.parts = seconds, parts
+    state.guard.forget()
     state.optimizer.zero_grad()
 
 
@@ -206,7 +206,7 @@ class _Run:
         self.start = self.logged = (state.step, state.seconds)
         self.saved = state.seconds
         self.records = self.processes.share(read_metrics(self.run) if self.processes.main else [])
-        self.validated = _validated(self.records, state.step) if self.resumed else (-1, None)
+        self.validated = last_validation(self.records, state.step) if self.resumed else (-1, None)
         validates = config.validate_every and self.sets.validation is not None
         self.watch = Watch(config, self.schedule, "validation" if validates else "train")
 
@@ -242,15 +242,18 @@ class _Run:
                 self.statistics.end_part(weight)
                 state.meters.add(evidence, loss, weight)
             self.statistics.end()
+            if isinstance(self.network, FSDPModule):
+                average_single_numbers(state.model, self.processes)
 
             # The one place where the host waits for the device: whether the weights may change must be known before
             # they change, and by all processes alike. It is one transfer of a few floats a step.
-            norm = get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
+            norm = gradient_norm(state.model, self.processes)
             values, norm_value = self._agree(norm)
             verdict = state.guard.judge(values[0], norm_value)
             if verdict.update:
                 if norm_value > verdict.limit:
-                    clip_grads_with_norm_(state.model.parameters(), verdict.limit, norm)
+                    for group in self.optimizer.param_groups:  # one of them may be cut up and the other not
+                        clip_grads_with_norm_(group["params"], verdict.limit, norm)
                 self.optimizer.step()
                 state.average.update(state.model)
             else:
@@ -278,7 +281,7 @@ class _Run:
                 f"{record['where']}; back at step {record['step']}, the learning rate is multiplied by "
                 f"{record['learning_rate_factor']:g} from here on"
             )
-        reported = [record["message"] for record in self.records if record["kind"] == "watch"]
+        reported = [record.get("message") for record in self.records if record["kind"] == "watch"]
         for record in self.records:
             for change in self.watch.see(record):
                 if record["step"] == state.step and change["message"] not in reported:
@@ -315,7 +318,7 @@ class _Run:
 
     def _check_weights(self) -> None:
         """Refuse to keep weights or running statistics that the last update has spoiled: nothing could use them."""
-        name = spoiled(self.state.model.state_dict())
+        name = spoiled(whole(self.state.model.state_dict()))
         if name is not None:
             what = f"the weights after step {self.state.step} are not finite"
             raise NotFiniteError(what, f"first in {name}", self.state.step, self.run)
@@ -375,7 +378,8 @@ class _Run:
             return
         some = images.subset(slice(config.validation_images)) if config.validation_images else images
         batch_size = max(1, config.batch_size // state.parts)
-        record = validate(state.average.model, some, batch_size, config.seed, self.processes)
+        with whole_again(state.average.model):
+            record = validate(state.average.model, some, batch_size, config.seed, self.processes)
         record = {"epoch": self.schedule.epoch(state.step), "seconds": self.now, **record}
         self.log.validation(state.step, **record)
         self.validated = (state.step, record)
@@ -399,9 +403,10 @@ class _Run:
         state = self.state
         self._check_weights()
         state.seconds, self.saved = self.clock(), self.now
+        tensors = state.tensors()
         with self.processes.together():
             if self.processes.main:
-                checkpoint.save(self.run, state, self.config.keep_checkpoints, self._extra())
+                checkpoint.save(self.run, state, tensors, self.config.keep_checkpoints, self._extra())
         self.log.event("checkpoint", state.step, seconds=state.seconds)
         return checkpoint.folder_of(self.run, state.step)
 
@@ -419,11 +424,12 @@ class _Run:
         self._validate()
         if not ended:
             self._save()
+        weights = state.tensors().average
         with self.processes.together():
             if self.processes.main:
                 if ended:  # what was killed while it removed old checkpoints has left some
                     checkpoint.prune(self.run, state.step, self.config.keep_checkpoints)
-                save_model(path, state.average.model, self._extra())
+                save_model(path, state.average.model, self._extra(), weights)
         if ended:
             self.log.say(
                 f"{self.run} has ended with step {state.step}, its budget of {budget} is used up; a larger one would "
@@ -433,11 +439,3 @@ class _Run:
             self.log.say(f"trained {state.step} steps in {duration(self.clock())}; the model is {path}")
         epoch = self.schedule.epoch(state.step)
         return TrainingResult(state.step, epoch, self.clock(), budget, path, self.validated[1])
-
-
-def _validated(records: Sequence[Mapping[str, Any]], step: int) -> tuple[int, dict[str, Any] | None]:
-    """The validation that a run has recorded at its present step, in the form of :attr:`_Run.validated`."""
-    for record in reversed(records):
-        if record["step"] == step and record.get("kind") == "validation":
-            return step, {key: value for key, value in record.items() if key not in ("kind", "step")}
-    return -1, None

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from davi.model import Model
 from davi.training.config import TrainingConfig
+from davi.training.sharded import local
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -86,6 +87,6 @@ class Average:
         self, averaged: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: object
     ) -> None:
         if averaged[0].is_floating_point():
-            torch._foreach_lerp_(list(averaged), list(current), 1.0 - self.decay_at(self.updates))
+            torch._foreach_lerp_(local(averaged), local(current), 1.0 - self.decay_at(self.updates))
         else:
             torch._foreach_copy_(list(averaged), list(current))

@@ -45,13 +45,14 @@ class Processes:
     Whatever is called here has to be called by all of them. A single process never waits for anything.
 
     Raises:
-        UserError: if the launcher asks for more than copies of the model that average their gradients.
+        UserError: if the launcher asks for more than processes: how they share the model is the recipe's to say.
     """
 
     def __init__(self) -> None:
         for name in _SHARDED:
             if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
-                raise UserError(f"training: got {name} from the launcher, expected data-parallel processes (DDP)")
+                more = "; --training.shard true shares the weights" if name == "FSDP" else ""
+                raise UserError(f"training: got {name} from the launcher, expected data-parallel processes (DDP){more}")
         # Unless it is told to use the CPU, Accelerate takes each process on a machine without accelerator for alone.
         asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
         self.on_cpu = asked or ("LOCAL_RANK" in os.environ and not torch.accelerator.is_available())

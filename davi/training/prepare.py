@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from davi.config import load_yaml
 from davi.data import DataSets
@@ -40,6 +43,18 @@ def prepare_blocks(model: Model, config: TrainingConfig) -> None:
             block.recompute = True  # type: ignore[assignment]  # a plain switch, not a submodule
         if config.compile:
             block.compile(backend=config.compile_backend)
+
+
+def replicated(accelerator: Accelerator, state: State) -> tuple[nn.Module, Any]:
+    """The model as every process calls it, whose gradients are averaged, and the optimiser.
+
+    DDP's way with buffers, to overwrite them by the main process's before each forward pass, would make the running
+    statistics depend on the number of processes. :class:`davi.training.parallel.RunningStatistics` averages them.
+    """
+    network, optimizer = accelerator.prepare(state.model, state.optimizer)
+    if isinstance(network, DistributedDataParallel):
+        network.broadcast_buffers = False
+    return network, optimizer
 
 
 @contextmanager

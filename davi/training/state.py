@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -17,6 +17,8 @@ from davi.model import Model
 from davi.training.config import TrainingConfig
 from davi.training.guard import Guard
 from davi.training.optimizer import Average, make_optimizer
+from davi.training.parallel import Processes
+from davi.training.sharded import shard, share, shares, whole
 
 
 class Feed:
@@ -82,6 +84,20 @@ class Meters:
         return means
 
 
+class Tensors(NamedTuple):
+    """The tensors of a :class:`State` that can be large, as one process would hold them.
+
+    Arguments:
+        model: weights and buffers.
+        average: those of the averaged model.
+        optimizer: its moments.
+    """
+
+    model: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+
+
 @dataclass
 class State:
     """A run at one instant, between two steps.
@@ -115,10 +131,19 @@ class State:
     rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def fresh(cls, model: Model, sets: DataSets, config: TrainingConfig, device: torch.device) -> State:
-        """The state before the first step. The model's initial weights are the caller's."""
-        optimizer, average = make_optimizer(model, config), Average(model, config.ema_decay)
-        state = cls(model, optimizer, average, Feed(sets, config, device), Guard(config))
+    def fresh(
+        cls,
+        model: Model,
+        sets: DataSets,
+        config: TrainingConfig,
+        device: torch.device,
+        sharers: Processes | None = None,
+    ) -> State:
+        """The state before the first step. The model's initial weights are the caller's; ``sharers`` cut them up."""
+        average = Average(model, config.ema_decay)
+        if sharers is not None:
+            shard(model, average.model, sharers)
+        state = cls(model, make_optimizer(model, config), average, Feed(sets, config, device), Guard(config))
         state.accumulate = state.parts = config.accumulate
         return state
 
@@ -168,6 +193,16 @@ class State:
         """Undo :meth:`others`."""
         self.feed.generator.set_state(tensors["random/feed"])
 
+    def tensors(self) -> Tensors:
+        """The large tensors. All processes have to call it."""
+        return Tensors(whole(self.model.state_dict()), whole(self.average.model.state_dict()), whole(self.moments()))
+
+    def load_tensors(self, tensors: Tensors) -> None:
+        """Undo :meth:`tensors`. No process waits for another."""
+        for model, own in ((self.model, tensors.model), (self.average.model, tensors.average)):
+            model.load_state_dict(shares(own, model.state_dict()))
+        self.load_moments(tensors.optimizer)
+
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's tensors, named ``parameter number/name``; numbers as tensors without dimensions."""
         state = self.optimizer.state_dict()["state"]
@@ -182,6 +217,6 @@ class State:
             parameter = parameters[int(number)]
             if tensor.shape == parameter.shape and tensor.ndim:
                 # In the memory layout of the parameter, without which the fast fused updates are not possible.
-                tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+                tensor = torch.empty_like(parameter, requires_grad=False).copy_(share(tensor, parameter))
             state.setdefault(int(number), {})[key] = tensor
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})

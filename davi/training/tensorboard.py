@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from davi.errors import UserError
+from davi.files import writing
 
 FOLDER = "tensorboard"
 
@@ -28,7 +30,7 @@ def check_installed() -> None:
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             "training.tensorboard: got true without the package tensorboard, expected it to be installed "
-            "(pip install 'davi[tensorboard]')"
+            "(in DAVI's folder: pip install -e '.[tensorboard]')"
         )
 
 
@@ -46,19 +48,32 @@ class Board:
     def __init__(self, run: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # TensorBoard and its protocol take a while to import
 
-        self._writer = SummaryWriter(str(run / FOLDER), purge_step=step + 1)
+        self._path = str(run / FOLDER)
+        with writing(self._path):
+            self._writer = SummaryWriter(self._path, purge_step=step + 1)
+        self._hook, threading.excepthook = threading.excepthook, self._failed
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Take in one record, as :meth:`davi.runs.Metrics.write` does."""
-        if kind in ("train", "validation"):
-            for name, value in scalars(values).items():
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
-        else:
-            self._writer.add_text(f"events/{kind}", f"`{json.dumps(values)}`", step)
-        self._writer.flush()
+        with writing(self._path):
+            if kind in ("train", "validation"):
+                for name, value in scalars(values).items():
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+            else:
+                self._writer.add_text(f"events/{kind}", f"`{json.dumps(values)}`", step)
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            with writing(self._path):
+                self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _failed(self, failure: threading.ExceptHookArgs) -> None:
+        """What the thread that writes cannot write is raised by :meth:`write`; a traceback of it would be one more."""
+        if not isinstance(failure.exc_value, OSError):
+            self._hook(failure)
 
 
 def scalars(values: Mapping[str, Any]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,3 +48,11 @@ def validate(
     columns = zip(*(batches[number] for number in sorted(batches)), strict=True)
     means = {name: sum(column) / len(images) for name, column in zip(gathered[0][0], columns, strict=True)}
     return {**summary(means, model.dims), "images": len(images)}
+
+
+def last_validation(records: Sequence[Mapping[str, Any]], step: int) -> tuple[int, dict[str, Any] | None]:
+    """The validation that a run has recorded at its present step: that step and the numbers, or -1 and None."""
+    for record in reversed(records):
+        if record["step"] == step and record["kind"] == "validation":
+            return step, {key: value for key, value in record.items() if key not in ("kind", "step")}
+    return -1, None

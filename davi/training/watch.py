@@ -50,7 +50,7 @@ class Watch:
         Returns:
             What has changed: ``what`` (``collapse`` or ``plateau``), ``active``, ``layers`` and a ``message``.
         """
-        if record.get("kind") != self.kind or record["nats"] is None:
+        if record.get("kind") != self.kind or not _whole(record):
             return []
         return [*self._collapse(record), *self._plateau(record)]
 
@@ -58,7 +58,7 @@ class Watch:
         least = self.config.collapse_nats
         if self.schedule.kl_weight(record["step"], record["seconds"]) < 1.0:
             return []
-        terms = {name: -term for name, term in record["terms"].items() if name.startswith("kl/") and term is not None}
+        terms = {name: -term for name, term in record["terms"].items() if name.startswith("kl/") and _number(term)}
         layers = [name for name, kl in terms.items() if kl < least]
         if layers == self.collapsed:
             return []
@@ -89,3 +89,12 @@ class Watch:
         else:
             message = f"plateau is over: the {bound} is {best:.2f} nats (step {step})"
         return [{"what": "plateau", "active": flat, "layers": [], "message": message}]
+
+
+def _whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record holds what is looked at: nats that were not finite are null, and a file can be damaged."""
+    return _number(record.get("nats")) and _number(record.get("seconds")) and isinstance(record.get("terms"), dict)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
