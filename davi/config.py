@@ -218,8 +218,10 @@ class _Reader:
 
         def likeness(candidate: str) -> float:
             # The last part decides, since a right name in the wrong section is a common mistake; the rest breaks ties.
-            last = difflib.SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
-            return last + 0.2 * difflib.SequenceMatcher(None, key, candidate).ratio()
+            given, last = key.rpartition(".")[2], candidate.rpartition(".")[2]
+            # The beginning of a name is nearly the name.
+            same = 0.9 if last.startswith(given) else difflib.SequenceMatcher(None, given, last).ratio()
+            return same + 0.2 * difflib.SequenceMatcher(None, key, candidate).ratio()
 
         nearest = max(self.keys, key=likeness, default=None)
         hint = f"; did you mean {nearest}?" if nearest is not None else ""

@@ -240,3 +240,8 @@ def test_recipe_files_are_readable_pages() -> None:
         text = recipes.find(name).read_text(encoding="utf-8")
         assert max(map(len, text.splitlines())) <= 130
         assert list(load_yaml(recipes.find(name))) == ["description", "model", "data", "training"]
+
+
+def test_the_beginning_of_a_name_is_nearly_the_name() -> None:
+    with pytest.raises(UserError, match=r"unknown key training\.clip; did you mean training\.clip_norm\?$"):
+        recipes.load("attentive_digits", ["training.clip=1"])

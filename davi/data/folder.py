@@ -374,7 +374,8 @@ def _source(
     }
     notes = [f"{used + skipped} images found in {folder}"]
     if skipped:
-        notes.append(f"{skipped} unreadable image{'s' * (skipped != 1)} left out: {'; '.join(index['unreadable']['first'])}")
+        first = "; ".join(index["unreadable"]["first"])
+        notes.append(f"{skipped} unreadable image{'s' * (skipped != 1)} left out: {first}")
     order = "by relative path" + (", patches row by row" if options.fit and options.fit.how == "patches" else "")
     return Source(
         images["train"], images["test"], split, images.get("validation"), order, details=details, notes=tuple(notes)

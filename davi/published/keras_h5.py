@@ -74,7 +74,7 @@ def read(path: Path | str) -> list[Group]:
     """
     path = Path(path)
     if h5py is None:
-        raise UserError(f"{path}: Keras files need h5py, which is not installed; in DAVI's folder: pip install -e '.[import]'")
+        raise UserError(f"{path}: Keras files need h5py; in DAVI's folder: pip install -e '.[import]'")
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
