@@ -195,5 +195,5 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"hub:mnist: needs the package datasets: pip install 'davi\[hub\]'"):
+    with pytest.raises(UserError, match=r"hub:mnist: needs the package datasets; .*pip install -e '\.\[hub\]'$"):
         read_hub("hub:mnist", tmp_path)

@@ -82,6 +82,6 @@ def test_without_it_nothing_is_written(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"^training.tensorboard: got true .* \(pip install 'davi\[tensorboard\]'\)$"):
+    with pytest.raises(UserError, match=r"^training.tensorboard: got true .* pip install -e '\.\[tensorboard\]'\)$"):
         go(tmp_path / "run")
     assert not (tmp_path / "run").exists()
