@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 
 from davi.data import Images
 from davi.data.protocol import digest
-from davi.distributions import Normal
+from davi.distributions import Normal, Posterior
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model import Hierarchy, LatentModel, Model
@@ -404,9 +404,9 @@ def _posterior_means(model: LatentModel, x: Tensor, generator: Generator) -> lis
         return model.latents(x)
     means: list[Tensor] = []
 
-    def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
         assert posterior is not None
-        means.append(posterior.mean)
+        means.extend([] if prior is None else [posterior.mean])
         return posterior.sample(generator)
 
     model.top_down(choose, model.encode(x))

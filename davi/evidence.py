@@ -48,8 +48,12 @@ class Evidence:
         terms: name -> ``[B]``, nats. They sum to :attr:`log_px`: ``"reconstruction"``, ``"kl/03"`` (minus the KL
             divergence of latent layer 3), ``"log_det"``, ...
         kind: whether the sum is exact, a lower bound, or an estimate.
-        weigh: computes :attr:`log_weight` when somebody asks; training with an analytic KL never does.
+        weigh: computes :attr:`log_weight` when somebody asks; training with an analytic KL never does. With
+            ``frozen=True`` no gradient flows through the parameters of the posterior's density (but through the draws).
         penalties: scalars that are *not* part of the claim. Only objectives may use them.
+        kl_maps: the KL divergence of every latent variable, ``[B, ...]``, nats, under the name of its layer's term; the
+            term is minus its sum. Only objectives may use them.
+        draws: the latents behind the terms, one tensor per layer. Only objectives may use them.
 
     Example:
         >>> import torch
@@ -60,8 +64,10 @@ class Evidence:
 
     terms: Mapping[str, Tensor]
     kind: Kind
-    weigh: Callable[[], Tensor] | None = None
+    weigh: Callable[..., Tensor] | None = None
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
+    kl_maps: Mapping[str, Tensor] = field(default_factory=dict)
+    draws: tuple[Tensor, ...] = ()
 
     @cached_property
     def log_px(self) -> Tensor:

@@ -16,11 +16,19 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Generator, Tensor, nn
 
-from davi.distributions import Distribution, Normal
+from davi.distributions import Distribution, Drawn, Normal, Posterior
+from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 
-Choose = Callable[[int, Normal, Normal | None], Tensor]
-"""Answers the walk's question: ``choose(layer, prior, posterior) -> z``. ``posterior`` is None without a context."""
+Choose = Callable[[int, Normal | None, Posterior | None], Tensor]
+"""Answers the walk's question: ``choose(layer, prior, posterior) -> z``.
+
+``posterior`` is None without a context. ``prior`` is None when the question comes too early for it: a model that draws
+latents on its way up as well asks for them while it climbs, and once more in their place, with the prior and with a
+posterior that is :class:`~davi.distributions.Drawn` (:func:`ask_early`). Only the second question is a layer's turn."""
+
+Temperature = float | Sequence[float]
+"""One factor on the standard deviations of all priors, or one for each layer."""
 
 _BARE_TYPES = (torch.uint16, torch.uint32, torch.uint64)
 """Types that torch can hold and convert, but hardly compute with."""
@@ -76,7 +84,7 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None) -> Tensor:
         """Draw ``n`` images, integers ``[n, C, H, W]``."""
 
     def blocks(self) -> Iterable[nn.Module]:
@@ -130,8 +138,40 @@ class Step:
     """What happened at one layer of a walk."""
 
     prior: Normal
-    posterior: Normal
+    posterior: Posterior
     z: Tensor
+
+    def kl_map(self) -> Tensor:
+        """KL divergence of the posterior from the prior, of every latent variable, ``[B, ...]``, nats."""
+        return self.posterior.divergence_map(self.prior, self.z)
+
+    def kl(self) -> Tensor:
+        """The same, summed over the layer, ``[B]``."""
+        return self.kl_map().flatten(1).sum(1)
+
+
+class DataInitialised(ABC):
+    """A model some of whose initial weights follow from training images. Training calls :meth:`initialise` once, before
+    the first step of a new run; a resumed run has its weights already."""
+
+    images_wanted: int = 256
+    """How many images are enough (of fewer, all are given); 0 if the model needs none with its options."""
+
+    @abstractmethod
+    def initialise(self, images: Tensor) -> None:
+        """Set those weights, in place.
+
+        Called on the model's device, in training mode and without gradients; torch's default generator is seeded, so
+        that draws made here can be repeated. Running statistics and the like are the model's own care.
+
+        Arguments:
+            images: training images as the model sees them, drawn at random, integers ``[N, C, H, W]``.
+        """
+
+
+def ask_early(choose: Choose, layer: int, posterior: Posterior) -> Drawn:
+    """Draw a latent before its prior is known; offer the result as its posterior when its turn comes."""
+    return Drawn(posterior, choose(layer, None, posterior))
 
 
 class Hierarchy(LatentModel, ABC):
@@ -151,17 +191,22 @@ class Hierarchy(LatentModel, ABC):
         """Walk from the top latent to the image, asking ``choose(layer, prior, posterior)`` for each latent.
 
         Arguments:
-            choose: called once per layer, in order. ``posterior`` is None when ``context`` is None. The top prior is
-                the same for all images and has batch size 1; the batch size of the walk is that of the latents chosen.
+            choose: called once per layer, in order, and before that for latents that are drawn on the way up.
+                ``posterior`` is None when ``context`` is None. The top prior is the same for all images and has batch
+                size 1; the batch size of the walk is that of the latents chosen.
             context: the result of :meth:`encode`, or None for the generative model alone.
 
         Returns:
             p(x | z).
         """
 
+    def penalties(self) -> dict[str, Tensor]:
+        """Scalars that the model's paper adds to the objective in training; they are no part of any claim."""
+        return {}
+
     @final
     def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
-        r"""The evidence lower bound with one draw of the latents and analytic KL divergences.
+        r"""The evidence lower bound with one draw of the latents and KL divergences in closed form where there is one.
 
         .. math:: \log p(x) \ge E_q[\log p(x \mid z)] - \sum_i E_q[KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))]
         """
@@ -172,57 +217,86 @@ class Hierarchy(LatentModel, ABC):
         """:meth:`evidence` for images that are already encoded: many draws need the bottom-up pass only once."""
         steps: list[Step] = []
 
-        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
             assert posterior is not None
             z = posterior.sample(generator)
-            steps.append(Step(prior, posterior, z))
+            if prior is not None:
+                steps.append(Step(prior, posterior, z))
             return z
 
         reconstruction = self.top_down(choose, context).log_prob(x)  # [B]
         terms = {"reconstruction": reconstruction}
+        maps = {}
         for layer, step in enumerate(steps):
-            terms[f"kl/{layer:02d}"] = -step.posterior.kl(step.prior)
+            name = f"kl/{layer:02d}"
+            maps[name] = step.kl_map()
+            terms[name] = -maps[name].flatten(1).sum(1)
 
-        def weigh() -> Tensor:
+        def weigh(frozen: bool = False) -> Tensor:
             total = reconstruction
             for step in steps:
-                total = total + step.prior.log_prob(step.z) - step.posterior.log_prob(step.z)
+                posterior = step.posterior
+                if frozen:
+                    if not isinstance(posterior, Normal):
+                        raise UserError(
+                            f"doubly reparametrised gradient: {self.name} has a posterior of type "
+                            f"{type(posterior).__name__}, expected Normal posteriors only"
+                        )
+                    posterior = posterior.detach()
+                total = total + step.prior.log_prob(step.z) - posterior.log_prob(step.z)
             return total
 
-        return Evidence(terms, Kind.LOWER_BOUND, weigh)
+        penalties = self.penalties() if self.training else {}
+        return Evidence(terms, Kind.LOWER_BOUND, weigh, penalties, maps, tuple(step.z for step in steps))
 
     @final
     @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None) -> Tensor:
         """Draw images from the model.
 
         Arguments:
             n: how many.
-            temperature: multiplies the standard deviation of every prior; the pixels are drawn from p(x | z) unchanged.
+            temperature: multiplies the standard deviations of the priors, one number for all layers or one for each,
+                the top first; the pixels are drawn from p(x | z) unchanged.
             generator: source of randomness.
 
         Raises:
-            ValueError: if ``n`` is not positive or the temperature is negative or not finite.
+            ValueError: if ``n`` is not positive, a temperature is negative or not finite, or their number is neither 1
+                nor that of the layers.
         """
         if n < 1:
             raise ValueError(f"n: got {n}, expected at least 1 image")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature: got {temperature}, expected a finite number >= 0")
+        factors = self._temperatures(temperature)
 
-        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
-            return prior.expand(n).sample(generator, temperature)
+        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+            assert prior is not None
+            return prior.expand(n).sample(generator, factors[layer])
 
         return self.top_down(choose).sample(generator)
+
+    def _temperatures(self, temperature: Temperature) -> list[float]:
+        """One factor per layer."""
+        factors = list(temperature) if isinstance(temperature, Sequence) else [temperature] * self.num_layers
+        if len(factors) != self.num_layers:
+            raise ValueError(
+                f"temperature: got {len(factors)} numbers, expected one for each of {self.num_layers} layers"
+            )
+        for factor in factors:
+            if not 0 <= factor < math.inf:
+                raise ValueError(f"temperature: got {factor}, expected a finite number >= 0")
+        return factors
 
     @final
     @torch.no_grad()
     def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:
         found: list[Tensor] = []
 
-        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
             assert posterior is not None
-            found.append(posterior.sample(generator) if sample else posterior.mean)
-            return found[-1]
+            z = posterior.sample(generator) if sample else posterior.mean
+            if prior is not None:
+                found.append(z)
+            return z
 
         self.top_down(choose, self.encode(x))
         return found
@@ -232,7 +306,8 @@ class Hierarchy(LatentModel, ABC):
         if len(latents) != self.num_layers:
             raise ValueError(f"latents: got {len(latents)} tensors, expected one for each of {self.num_layers} layers")
 
-        def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+            assert prior is not None
             z, shape = latents[layer], tuple(prior.shape[1:])
             if tuple(z.shape[1:]) != shape:
                 expected = ", ".join(map(str, shape))

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from davi.distributions import Normal
+from davi.models.ladder_vae import merged
+from davi.models.very_deep_vae import Rows, VeryDeepVAEConfig
 
 STATIC = Path(__file__).parent / "_static"
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
@@ -93,7 +99,229 @@ def who_reads_whom(layers: int = 6) -> Figure:
     return figure
 
 
-FIGURES = {"importance": importance, "who_reads_whom": who_reads_whom}
+def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    box = mpl.patches.FancyBboxPatch((x - 0.72, y - 0.22), 1.44, 0.44, "round,pad=0.02", color=colour, alpha=0.25, lw=0)
+    axes.add_patch(box)
+    axes.text(x, y, text, ha="center", va="center")
+
+
+def _draw_layer(axes: Axes) -> None:
+    """One layer of the way down: from the map x at its resolution to the map that it leaves."""
+    blue, orange, green = COLOURS
+    for x, y, text, colour in (
+        (0.0, 4.4, "x", "#999999"),
+        (2.0, 4.4, "encoder's a", "#999999"),
+        (0.0, 3.3, "prior f", blue),
+        (2.0, 3.3, "posterior f", orange),
+        (1.0, 2.2, "z", green),
+        (-1.0, 1.1, "x + d + P z", "#999999"),
+        (-1.0, 0.0, "x + f(x)", "#999999"),
+    ):
+        _box(axes, x, y, text, colour)
+    arrows = [((0.0, 4.4), (0.0, 3.3)), ((0.0, 4.4), (2.0, 3.3)), ((2.0, 4.4), (2.0, 3.3)), ((0.0, 3.3), (1.0, 2.2))]
+    arrows += [((2.0, 3.3), (1.0, 2.2)), ((1.0, 2.2), (-1.0, 1.1)), ((-1.0, 1.1), (-1.0, 0.0))]
+    for (x0, y0), (x1, y1) in arrows:
+        axes.annotate("", (x1, y1 + 0.27), (x0, y0 - 0.27), arrowprops={"arrowstyle": "->", "color": "#333333"})
+    for x0, y0, bend in ((-0.78, 4.4, 0.25), (0.0, 3.03, 0.1)):
+        style = {"arrowstyle": "->", "color": "#333333", "connectionstyle": f"arc3,rad={bend}"}
+        axes.annotate("", (-1.1 if bend > 0.2 else -0.8, 1.37), (x0, y0), arrowprops=style)
+    axes.text(-0.52, 2.5, "d", ha="center")
+    axes.set(xlim=(-1.9, 2.9), ylim=(-0.4, 4.8), title="one layer")
+    axes.set_axis_off()
+
+
+def very_deep_vae() -> Figure:
+    """A layer of the Very Deep VAE, and where its CIFAR-10 model has its blocks and its latent variables."""
+    config = VeryDeepVAEConfig()
+    rows = Rows(config)
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
+    _draw_layer(left)
+    places = np.arange(len(rows.reached))
+    for shift, row, label, colour in (
+        (-0.2, rows.encoder, "encoder", "#999999"),
+        (0.2, rows.decoder, "decoder", COLOURS[2]),
+    ):
+        counts = [sum(entry.resolution == resolution for entry in row) for resolution in rows.reached]
+        right.barh(places + shift, counts, 0.38, color=colour, label=f"{label}: {len(row)} blocks")
+    for place, resolution in zip(places, rows.reached, strict=True):
+        layers = sum(entry.resolution == resolution for entry in rows.decoder)
+        variables = layers * config.latent_channels * resolution**2
+        right.text(layers + 0.4, place + 0.2, f"{variables:,} latents", va="center", fontsize=8.5)
+    right.set_yticks(places, [f"{resolution} x {resolution}" for resolution in rows.reached])
+    right.invert_yaxis()
+    right.set(xlim=(0, 33), xlabel="blocks", title="CIFAR-10 model")
+    right.legend(frameon=False, loc="lower right")
+    right.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _back(z: NDArray[np.float64], moved: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Inverse of a step of a flow in the plane, which moves one coordinate of ``z``, ``[2, ...]``, by functions of the
+    other; and the logarithm of its gate."""
+    other = z[1 - moved]
+    log_gate = -np.log1p(np.exp(-1.0 - 0.1 * other**2))
+    gate = np.exp(log_gate)
+    shift = 3.0 * other**2 - 4.0 if moved else 5.0 * np.tanh(other)
+    before = z.copy()
+    before[moved] = (z[moved] - (1.0 - gate) * shift) / gate
+    return before, log_gate
+
+
+def iaf() -> Figure:
+    """The density of a Normal posterior, and after one and two steps of a flow."""
+    figure = Figure(figsize=(7.2, 2.7), layout="constrained")
+    edge = 3.6
+    plane = np.stack(np.meshgrid(*[np.linspace(-edge, edge, 121)] * 2))
+    titles = ("Normal", "after a step", "after one in reverse order")
+    for axes, steps, title in zip(figure.subplots(1, 3), ((), (1,), (0, 1)), titles, strict=True):
+        z, log_density = plane, np.zeros(plane.shape[1:])
+        for moved in steps:  # the last step first
+            z, log_gate = _back(z, moved)
+            log_density -= log_gate
+        density = np.exp(log_density - 0.5 * (z**2).sum(0)) / (2.0 * np.pi)
+        axes.contour(*plane, density, levels=(0.01, 0.03, 0.09, 0.15), colors=COLOURS[0], linewidths=1.0)
+        axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", title=title, xlabel="$z_1$", ylabel="$z_2$")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def biva() -> Figure:
+    """Who depends on whom in BIVA with three layers."""
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    place = {"z3": (1.0, 3.0), "u2": (0.0, 2.0), "d2": (2.0, 2.0), "u1": (0.0, 1.0), "d1": (2.0, 1.0), "x": (1.0, 0.0)}
+    names = {"z3": "$z_3$", "u2": "$z_2^{BU}$", "d2": "$z_2^{TD}$", "u1": "$z_1^{BU}$", "d1": "$z_1^{TD}$", "x": "x"}
+    above = [("z3", name) for name in ("u2", "d2", "u1", "d1", "x")]
+    above += [(name, below) for name in ("u2", "d2") for below in ("u1", "d1", "x")] + [("u1", "x"), ("d1", "x")]
+    climbed = [("x", name) for name in ("u1", "u2", "z3", "d1", "d2")] + [("u1", "u2"), ("u1", "z3"), ("u2", "z3")]
+    descended = [(name, "d2") for name in ("z3", "u1", "u2")] + [(name, "d1") for name in ("z3", "u1", "u2", "d2")]
+    none: set[tuple[str, str]] = set()
+    sides = (("generative: p(x, z)", above, none), ("inference: q(z | x)", climbed + descended, set(descended)))
+    for axes, (title, arrows, late) in zip(figure.subplots(1, 2), sides, strict=True):
+        for start, end in arrows:
+            colour = COLOURS[1] if (start, end) in late else COLOURS[0]
+            bend = "arc3,rad=0.12" if place[start][0] == place[end][0] else "arc3,rad=0"
+            style = {"arrowstyle": "->", "color": colour, "connectionstyle": bend, "shrinkA": 13, "shrinkB": 13}
+            axes.annotate("", place[end], place[start], arrowprops=style)
+        for name, (x, y) in place.items():
+            axes.add_patch(mpl.patches.Circle((x, y), 0.24, facecolor="white", edgecolor="#333333"))
+            axes.text(x, y, names[name], ha="center", va="center")
+        axes.set(xlim=(-0.5, 2.5), ylim=(-0.4, 3.4), aspect="equal", title=title)
+        axes.set_axis_off()
+    return figure
+
+
+def _draw_group(axes: Axes) -> None:
+    """One group of NVAE's way down."""
+    blue, orange, green = COLOURS
+    for x, y, text, colour in (
+        (0.0, 4.4, "cells(s)", "#999999"),
+        (2.0, 4.4, "encoder's h", "#999999"),
+        (0.0, 3.3, "prior", blue),
+        (2.0, 3.3, "posterior", orange),
+        (1.0, 2.2, "z", green),
+        (0.0, 1.1, "conv [s | z]", "#999999"),
+    ):
+        _box(axes, x, y, text, colour)
+    arrows = [((0.0, 4.4), (0.0, 3.3)), ((0.0, 4.4), (2.0, 3.3)), ((2.0, 4.4), (2.0, 3.3)), ((0.0, 3.3), (1.0, 2.2))]
+    arrows += [((2.0, 3.3), (1.0, 2.2)), ((1.0, 2.2), (0.0, 1.1))]
+    for (x0, y0), (x1, y1) in arrows:
+        axes.annotate("", (x1, y1 + 0.27), (x0, y0 - 0.27), arrowprops={"arrowstyle": "->", "color": "#333333"})
+    around = {"arrowstyle": "->", "color": "#333333", "connectionstyle": "arc3,rad=0.35"}
+    axes.annotate("", (-0.5, 1.37), (-0.74, 4.3), arrowprops=around)
+    across = {"arrowstyle": "->", "color": "#333333"}
+    axes.annotate("", (1.24, 3.3), (0.76, 3.3), arrowprops=across)
+    axes.set(xlim=(-1.8, 2.9), ylim=(0.7, 4.8), title="one group")
+    axes.set_axis_off()
+
+
+def nvae() -> Figure:
+    """A group of NVAE, and where its CelebA 64 model has its latent variables."""
+    groups, channels, finest = (5, 10, 20), 20, 32
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
+    _draw_group(left)
+    grids = [finest >> scale for scale in reversed(range(len(groups)))]
+    right.barh(range(len(groups)), groups, 0.5, color=COLOURS[2])
+    for place, (count, grid) in enumerate(zip(groups, grids, strict=True)):
+        right.text(count + 0.5, place, f"{count * channels * grid**2:,} latents", va="center", fontsize=8.5)
+    right.set_yticks(range(len(groups)), [f"{grid} x {grid}" for grid in grids])
+    right.invert_yaxis()
+    right.set(xlim=(0, 34), xlabel="groups", title="CelebA 64 model")
+    right.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def encoder_gradients(k: int, n: int, doubly: bool, seed: int = 0) -> NDArray[np.float64]:
+    """Estimates of dL_k / dm for q = N(m, s^2), p(z) = N(0, 1), p(x | z) = N(z, 1), ``[n]``.
+
+    log q of a draw m + s e does not depend on m, so the plain gradient of log w is that of log p(x, z). With the
+    parameters of q frozen log q contributes as well, and the weights enter squared.
+    """
+    x, m, s = 1.5, 0.4, 0.9
+    noise = np.random.default_rng(seed).standard_normal((n, k))
+    z = m + s * noise
+    log_w = -0.5 * (z**2 + (x - z) ** 2 - noise**2)
+    shares = np.exp(log_w - log_w.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    slope = x - 2.0 * z
+    return (shares**2 * (slope + noise / s) if doubly else shares * slope).sum(1)
+
+
+def gradient_signal() -> Figure:
+    """Signal-to-noise ratio of the encoder's gradient against the number of draws."""
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.subplots()
+    counts = 2 ** np.arange(0, 11)
+    for doubly, label, colour in ((False, "reparametrised", COLOURS[1]), (True, "doubly reparametrised", COLOURS[0])):
+        found = [encoder_gradients(int(k), 2**21 // int(k), doubly) for k in counts]
+        axes.plot(counts, [abs(g.mean()) / g.std() for g in found], "o-", color=colour, markersize=4.5, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(counts[::2], [f"{k:,}" for k in counts[::2]])
+    axes.set_xlabel("draws k")
+    axes.set_ylabel("|mean| / standard deviation")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def ladder() -> Figure:
+    """A merge of measurement and prior, and what it costs for measurements of any precision."""
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    prior, measured = Normal(torch.zeros(1), torch.ones(1)), Normal(torch.full((1,), 1.8), torch.full((1,), 0.7))
+    z = torch.linspace(-3.0, 4.0, 300)
+    for q, label, colour in (
+        (prior, "prior", COLOURS[0]),
+        (measured, "measurement", COLOURS[1]),
+        (merged(measured, prior), "posterior", COLOURS[2]),
+    ):
+        left.plot(z, q.log_prob_map(z).exp(), color=colour, label=label)
+    left.set(xlabel="z", ylabel="density")
+    left.legend(frameon=False)
+    scales = torch.logspace(-2.0, 2.0, 200)
+    q = merged(Normal(torch.full_like(scales, 1.8), scales), prior)
+    right.plot(scales, q.kl_map(prior), color="#333333", label="KL(q || p), nats")
+    right.plot(scales, q.mean, color=COLOURS[2], label="mean of q")
+    right.plot(scales, q.scale, color=COLOURS[2], linestyle="--", label="standard deviation of q")
+    right.set(xscale="log", xlabel="standard deviation of the measurement")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+FIGURES = {
+    "nvae": nvae,
+    "importance": importance,
+    "who_reads_whom": who_reads_whom,
+    "gradient_signal": gradient_signal,
+    "ladder": ladder,
+    "very_deep_vae": very_deep_vae,
+    "iaf": iaf,
+    "biva": biva,
+}
 
 
 def main(folder: Path = STATIC) -> None:

@@ -53,7 +53,7 @@ CONFIG = TrainingConfig(
 """Everything that a checkpoint must carry is in play; the guard is so strict that it skips some steps."""
 
 TARGETS: dict[str, tuple[Any, str]] = {
-    "part": (loop, "negative_elbo"),  # between the parts of a batch
+    "part": (loop, "objective"),  # between the parts of a batch
     "verdict": (Guard, "judge"),  # after the backward pass
     "average": (Average, "update"),  # after the weights moved, before the average did
     "validate": (loop, "validate"),

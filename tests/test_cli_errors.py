@@ -123,7 +123,7 @@ ERRORS: list[tuple[str, str]] = [
     ("reconstruct {tmp}/spoiled", "run: the model computes no finite pixels for digits/test"),
     ("reconstruct {run} --n 3.5", "--n: got '3.5', expected a whole number from 1"),
     ("import", "the following arguments are required: FORM, FILE, --run"),
-    ("import nvae {tmp}/a.h5 --run {tmp}/new", "got 'nvae', expected one of attentive"),
+    ("import biva {tmp}/a.h5 --run {tmp}/new", "got 'biva', expected one of attentive"),
     ("import attentive {tmp}/absent.h5 --run {tmp}/new", "absent.h5: "),
     ("import attentive {tmp}/broken.yaml --run {tmp}/new", "broken.yaml: "),
 ]

@@ -22,7 +22,7 @@ from davi.evidence import Evidence
 from davi.inspection import Inspection, inspect
 from davi.inspection.bits import spread
 from davi.inspection.inspecting import pick
-from davi.inspection.walks import depths_of, kl_map
+from davi.inspection.walks import depths_of
 from davi.layers import Padding
 from davi.model import Choose
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
@@ -345,23 +345,6 @@ def test_latent_grids_that_do_not_divide_the_image_keep_their_sums() -> None:
     found = spread(maps, Padding(7, 5, 0, 0, 0, 0))
     assert found.shape == (3, 7, 5)
     torch.testing.assert_close(found.sum((1, 2)), maps.sum((1, 2)), rtol=ROUNDING, atol=0.0)
-
-
-def test_divergence_without_a_closed_form_is_that_of_the_draw() -> None:
-    class Odd(Distribution):
-        def log_prob_map(self, x: Tensor) -> Tensor:
-            return -x.abs() - np.log(2.0)  # Laplace
-
-        def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-            raise AssertionError("the draw was made already")
-
-        mode = sample
-
-    z = torch.tensor([[0.5, -2.0]], dtype=torch.float64)
-    prior = Normal(torch.zeros(1, 2).double(), torch.ones(1, 2).double())
-    expected = -z.abs() - np.log(2.0) + 0.5 * z.square() + 0.5 * np.log(2.0 * np.pi)
-    torch.testing.assert_close(kl_map(Odd(), prior, z), expected, rtol=1e-12, atol=0.0)
-    assert torch.equal(kl_map(prior, prior, z), torch.zeros_like(z))
 
 
 # --- the whole

@@ -36,7 +36,11 @@ def draw_pictures(folder: Path) -> None:
 def test_ten_kill_points_with_streamed_images(tmp_path: Path) -> None:
     draw_pictures(tmp_path / "images")
     script = Path(__file__).with_name("killed_runs.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{script.parent}{os.pathsep}{script.parents[1]}",
+    }
     command = [sys.executable, str(script), str(tmp_path), *POINTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

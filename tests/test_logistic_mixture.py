@@ -335,7 +335,8 @@ def test_mode_and_temperature() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     zeros = torch.zeros(1, 1, 2, 1, 1)
-    with pytest.raises(ValueError, match=r"^form: got 'mse', expected one of exact, openai, nvae, attentive$"):
+    known = "exact, openai, openai_5bit, nvae, attentive"
+    with pytest.raises(ValueError, match=rf"^form: got 'mse', expected one of {known}$"):
         DiscretizedLogisticMixture(zeros, zeros, zeros, 256, form="mse")
     with pytest.raises(ValueError, match=r"^coefficients: got 2 channels, expected 3 autoregressive ones$"):
         DiscretizedLogisticMixture(zeros[:, :, :1], zeros, zeros, 256, torch.zeros(1, 1, 3, 1, 1))

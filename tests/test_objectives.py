@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny import vae
+from tiny import Logistic, sets, vae
+from torch import Tensor
 
+import davi
+from davi.distributions import Normal
+from davi.errors import UserError
 from davi.evidence import Evidence, Kind
-from davi.objectives import ObjectiveConfig, negative_elbo
+from davi.model import Hierarchy
+from davi.models import VAE
+from davi.models.vae import VAEConfig
+from davi.objectives import ObjectiveConfig, balancing, negative_elbo, objective, repeated
+from davi.training.prepare import check_fit
 
 
 def evidence(**penalties: float) -> Evidence:
@@ -37,12 +51,12 @@ def test_penalties_are_added_once() -> None:
 
 def test_weight_one_is_the_bound_bit_for_bit() -> None:
     model, x = vae(), torch.randint(2, (6, 1, 4, 4))
-    gradients = []
-    for objective in (lambda e: negative_elbo(e, 1.0), lambda e: -e.log_px.mean()):
-        loss = objective(model.evidence(x, torch.Generator().manual_seed(3)))
-        gradients.append([loss, *torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    assert any(bool(a.any()) for a in gradients[0][1:])
+    found = []
+    for loss_of in (lambda e: negative_elbo(e, 1.0), lambda e: -e.log_px.mean()):
+        loss = loss_of(model.evidence(x, torch.Generator().manual_seed(3)))
+        found.append([loss, *gradients(loss, model)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert any(bool(a.any()) for a in found[0][1:])
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
@@ -83,8 +97,343 @@ def test_no_annealing_by_default() -> None:
         ({"kl_steps": -1}, "kl_steps: got -1"),
         ({"kl_fraction": 2.0}, "kl_fraction: got 2.0"),
         ({"kl_steps": 3, "kl_epochs": 2}, "more than one warm-up"),
+        ({"free_nats": -1.0}, "free_nats: got -1.0"),
+        ({"free_nats": math.inf}, "free_nats: got inf"),
+        ({"draws": 0}, "draws: got 0"),
+        ({"kl_balance": True}, "kl_balance: got true without a warm-up"),
+        ({"bound": "importance_weighted", "kl_steps": 1}, "bound: got importance_weighted with a warm-up"),
+        ({"bound": "importance_weighted", "free_nats": 1.0}, "bound: got importance_weighted with a warm-up or free"),
+        ({"gradient": "doubly_reparametrised"}, "gradient: got doubly_reparametrised for the bound elbo"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, float], message: str) -> None:
+def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ObjectiveConfig(**options)
+
+
+# The importance-weighted bound
+
+
+def weighted(log_weights: Tensor) -> Evidence:
+    """Evidence of a model whose log weights are given, ``[B * k]``."""
+    return Evidence({"reconstruction": log_weights}, Kind.LOWER_BOUND, lambda frozen=False: log_weights)
+
+
+def iwae(k: int, gradient: str = "reparametrised") -> ObjectiveConfig:
+    return ObjectiveConfig(draws=k, bound="importance_weighted", gradient=gradient)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(1, -1.7929302062), (2, -1.7081628292), (3, -1.6757239087), (4, -1.6590002741), (6, -1.6421943213)],
+)
+def test_bound_by_enumeration(k: int, expected: float) -> None:
+    """z in {1..4}, p(z, x) = (.10, .02, .03, .05), q uniform: the mean of the objective over all 4^k draws is L_k."""
+    joint = torch.tensor([0.10, 0.02, 0.03, 0.05], dtype=torch.float64)
+    log_weights = torch.tensor(list(itertools.product((joint / 0.25).log().tolist(), repeat=k)), dtype=torch.float64)
+    value = objective(weighted(log_weights.flatten()), iwae(k))
+    assert float(-value) == pytest.approx(expected, abs=5e-11)  # the goldens' last digit
+    assert float(-value) < math.log(0.2)
+
+
+@pytest.mark.parametrize("gradient", ["reparametrised", "doubly_reparametrised"])
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_of_the_exact_posterior_every_bound_is_log_p(k: int, gradient: str) -> None:
+    evidence = weighted(torch.full((3 * k,), -7.25, dtype=torch.float64))
+    evidence = dataclasses.replace(evidence, draws=(torch.zeros(3 * k, 1),))
+    assert float(objective(evidence, iwae(k, gradient))) == pytest.approx(7.25, abs=1e-12)
+
+
+def small(latents: tuple[int, ...] = (3,)) -> VAE:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return VAE((1, 3, 3), 2, VAEConfig(latents=latents, hidden=(6,) * len(latents))).double()
+
+
+def gradients(loss: Tensor, model: torch.nn.Module) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True))
+
+
+@pytest.mark.parametrize("latents", [(3,), (3, 2)])
+def test_gradient_of_the_bound_is_the_weighted_sum_of_gradients(latents: tuple[int, ...]) -> None:
+    model, k = small(latents), 4
+    x = torch.randint(2, (1, 1, 3, 3))
+    whole = model.evidence(repeated(x, iwae(k)), torch.Generator().manual_seed(1))
+    ours = gradients(objective(whole, iwae(k)), model)
+    again = model.evidence(repeated(x, iwae(k)), torch.Generator().manual_seed(1)).log_weight
+    assert again is not None
+    shares = again.detach().softmax(0)
+    single = [torch.autograd.grad(-w, list(model.parameters()), retain_graph=True) for w in again]
+    for i, gradient in enumerate(ours):
+        summed = sum(float(share) * found[i] for share, found in zip(shares, single, strict=True))
+        torch.testing.assert_close(gradient, summed, rtol=1e-6, atol=1e-12)
+
+
+def test_several_draws_of_the_plain_bound_are_their_mean() -> None:
+    model, config = small(), ObjectiveConfig(draws=5)
+    x = torch.randint(2, (4, 1, 3, 3))
+    evidence = model.evidence(repeated(x, config), torch.Generator().manual_seed(1))
+    assert torch.equal(objective(evidence, config), -evidence.log_px.mean())
+    assert evidence.log_px.shape == (20,)
+    assert torch.equal(repeated(x, config)[5:10], x[1:2].expand(5, -1, -1, -1))
+
+
+# The doubly reparametrised gradient, where q = N(m, s^2), p(z) = N(0, 1), p(x | z) = N(z, 1): all is known
+
+
+def gaussian(m: Tensor, s: Tensor, noise: Tensor, x: float = 1.5) -> Evidence:
+    q = Normal(m.expand(len(noise), 1), s.expand(len(noise), 1))
+    z = q.mean + q.scale * noise[:, None]
+
+    def weigh(frozen: bool = False) -> Tensor:
+        density = q.detach() if frozen else q
+        joint = Normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z)
+        joint = joint + Normal(z, torch.ones_like(z)).log_prob(torch.full_like(z, x))
+        return joint - density.log_prob(z)
+
+    return Evidence({"reconstruction": z.sum(1)}, Kind.LOWER_BOUND, weigh, draws=(z,))
+
+
+def encoder_gradients(k: int, gradient: str, n: int, seed: int) -> Tensor:
+    """Gradients with respect to (m, s) of ``n`` independent estimates, ``[n, 2]``."""
+    noise = torch.randn(n * k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    m = torch.full((n, 1), 0.4, dtype=torch.float64, requires_grad=True)
+    s = torch.full((n, 1), 0.9, dtype=torch.float64, requires_grad=True)
+    evidence = gaussian(m.repeat_interleave(k, 0), s.repeat_interleave(k, 0), noise)
+    found = torch.autograd.grad(objective(evidence, iwae(k, gradient)) * n, (m, s))
+    return torch.cat(found, 1)
+
+
+def test_with_one_draw_both_gradients_have_the_closed_form_as_their_mean() -> None:
+    """-ELBO = (m^2 + s^2) / 2 - log s + ((x - m)^2 + s^2) / 2 + const: d/dm = 2 m - x, d/ds = 2 s - 1 / s."""
+    expected = torch.tensor([2 * 0.4 - 1.5, 2 * 0.9 - 1 / 0.9], dtype=torch.float64)
+    for gradient in ("reparametrised", "doubly_reparametrised"):
+        found = encoder_gradients(1, gradient, 20_000, seed=3)
+        error = found.std(0) / math.sqrt(len(found))
+        assert bool(((found.mean(0) - expected).abs() < 4 * error).all())
+
+
+def test_two_draws_integrated_exactly() -> None:
+    """Both gradients of L_2 by Gauss-Hermite quadrature over both draws: the same expectation."""
+    from numpy.polynomial.hermite_e import hermegauss
+
+    nodes, masses = (torch.from_numpy(part) for part in hermegauss(60))
+    masses = masses / masses.sum()
+    noise = torch.cartesian_prod(nodes, nodes)  # [3600, 2]
+    mass = torch.outer(masses, masses).flatten()
+    means = []
+    for gradient in ("reparametrised", "doubly_reparametrised"):
+        m = torch.full((len(noise), 1), 0.4, dtype=torch.float64, requires_grad=True)
+        s = torch.full((len(noise), 1), 0.9, dtype=torch.float64, requires_grad=True)
+        evidence = gaussian(m.repeat_interleave(2, 0), s.repeat_interleave(2, 0), noise.flatten())
+        found = torch.autograd.grad(objective(evidence, iwae(2, gradient)) * len(noise), (m, s))
+        means.append(torch.stack([(part[:, 0] * mass).sum() for part in found]))
+    torch.testing.assert_close(means[0], means[1], rtol=1e-9, atol=1e-9)
+    assert bool((means[0].abs() > 0.01).all())
+
+
+def test_with_many_draws_the_doubly_reparametrised_gradient_varies_less() -> None:
+    plain, double = (encoder_gradients(50, name, 4000, seed=4) for name in ("reparametrised", "doubly_reparametrised"))
+    error = ((plain.var(0) + double.var(0)) / len(plain)).sqrt()
+    assert bool(((plain.mean(0) - double.mean(0)).abs() < 4 * error).all())
+    assert bool((double.var(0) < 0.1 * plain.var(0)).all())
+
+
+def test_the_doubly_reparametrised_gradient_leaves_value_and_decoder_alone() -> None:
+    model, x = small(), torch.randint(2, (2, 1, 3, 3))
+    values, found = [], []
+    for gradient in ("reparametrised", "doubly_reparametrised"):
+        config = iwae(5, gradient)
+        loss = objective(model.evidence(repeated(x, config), torch.Generator().manual_seed(1)), config)
+        values.append(loss.detach())
+        found.append(dict(zip(dict(model.named_parameters()), gradients(loss, model), strict=True)))
+    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0.0)
+    for name in found[0]:
+        if name.startswith("output"):
+            torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-12)
+        else:
+            assert not torch.allclose(found[0][name], found[1][name], rtol=1e-3)
+
+
+# A linear Gaussian model: p(z) = N(0, I_2), p(x | z) = N(W z + b, I / 4)
+
+W = torch.tensor([[1.0, 0.0], [0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
+B = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+X = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+PRECISION = W.T @ W / 0.25 + torch.eye(2, dtype=torch.float64)
+MEAN = torch.linalg.solve(PRECISION, W.T @ (X - B) / 0.25)
+
+
+def linear_gaussian(q: Normal, noise: Tensor) -> Evidence:
+    z = q.mean + q.scale * noise
+    prior, sharp = Normal(torch.zeros_like(z), torch.ones_like(z)), torch.full((len(z), 3), 0.5, dtype=torch.float64)
+    reconstruction = Normal(z @ W.T + B, sharp).log_prob(X.expand(len(z), 3))
+    kl = q.expand(len(z)).kl_map(prior)
+    terms = {"reconstruction": reconstruction, "kl/00": -kl.sum(1)}
+    return Evidence(
+        terms, Kind.LOWER_BOUND, lambda frozen=False: reconstruction + prior.log_prob(z) - q.log_prob(z), kl_maps={}
+    )
+
+
+def test_linear_gaussian_values() -> None:
+    """At the best mean-field posterior and at the prior: the bound's mean is exact on antithetic unit pairs, since the
+    reconstruction term is quadratic in the noise."""
+    assert MEAN.tolist() == pytest.approx([-0.28328804, -0.41915761], abs=1e-8)
+    noise = math.sqrt(2.0) * torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
+    best = Normal(MEAN[None], PRECISION.diagonal().rsqrt()[None])
+    prior = Normal(torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64))
+    for q, expected in ((best, -6.7412495548), (prior, -18.4373740579)):
+        assert float(-objective(linear_gaussian(q, noise), ObjectiveConfig())) == pytest.approx(expected, abs=1e-9)
+
+
+def test_linear_gaussian_bounds_rise_to_log_p() -> None:
+    best = Normal(MEAN[None], PRECISION.diagonal().rsqrt()[None])
+    noise = torch.randn(60_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bounds = [float(-objective(linear_gaussian(best, noise), iwae(k))) for k in (1, 5, 50)]
+    assert bounds[0] < bounds[1] < bounds[2]
+    # 4 standard errors of the mean log weight of 60,000 draws, whose standard deviation is about 0.04
+    assert bounds[2] == pytest.approx(-6.7405706680, abs=6e-4)
+
+
+# Free bits
+
+
+def with_maps(maps: dict[str, Tensor]) -> Evidence:
+    terms = {"reconstruction": torch.zeros(2)} | {name: -m.flatten(1).sum(1) for name, m in maps.items()}
+    return Evidence(terms, Kind.LOWER_BOUND, kl_maps=maps)
+
+
+@pytest.mark.parametrize("group", ["channel", "layer"])
+def test_free_bits_by_hand(group: str) -> None:
+    """Two channels of two pixels: channel means over the batch are 0.3 and 2.1 nats, of the layer 2.4."""
+    kl = torch.tensor([[[0.1, 0.1], [2.0, 1.0]], [[0.2, 0.2], [1.0, 0.2]]])[..., None]  # [B, C, h, 1]
+    config = ObjectiveConfig(free_nats=1.0, free_group=group)  # type: ignore[arg-type]
+    expected = {"channel": 1.0 + 2.1, "layer": 2.4}[group]
+    assert float(objective(with_maps({"kl/00": kl}), config)) == pytest.approx(expected, rel=1e-6)
+    more = dataclasses.replace(config, free_nats=3.0)
+    assert float(objective(with_maps({"kl/00": kl}), more)) == pytest.approx({"channel": 6.0, "layer": 3.0}[group])
+
+
+@pytest.mark.parametrize("group", ["channel", "layer"])
+def test_free_bits_below_the_threshold_have_no_gradient_and_above_it_the_plain_one(group: str) -> None:
+    low, high = torch.full((2, 3, 2, 2), 1e-3), torch.full((2, 3, 2, 2), 5.0)
+    maps = {"kl/00": low.requires_grad_(), "kl/01": high.requires_grad_()}
+    config = ObjectiveConfig(free_nats=0.5, free_group=group)  # type: ignore[arg-type]
+    of_low, of_high = torch.autograd.grad(objective(with_maps(maps), config), (low, high))
+    plain = torch.autograd.grad(objective(with_maps(maps), ObjectiveConfig()), (low, high))
+    assert torch.equal(of_low, torch.zeros_like(of_low))
+    assert torch.equal(of_high, plain[1])
+
+
+def test_free_bits_do_not_touch_the_reported_evidence() -> None:
+    model, x = vae(), torch.randint(2, (6, 1, 4, 4))
+    evidence = model.evidence(x, torch.Generator().manual_seed(3))
+    before = {name: term.clone() for name, term in evidence.terms.items()}
+    loss = objective(evidence, ObjectiveConfig(free_nats=5.0))
+    assert bool(loss > -evidence.log_px.mean())
+    assert all(torch.equal(evidence.terms[name], term) for name, term in before.items())
+
+
+def test_free_bits_of_a_batch_with_several_draws_are_those_of_the_mean() -> None:
+    kl = torch.rand(4, 3, 2, 2)
+    config = ObjectiveConfig(free_nats=0.7)
+    once = objective(with_maps({"kl/00": kl}), config)
+    two = dataclasses.replace(config, draws=2)
+    twice = objective(with_maps({"kl/00": repeated(kl, two)}), two)
+    torch.testing.assert_close(once, twice, rtol=1e-6, atol=0.0)
+
+
+# Warm-up and balancing
+
+
+def test_a_finished_warm_up_is_the_bound_bit_for_bit() -> None:
+    """With balancing, too: it acts only while the weight is below 1."""
+    model, x = vae(), torch.randint(2, (6, 1, 4, 4))
+    config = ObjectiveConfig(kl_steps=10, kl_balance=True)
+    found = []
+    for options, weight in ((config, config.kl_weight(10, 0, 0.5)), (ObjectiveConfig(), 1.0)):
+        evidence = model.evidence(x, torch.Generator().manual_seed(3))
+        loss = objective(evidence, options, weight) if options is config else -evidence.log_px.mean()
+        found.append([loss, *gradients(loss, model)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["nvae_mnist", "nvae_flow"])
+def test_balancing_is_that_of_the_published_program(name: str, need_shared: Callable[[str], Path]) -> None:
+    """The fixture has what the authors' program computed: at beta 0.5, sum_i gamma_i KL_i / 2 of each image."""
+    facts = json.loads(need_shared(f"fixtures/{name}.json").read_text())
+    divergences = torch.tensor(facts["float64"]["kl_nats_per_layer_per_image"], dtype=torch.float64)  # [B, L]
+    maps, terms = {}, {}
+    for layer, (shape, kl) in enumerate(zip(facts["z_shapes"], divergences.T, strict=True)):
+        size = math.prod(shape[1:])
+        maps[f"kl/{layer:02d}"] = (kl / size)[:, None, None, None].expand(-1, *shape[1:])
+        terms[f"kl/{layer:02d}"] = -kl
+    evidence = Evidence(terms, Kind.LOWER_BOUND, kl_maps=maps)
+    published = facts["kl_balancing"]
+    # 2e-6: the published numbers are float32
+    gamma = torch.stack(list(balancing(evidence).values()))
+    assert gamma.tolist() == pytest.approx(published["gamma_at_kl_coeff_0_5"], rel=2e-6)
+    config = ObjectiveConfig(kl_fraction=0.3, kl_balance=True)
+    mean = sum(published["balanced_kl_times_coeff_per_image"]) / len(divergences)
+    assert float(objective(evidence, config, 0.5)) == pytest.approx(mean, rel=2e-6)
+
+
+# What cannot be trained is refused before training
+
+
+@pytest.mark.parametrize(
+    "options", [{"draws": 2}, {"bound": "importance_weighted"}, {"free_nats": 1.0}, {"kl_balance": True, "kl_steps": 3}]
+)
+def test_a_model_without_latents_is_refused(options: dict[str, Any]) -> None:
+    model = Logistic((1, 4, 4), 2)
+    with pytest.raises(UserError, match=r"^objective: got .* for logistic, expected a model with layers of latents$"):
+        check_fit(model, sets(), ObjectiveConfig(**options))
+    check_fit(model, sets(), ObjectiveConfig(kl_steps=3))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("vae_digits_tiny", "the model has 2 layers of latents, expected one"),
+        ("ladder_vae_digits_tiny", "the model has 3 layers of latents, expected one"),
+    ],
+)
+def test_the_doubly_reparametrised_gradient_wants_one_layer(recipe: str, message: str) -> None:
+    model = davi.build(recipe)
+    assert isinstance(model, Hierarchy)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=message):
+        check_fit(model, of(model), iwae(3, "doubly_reparametrised"))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    check_fit(model, of(model), iwae(3))
+
+
+def test_the_doubly_reparametrised_gradient_wants_normal_posteriors() -> None:
+    class Flowing(Hierarchy):
+        name, num_layers = "flowing", 1
+
+        def __init__(self) -> None:
+            super().__init__((1, 4, 4), 2)
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def encode(self, x: Tensor) -> int:
+            return len(x)
+
+        def top_down(self, choose: Any, context: Any = None) -> Any:
+            from davi.distributions import Bernoulli, TransformedNormal
+
+            prior = Normal(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
+            flow = TransformedNormal(prior.expand(context), lambda z: (2.0 * z, torch.full_like(z, math.log(2.0))))
+            return Bernoulli(choose(0, prior, flow).expand(-1, 1, 4, 4) * self.weight)
+
+    with pytest.raises(UserError, match=r"has a posterior of type TransformedNormal, expected Normal posteriors only$"):
+        check_fit(Flowing(), sets(), iwae(3, "doubly_reparametrised"))
+
+
+def of(model: Hierarchy) -> Any:
+    """Images of a model's shape."""
+    from davi.data import DataSets, Images
+
+    images = Images(torch.zeros(4, *model.shape, dtype=torch.uint8), model.levels, "zeros")
+    return DataSets(images, None, images, {"set": "zeros"})

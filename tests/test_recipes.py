@@ -176,7 +176,7 @@ def test_sections_other_than_the_model_may_be_missing(tmp_path: Path) -> None:
         ("attentive_digits", ["layers=[2]"], "command line: unknown key layers; did you mean model.layers?"),
         ("attentive_digits", ["model.width=wide"], "command line: model.width: got 'wide', expected int"),
         ("attentive_digits", ["model.width=0"], "command line: model.width: got 0, expected at least 1"),
-        ("attentive_digits", ["model.name=vae"], "command line: model.name: got 'vae', expected one of attentive_vae"),
+        ("attentive_digits", ["model.name=gan"], "command line: model.name: got 'gan', expected one of attentive_vae"),
         ("attentive_digits", ["model=null"], "command line: model: got nothing, expected a section with the name"),
         ("attentive_digits", ["training.batch_size=0"], "training.batch_size: got 0, expected at least 1"),
         ("attentive_digits", ["training.steps=null"], "training.steps: got no budget"),

@@ -55,7 +55,11 @@ POINTS = (
 def test_killed_anywhere(tmp_path: Path) -> None:
     """SIGKILL between the parts of a batch, before the average, within and after checkpoints, within a line."""
     script = Path(__file__).with_name("killed_runs.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{script.parent}{os.pathsep}{script.parents[1]}",
+    }
     command = [sys.executable, str(script), str(tmp_path), *POINTS]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -45,7 +45,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, cures: int, steps: range, kill: tuple
 
     ``kill`` is a step and a number of rollbacks at which the process ends, once.
     """
-    begin_part, negative_elbo, bad, left = loop._Run._begin_part, loop.negative_elbo, [False], [kill]
+    begin_part, minimised, bad, left = loop._Run._begin_part, loop.objective, [False], [kill]
 
     def begin(self: loop._Run, part: int, step: int) -> None:
         if left[0] == (step, len(self.state.rollbacks)):
@@ -56,11 +56,11 @@ def spoil(monkeypatch: pytest.MonkeyPatch, cures: int, steps: range, kill: tuple
         begin_part(self, part, step)
 
     def objective(*args: Any) -> Tensor:
-        loss = negative_elbo(*args)
+        loss = minimised(*args)
         return loss * math.nan if bad[0] else loss
 
     monkeypatch.setattr(loop._Run, "_begin_part", begin)
-    monkeypatch.setattr(loop, "negative_elbo", objective)
+    monkeypatch.setattr(loop, "objective", objective)
 
 
 def test_stop_names_the_last_good_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

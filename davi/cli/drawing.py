@@ -13,6 +13,7 @@ from davi.errors import UserError
 from davi.evaluation import measuring
 from davi.model import LatentModel
 from davi.pictures import grid, pairs, save_png
+from davi.recalibration import recalibrated
 
 _BATCH = 100
 """Images a pass."""
@@ -25,16 +26,22 @@ def run(request: Request) -> int:
 
 def _sample(request: Request) -> int:
     options = request.options
-    model, _, folder = open_run(request)
+    model, info, folder = open_run(request)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     generator = Generator(device).manual_seed(options.seed)
+    statistics = ""
+    if options.recalibrate:
+        path, known = recalibrated(model, folder, options.temperature, seed=options.seed)
+        if path is None:
+            raise UserError(f"--recalibrate: {info['name']} has no batch norms, expected a model that has some")
+        statistics = f", batch-norm statistics {'from' if known else 'found and kept in'} {path.name}"
     counts = [min(_BATCH, options.n - start) for start in range(0, options.n, _BATCH)]
     with measuring(model):
         drawn = [model.sample(n, options.temperature, generator).cpu() for n in counts]
     samples = _whole(torch.cat(drawn), f"at temperature {options.temperature:g}")
     target = Path(options.out or folder / "samples.png")
     save_png(grid(samples, model.levels), target)
-    print(f"{options.n} samples at temperature {options.temperature:g}, seed {options.seed}: {target}")
+    print(f"{options.n} samples at temperature {options.temperature:g}, seed {options.seed}{statistics}: {target}")
     return 0
 
 

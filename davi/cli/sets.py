@@ -23,6 +23,12 @@ def load_told(data: DataConfig, out: TextIO) -> DataSets:
     Raises:
         UserError: as :func:`davi.data.load` does.
     """
+    if data.set in recipes.ELSEWHERE:
+        shape, levels = recipes.geometry(data)
+        raise UserError(
+            f"data.set: got {data.set}, which cannot be loaded by name, expected --data PATH, a folder of its images "
+            f"or an array in a .npy or .npz file ({'x'.join(map(str, shape))}, {levels} levels)"
+        )
     with Telling("decoding") as telling:
         sets = load(data, telling)
     for note in sets.notes:
@@ -41,7 +47,7 @@ def anchored(data: DataConfig) -> DataConfig:
 
     name, prefix = data.set, "hub:" if data.set.startswith("hub:") else ""
     path = name.removeprefix(prefix)
-    if name not in recipes.GEOMETRY and (not prefix or Path(path).expanduser().exists()):
+    if name not in (*recipes.GEOMETRY, *recipes.ELSEWHERE) and (not prefix or Path(path).expanduser().exists()):
         name = f"{prefix}{absolute(path)}"
     return dataclasses.replace(
         data, set=name, root=absolute(data.root), test=absolute(data.test), cache=absolute(data.cache)
@@ -75,6 +81,8 @@ def adapted(name_or_path: str, assignments: Sequence[str], say: Callable[[str], 
         return recipe
     changes = of_another_set(own, recipe.data)
     given = {word.removeprefix("--").partition("=")[0] for word in assignments}
+    if own.levels is not None and "data.levels" not in given:
+        say(f"data.levels: those of {recipe.data.set} in place of the recipe's {own.levels}")
     if own.binarization != "none" and "data.binarization" not in given:
         say(f"data.binarization: {own.binarization} as in the recipe; --data.binarization none keeps the grey values")
     if kind_of(recipe.data.set) == "folder" and "data.validation" not in given:

@@ -140,6 +140,11 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=_not_negative, default=1.0, metavar="T", help="scale of the priors' spread (default: 1)"
     )
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument(
+        "--recalibrate",
+        action="store_true",
+        help="let batch norms know the model's own draws at this temperature; found once and kept in RUN",
+    )
     parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/samples.png")
 
 
@@ -166,9 +171,17 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-figures", action="store_true", help="write the page alone, no figures as files")
 
 
+FORMS = {
+    "attentive": "Keras weights of the Deep Attentive VAE's authors (.h5)",
+    "nvae": "a checkpoint of NVAE's (.pt)",
+    "vdvae": "weights of the Very Deep VAE's (.th)",
+}
+"""The forms of published weights, and what ``--help`` says about them."""
+
+
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("form", type=_one_of("attentive"), metavar="FORM", help="attentive: its authors' Keras weights")
-    parser.add_argument("file", metavar="FILE", help="the file (.h5)")
+    parser.add_argument("form", type=_one_of(*FORMS), metavar="FORM", help="; ".join(map(": ".join, FORMS.items())))
+    parser.add_argument("file", metavar="FILE", help="the file")
     parser.add_argument("--run", metavar="DIR", required=True, help="folder of the run that is made, new or empty")
     parser.add_argument("--recipe", metavar="RECIPE", help="take what the file does not tell from this recipe")
     parser.add_argument("--data", metavar="SET", help="set the model is for, or path of a .npy or .npz file")
@@ -228,7 +241,8 @@ VERBS: dict[str, Verb] = {
         _add_import,
         ("model", "data"),
         "What the file does not tell can be given as --model.OPTION and --data.OPTION.\n"
-        "  davi import attentive final_model.h5 --run runs/published",
+        "  davi import attentive final_model.h5 --run runs/published\n"
+        "  davi import vdvae cifar10-seed1-model-ema.th --recipe very_deep_vae_cifar10 --run runs/published",
     ),
 }
 """All verbs, in the order in which they are shown."""

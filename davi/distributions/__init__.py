@@ -4,9 +4,20 @@ All log-probabilities are in nats. ``log_prob`` sums over everything but the bat
 ``log_prob_map`` keeps the grain at which the distribution factorises.
 """
 
-from davi.distributions.base import Distribution
+from davi.distributions.base import Distribution, Posterior
 from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
 from davi.distributions.normal import Normal, bounded_normal
+from davi.distributions.posterior import Drawn, TransformedNormal
 
-__all__ = ["Bernoulli", "Categorical", "DiscretizedLogisticMixture", "Distribution", "Normal", "bounded_normal"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "DiscretizedLogisticMixture",
+    "Distribution",
+    "Drawn",
+    "Normal",
+    "Posterior",
+    "TransformedNormal",
+    "bounded_normal",
+]

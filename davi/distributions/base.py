@@ -28,6 +28,27 @@ class Distribution(ABC):
         return self.log_prob_map(x).flatten(1).sum(1)
 
 
+class Posterior(Distribution):
+    """A distribution of the latents of one layer given an image, as a hierarchy's walk offers it."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """The latents when the noise is zero: the mean of a Normal, and where a flow takes it."""
+
+    def divergence_map(self, prior: Distribution, z: Tensor) -> Tensor:
+        r"""KL divergence from the prior at the grain of the latents, ``[B, ...]``, nats.
+
+        Here its estimate from one draw, :math:`\log q(z) - \log p(z)`; a subclass that knows the closed form returns
+        that.
+
+        Arguments:
+            prior: p.
+            z: a draw of this posterior.
+        """
+        return self.log_prob_map(z) - prior.log_prob_map(z)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Half-precision network outputs in float32; float32 and float64 unchanged.
 

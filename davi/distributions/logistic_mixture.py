@@ -19,6 +19,8 @@ With three autoregressive channels the means of green and blue are shifted by th
 Compatibility forms, for weights that others published and nowhere else:
 
 * ``"openai"``: :math:`\log(\sigma(a) - \sigma(b))` where the difference exceeds 1e-5, else the density at the centre.
+* ``"openai_5bit"``: as openai for the 256 values 0, 8, .. 248 with levels 2/31 wide, though they are 8/127.5 apart and
+  the highest is no open end: **not a likelihood**.
 * ``"nvae"``: as openai (1e-10 inside the logarithm), but every value above 0.99 of [-1, 1] takes the open upper end. At
   256 levels that is 254 as well as 255, and the sum over levels exceeds one: **not a likelihood**.
 * ``"attentive"``: as nvae with openai's 1e-12.
@@ -49,11 +51,14 @@ class _Form:
     """Values above this (in [-1, 1]) get the open upper end."""
     smallest_difference: float
     """Inside the logarithm the CDF difference is at least this."""
+    half_level: float | None = None
+    """Half the width of a level in [-1, 1], where it is not 1 / (levels - 1)."""
 
 
 FORMS: dict[str, _Form | None] = {
     "exact": None,
     "openai": _Form(0.999, 1e-12),
+    "openai_5bit": _Form(0.999, 1e-12, 1.0 / 31.0),
     "nvae": _Form(0.99, 1e-10),
     "attentive": _Form(0.99, 1e-12),
 }
@@ -171,7 +176,7 @@ class DiscretizedLogisticMixture(Distribution):
     def _compatible(self, values: Tensor, means: Tensor, form: _Form) -> Tensor:
         x = self._rescaled(values)
         inverse_scale = torch.exp(-self.log_scales)
-        half_level = 0.5 / self._levels_per_unit
+        half_level = form.half_level or 0.5 / self._levels_per_unit
         upper = inverse_scale * (x - means + half_level)
         lower = inverse_scale * (x - means - half_level)
         difference = torch.sigmoid(upper) - torch.sigmoid(lower)
@@ -180,7 +185,7 @@ class DiscretizedLogisticMixture(Distribution):
         inner = torch.where(
             difference > 1e-5,
             difference.clamp_min(form.smallest_difference).log(),
-            density - math.log(self._levels_per_unit),
+            density + math.log(2.0 * half_level),
         )
         return torch.where(x < -0.999, F.logsigmoid(upper), torch.where(x > form.upper_end, -F.softplus(lower), inner))
 

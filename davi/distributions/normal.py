@@ -25,13 +25,13 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions.base import Distribution, at_least_float32
+from davi.distributions.base import Distribution, Posterior, at_least_float32
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @final
-class Normal(Distribution):
+class Normal(Posterior):
     """Independent Normal variables.
 
     Arguments:
@@ -45,15 +45,23 @@ class Normal(Distribution):
     """
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
-        self.mean = at_least_float32(mean)
+        self._mean = at_least_float32(mean)
         self.scale = at_least_float32(scale)
 
     def __repr__(self) -> str:
         return f"Normal(shape={tuple(self.mean.shape)})"
 
     @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
     def shape(self) -> torch.Size:
         return self.mean.shape
+
+    def detach(self) -> Normal:
+        """The same distribution, through whose parameters no gradient flows."""
+        return Normal(self.mean.detach(), self.scale.detach())
 
     def expand(self, n: int) -> Normal:
         """The same distribution for ``n`` batch elements; a batch of one is repeated."""
@@ -73,6 +81,10 @@ class Normal(Distribution):
 
     def mode(self) -> Tensor:
         return self.mean
+
+    def divergence_map(self, prior: Distribution, z: Tensor) -> Tensor:
+        """In closed form if the prior is a Normal; then the draw does not matter."""
+        return self.kl_map(prior) if isinstance(prior, Normal) else super().divergence_map(prior, z)
 
     def kl(self, other: Normal) -> Tensor:
         r""":math:`KL(\mathrm{self} \| \mathrm{other})` in closed form, summed over all but the batch, ``[B]``, nats."""

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from davi.data import Images
-from davi.distributions import Distribution, Normal
+from davi.distributions import Distribution, Posterior
 from davi.evaluation import KL, Evaluation
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
@@ -22,7 +22,7 @@ from davi.inspection.views import (
     Progressive,
     SpatialAttentionView,
 )
-from davi.inspection.walks import as_map, depths_of, kl_map, walk
+from davi.inspection.walks import as_map, depths_of, walk
 from davi.model import Hierarchy, Step
 
 
@@ -108,19 +108,19 @@ class _Watch:
         for i, depth in enumerate(self.depths[:-1]):
             self._count(i, x, *walk(self._model, context, len(x), depth, self._draw(i)))
 
-    def _draw(self, i: int) -> Callable[[Normal], Tensor]:
+    def _draw(self, i: int) -> Callable[[Posterior], Tensor]:
         return lambda distribution: distribution.sample(self._generators[i])
 
     def _count(self, i: int, x: Tensor, steps: Sequence[Step], likelihood: Distribution) -> None:
         nats = -likelihood.log_prob(x).cpu().double()
         for step in steps[: self.depths[i]]:
-            nats += kl_map(step.posterior, step.prior, step.z).flatten(1).sum(1).cpu().double()
+            nats += step.kl().cpu().double()
         self.nats[i] += nats.sum()
 
     def _bits(self, x: Tensor, steps: Sequence[Step], likelihood: Distribution, row: int) -> tuple[Tensor, Tensor]:
         """Bits of the pixels ``[H, W]`` and of the layers ``[L, H, W]`` of one image."""
         pixels = -to_bits(as_map(likelihood.log_prob_map(x))[row].sum(0))
-        layers = [to_bits(as_map(kl_map(step.posterior, step.prior, step.z))[row].sum(0)) for step in steps]
+        layers = [to_bits(as_map(step.kl_map())[row].sum(0)) for step in steps]
         return pixels, torch.stack([spread(layer, self._padding) for layer in layers])
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from davi.distributions import Distribution, Normal
+from davi.distributions import Distribution, Normal, Posterior
 from davi.model import Hierarchy, Step
 
-Take = Callable[[Normal], Tensor]
+Take = Callable[[Posterior], Tensor]
 """How a latent is made from its distribution: a draw, or the mean."""
 
 
@@ -29,28 +29,15 @@ def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) ->
     """
     steps: list[Step] = []
 
-    def choose(layer: int, prior: Normal, posterior: Normal | None) -> Tensor:
+    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
         assert posterior is not None
+        if prior is None:
+            return take(posterior)
         z = take(posterior if layer < depth else prior.expand(images))
         steps.append(Step(prior, posterior, z))
         return z
 
     return steps, model.top_down(choose, context)
-
-
-def kl_map(posterior: Distribution, prior: Distribution, z: Tensor) -> Tensor:
-    """KL divergence of every latent variable, ``[B, ...]``, nats.
-
-    In closed form between Normals, otherwise its one-draw estimate :math:`\\log q(z) - \\log p(z)`.
-
-    Arguments:
-        posterior: q.
-        prior: p.
-        z: a draw from the posterior.
-    """
-    if isinstance(posterior, Normal) and isinstance(prior, Normal):
-        return posterior.kl_map(prior)
-    return posterior.log_prob_map(z) - prior.log_prob_map(z)
 
 
 def as_map(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Parts that models are built from."""
 
+from davi.layers.context_attention import ContextAttention
 from davi.layers.convolution import ChannelLayerNorm, SqueezeExcite, WeightNormConv2d
 from davi.layers.depth_attention import DepthAttention, LayerMemory, resize_to
 from davi.layers.nonlocal_block import NonLocalBlock
@@ -9,6 +10,7 @@ from davi.layers.residual import ResidualBlock, ResidualCell
 
 __all__ = [
     "ChannelLayerNorm",
+    "ContextAttention",
     "DepthAttention",
     "LayerMemory",
     "NonLocalBlock",

@@ -94,13 +94,14 @@ class SqueezeExcite(nn.Module):
     Arguments:
         channels: width.
         ratio: the bottleneck has ``max(channels // ratio, 4)`` units.
+        bias: whether its two linear maps have offsets.
     """
 
-    def __init__(self, channels: int, ratio: int = 16) -> None:
+    def __init__(self, channels: int, ratio: int = 16, bias: bool = False) -> None:
         super().__init__()
         hidden = max(channels // ratio, 4)
-        self.squeeze = nn.Linear(channels, hidden, bias=False)
-        self.excite = nn.Linear(hidden, channels, bias=False)
+        self.squeeze = nn.Linear(channels, hidden, bias=bias)
+        self.excite = nn.Linear(hidden, channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))  # [B, C]

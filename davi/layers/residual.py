@@ -11,8 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, final
@@ -20,10 +19,10 @@ from typing import Literal, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from davi.layers.convolution import SqueezeExcite, WeightNormConv2d
 from davi.layers.nonlocal_block import NonLocalBlock
+from davi.layers.recomputed import Recomputed
 
 Rescale = Literal[-2, 0, 2]
 """What a block does to the resolution: halve, keep, double."""
@@ -70,17 +69,24 @@ class Node(nn.Module):
 
 @final
 class FactorizedReduce(nn.Module):
-    """Halve the resolution: swish, then a 1x1 convolution on each of the four pixel offsets, concatenated."""
+    """Halve the resolution: swish, then a 1x1 convolution on each of the four pixel offsets, concatenated.
+
+    Arguments:
+        in_channels, out_channels: widths.
+        conv: makes a convolution of input width, output width and kernel size.
+    """
 
     OFFSETS = ((0, 0), (1, 1), (0, 1), (1, 0))
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, conv: Callable[[int, int, int], nn.Module] = WeightNormConv2d
+    ) -> None:
         super().__init__()
         if out_channels < 4:
             raise ValueError(f"out_channels: got {out_channels}, expected at least 4: one for each pixel offset")
         quarter = out_channels // 4
         widths = [quarter, quarter, quarter, out_channels - 3 * quarter]
-        self.convs = nn.ModuleList([WeightNormConv2d(in_channels, width, 1) for width in widths])
+        self.convs = nn.ModuleList([conv(in_channels, width, 1) for width in widths])
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(x)
@@ -103,7 +109,7 @@ class Upsample(nn.Module):
 
 
 @final
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputed):
     """Shortcut plus a tenth of the nodes' output.
 
     Arguments:
@@ -121,8 +127,6 @@ class ResidualBlock(nn.Module):
         if rescale == 0 and in_channels != out_channels:
             raise ValueError(f"out_channels: got {out_channels}, expected {in_channels}: the shortcut is the identity")
         self.rescale = rescale
-        self.recompute = False
-        """Recompute the activations in the backward pass instead of keeping them."""
         self.shortcut: nn.Module = nn.Identity()
         if rescale == -2:
             self.shortcut = FactorizedReduce(in_channels, out_channels)
@@ -132,33 +136,10 @@ class ResidualBlock(nn.Module):
         rest = [Node(out_channels, out_channels, options) for _ in range(nodes - 1)]
         self.nodes = nn.Sequential(first, *rest)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.recompute and self.training and torch.is_grad_enabled():
-            result: Tensor = checkpoint(self._compute, x, use_reentrant=False, context_fn=self._recompute_contexts)
-            return result
-        return self._compute(x)
-
-    def _compute(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         inner = F.interpolate(x, scale_factor=2, mode="nearest") if self.rescale == 2 else x
         out: Tensor = torch.add(self.shortcut(x), self.nodes(inner), alpha=0.1)
         return out
-
-    def _recompute_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _frozen_statistics(self)
-
-
-@contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise as ever but leave their running statistics alone: they have seen this batch already."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def widths_along(width: int, rescales: Sequence[int]) -> list[int]:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from davi.model import Model
 from davi.models.attentive_vae import AttentiveVAE
+from davi.models.biva import BIVA
+from davi.models.iaf_vae import IAFVAE
+from davi.models.ladder_vae import LadderVAE
+from davi.models.nvae import NVAE
+from davi.models.vae import VAE
+from davi.models.very_deep_vae import VeryDeepVAE
 
-MODELS: dict[str, type[Model]] = {model.name: model for model in (AttentiveVAE,)}
+MODELS: dict[str, type[Model]] = {
+    model.name: model for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, VAE, VeryDeepVAE)
+}
 """Every model by the name that recipes use."""
 
-__all__ = ["MODELS", "AttentiveVAE"]
+__all__ = ["BIVA", "IAFVAE", "MODELS", "NVAE", "VAE", "AttentiveVAE", "LadderVAE", "VeryDeepVAE"]

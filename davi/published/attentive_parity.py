@@ -196,7 +196,7 @@ class AttentiveParity:
         return Comparison(name, ours, theirs, TENSOR[torch.float32], "scale")
 
     def _bound(self, walk: _Walk, numbers: Mapping[str, Any], prefix: str) -> list[Comparison]:
-        kl = torch.stack([step.posterior.kl(step.prior) for step in walk.steps], 1)  # [B, L]
+        kl = torch.stack([step.kl() for step in walk.steps], 1)  # [B, L]
         found = [self._number(f"{prefix}kl", "each", kl, numbers["kl_nats_per_layer_per_image"])]
         for name, form in (("official", "attentive"), ("correct_edge_0999", "openai")):
             key = f"log_likelihood_{name}_nats"
@@ -232,7 +232,7 @@ class AttentiveParity:
             walk.likelihood.form = "attentive"
         loss = -walk.likelihood.log_prob(self.x).sum()
         for step in walk.steps:
-            loss = loss + step.posterior.kl(step.prior).sum()
+            loss = loss + step.kl().sum()
         loss.backward()
         parameters = dict(self.model.named_parameters())
         norms = {structured_name(key): x.grad for key, x in parameters.items()}

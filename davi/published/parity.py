@@ -22,11 +22,15 @@ from torch import Tensor
 from davi.errors import UserError
 from davi.published.attentive_parity import AttentiveParity
 from davi.published.comparison import Comparison, report
+from davi.published.nvae_parity import NvaeParity
+from davi.published.vdvae_parity import VdvaeParity
 
 Compare = Callable[[Mapping[str, Tensor], Mapping[str, Any], torch.dtype], list[Comparison]]
 
 FAMILIES: dict[str, Compare] = {
     "deep_attentive_vi": lambda tensors, facts, dtype: AttentiveParity(tensors, facts, dtype).comparisons(),
+    "nvae": lambda tensors, facts, dtype: NvaeParity(tensors, facts, dtype).comparisons(),
+    "vdvae": lambda tensors, facts, dtype: VdvaeParity(tensors, facts, dtype).comparisons(),
 }
 """The field ``model`` of a fixture's JSON -> how to compare."""
 

@@ -43,6 +43,16 @@ GEOMETRY: dict[str, tuple[Shape, int]] = {
 }
 """Shape (C, H, W) and stored levels of the named sets: an untrained model can be built where the files are not."""
 
+ELSEWHERE: dict[str, tuple[Shape, int]] = {
+    "imagenet32": ((3, 32, 32), 256),
+    "imagenet64": ((3, 64, 64), 256),
+    "celeba64": ((3, 64, 64), 256),
+    "celeba_hq256": ((3, 256, 256), 256),
+    "ffhq256": ((3, 256, 256), 256),
+    "ffhq1024": ((3, 1024, 1024), 256),
+}
+"""The same of sets that recipes of published models are for, and whose images have to be given by their path."""
+
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -161,13 +171,17 @@ def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
 def geometry(data: DataConfig) -> tuple[Shape, int]:
     """Shape (C, H, W) and number of levels of the images as a model sees them.
 
-    Named sets are known by heart; of a user's own array or folder the files are read.
+    Named sets are known by heart; of a user's own array or folder the files are read. Where a set's images have to be
+    given by their path, ``data.levels`` says of how many levels they will be.
 
     Raises:
         UserError: if these cannot be used.
     """
     from davi.data import load as load_data
 
+    if data.set in ELSEWHERE:
+        shape, levels = ELSEWHERE[data.set]
+        return shape, data.levels or levels
     if data.set not in GEOMETRY:
         sets = load_data(data)
         return sets.shape, sets.levels

@@ -98,6 +98,12 @@ def _digest(numbers: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
+def exist(run: Path) -> bool:
+    """Whether there are checkpoints to go on from; what a killed process left half-written is removed first."""
+    _tidy(run)
+    return bool(checkpoint_folders(run))
+
+
 def resume(run: Path, state: State, protocol: Mapping[str, Any], echo: Echo) -> bool:
     """Put ``state`` where the newest whole checkpoint was taken.
 

@@ -3,7 +3,8 @@
 One bad batch can undo hours. A fixed limit on the gradient norm protects against it, but it also ends a run silently:
 when the norms rise for good, every step is skipped for ever. Here the limit is a multiple of a running quantile of
 *all* recent finite norms, those of skipped steps included, so that it follows a lasting rise; and after a number of
-skips in a row one step is taken anyway, scaled down to the limit.
+skips in a row one step is taken anyway, scaled down to the limit. That holds for a fixed limit, too, where a recipe has
+one (the Very Deep VAE's: clip at one norm, skip above a larger one).
 """
 
 from __future__ import annotations
@@ -58,10 +59,11 @@ class Guard:
 
     def threshold(self) -> float:
         """Norm above which the next step is skipped."""
+        fixed = self.config.skip_norm or math.inf
         if not self.config.skip_factor or len(self.norms) < min(FEWEST, self.config.skip_window):
-            return math.inf
+            return fixed
         ordered = sorted(self.norms)
-        return self.config.skip_factor * ordered[round(self.config.skip_quantile * (len(ordered) - 1))]
+        return min(fixed, self.config.skip_factor * ordered[round(self.config.skip_quantile * (len(ordered) - 1))])
 
     def judge(self, loss: float, norm: float) -> Verdict:
         """What to do with a step; remembers its norm.

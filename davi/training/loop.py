@@ -1,6 +1,6 @@
 """The training loop, to be read from top to bottom.
 
-What is trained is :func:`davi.objectives.negative_elbo`; what is logged, validated and kept is the evidence itself.
+What is trained is :func:`davi.objectives.objective`; what is logged, validated and kept is the evidence itself.
 Accelerate moves things to the device and averages gradients over the processes (:mod:`davi.training.parallel`), of
 which only the main one writes files and speaks. They may share the weights (:mod:`davi.training.sharded`).
 """
@@ -24,20 +24,19 @@ from torch.nn.utils import clip_grads_with_norm_
 from davi.data import DataSets
 from davi.errors import UserError
 from davi.model import Model
-from davi.objectives import negative_elbo
+from davi.objectives import objective, repeated
 from davi.runs import MODEL, Echo, create, read_metrics, save_model
-from davi.training import checkpoint
+from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
 from davi.training.failure import MOST_ROLLBACKS, RATE_FACTOR, NotFiniteError, diagnosis, first_layer, rollback, spoiled
 from davi.training.guard import Verdict
 from davi.training.lock import locked
 from davi.training.log import duration, summary
 from davi.training.parallel import Processes, RunningStatistics, SharedLog, noise_seed, parts_of_batch, shared_log
-from davi.training.prepare import check_fit, cut, enough_for_batch_norms, prepare_blocks, replicated, say_resumed
 from davi.training.schedule import Budget, Schedule
 from davi.training.sharded import average_single_numbers, gradient_norm, whole, whole_again
 from davi.training.signals import Interrupted, Signals
-from davi.training.state import State
+from davi.training.state import Feed, State
 from davi.training.tensorboard import check_installed
 from davi.training.validation import last_validation, validate
 from davi.training.watch import Watch
@@ -89,7 +88,7 @@ def train(
         Interrupted: after SIGINT or SIGTERM, when everything is saved.
     """
     processes = Processes()
-    check_fit(model, sets)
+    prepare.check_fit(model, sets, config.objective)
     parts_of_batch(config.batch_size, config.accumulate, processes.count)
     if config.tensorboard:
         check_installed()
@@ -125,28 +124,31 @@ def _train(
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
     model.to(accelerator.device).train()
     processes.share_weights(model)
+    begun = resume and processes.main_first(lambda: checkpoint.exist(run))
+    if not begun:
+        prepare.initialise(model, Feed(sets, config, accelerator.device), config, processes)
     state = State.fresh(model, sets, config, accelerator.device, processes if sharded else None)
-    found = False
+    if begun:
+        processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
     if resume:
-        found = processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
-        say_resumed(run, recipe, state, found, processes, echo)
-    state.parts = cut(state, processes, echo)
-    prepare_blocks(model, config)
-    network, optimizer = (model, state.optimizer) if sharded else replicated(accelerator, state)
-    unsaved = config.on_nan == "rollback" and not found
+        prepare.say_resumed(run, recipe, state, begun, processes, echo)
+    state.parts = prepare.cut(state, processes, echo)
+    prepare.prepare_blocks(model, config)
+    network, optimizer = (model, state.optimizer) if sharded else prepare.replicated(accelerator, state)
+    unsaved = config.on_nan == "rollback" and not begun
     with Signals(patient=processes.count > 1) as signals:
         while True:
             log_of_run = shared_log(processes, run, state.step, echo, config.tensorboard)
-            with log_of_run as log, enough_for_batch_norms(state):
+            with log_of_run as log, prepare.enough_for_batch_norms(state):
                 job = _Run(
-                    processes, accelerator, network, optimizer, state, sets, config, run, log, signals, found, unsaved
+                    processes, accelerator, network, optimizer, state, sets, config, run, log, signals, begun, unsaved
                 )
                 try:
                     return job.go()
                 except NotFiniteError as failure:
                     state.seconds = processes.share(job.clock())
                     _go_back(failure, processes, state, sets, config, run, echo)
-                    found = unsaved = True
+                    begun = unsaved = True
 
 
 def _go_back(
@@ -236,8 +238,8 @@ class _Run:
                     # Not Accelerate's own mixed precision: that rewrites the model's forward and is global to the
                     # process. Distributions compute in float32 whatever the network's outputs are.
                     with torch.autocast(state.feed.device.type, torch.bfloat16, enabled=bfloat16):
-                        evidence = self.network(parts[part])
-                    loss = negative_elbo(evidence, beta)
+                        evidence = self.network(repeated(parts[part], config.objective))
+                    loss = objective(evidence, config.objective, beta)
                     self.accelerator.backward(loss * (weight * self.processes.count))
                 self.statistics.end_part(weight)
                 state.meters.add(evidence, loss, weight)

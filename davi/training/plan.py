@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from davi.data import DataSets
 from davi.errors import UserError
 from davi.model import Model
-from davi.objectives import negative_elbo
+from davi.objectives import objective, repeated
 from davi.training.config import TrainingConfig
 from davi.training.log import duration
 from davi.training.parallel import Processes, RunningStatistics
@@ -116,7 +116,7 @@ def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
     Raises:
         UserError: if the images do not fit the model, or a batch cannot be cut into its parts.
     """
-    check_fit(model, sets)
+    check_fit(model, sets, config.objective)
     processes = Processes()
     if processes.count > 1:
         raise UserError(f"--plan: got {processes.count} processes, expected 1")
@@ -168,7 +168,8 @@ def _step(state: State, config: TrainingConfig, forward: AbstractContextManager[
     batch = next(state.feed)  # [B, C, H, W]
     for x in batch.tensor_split(state.parts):
         with forward, torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss = negative_elbo(model(x)) * (len(x) / len(batch))
+            evidence = model(repeated(x, config.objective))
+            loss = objective(evidence, config.objective) * (len(x) / len(batch))
         loss.backward()
     state.optimizer.step()
     state.average.update(model)

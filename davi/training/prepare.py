@@ -9,26 +9,71 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Generator, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from davi.config import load_yaml
 from davi.data import DataSets
 from davi.errors import UserError
-from davi.model import Model
+from davi.model import DataInitialised, Hierarchy, Model
+from davi.objectives import ObjectiveConfig, objective
 from davi.runs import RECIPE, Echo, write_recipe
 from davi.training.config import TrainingConfig
-from davi.training.parallel import Processes, parts_of_batch
-from davi.training.state import State
+from davi.training.parallel import Processes, noise_seed, parts_of_batch
+from davi.training.state import Feed, State
 
 
-def check_fit(model: Model, sets: DataSets) -> None:
-    """Refuse images that the model was not built for."""
+def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
+    """Refuse images that the model was not built for, and an objective that it cannot be trained with.
+
+    Raises:
+        UserError: one line.
+    """
     if (model.shape, model.levels) != (sets.shape, sets.levels):
         raise UserError(
             f"data: got images {list(sets.shape)} with {sets.levels} levels, expected {list(model.shape)} with "
             f"{model.levels} levels, for which the model was built"
         )
+    _check_objective(model, config)
+
+
+def _check_objective(model: Model, config: ObjectiveConfig) -> None:
+    plain = ObjectiveConfig()
+    options = ("draws", "bound", "free_nats", "kl_balance")
+    wanted = [name for name in options if getattr(config, name) != getattr(plain, name)]
+    if wanted and not isinstance(model, Hierarchy):
+        given = ", ".join(f"{name} {getattr(config, name)}" for name in wanted)
+        raise UserError(f"objective: got {given} for {model.name}, expected a model with layers of latents")
+    if config.gradient == "doubly_reparametrised" and isinstance(model, Hierarchy):
+        _check_double(model, config)
+
+
+@torch.no_grad()
+def _check_double(model: Hierarchy, config: ObjectiveConfig) -> None:
+    """Whether the doubly reparametrised gradient is defined depends on the posteriors, so one is made."""
+    image = torch.zeros(config.draws, *model.shape, dtype=torch.uint8, device=next(model.parameters()).device)
+    training = model.training
+    model.eval()  # no running statistics are moved
+    try:
+        objective(model.evidence(image, Generator(image.device).manual_seed(0)), config)
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def initialise(model: Model, feed: Feed, config: TrainingConfig, processes: Processes) -> None:
+    """Show a model that wants to see them some training images before its first step.
+
+    They are chosen and presented with generators of their own: those of the run are not touched.
+    """
+    if not isinstance(model, DataInitialised) or not model.images_wanted:
+        return
+    seed = noise_seed(config.seed, 0, 0, 0)  # one number more than those of a step
+    chosen = torch.randperm(len(feed.present), generator=Generator().manual_seed(seed))[: model.images_wanted]
+    generator = Generator(feed.generator.device).manual_seed(seed)
+    torch.manual_seed(seed)
+    model.initialise(feed.present(chosen, generator).to(feed.device))
+    processes.share_weights(model)
 
 
 def prepare_blocks(model: Model, config: TrainingConfig) -> None:

@@ -1,0 +1,104 @@
+r"""Posteriors that are more than a Normal.
+
+A hierarchy's walk offers a posterior for each latent. Where a paper sends a Normal draw through a flow, the density of
+the result is known at that draw only (an autoregressive flow is slow to invert), which is all that a bound needs:
+
+.. math:: \log q(z_K) = \log q(z_0) - \sum_k \log \left| \det \partial z_k / \partial z_{k-1} \right|
+
+References:
+    Variational Inference with Normalizing Flows, D. J. Rezende, S. Mohamed, ICML 2015,
+    https://arxiv.org/abs/1505.05770
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+from torch import Generator, Tensor
+
+from davi.distributions.base import Posterior
+from davi.distributions.normal import Normal
+
+Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""``z -> (z', log_det)``, both ``[B, ...]``: a bijection, and its log-determinant spread over the variables."""
+
+
+@final
+class TransformedNormal(Posterior):
+    """A Normal whose draws pass through a bijection. It remembers its draws and knows the density of nothing else.
+
+    Arguments:
+        base: the Normal.
+        transform: the bijection.
+    """
+
+    def __init__(self, base: Normal, transform: Transform) -> None:
+        self.base = base
+        self.transform = transform
+        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+
+    def __repr__(self) -> str:
+        return f"TransformedNormal(shape={tuple(self.base.shape)})"
+
+    @property
+    def mean(self) -> Tensor:
+        return self._through(self.base.mean)
+
+    def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """A reparametrised draw; ``temperature`` scales the noise of the base."""
+        return self._through(self.base.sample(generator, temperature))
+
+    def mode(self) -> Tensor:
+        """Where the flow takes the mode of its base, which is not the mode of the result in general."""
+        return self.mean
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """Density of a draw.
+
+        Raises:
+            ValueError: if ``x`` is not (the very tensor of) a draw or the mean of this distribution.
+        """
+        for z, log_prob in self._known:
+            if z is x:
+                return log_prob
+        raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+
+    def _through(self, z0: Tensor) -> Tensor:
+        z, log_det = self.transform(z0)
+        self._known.append((z, self.base.log_prob_map(z0) - log_det))
+        return z
+
+
+@final
+class Drawn(Posterior):
+    """A posterior whose draw has been made already, because the posteriors of other latents depended on it.
+
+    The divergence is that of the draw: in closed form it would treat those other latents, and with them the prior, as
+    independent of this one, and the result would be no bound.
+
+    Arguments:
+        posterior: where the latents came from.
+        z: the latents.
+    """
+
+    def __init__(self, posterior: Posterior, z: Tensor) -> None:
+        self.posterior = posterior
+        self.z = z
+
+    def __repr__(self) -> str:
+        return f"Drawn({self.posterior!r})"
+
+    @property
+    def mean(self) -> Tensor:
+        return self.posterior.mean
+
+    def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """The draw; always the same one."""
+        return self.z
+
+    def mode(self) -> Tensor:
+        return self.posterior.mode()
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        return self.posterior.log_prob_map(x)

@@ -1,0 +1,90 @@
+r"""Bottleneck blocks without normalisation.
+
+.. math:: f(h) = C_4\,g\,C_3\,g\,C_2\,g\,C_1\,g(h)
+
+with convolutions C (1x1, two of 3x3, 1x1) and the exact GELU g before each of them.
+
+References:
+    Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images, R. Child, ICLR 2021,
+    https://arxiv.org/abs/2011.10650
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from davi.layers.recomputed import Recomputed
+
+
+def plain_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    """A convolution that keeps the grid, with torch's initial weights and zero biases."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # it has one
+    return conv
+
+
+class Sizes(NamedTuple):
+    """Widths of a block and the kernel of its inner convolutions."""
+
+    width: int
+    middle: int
+    kernel: int
+
+
+@final
+class Bottleneck(Recomputed):
+    """The four convolutions of a block, with a GELU before each but the first: callers have applied that one already
+    and share its result among blocks.
+
+    Arguments:
+        in_channels: of all inputs together.
+        sizes: of the block.
+        out_channels: of the result.
+    """
+
+    def __init__(self, in_channels: int, sizes: Sizes, out_channels: int) -> None:
+        super().__init__()
+        self.c1 = plain_conv(in_channels, sizes.middle, 1)
+        self.c2 = plain_conv(sizes.middle, sizes.middle, sizes.kernel)
+        self.c3 = plain_conv(sizes.middle, sizes.middle, sizes.kernel)
+        self.c4 = plain_conv(sizes.middle, out_channels, 1)
+
+    def compute(self, *activated: Tensor) -> Tensor:
+        """Of one map, or of several that stand for their concatenation, which is never made; batches of 1 repeat."""
+        if len(activated) == 1:
+            h = self.c1(activated[0])
+        else:
+            weights = self.c1.weight.split([x.shape[1] for x in activated], 1)
+            h = F.conv2d(activated[0], weights[0], self.c1.bias)
+            for x, weight in zip(activated[1:], weights[1:], strict=True):
+                h = h + F.conv2d(x, weight)
+        for conv in (self.c2, self.c3, self.c4):
+            h = conv(F.gelu(h))
+        return h
+
+
+@final
+class Residual(Recomputed):
+    """h + f(h), then average pooling.
+
+    Arguments:
+        sizes: of the block.
+        depth: number of blocks in the row; the last convolution starts scaled by 1/sqrt(depth).
+        pool: factor of the pooling, 1: none.
+    """
+
+    def __init__(self, sizes: Sizes, depth: int, pool: int = 1) -> None:
+        super().__init__()
+        self.pool = pool
+        self.body = Bottleneck(sizes.width, sizes, sizes.width)
+        with torch.no_grad():
+            self.body.c4.weight.mul_(math.sqrt(1.0 / depth))
+
+    def compute(self, x: Tensor) -> Tensor:
+        x = x + self.body(F.gelu(x))
+        return x if self.pool == 1 else F.avg_pool2d(x, self.pool)

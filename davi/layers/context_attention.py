@@ -1,0 +1,81 @@
+r"""Depth-wise attention as a part that any top-down network can be given.
+
+The layer i of a hierarchy has a context :math:`c_i`, the feature map from which its prior and its posterior are made.
+With this part it reads from the contexts of all layers above,
+
+.. math:: \hat c_i = c_i + \gamma_i U_i \sum_{j<i} w_{ij}\, V_j c_j, \qquad
+          w_{ij}(n) = \mathrm{softmax}_j\bigl(a\, Q_i c_i(n)^\top K_j c_j(n)\bigr)
+
+with 1x1 convolutions Q, K, V, U, so that contexts of any width can be read; those of other scales are resized first.
+Gates :math:`\gamma` start at 0: a network that is given the part computes at first exactly what it computed without.
+Prior and posterior see :math:`\hat c_i`; the recurrence from layer to layer keeps :math:`c_i`, as in the paper.
+
+References:
+    Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
+    https://openreview.net/forum?id=T4-65DNlDij
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from davi.layers.depth_attention import DepthAttention, LayerMemory
+
+
+@final
+class ContextAttention(nn.Module):
+    """One layer's share in the attention: what it reads, and what it offers to the layers below.
+
+    Arguments:
+        channels: width of the layer's context.
+        key_channels: width of keys and queries.
+        value_channels: width of what is read.
+        reads: whether there are layers above.
+        offers: whether there are layers below.
+
+    Raises:
+        ValueError: if a width is not positive.
+
+    Example:
+        >>> memory = LayerMemory()
+        >>> top = ContextAttention(8, 4, 6, reads=False, offers=True)
+        >>> below = ContextAttention(16, 4, 6, reads=True, offers=False)
+        >>> _ = top(torch.randn(1, 8, 2, 2), memory)
+        >>> c = torch.randn(3, 16, 4, 4)
+        >>> torch.equal(below(c, memory), c)  # the gate is closed at first
+        True
+    """
+
+    def __init__(self, channels: int, key_channels: int, value_channels: int, *, reads: bool, offers: bool) -> None:
+        super().__init__()
+        if min(channels, key_channels, value_channels) < 1:
+            raise ValueError(
+                f"widths: got {channels}, {key_channels} and {value_channels} channels, expected positive numbers"
+            )
+        self.attention = DepthAttention() if reads else None
+        self.gate = nn.Parameter(torch.zeros(())) if reads else None
+        self.query = nn.Conv2d(channels, key_channels, 1) if reads else None
+        self.result = nn.Conv2d(value_channels, channels, 1) if reads else None
+        self.key = nn.Conv2d(channels, key_channels, 1) if offers else None
+        self.value = nn.Conv2d(channels, value_channels, 1) if offers else None
+
+    def forward(self, context: Tensor, memory: LayerMemory) -> Tensor:
+        """Read, then offer.
+
+        Arguments:
+            context: c_i, ``[B, channels, h, w]``.
+            memory: what the layers above have offered; this layer adds its own.
+
+        Returns:
+            The context with what was read, for prior and posterior.
+        """
+        attended = context
+        if self.attention is not None and self.query is not None and self.result is not None:
+            keys, values = memory.read((context.shape[2], context.shape[3]))
+            attended = context + self.gate * self.result(self.attention(self.query(context), keys, values).result)
+        if self.key is not None and self.value is not None:
+            memory.offer(self.key(context), self.value(context))
+        return attended

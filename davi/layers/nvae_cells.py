@@ -1,0 +1,164 @@
+r"""The convolutions and residual cells of NVAE.
+
+A cell is :math:`\mathrm{skip}(x) + 0.1\,\mathrm{SE}(f(x))`. In the encoder f is twice batch norm, swish, 3x3
+convolution; in the decoder it is an inverted residual: widen the features with a 1x1 convolution, let every channel see
+its 5x5 neighbourhood on its own (a depth-wise convolution is cheap and has a large receptive field), narrow them again.
+
+References:
+    NVAE: A Deep Hierarchical Variational Autoencoder, A. Vahdat, J. Kautz, NeurIPS 2020,
+    https://arxiv.org/abs/2007.03898
+
+    MobileNetV2: Inverted Residuals and Linear Bottlenecks, M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen,
+    CVPR 2018, https://arxiv.org/abs/1801.04381
+"""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from davi.layers.convolution import SqueezeExcite
+from davi.layers.recomputed import Recomputed
+from davi.layers.residual import FactorizedReduce
+
+Resize = Literal["keep", "halve", "double"]
+"""What a cell does to the resolution. Halving it doubles the width, doubling it halves the width."""
+
+RESIDUAL_SCALE = 0.1
+"""Factor on what a cell adds to its input."""
+
+
+@final
+class KernelConv2d(nn.Module):
+    r"""A convolution that tells its kernels, with 'same' padding and, unless told otherwise, weight normalisation.
+
+    .. math:: w_o = e^{g_o}\, v_o / (\|v_o\| + 10^{-5})
+
+    with the norm over all weights of output channel :math:`o`; at first :math:`g_o = \log(\|v_o\| + 10^{-2})`.
+
+    References:
+        Weight Normalization, T. Salimans, D. P. Kingma, NeurIPS 2016, https://arxiv.org/abs/1602.07868
+
+    Arguments:
+        in_channels, out_channels: widths.
+        kernel_size: odd.
+        stride: 1 or 2.
+        bias: whether to add a bias.
+        groups: of channels that do not see one another.
+        weight_norm: without it the kernels are the parameters v themselves.
+        mask: which weights there are, ``[out, in / groups, k, k]``, true or false; None: all. The others are 0 in v.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        bias: bool = True,
+        groups: int = 1,
+        weight_norm: bool = True,
+        mask: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        plain = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias, groups=groups)
+        self.stride, self.padding, self.groups = stride, kernel_size // 2, groups
+        self.v = plain.weight
+        self.bias = plain.bias
+        self.mask: Tensor | None
+        self.register_buffer("mask", mask, persistent=False)
+        self.log_g = nn.Parameter(torch.empty(out_channels)) if weight_norm else None
+        self.reset_length()
+
+    def extra_repr(self) -> str:
+        (out_channels, per_group), size = self.v.shape[:2], self.v.shape[2]
+        return f"{per_group * self.groups}, {out_channels}, kernel_size={size}, stride={self.stride}"
+
+    @torch.no_grad()
+    def reset_length(self, factor: float = 1.0) -> None:
+        """Set g so that the kernels have (nearly) the length of v, times ``factor``."""
+        if self.log_g is not None and not self.v.is_meta:
+            self.log_g.copy_(torch.log(factor * (self._masked().flatten(1).norm(dim=1) + 1e-2)))
+
+    def kernels(self) -> Tensor:
+        """The kernels in use, ``[out, in / groups, k, k]``."""
+        v = self._masked()
+        if self.log_g is None:
+            return v
+        length = torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True)
+        return v * (self.log_g.exp().view(-1, 1, 1, 1) / (length + 1e-5))
+
+    def _masked(self) -> Tensor:
+        return self.v if self.mask is None else self.v * self.mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernels(), self.bias, self.stride, self.padding, groups=self.groups)
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """As in NVAE: running statistics move by a twentieth."""
+    return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.05)
+
+
+@final
+class DoubleAndHalve(nn.Module):
+    """The skip connection of a cell that doubles the resolution: bilinear with aligned corners, 1x1 without bias."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = KernelConv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (2 * x.shape[2], 2 * x.shape[3])
+        result: Tensor = self.conv(F.interpolate(x, size=size, mode="bilinear", align_corners=True))
+        return result
+
+
+@final
+class Cell(Recomputed):
+    """A residual cell (module docstring).
+
+    Arguments:
+        skip: what the input becomes where it passes by.
+        body: f.
+        channels: of the output.
+        squeeze_excite: gate the channels of the body's output.
+    """
+
+    def __init__(self, skip: nn.Module, body: nn.Sequential, channels: int, squeeze_excite: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.body = body
+        self.squeeze_excite = SqueezeExcite(channels, bias=True) if squeeze_excite else None
+
+    def compute(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        if self.squeeze_excite is not None:
+            y = self.squeeze_excite(y)
+        out: Tensor = torch.add(self.skip(x), y, alpha=RESIDUAL_SCALE)
+        return out
+
+
+def encoder_cell(channels: int, squeeze_excite: bool, resize: Resize = "keep") -> Cell:
+    """A cell of the way up: batch norm, swish, 3x3 convolution, twice; the first changes resolution and width."""
+    width = 2 * channels if resize == "halve" else channels
+    skip = FactorizedReduce(channels, width, KernelConv2d) if resize == "halve" else nn.Identity()
+    first = [batch_norm(channels), nn.SiLU(), KernelConv2d(channels, width, 3, stride=2 if resize == "halve" else 1)]
+    second = [batch_norm(width), nn.SiLU(), KernelConv2d(width, width, 3)]
+    return Cell(skip, nn.Sequential(*first, *second), width, squeeze_excite)
+
+
+def decoder_cell(channels: int, expansion: int, squeeze_excite: bool, resize: Resize = "keep") -> Cell:
+    """A cell of the way down: an inverted residual that widens the features ``expansion`` times."""
+    width, wide = (channels // 2 if resize == "double" else channels), expansion * channels
+    skip = DoubleAndHalve(channels, width) if resize == "double" else nn.Identity()
+    body: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if resize == "double" else []
+    body += [batch_norm(channels), KernelConv2d(channels, wide, 1, bias=False, weight_norm=False)]
+    body += [batch_norm(wide), nn.SiLU()]
+    body += [KernelConv2d(wide, wide, 5, bias=False, groups=wide, weight_norm=False)]
+    body += [batch_norm(wide), nn.SiLU()]
+    body += [KernelConv2d(wide, width, 1, bias=False, weight_norm=False), batch_norm(width)]
+    return Cell(skip, nn.Sequential(*body), width, squeeze_excite)

@@ -1,0 +1,262 @@
+r"""The variational autoencoder, with the networks of the importance-weighted autoencoder or with convolutions.
+
+L stochastic layers :math:`z_1` (nearest the image) to :math:`z_L`, all inferred on the way up:
+
+.. math:: p(x, z) = p(x \mid z_1) \prod_{l=1}^{L-1} p(z_l \mid z_{l+1}) \; p(z_L), \qquad
+          q(z \mid x) = q(z_1 \mid x) \prod_{l=2}^{L} q(z_l \mid z_{l-1})
+
+with :math:`p(z_L) = N(0, I)`. Every other conditional is a Normal distribution with diagonal covariance whose mean and
+log standard deviation are linear in the last of a few hidden layers. The model of the first paper is L = 1; the second
+has L = 1 and L = 2.
+
+Whether the model is trained as a variational or as an importance-weighted autoencoder is a matter of the objective
+(:mod:`davi.objectives`): the model is the same.
+
+References:
+    Auto-Encoding Variational Bayes, D. P. Kingma, M. Welling, ICLR 2014, https://arxiv.org/abs/1312.6114
+
+    Importance Weighted Autoencoders, Y. Burda, R. Grosse, R. Salakhutdinov, ICLR 2016, https://arxiv.org/abs/1509.00519
+
+    Understanding the difficulty of training deep feedforward neural networks, X. Glorot, Y. Bengio, AISTATS 2010,
+    https://proceedings.mlr.press/v9/glorot10a.html (the initial weights of the dense networks)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, final
+
+from torch import Tensor, nn
+
+from davi.distributions import Distribution, Normal, Posterior
+from davi.layers import Padding, PixelHead, ResidualBlock, ResidualCell, WeightNormConv2d
+from davi.layers.pixel_head import Likelihood
+from davi.layers.residual import widths_along
+from davi.model import Choose, DataInitialised, Hierarchy, ask_early
+
+_SMALLEST_MEAN = 0.001
+"""Initial pixel probabilities lie between this and one minus this."""
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Options of :class:`VAE`. Lists go from the image to the top, as in the papers.
+
+    Arguments:
+        network: ``dense``, tanh layers on all pixels at once, or ``convolutional``, residual blocks around one
+            stochastic layer whose latents are a map, for images of any size.
+        latents: latent variables of each stochastic layer; channels of the map if convolutional.
+        hidden: width of the hidden layers between a stochastic layer and what lies below it; convolutional: channels at
+            full resolution, which double with each halving.
+        depth: how many hidden layers there are in each place; convolutional: residual blocks for each halving.
+        halvings: how often the resolution is halved on the way to the latents; convolutional only.
+        likelihood: family of p(x | z).
+        mixture_components: K of a logistic mixture.
+    """
+
+    network: Literal["dense", "convolutional"] = "dense"
+    latents: tuple[int, ...] = (50,)
+    hidden: tuple[int, ...] = (200,)
+    depth: int = 2
+    halvings: int = 2
+    likelihood: Likelihood = "bernoulli"
+    mixture_components: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "mixture_components", "halvings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        for name in ("latents", "hidden"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(
+                    f"{name}: got {list(getattr(self, name))}, expected one positive number for each layer"
+                )
+        if len(self.hidden) != len(self.latents):
+            raise ValueError(
+                f"hidden: got {len(self.hidden)} widths, expected one for each of {len(self.latents)} stochastic layers"
+            )
+        if self.network == "convolutional" and len(self.latents) > 1:
+            raise ValueError(f"latents: got {len(self.latents)} stochastic layers, expected 1 if convolutional")
+
+
+def tanh_layers(inputs: int, width: int, depth: int) -> nn.Sequential:
+    """Hidden layers of the paper: Glorot's uniform weights, biases 0."""
+    sizes = [inputs] + [width] * depth
+    return nn.Sequential(*[part for pair in pairwise(sizes) for part in (_linear(*pair), nn.Tanh())])
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+@final
+class DenseNormal(nn.Module):
+    """A Normal distribution given vectors: hidden layers, then mean and log standard deviation, linear.
+
+    Arguments:
+        inputs: values that are conditioned on.
+        width, depth: of the hidden layers.
+        latents: variables of the distribution.
+    """
+
+    def __init__(self, inputs: int, width: int, depth: int, latents: int) -> None:
+        super().__init__()
+        self.hidden = tanh_layers(inputs, width, depth)
+        self.mean = _linear(width, latents)
+        self.log_scale = _linear(width, latents)
+
+    def forward(self, below: Tensor) -> Normal:
+        """``[B, ...]``, anything with ``inputs`` values -> ``[B, latents, 1, 1]``."""
+        hidden = self.hidden(below.flatten(1))
+        return Normal(self.mean(hidden)[..., None, None], self.log_scale(hidden).exp()[..., None, None])
+
+
+@final
+class DenseOutput(nn.Module):
+    """The pixels' parameters given a vector.
+
+    Arguments:
+        latents: values that are conditioned on.
+        width, depth: of the hidden layers.
+        shape: ``[P, H, W]``, parameters for each pixel.
+    """
+
+    def __init__(self, latents: int, width: int, depth: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.hidden = tanh_layers(latents, width, depth)
+        self.last = _linear(width, shape[0] * shape[1] * shape[2])
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``[B, latents, 1, 1]`` -> ``[B, P, H, W]``."""
+        raw: Tensor = self.last(self.hidden(z.flatten(1)))
+        return raw.unflatten(1, self.shape)
+
+
+@final
+class ConvolutionalNormal(nn.Module):
+    """A Normal distribution of a latent map given an image."""
+
+    def __init__(self, channels: int, config: VAEConfig, rescales: list[int]) -> None:
+        super().__init__()
+        widths = widths_along(config.hidden[0], rescales)
+        self.cell = ResidualCell(widths, rescales, stem_channels=channels)
+        self.head = WeightNormConv2d(widths[-1], 2 * config.latents[0], 3)
+
+    def forward(self, x: Tensor) -> Normal:
+        """``[B, C, H, W]`` -> ``[B, latents, h, w]``."""
+        mean, log_scale = self.head(nn.functional.silu(self.cell(x))).chunk(2, 1)
+        return Normal(mean, log_scale.exp())
+
+
+@final
+class ConvolutionalOutput(nn.Module):
+    """The pixels' parameters given a latent map."""
+
+    def __init__(self, parameters: int, config: VAEConfig, rescales: list[int]) -> None:
+        super().__init__()
+        widths = widths_along(config.hidden[0] * 2**config.halvings, rescales)
+        self.cell = ResidualCell(widths, rescales, stem_channels=config.latents[0])
+        self.last = WeightNormConv2d(widths[-1], parameters, 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``[B, latents, h, w]`` -> ``[B, P, H, W]``."""
+        raw: Tensor = self.last(nn.functional.silu(self.cell(z)))
+        return raw
+
+
+@final
+class VAE(Hierarchy, DataInitialised):
+    """The variational autoencoder (module docstring).
+
+    Arguments:
+        shape: (C, H, W) of the images.
+        levels: values per channel.
+        config: the options.
+
+    Raises:
+        ValueError: if the options contradict one another or do not fit the images.
+    """
+
+    name = "vae"
+    Config = VAEConfig
+    images_wanted = 10_000  # a pixel's mean over these has a standard error of at most 0.005
+
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: VAEConfig) -> None:
+        super().__init__(shape, levels)
+        self.config = config
+        self.num_layers = len(config.latents)
+        if config.likelihood != "bernoulli":
+            self.images_wanted = 0
+        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components)
+        unit = 2**config.halvings if config.network == "convolutional" else 1
+        self.padding = Padding.to_multiple(self.shape[1:], unit)
+        if config.network == "dense":
+            self.grid = (1, 1)
+            self._build_dense()
+        else:
+            self.grid = (self.padding.padded[0] // unit, self.padding.padded[1] // unit)
+            self._build_convolutional()
+
+    def _build_dense(self) -> None:
+        config, depth = self.config, self.config.depth
+        latents, widths = config.latents, config.hidden
+        inputs = (self.dims, *latents[:-1])
+        levels = range(self.num_layers)  # from the image up
+        self.inference = nn.ModuleList(DenseNormal(inputs[i], widths[i], depth, latents[i]) for i in levels)
+        self.generative = nn.ModuleList(
+            DenseNormal(latents[i], widths[i], depth, latents[i - 1]) for i in reversed(levels[1:])
+        )
+        pixels = (self.head.parameters, *self.shape[1:])
+        self.output: DenseOutput | ConvolutionalOutput = DenseOutput(latents[0], widths[0], depth, pixels)
+
+    def _build_convolutional(self) -> None:
+        rest = [0] * (self.config.depth - 1)
+        self.inference = nn.ModuleList(
+            [ConvolutionalNormal(self.shape[0], self.config, [-2, *rest] * self.config.halvings)]
+        )
+        self.generative = nn.ModuleList()
+        self.output = ConvolutionalOutput(self.head.parameters, self.config, [*rest, 2] * self.config.halvings)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        return (module for module in self.modules() if isinstance(module, ResidualBlock))
+
+    def initialise(self, images: Tensor) -> None:
+        """Let binary pixels be as probable from the start as they are in the images: the last layer's biases become the
+        logits of the means. A convolution has one bias for all pixels of a channel."""
+        bias = self.output.last.bias
+        assert bias is not None
+        over = (0,) if self.config.network == "dense" else (0, 2, 3)
+        mean = images.to(bias.dtype).mean(over).flatten().clamp(_SMALLEST_MEAN, 1.0 - _SMALLEST_MEAN)
+        bias.copy_(mean.logit())
+
+    def encode(self, x: Tensor) -> Normal:
+        """q(z_1 | x) for integer images ``[B, C, H, W]``."""
+        self.check_images(x)
+        scaled = self.padding.add(x.to(next(self.parameters()).dtype) / (self.levels - 1))
+        posterior: Normal = self.inference[0](scaled)
+        return posterior
+
+    def top_down(self, choose: Choose, context: Normal | None = None) -> Distribution:
+        top = self.num_layers - 1
+        posteriors: list[Posterior | None] = [None] * self.num_layers  # top first
+        if context is not None:
+            posterior = context
+            for layer in range(top, 0, -1):  # from the image up: each latent is drawn before the one above it
+                drawn = ask_early(choose, layer, posterior)
+                posteriors[layer] = drawn
+                posterior = self.inference[self.num_layers - layer](drawn.z)
+            posteriors[0] = posterior
+        z = choose(0, self._top_prior(), posteriors[0])
+        for layer in range(1, self.num_layers):
+            z = choose(layer, self.generative[layer - 1](z), posteriors[layer])
+        return self.head(self.padding.crop(self.output(z)))
+
+    def _top_prior(self) -> Normal:
+        weight, shape = next(self.parameters()), (1, self.config.latents[-1], *self.grid)
+        return Normal(weight.new_zeros(shape), weight.new_ones(shape))

@@ -1,0 +1,65 @@
+"""What readers of published weights are told, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A recipe for the model that a file may hold.
+
+    Arguments:
+        name: of the recipe.
+        options: its ``model`` section, without the name.
+        geometry: shape (C, H, W) and levels of its images.
+        data: its ``data`` section.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    geometry: tuple[Shape, int]
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known about a file before it is read.
+
+    Arguments:
+        options: of the ``model`` section, without its name: the recipe's with the user's own laid over them, or the
+            user's own alone.
+        geometry: shape (C, H, W) and levels of the recipe's images; None without a recipe.
+        known: without a recipe, all that come with the program for this model.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    geometry: tuple[Shape, int] | None = None
+    known: Callable[[], Iterable[Known]] = tuple
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Everything that a run needs.
+
+    Arguments:
+        shape: (C, H, W) of the images.
+        levels: values per channel.
+        config: options of the model, an instance of its ``Config``.
+        state: a complete state dictionary on the CPU.
+        notes: lines for the user: what was found, and what was assumed because the file cannot say it.
+        data: options of the ``data`` section for the set the weights are for; none where it is not known.
+    """
+
+    shape: Shape
+    levels: int
+    config: Any
+    state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,49 @@
+"""The forms in which weights are published, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from davi.models import NVAE, AttentiveVAE, VeryDeepVAE
+from davi.published.attentive_h5 import import_h5
+from davi.published.imported import Given, Imported
+from davi.published.nvae_files import import_nvae
+from davi.published.vdvae_files import import_vdvae
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of weight files.
+
+    Arguments:
+        model: name of the model they are for.
+        read: reads one; raises :class:`davi.errors.UserError`, one line that begins with the path, unless all of it
+            fits.
+    """
+
+    model: str
+    read: Callable[[Path, Given], Imported]
+
+
+_ATTENTIVE_SETS: dict[tuple[tuple[int, int, int], int], dict[str, Any]] = {
+    ((3, 32, 32), 256): {"set": "cifar10"},
+    ((1, 28, 28), 2): {"set": "omniglot28", "binarization": "dynamic"},
+}
+"""The sets for which the authors published weights."""
+
+
+def _attentive(path: Path, given: Given) -> Imported:
+    shape, levels, config, state, notes = import_h5(path, given.options)
+    data: Mapping[str, Any] = _ATTENTIVE_SETS.get((shape, levels), {})
+    return Imported(shape, levels, config, state, tuple(notes), data)
+
+
+IMPORTERS: dict[str, Form] = {
+    "attentive": Form(AttentiveVAE.name, _attentive),
+    "nvae": Form(NVAE.name, import_nvae),
+    "vdvae": Form(VeryDeepVAE.name, import_vdvae),
+}
+"""Name of a form, as ``davi import`` takes it -> who reads it."""

@@ -1,0 +1,123 @@
+"""Checkpoint files of NVAE's authors as everything our model needs.
+
+A file is a dictionary with the weights (``state_dict``) and the options of the program that wrote it (``args``), from
+which the configuration follows; names and shapes of all weights must agree with it. Nothing in a file is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from davi.config import parse, to_dict
+from davi.errors import UserError
+from davi.models.nvae import NVAE, NVAEConfig
+from davi.published.imported import Given, Imported
+from davi.published.nvae import BINARY, configuration, parameter_names, to_our_layout, without_aliases
+from davi.published.torch_files import fitted, load_state
+
+_PAD = 2
+_ITERATIONS = 40
+
+_SETS: dict[str, dict[str, Any]] = {
+    "mnist": {"set": "mnist", "binarization": "dynamic"},
+    "omniglot": {"set": "omniglot28", "binarization": "dynamic"},
+    "cifar10": {"set": "cifar10"},
+    "celeba_64": {"set": "celeba64"},
+    "imagenet_32": {"set": "imagenet32"},
+    "celeba_256": {"set": "celeba_hq256"},
+    "ffhq": {"set": "ffhq256"},
+}
+"""The authors' names of sets, and ours."""
+
+_FREE = ("likelihood_form",)
+"""Options that a file does not determine."""
+
+_EXACT = "likelihood: the exact one; the authors' counts the value 254 of 8 bits twice, and bits/dim come out lower"
+
+
+def import_nvae(path: Path, given: Given) -> Imported:
+    """A checkpoint as everything a run needs.
+
+    Arguments:
+        path: ``checkpoint.pt`` as the authors' program writes it.
+        given: options of the ``model`` section; except for the form of the likelihood they must be those of the file.
+
+    Raises:
+        UserError: one line that begins with the path, if it is no such file or does not fit together.
+    """
+    loaded = load_state(path, [argparse.Namespace])
+    try:
+        return _read(loaded, given)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _read(loaded: Any, given: Given) -> Imported:
+    parts = loaded if isinstance(loaded, Mapping) else {}
+    weights, arguments = parts.get("state_dict"), parts.get("args")
+    if not isinstance(weights, Mapping) or not isinstance(arguments, argparse.Namespace):
+        raise UserError("holds no state_dict and args, expected a checkpoint of the authors' program")
+    options = vars(arguments)
+    levels, config = configuration(options)
+    binary = options["dataset"] in BINARY
+    config = _with(dataclasses.replace(config, pad=_PAD if binary else 0), given.options)
+    found = without_aliases(weights, config.single)
+    shape = _shape(weights, config, given)
+    try:
+        with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
+            on_paper = NVAE(shape, levels, config)
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise UserError(f"no model has these options ({' '.join(str(error).split())[:200]})") from error
+    state = to_our_layout(fitted(on_paper.state_dict(), found, parameter_names(on_paper)), on_paper.head)
+    notes = [f"groups {list(config.groups)}, width {config.encoder_width}, {config.latent_channels} latent channels"]
+    if levels == 256:
+        notes.append(_EXACT)
+    data = dict(_SETS.get(str(options["dataset"]), {}))
+    if data and levels not in (2, 256):
+        data["levels"] = levels
+    return Imported(shape, levels, config, _completed(shape, levels, config, state), tuple(notes), data)
+
+
+def _with(config: NVAEConfig, options: Mapping[str, Any]) -> NVAEConfig:
+    """The file's configuration with the user's form of the likelihood; all else must be as in the file."""
+    values = to_dict(config)
+    wanted = to_dict(parse(NVAEConfig, {**values, **options}, "model"))
+    for name, value in wanted.items():
+        if name not in _FREE and value != values[name]:
+            raise UserError(f"model.{name}: got {value}, expected {values[name]} as in the file")
+    return dataclasses.replace(config, **{name: wanted[name] for name in _FREE})
+
+
+def _shape(weights: Mapping[str, Any], config: NVAEConfig, given: Given) -> tuple[int, int, int]:
+    """(C, H, W): the channels of the first convolution, and as many pixels as the constant at the top is for."""
+    stem, start = weights.get("stem.weight"), weights.get("prior_ftr0")
+    if not isinstance(stem, Tensor) or stem.ndim != 4:
+        raise UserError("weights: stem.weight is missing or no kernel")
+    if start is None and config.single:
+        if given.geometry is None:
+            raise UserError("the weights of a single group fit images of any size; give --recipe for theirs")
+        return given.geometry[0]
+    if not isinstance(start, Tensor) or start.ndim != 3:
+        raise UserError("weights: prior_ftr0 is missing or no map")
+    unit = 2 ** (config.halvings + len(config.groups) - 1)
+    rows, columns = (unit * size - 2 * (config.pad or 0) for size in start.shape[1:])
+    return stem.shape[1], rows, columns
+
+
+def _completed(
+    shape: tuple[int, int, int], levels: int, config: NVAEConfig, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """With what the authors do not store: the vectors of the spectral penalty, as they belong to these weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = NVAE(shape, levels, config)
+    model.load_state_dict({**model.state_dict(), **state})
+    model.initialise(torch.empty(0))
+    return model.state_dict()

@@ -1,0 +1,103 @@
+"""Weights in files that ``torch.save`` wrote, read without running anything that is in them."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from davi.errors import UserError
+
+_SHOWN = 3
+"""Names that a message lists of each kind of mismatch."""
+_FAULTS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    AttributeError,
+    MemoryError,
+    EOFError,
+)
+"""What torch.load raises on damaged files."""
+
+
+def load_state(path: Path | str, classes: Sequence[type] = ()) -> Any:
+    """What ``torch.save`` wrote, on the CPU.
+
+    Arguments:
+        path: the file.
+        classes: plain classes that it may hold besides tensors and Python's own containers.
+
+    Raises:
+        UserError: one line that begins with the path, if the file is missing, is none of torch's, is damaged, or wants
+            to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals(list(classes)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported class" in str(error) or "Unsupported operand" in str(error):
+            raise UserError(
+                f"{path}: refused, since it holds more than tensors and would run code ({_short(error)})"
+            ) from None
+        raise UserError(f"{path}: not a file of weights that torch.save wrote, or damaged ({_short(error)})") from None
+    except (*_FAULTS, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a file of weights that torch.save wrote, or damaged ({_short(error)})") from None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def fitted(expected: Mapping[str, Tensor], found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """A complete state dictionary, if everything fits.
+
+    Arguments:
+        expected: our model's state dictionary; on the meta device it costs nothing.
+        found: the file's tensors by their names.
+        names: their name -> ours, for everything our model has.
+
+    Returns:
+        The file's tensors by our names.
+
+    Raises:
+        UserError: one line with all that is missing, unexpected, of another shape, or not finite floating point
+            numbers: how many of each, and the first few.
+    """
+    wrong: dict[str, list[str]] = {
+        "missing": [name for name in names if name not in found],
+        "unexpected": [str(name) for name in found if name not in names],
+    }
+    shapes: list[str] = []
+    values: list[str] = []
+    for name, key in names.items():
+        x = found.get(name)
+        if name in found and not isinstance(x, Tensor):
+            values.append(f"{name} is {type(x).__name__}")
+        elif isinstance(x, Tensor) and x.shape != expected[key].shape:
+            shapes.append(f"{name} {list(x.shape)}, expected {list(expected[key].shape)}")
+        elif isinstance(x, Tensor) and x.is_floating_point() != expected[key].is_floating_point():
+            values.append(f"{name} is {x.dtype}, expected {expected[key].dtype}")
+        elif isinstance(x, Tensor) and not bool(torch.isfinite(x).all()):
+            values.append(f"{name} is not finite")
+    wrong |= {"of another shape": shapes, "not usable": values}
+    told = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in wrong.items() if names]
+    if told:
+        raise UserError(f"weights: {'; '.join(told)}; of {len(expected)} expected, {len(found)} found")
+    return {key: found[name].to(expected[key].dtype) for name, key in names.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(" ".join(name.split())[:100] for name in names[:_SHOWN]) + more

@@ -1,0 +1,362 @@
+"""NVAE: its size, its cells and flows, its penalties, and what is the same with attention closed."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import RECIPE, sets
+from torch import Tensor, nn
+
+from davi import recipes
+from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs, causal_mask
+from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
+from davi.layers.spectral import SpectralNorms
+from davi.models import NVAE
+from davi.models.nvae import DepthWiseAttention, NVAEConfig
+from davi.objectives import ObjectiveConfig, balancing, objective
+from davi.runs import load_model
+from davi.training import TrainingConfig
+from davi.training.loop import train
+
+SMALL = NVAEConfig(
+    groups=(1, 2),
+    latent_channels=2,
+    encoder_width=4,
+    decoder_width=2,
+    halvings=1,
+    preprocess_cells=1,
+    postprocess_cells=1,
+    encoder_cells=1,
+    decoder_cells=1,
+    mixture_components=2,
+)
+
+
+def small(shape: tuple[int, int, int] = (1, 8, 8), levels: int = 4, **options: object) -> NVAE:
+    """A small model in eval mode with every weight and running statistic away from its neutral value."""
+    model = NVAE(shape, levels, replace(SMALL, **options))  # type: ignore[arg-type]  # options by name
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0.0, 0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [
+        ("nvae_mnist", 33_363_134),
+        ("nvae_cifar10", 130_852_480),
+        ("nvae_celeba64", 153_281_364),
+        ("nvae_imagenet32", 268_509_444),
+        ("nvae_celeba_hq256", 330_798_664),
+    ],
+)
+def test_published_configurations_have_the_official_number_of_parameters(recipe: str, parameters: int) -> None:
+    loaded = recipes.load(recipe)
+    assert loaded.data is not None
+    with torch.device("meta"):
+        model = NVAE(*recipes.geometry(loaded.data), loaded.model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_the_test_configuration_has_the_official_number_of_parameters() -> None:
+    config = NVAEConfig((4,), 20, 16, 16, halvings=1, preprocess_cells=2, postprocess_cells=2)
+    with torch.device("meta"):
+        sizes = [
+            sum(p.numel() for p in NVAE((3, 32, 32), 256, c).parameters()) for c in (config, replace(config, shifts=1))
+        ]
+    assert sizes == [377_600, 595_840]
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "levels"),
+    [
+        ({"groups": (1,), "encoder_width": 4, "decoder_width": 4}, (1, 8, 8), 4),  # one group: no towers
+        ({"groups": (1,), "encoder_width": 4, "decoder_width": 4, "shifts": 1}, (3, 8, 8), 256),
+        ({"groups": (1, 1, 2)}, (1, 8, 8), 4),
+        ({"residual_posterior": False, "squeeze_excite": False}, (2, 8, 8), 4),
+        ({"halvings": 2, "groups": (2,)}, (3, 7, 10), 16),  # neither side a multiple of 4
+        ({"likelihood": "bernoulli", "pad": 2, "halvings": 2}, (1, 4, 4), 2),
+        ({"halvings": 0, "groups": (3,)}, (1, 3, 5), 4),
+        ({"encoder_cells": 0, "decoder_cells": 0}, (1, 8, 8), 4),
+    ],
+)
+def test_every_configuration_explains_and_draws(
+    options: dict[str, object], shape: tuple[int, int, int], levels: int
+) -> None:
+    model = small(shape, levels, **options)
+    x = torch.randint(levels, (3, *shape))
+    evidence = model.train().evidence(x)
+    assert evidence.log_px.shape == (3,)
+    assert bool(evidence.log_px.isfinite().all())
+    assert len(evidence.kl_maps) == sum(model.config.groups)
+    (objective(evidence, ObjectiveConfig(penalty_weight=0.1)) * 1.0).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+    model.eval().check_images(model.sample(2))
+    assert [tuple(z.shape[1:]) for z in model.latents(x)] == [tuple(kl.shape[1:]) for kl in evidence.kl_maps.values()]
+
+
+def test_the_top_prior_is_a_little_wider_than_standard() -> None:
+    """exp(0) + 0.01, as in the authors' program."""
+    seen = []
+    small().top_down(lambda layer, prior, posterior: seen.append(prior) or prior.mean)  # type: ignore[func-returns-value]
+    assert torch.equal(seen[0].mean, torch.zeros(1, 2, 2, 2))
+    torch.testing.assert_close(seen[0].scale, torch.full((1, 2, 2, 2), 1.01), rtol=0, atol=1e-7)
+
+
+def test_a_residual_of_zero_is_the_prior() -> None:
+    model = small()
+    for group in (model.top, *model.groups):
+        head = group.get_submodule("posterior")
+        assert isinstance(head, KernelConv2d)
+        assert head.log_g is not None
+        assert head.bias is not None
+        with torch.no_grad():
+            head.log_g.fill_(-60.0)
+            head.bias.zero_()
+    kls = model.evidence(torch.randint(4, (2, 1, 8, 8))).kl_maps.values()
+    assert all(float(kl.detach().abs().max()) < 1e-6 for kl in kls)
+
+
+def test_zeros_around_the_image_are_those_of_a_larger_image() -> None:
+    """Padding changes what is counted, not what is computed."""
+    padded = small((1, 4, 4), 2, likelihood="bernoulli", pad=2, halvings=1)
+    whole = NVAE((1, 8, 8), 2, replace(padded.config, pad=0)).eval()
+    whole.load_state_dict(padded.state_dict())
+    x = torch.randint(2, (3, 1, 4, 4))
+    z, larger = padded.latents(x), whole.latents(F.pad(x, (2, 2, 2, 2)))
+    assert all(torch.equal(a, b) for a, b in zip(z, larger, strict=True))
+    inside = whole.decode(z).log_prob_map(F.pad(x, (2, 2, 2, 2)))[..., 2:-2, 2:-2]
+    torch.testing.assert_close(padded.decode(z).log_prob(x), inside.flatten(1).sum(1), rtol=1e-6, atol=1e-5)
+
+
+def reference_cell(cell: Cell, x: Tensor, up: bool, decoder: bool) -> Tensor:
+    """A cell written out with torch's own modules, for cells without change of resolution or with doubling."""
+
+    def conv(module: nn.Module, y: Tensor, padding: int, groups: int = 1) -> Tensor:
+        assert isinstance(module, KernelConv2d)
+        w = module.v
+        if module.log_g is not None:
+            w = torch.stack(
+                [g.exp() * k / (k.square().sum().sqrt() + 1e-5) for g, k in zip(module.log_g, w, strict=True)]
+            )
+        return F.conv2d(y, w, module.bias, padding=padding, groups=groups)
+
+    skip = x
+    y, layers = x, list(cell.body)
+    if up:
+        skip = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        skip = conv(cell.skip.conv, skip, 0)  # type: ignore[arg-type]  # a submodule
+        y, layers = x.repeat_interleave(2, 2).repeat_interleave(2, 3), layers[1:]
+    if decoder:
+        y = conv(layers[1], layers[0](y), 0)
+        y = conv(layers[4], F.silu(layers[2](y)), 2, groups=y.shape[1])
+        y = layers[8](conv(layers[7], F.silu(layers[5](y)), 0))
+    else:
+        y = conv(layers[5], F.silu(layers[3](conv(layers[2], F.silu(layers[0](y)), 1))), 1)
+    excite = cell.squeeze_excite
+    if excite is not None:
+        hidden = F.relu(F.linear(y.mean((2, 3)), excite.squeeze.weight, excite.squeeze.bias))
+        y = y * torch.sigmoid(F.linear(hidden, excite.excite.weight, excite.excite.bias))[:, :, None, None]
+    return skip + 0.1 * y
+
+
+@pytest.mark.parametrize(("decoder", "up"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("excite", [False, True])
+def test_cells_are_the_papers(decoder: bool, up: bool, excite: bool) -> None:
+    cell = decoder_cell(8, 3, excite, "double" if up else "keep") if decoder else encoder_cell(8, excite)
+    cell.double()
+    x = torch.randn(2, 8, 4, 6, dtype=torch.float64)
+    cell(x)  # moves the running statistics
+    cell.eval()
+    # 1e-12: float64, sums in another order
+    torch.testing.assert_close(cell(x), reference_cell(cell, x, up, decoder), rtol=1e-12, atol=1e-12)
+    assert cell(x).shape == ((2, 4, 8, 12) if up else x.shape)
+
+
+def test_recomputed_cells_give_the_same_gradients_and_statistics() -> None:
+    x = torch.randint(4, (4, 1, 8, 8))
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(2)
+        model = small().train()
+        for block in model.blocks():
+            block.recompute = recompute  # type: ignore[assignment]  # a plain switch
+        loss = -model.evidence(x, torch.Generator().manual_seed(1)).log_px.mean()
+        loss.backward()
+        results.append([p.grad for p in model.parameters()] + list(model.buffers()))
+    for plain, again in zip(*results, strict=True):
+        assert (plain is None and again is None) or torch.equal(plain, again)  # type: ignore[arg-type]  # both tensors
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_shifts_look_back_only(mirrored: bool) -> None:
+    """The Jacobian has ones on its diagonal and, in the order of the pixels, zeros above it."""
+    channels, rows, columns = 3, 4, 4
+    shift = AutoregressiveShift(channels, mirrored).double()
+    with torch.no_grad():
+        for parameter in shift.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    z = torch.randn(1, channels, rows, columns, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(shift, z)
+    order = jacobian.reshape(channels, rows * columns, channels, rows * columns)
+    if mirrored:
+        order = order.flip(1, 3)
+    matrix = order.permute(1, 0, 3, 2).reshape(48, 48)  # pixel by pixel, within a pixel channel by channel
+    assert torch.equal(matrix.diagonal(), torch.ones(48, dtype=torch.float64))
+    assert torch.equal(matrix.triu(1), torch.zeros(48, 48, dtype=torch.float64))
+    neighbours = matrix[15:18, 12:15]  # the pixel before in the same row
+    assert bool((neighbours != 0).all())
+    assert float(torch.linalg.det(matrix)) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_masks_by_hand() -> None:
+    strict = causal_mask(2, 4, 3, strict=True)
+    assert strict[:, :, 0].all()
+    assert strict[:, :, 1, 0].all()
+    assert strict[:, :, 1, 1].int().tolist() == [[0, 0], [0, 0], [1, 0], [1, 0]]
+    assert not strict[:, :, 1, 2].any()
+    assert not strict[:, :, 2].any()
+    assert causal_mask(4, 2, 1, strict=False)[:, :, 0, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    depthwise = causal_mask(4, 4, 5, strict=False, groups=4)
+    assert depthwise[0, 0].int().tolist() == [[1] * 5, [1] * 5, [1, 1, 1, 0, 0], [0] * 5, [0] * 5]
+    assert torch.equal(causal_mask(2, 4, 3, strict=True, mirrored=True), strict.flip(2, 3))
+
+
+def test_shifts_preserve_volume_and_are_not_drawn_through() -> None:
+    z = torch.randn(2, 3, 4, 4)
+    moved, log_det = ShiftPairs(3, 2)(z)
+    assert torch.equal(log_det, torch.zeros_like(z))
+    assert not torch.equal(moved, z)
+    plain, bent = small(shifts=0), small(shifts=1)
+    bent.load_state_dict({**bent.state_dict(), **{k: v for k, v in plain.state_dict().items() if "spectral" not in k}})
+    draws = [model.sample(3, generator=torch.Generator().manual_seed(1)) for model in (plain, bent)]
+    assert torch.equal(*draws)
+
+
+def test_spectral_norms_converge_to_the_largest_singular_values() -> None:
+    shapes = [(3, 5), (4, 4), (3, 5), (6, 1)]
+    matrices = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    norms = SpectralNorms(shapes).double()
+    exact = torch.stack([torch.linalg.svdvals(matrix)[0] for matrix in matrices]).sum()
+    assert float(norms.total(matrices).detach()) < float(exact.detach())  # from below, always
+    norms.iterate(matrices, 2000)
+    total = norms.total(matrices, 1)
+    torch.testing.assert_close(total, exact, rtol=1e-10, atol=0.0)
+    for ours, theirs in zip(torch.autograd.grad(total, matrices), torch.autograd.grad(exact, matrices), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_penalties_are_those_of_all_convolutions_and_batch_norms() -> None:
+    model = small(shifts=1, depth_attention=DepthWiseAttention(2, 3)).double()
+    for _ in range(15):
+        model.initialise(torch.empty(0))
+    found = {name: penalty.detach() for name, penalty in model.penalties().items()}
+    convolutions = [module for module in model.modules() if isinstance(module, KernelConv2d)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    sigma = sum(torch.linalg.svdvals(conv.kernels().detach().flatten(1))[0] for conv in convolutions)
+    assert float(found["spectral_norm"]) == pytest.approx(float(sigma), rel=1e-4)
+    gains = sum(float(norm.weight.detach().abs().max()) for norm in norms)
+    assert float(found["batch_norm_gain"]) == pytest.approx(gains, rel=1e-12)
+
+
+def test_penalties_are_for_training_alone_and_their_vectors_are_kept() -> None:
+    model = small()
+    assert not model.evidence(torch.zeros(2, 1, 8, 8).int()).penalties
+    before = {name: x.clone() for name, x in model.state_dict().items() if name.startswith("spectral.")}
+    assert set(model.train().evidence(torch.zeros(2, 1, 8, 8).int()).penalties) == {"spectral_norm", "batch_norm_gain"}
+    assert before
+    assert all(not torch.equal(x, model.state_dict()[name]) for name, x in before.items() if x.shape[1] > 1)
+
+
+def test_the_weight_of_the_penalties() -> None:
+    config = ObjectiveConfig(kl_fraction=0.3, penalty_weight=0.01, penalty_start=1.0)
+    # exp((1 - beta) log 1 + beta log 0.01)
+    assert [config.penalty_weight_at(beta) for beta in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.1, 0.01], rel=1e-12)
+    assert ObjectiveConfig(penalty_weight=0.3).penalty_weight_at(0.2) == 0.3
+    evidence = small().train().evidence(torch.zeros(2, 1, 8, 8).int())
+    plain = objective(evidence, ObjectiveConfig(kl_fraction=0.3, penalty_weight=0.0), 0.5).detach()
+    added = sum(float(x.detach()) for x in evidence.penalties.values())
+    total = objective(evidence, config, 0.5).detach()
+    assert float(total - plain) == pytest.approx(0.1 * added, rel=1e-4)  # a difference of float32 numbers
+    for wrong in ({"penalty_weight": -1.0}, {"penalty_start": 1.0}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: got "):
+            ObjectiveConfig(**wrong)
+
+
+def test_balancing_by_hand() -> None:
+    """One group at the coarse scale, two at the fine one: alpha is 1 and 4 / 2."""
+    evidence = small().evidence(torch.randint(4, (5, 1, 8, 8)))
+    costs = [float(evidence.terms[f"kl/{i:02d}"].detach().abs().mean()) + 0.01 for i in range(3)]
+    shares = [cost / alpha for cost, alpha in zip(costs, (1.0, 2.0, 2.0), strict=True)]
+    expected = [3.0 * share / sum(shares) for share in shares]
+    assert [float(x) for x in balancing(evidence).values()] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("shifts", [0, 1])
+def test_closed_attention_is_the_plain_model(shifts: int) -> None:
+    plain, reading = small(shifts=shifts), small(shifts=shifts, depth_attention=DepthWiseAttention(2, 3))
+    reading.load_state_dict({**reading.state_dict(), **plain.state_dict()})
+    sites = list(reading.depth_attentions())
+    assert [(site.layer, site.sources) for site in sites] == [(1, (0,)), (2, (0, 1))]
+    with torch.no_grad():
+        for site in sites:
+            site.gate.zero_()
+    x = torch.randint(4, (3, 1, 8, 8))
+    one, other = (model.train().evidence(x, torch.Generator().manual_seed(1)) for model in (plain, reading))
+    assert all(torch.equal(one.terms[name], other.terms[name]) for name in one.terms)
+    assert all(torch.equal(one.penalties[name], other.penalties[name]) for name in one.penalties)
+    with torch.no_grad():
+        sites[-1].gate.fill_(0.5)
+    assert not torch.equal(one.log_px, reading.evidence(x, torch.Generator().manual_seed(1)).log_px)
+    assert not list(plain.depth_attentions())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": ()}, "groups: got [], expected at least one group at each scale"),
+        ({"groups": (2, 0)}, "groups: got [2, 0], expected"),
+        ({"latent_channels": 0}, "latent_channels: got 0, expected at least 1"),
+        ({"halvings": -1}, "halvings: got -1, expected at least 0"),
+        ({"pad": -1}, "pad: got -1, expected at least 0"),
+        ({"groups": (1,)}, "decoder_width: got 2, expected 4, the encoder's, for one group"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match="got") as caught:
+        replace(SMALL, **options)  # type: ignore[arg-type]  # options by name
+    assert str(caught.value).startswith(message)
+    for name, attention in itertools.product(("key_channels", "value_channels"), (-1,)):
+        with pytest.raises(ValueError, match=f"^{name}: got -1"):
+            DepthWiseAttention(**{name: attention})
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """With the vectors of the spectral penalty, which go on from where they were."""
+    images = sets(binarization="none", size=8)
+    config = TrainingConfig(steps=6, batch_size=8, checkpoint_steps=3, checkpoint_minutes=0, schedule="constant")
+
+    def model() -> NVAE:
+        torch.manual_seed(1)
+        return NVAE((1, 8, 8), 16, SMALL)
+
+    def run(name: str, steps: int, resume: bool = False) -> None:
+        shorter = replace(config, steps=steps)
+        train(model(), images, shorter, tmp_path / name, RECIPE, resume=resume, echo=lambda line: None)
+
+    run("whole", 6)
+    run("halves", 3)
+    run("halves", 6, resume=True)
+    one, other = (load_model(tmp_path / name)[0].state_dict() for name in ("whole", "halves"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    fresh = model().state_dict()
+    assert all(not torch.equal(one[name], x) for name, x in fresh.items() if "spectral" in name and x.shape[1] > 1)
