@@ -48,7 +48,7 @@ def draw_points(random: np.random.Generator, kills: int) -> list[str]:
 
 def killed(folder: Path, points: list[str]) -> dict[str, int]:
     """Let the program make the runs; how often each was killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{PROGRAM.parent}{os.pathsep}{ROOT}"}
     command = [sys.executable, str(PROGRAM), str(folder), *points]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return {point: int(kills) for point, _, kills in (line.partition(": killed ") for line in done.stdout.splitlines())}
