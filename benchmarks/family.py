@@ -2,8 +2,8 @@
 
 python benchmarks/family.py --runs FOLDER --data-root FOLDER --sets mnist photos --minutes 15
 
-Runs that FOLDER already holds are measured, not trained again, so an interrupted benchmark goes on where it stopped. The
-models' sizes and learning rates are those of the recipes; parameters are not matched.
+Runs that FOLDER already holds are measured, not trained again, so an interrupted benchmark goes on where it stopped.
+The models' sizes and learning rates are those of the recipes; parameters are not matched.
 """
 
 from __future__ import annotations
