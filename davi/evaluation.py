@@ -44,7 +44,7 @@ ACTIVE_VARIANCE = 0.01
 
 ACTIVE_RULE = (
     "active: the variance of the unit's posterior mean over the evaluated images (unbiased, n - 1) exceeds "
-    f"{ACTIVE_VARIANCE}; below the top layer the mean is taken at one draw of the latents above"
+    f"{ACTIVE_VARIANCE}; a mean that depends on other latents is taken at one draw of them, a flow's without noise"
 )
 """What an active unit is, in the words that go into every result."""
 

@@ -200,6 +200,10 @@ class Hierarchy(LatentModel, ABC):
             p(x | z).
         """
 
+    def latent_name(self, layer: int) -> str:
+        """What a layer's latents are called in the model's paper, if that says more than the number; else nothing."""
+        return ""
+
     def penalties(self) -> dict[str, Tensor]:
         """Scalars that the model's paper adds to the objective in training; they are no part of any claim."""
         return {}

@@ -82,7 +82,8 @@ class ObjectiveConfig:
         penalty_weight: lambda, of the model's penalties.
         penalty_start: lambda at the first step of a warm-up; 0: the same throughout.
         kl_balance: weigh the layers' divergences against one another while the weight is below 1.
-        free_nats: lambda, what each group's divergence may cost for nothing; 0: no free bits.
+        free_nats: lambda, what each group's divergence may cost for nothing; 0: no free bits. The mean is that of the
+            images computed together: of each part, where a batch is cut into parts. Shares of ``kl_balance`` likewise.
         free_group: what a group is, a channel map of a layer or a layer.
         draws: k, draws of the latents for each image.
         bound: ``elbo``, the mean over the draws, or ``importance_weighted``, L_k.

@@ -12,7 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from davi.errors import UserError
 from davi.files import digest, read_tensors, write_tensors, writing
-from davi.model import Model
+from davi.model import Model, Temperature
 
 PASSES = 100
 """How many batches are drawn, unless told otherwise."""
@@ -30,13 +30,13 @@ BATCH = 16
 
 @torch.no_grad()
 def recalibrate(
-    model: Model, temperature: float = 1.0, passes: int = PASSES, seed: int = 0, batch_size: int = BATCH
+    model: Model, temperature: Temperature = 1.0, passes: int = PASSES, seed: int = 0, batch_size: int = BATCH
 ) -> dict[str, Tensor]:
     """Replace the running statistics of all batch norms by the means over batches that the model draws.
 
     Arguments:
         model: changed in place; nothing but these statistics.
-        temperature: of the draws.
+        temperature: of the draws, one for all layers or one for each.
         passes: how many batches are drawn.
         seed: of the draws.
         batch_size: images of each.
@@ -49,7 +49,7 @@ def recalibrate(
     """
     if passes < 1 or batch_size < 2:
         raise ValueError(f"passes: got {passes} of {batch_size} images, expected at least 1 of 2 images")
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    norms = _norms(model)
     if not norms:
         return {}
     generator = Generator(next(model.parameters()).device).manual_seed(seed)
@@ -76,9 +76,11 @@ def recalibrate(
 
 
 def recalibrated(
-    model: Model, folder: Path, temperature: float, passes: int = PASSES, seed: int = 0
+    model: Model, folder: Path, temperature: Temperature, passes: int = PASSES, seed: int = 0
 ) -> tuple[Path | None, bool]:
     """Give a run's model the statistics for a temperature: those in the folder, or new ones, which are left there.
+
+    Of temperatures for each layer the folder keeps the last ones alone.
 
     Arguments:
         model: changed in place.
@@ -92,13 +94,13 @@ def recalibrated(
     Raises:
         UserError: if the file is damaged or cannot be written.
     """
-    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    if not norms:
+    if not _norms(model):
         return None, False
-    path = folder / f"sampling-{temperature:g}.safetensors"
+    single = temperature if isinstance(temperature, (int, float)) else None
+    path = folder / f"sampling-{'by-layer' if single is None else f'{single:g}'}.safetensors"
     wanted = {
         "weights": digest(model.state_dict()),
-        "temperature": temperature,
+        "temperature": list(temperature) if isinstance(temperature, Sequence) else temperature,
         "passes": passes,
         "seed": seed,
         "batch_size": BATCH,
@@ -112,6 +114,11 @@ def recalibrated(
     with writing(str(path)):
         write_tensors(path, statistics, wanted)
     return path, False
+
+
+def _norms(model: Model) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
+    kinds = nn.BatchNorm1d, nn.BatchNorm2d
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def _take(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:

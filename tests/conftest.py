@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 # The tensors of the tests are small: more threads would only wait for one another, and for other processes.
 torch.set_num_threads(1)
@@ -51,3 +55,21 @@ def need_shared(shared: Path | None) -> Callable[[str], Path]:
         return shared / relative
 
     return need
+
+
+@pytest.fixture
+def spoilt(
+    need_shared: Callable[[str], Path], tmp_path: Path
+) -> Callable[[str, Callable[[dict[str, Tensor], dict[str, Any]], None]], Path]:
+    """``spoilt(name, change)`` is a copy of a fixture of reference data after ``change(tensors, facts)``."""
+
+    def make(name: str, change: Callable[[dict[str, Tensor], dict[str, Any]], None]) -> Path:
+        tensors = load_file(need_shared(f"fixtures/{name}.safetensors"))
+        facts = json.loads(need_shared(f"fixtures/{name}.json").read_text())
+        change(tensors, facts)
+        path = tmp_path / f"{name}.safetensors"
+        save_file(tensors, path)
+        path.with_suffix(".json").write_text(json.dumps(facts))
+        return path
+
+    return make

@@ -12,14 +12,22 @@ from typing import Any
 import pytest
 import torch
 from quadrature import from_the_posterior, from_the_prior
+from tiny import RECIPE, same_files, sets
 from torch import Generator, Tensor
 
 import davi
 from davi import recipes
+from davi.data import Images
 from davi.distributions import Drawn, Normal, Posterior
+from davi.inspection import inspect
 from davi.layers.weight_norm_init import initialise_from_data
 from davi.model import Step
-from davi.models.biva import BIVA, BIVAConfig, Head
+from davi.models.biva import BIVA, BIVAConfig, GatedBlock, Head
+from davi.objectives import ObjectiveConfig
+from davi.training import TrainingConfig, train
+from davi.training.parallel import Processes
+from davi.training.prepare import initialise
+from davi.training.state import Feed
 
 SMALL = BIVAConfig(
     latents=(3, 2, 2), strides=(2, 1, 2), dense=False, width=4, blocks=1, first_kernel=3, likelihood="bernoulli"
@@ -68,6 +76,15 @@ def test_order_of_the_walk() -> None:
     turns = [(0, "Normal"), (1, "Normal"), (2, "Drawn"), (3, "Normal"), (4, "Drawn")]
     assert asked == [(4, "early"), (2, "early"), *turns]
     assert [model.layer(3), model.layer(2), model.layer(2, True), model.layer(1), model.layer(1, True)] == [*range(5)]
+    names = ["z3", "z2 top-down", "z2 bottom-up", "z1 top-down", "z1 bottom-up"]
+    assert [model.latent_name(layer) for layer in range(5)] == names
+
+
+def test_its_page_knows_which_divergences_are_estimates() -> None:
+    model = build()
+    found = inspect(model, Images(images(3).byte(), 2, "random/test"), samples=1)
+    assert [layer.drawn for layer in found.layers] == [False, False, True, False, True]
+    assert [layer.latent for layer in found.layers] == [model.latent_name(layer) for layer in range(5)]
 
 
 def test_sampling_and_decoding_are_one_path() -> None:
@@ -124,6 +141,18 @@ def test_what_depends_on_what() -> None:
     priors, posteriors = influences(build(), images(2))
     assert priors == {0: set(), 1: {0}, 2: {0}, 3: {0, 1, 2}, 4: {0, 1, 2}}
     assert posteriors == {4: set(), 2: {4}, 0: {2, 4}, 1: {0, 2, 4}, 3: {0, 1, 2, 4}}
+
+
+def test_the_way_down_of_the_inference_reads_the_climbing_features_of_its_own_layer() -> None:
+    """t_i is made from t_{i+1} and u_i."""
+    model, made, read = build(), dict[int, Tensor](), dict[int, Tensor]()
+    for i, stage in enumerate(model.up):
+        stage.register_forward_hook(lambda module, inputs, output, i=i: made.update({i: output}))
+    for i, conv in enumerate(model.across_read):
+        conv.register_forward_hook(lambda module, inputs, output, i=i: read.update({i: inputs[0]}))
+    model.evidence(images(2), seeded())
+    assert (sorted(made), sorted(read)) == ([0, 1, 2], [0, 1])
+    assert all(torch.equal(read[i], torch.nn.functional.elu(made[i])) for i in read)
 
 
 @pytest.mark.parametrize("variance", ["raw", "softplus_log_variance"])
@@ -227,6 +256,66 @@ def test_dropout_is_of_training_alone_and_recomputed_as_it_was() -> None:
         model.evidence(x, seeded()).log_px.sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_each_direction_has_its_own_dropout() -> None:
+    model = build(replace(SMALL, inference_dropout=0.25, generative_dropout=0.5))
+
+    def shares(chain: torch.nn.Module) -> set[float]:
+        return {block.dropout.p for block in chain.modules() if isinstance(block, GatedBlock)}
+
+    assert (shares(model.up), shares(model.across), shares(model.down)) == ({0.25}, {0.25}, {0.5})
+
+
+def test_the_first_weights_of_a_run_do_not_depend_on_earlier_draws() -> None:
+    """A run that is killed before its first checkpoint begins again with the same weights."""
+    found = []
+    config = TrainingConfig(steps=1, batch_size=8)
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        model = BIVA((1, 4, 4), 2, SMALL).train()
+        torch.manual_seed(seed)
+        initialise(model, Feed(sets(), config, torch.device("cpu")), config, Processes())
+        found.append(model.state_dict())
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+class Killed(BaseException):
+    """What no line of the program expects."""
+
+
+def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its first checkpoint, so that it is initialised from images again, and between two checkpoints;
+    with dropout, free bits and a warm-up."""
+    config = TrainingConfig(
+        steps=6,
+        batch_size=8,
+        checkpoint_steps=3,
+        checkpoint_minutes=0.0,
+        objective=ObjectiveConfig(kl_steps=4, free_nats=0.1, free_group="layer"),
+        threads=1,
+    )
+    options = replace(SMALL, inference_dropout=0.5, generative_dropout=0.5)
+
+    def go(run: Path) -> None:
+        torch.manual_seed(0)
+        train(BIVA((1, 4, 4), 2, options), sets(), config, run, RECIPE, resume=True, echo=lambda line: None)
+
+    go(tmp_path / "whole")
+    calls, encode = itertools.count(1), BIVA.encode
+
+    def killing(self: BIVA, x: Tensor) -> Tensor:
+        # 1: initialisation, 2 and 3: steps; 4: initialisation, 5 to 9: steps, a checkpoint after the third of them
+        if next(calls) in (3, 9):
+            raise Killed
+        return encode(self, x)
+
+    monkeypatch.setattr(BIVA, "encode", killing)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            go(tmp_path / "killed")
+    go(tmp_path / "killed")
+    assert same_files(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_initialised_from_data_it_computes_what_it_was_initialised_with() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -20,6 +21,7 @@ from davi import recipes
 from davi.cli import main
 from davi.cli.verbs import VERBS
 from davi.config import load_yaml
+from davi.models import MODELS
 from davi.runs import read_metrics
 
 TINY = "attentive_digits_tiny"
@@ -219,6 +221,12 @@ def test_sample_and_reconstruct_make_pictures(run: Path, tmp_path: Path, capsys:
     first, again, other, cold = (path.read_bytes() for path in pictures)
     assert first == again
     assert first not in (other, cold)
+    for path, by_layer in zip(pictures, ("1,1,1", "[0, 0, 0]", "1,1,0"), strict=False):
+        assert say("sample", run, "--n", 130, "--seed", 1, "--temperature", by_layer, "--out", path) == 0
+    ones, zeros, mixed = (path.read_bytes() for path in pictures[:3])
+    assert ones == first
+    assert zeros == cold
+    assert mixed not in (first, cold)
 
 
 def test_a_run_that_has_not_ended_can_be_used(run: Path, capsys: Capture) -> None:
@@ -280,7 +288,11 @@ def test_recipes_are_listed_and_shown(capsys: Capture, monkeypatch: pytest.Monke
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert max(map(len, listed.splitlines())) <= 80
-    assert [line.split()[0] for line in listed.splitlines() if line[0] != " "] == recipes.names()
+    groups = [group.splitlines() for group in listed.split("\n\n")]
+    members = {head: [row.split()[0] for row in rows if row[:3].strip()] for head, *rows in groups}
+    assert list(members) == sorted(MODELS)
+    assert sorted(itertools.chain.from_iterable(members.values())) == recipes.names()
+    assert all(recipes.load(name).model_name == head for head, found in members.items() for name in found)
     assert main(["recipes", "show", TINY]) == 0
     assert capsys.readouterr().out == recipes.find(TINY).read_text(encoding="utf-8")
 

@@ -115,6 +115,12 @@ ERRORS: list[tuple[str, str]] = [
     ("sample {run} --n 0", "--n: got '0', expected a whole number from 1"),
     ("sample {run} --temperature -1", "--temperature: got '-1', expected a number from 0"),
     ("sample {run} --temperature 1e30", "run: the model computes no finite pixels at temperature 1e+30"),
+    ("sample {run} --temperature 1,x", "--temperature: got 'x', expected a number from 0"),
+    ("sample {run} --temperature []", "--temperature: got '', expected a number from 0"),
+    (
+        "sample {run} --temperature 1,0.5",
+        "--temperature: got a list of 2, expected one number or one for each of its 3 layers",
+    ),
     ("sample {run} --temperature nan", "--temperature: got 'nan', expected a number from 0"),
     ("sample {run} --out picture.jpg", "--out: got 'picture.jpg', expected the path of a .png file"),
     ("sample {run} --out {tmp}/absent/picture.png", "no such folder"),

@@ -125,6 +125,14 @@ def test_one_pass_for_each_variable_inverts_a_step() -> None:
     torch.testing.assert_close(found, z, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def test_two_steps_let_every_variable_depend_on_every_other() -> None:
+    """One step looks back only; the second has the opposite order. In the same order two would still look back only."""
+    shape = (3, 2, 2)
+    flow = shaken(InverseAutoregressiveFlow(2, shape[0], 24))
+    context = noise(1, 24, *shape[1:])
+    assert bool((jacobian(lambda z: flow(z, context)[0], noise(1, *shape)) != 0).all())
+
+
 def test_context_has_influence_everywhere() -> None:
     """Also on the first variable, which depends on no other."""
     step = shaken(InverseAutoregressiveStep(3, WIDTH, kernel_size=1))

@@ -145,6 +145,38 @@ def test_any_size_and_number_of_channels(shape: tuple[int, int, int], halvings: 
     assert bool(model.evidence(images(2, shape), seeded()).log_px.isfinite().all())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("output", "log_scale"), [(3.0, 3.0), (-3.0, -3.0), (100.0, 7.0), (-100.0, -7.0)])
+def test_log_scales_are_outputs_up_to_a_guard(output: float, log_scale: float) -> None:
+    """Of the top prior, which is the same for all images."""
+    model, found = build(), []
+    bias = model.down_heads[0].first.bias
+    assert bias is not None
+    model.top.zero_()
+    bias[SMALL.latent_channels : 2 * SMALL.latent_channels] = output
+
+    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        assert prior is not None
+        found.append(prior)
+        return prior.mean
+
+    model.top_down(choose)
+    torch.testing.assert_close(found[0].scale, torch.full_like(found[0].scale, math.exp(log_scale)), rtol=1e-12, atol=0)
+
+
+@torch.no_grad()
+def test_the_flow_is_told_of_the_image() -> None:
+    """Where the way up has no say in the posterior's base, images still differ by the context of the flow."""
+    model = build()
+    for up in model.up:
+        up.first.log_g[: 2 * SMALL.latent_channels] = -math.inf
+    x = torch.stack([torch.zeros(1, 8, 8, dtype=torch.int64), torch.ones(1, 8, 8, dtype=torch.int64)])
+    bases = [told.posterior for told in model.encode(x)]
+    assert all(torch.equal(raw[0], raw[1]) for base in bases for raw in (base.mean, base.log_scale))
+    top = model.latents(x)[0]
+    assert not torch.allclose(top[0], top[1])
+
+
 def test_recomputed_blocks_have_the_same_gradients() -> None:
     model, x = build().train(), images(4)
     gradients = []

@@ -353,10 +353,14 @@ def test_latent_grids_that_do_not_divide_the_image_keep_their_sums() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_every_tiny_recipe_is_inspected(name: str) -> None:
     model = davi.build(name)
-    found = inspect(model, some(model, 6), samples=2, batch_size=4)
+    images = some(model, 6)
+    found = inspect(model, images, samples=2, batch_size=4)
     assert all(drawn.shape == (2, *model.shape) for drawn in found.samples.values())
     assert bool(found.chosen) == isinstance(model, LatentModel)
     assert bool(found.layers) == isinstance(model, Hierarchy)
+    if found.progressive is not None:  # all layers from the posterior: the very draws of the evaluation
+        measured = evaluate(model, images, batch_size=4)
+        assert found.progressive.nats[-1] == pytest.approx(-float(measured.elbo.mean()), rel=1e-5)  # float32
     for tensor in tensors(found):
         assert tensor.device.type == "cpu"
         assert not tensor.requires_grad

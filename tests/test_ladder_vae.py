@@ -28,6 +28,18 @@ def small(**options: Any) -> LadderVAE:
     return LadderVAE((1, 4, 4), 2, config).double()
 
 
+@torch.no_grad()
+def test_a_heads_second_output_is_the_variance_before_its_softplus() -> None:
+    """At the initial bias of 1, where nothing else arrives: log(1 + e) and the 1e-8 added to every variance."""
+    model = small()
+    for head in model.measure:
+        torch.nn.init.zeros_(head.weight)
+    for measured in model.eval().encode(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
+        variance = torch.full_like(measured.scale, math.log1p(math.e) + 1e-8)
+        torch.testing.assert_close(measured.scale.square(), variance, rtol=1e-12, atol=0.0)
+        assert not measured.mean.any()
+
+
 def test_the_merge_is_the_normalised_product_of_the_densities() -> None:
     """log q - log p_hat - log p is the same number everywhere, and precisions add up."""
     generator = torch.Generator().manual_seed(0)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from davi import recipes
 from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs, causal_mask
+from davi.layers.context_attention import ContextAttentionOptions
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
 from davi.layers.spectral import SpectralNorms
 from davi.models import NVAE
-from davi.models.nvae import DepthWiseAttention, NVAEConfig
+from davi.models.nvae import NVAEConfig
 from davi.objectives import ObjectiveConfig, balancing, objective
 from davi.runs import load_model
 from davi.training import TrainingConfig
@@ -256,7 +257,7 @@ def test_spectral_norms_converge_to_the_largest_singular_values() -> None:
 
 
 def test_penalties_are_those_of_all_convolutions_and_batch_norms() -> None:
-    model = small(shifts=1, depth_attention=DepthWiseAttention(2, 3)).double()
+    model = small(shifts=1, depth_attention=ContextAttentionOptions(2, 3)).double()
     for _ in range(15):
         model.initialise(torch.empty(0))
     found = {name: penalty.detach() for name, penalty in model.penalties().items()}
@@ -303,7 +304,7 @@ def test_balancing_by_hand() -> None:
 
 @pytest.mark.parametrize("shifts", [0, 1])
 def test_closed_attention_is_the_plain_model(shifts: int) -> None:
-    plain, reading = small(shifts=shifts), small(shifts=shifts, depth_attention=DepthWiseAttention(2, 3))
+    plain, reading = small(shifts=shifts), small(shifts=shifts, depth_attention=ContextAttentionOptions(2, 3))
     reading.load_state_dict({**reading.state_dict(), **plain.state_dict()})
     sites = list(reading.depth_attentions())
     assert [(site.layer, site.sources) for site in sites] == [(1, (0,)), (2, (0, 1))]
@@ -337,7 +338,7 @@ def test_options_that_make_no_sense(options: dict[str, object], message: str) ->
     assert str(caught.value).startswith(message)
     for name, attention in itertools.product(("key_channels", "value_channels"), (-1,)):
         with pytest.raises(ValueError, match=f"^{name}: got -1"):
-            DepthWiseAttention(**{name: attention})
+            ContextAttentionOptions(**{name: attention})
 
 
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:

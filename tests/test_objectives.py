@@ -255,6 +255,23 @@ def test_the_doubly_reparametrised_gradient_leaves_value_and_decoder_alone() -> 
             assert not torch.allclose(found[0][name], found[1][name], rtol=1e-3)
 
 
+def test_the_doubly_reparametrised_gradient_of_an_exact_posterior_is_zero() -> None:
+    """Pixels that ignore z, and q = p(z): all weights are equal, and nothing is left of the gradient but the score's
+    noise, which the doubly reparametrised one does not have."""
+    model, found = small(), []
+    with torch.no_grad():
+        for layer in (model.inference[0].mean, model.inference[0].log_scale, model.output.hidden[0]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    for gradient in ("reparametrised", "doubly_reparametrised"):
+        config = iwae(5, gradient)
+        evidence = model.evidence(repeated(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), config))
+        inference = list(model.inference.parameters())
+        found.append(torch.autograd.grad(objective(evidence, config), inference, materialize_grads=True))
+    assert any(bool((one.abs() > 1e-3).any()) for one in found[0])
+    assert all(bool((one.abs() < 1e-14).all()) for one in found[1])  # float64
+
+
 # A linear Gaussian model: p(z) = N(0, I_2), p(x | z) = N(W z + b, I / 4)
 
 W = torch.tensor([[1.0, 0.0], [0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
@@ -305,8 +322,9 @@ def with_maps(maps: dict[str, Tensor]) -> Evidence:
 
 @pytest.mark.parametrize("group", ["channel", "layer"])
 def test_free_bits_by_hand(group: str) -> None:
-    """Two channels of two pixels: channel means over the batch are 0.3 and 2.1 nats, of the layer 2.4."""
-    kl = torch.tensor([[[0.1, 0.1], [2.0, 1.0]], [[0.2, 0.2], [1.0, 0.2]]])[..., None]  # [B, C, h, 1]
+    """Two channels of two pixels: channel means over the batch are 0.3 and 2.1 nats, of the layer 2.4. The second image
+    alone would be below the threshold."""
+    kl = torch.tensor([[[0.1, 0.1], [2.0, 1.5]], [[0.2, 0.2], [0.5, 0.2]]])[..., None]  # [B, C, h, 1]
     config = ObjectiveConfig(free_nats=1.0, free_group=group)  # type: ignore[arg-type]
     expected = {"channel": 1.0 + 2.1, "layer": 2.4}[group]
     assert float(objective(with_maps({"kl/00": kl}), config)) == pytest.approx(expected, rel=1e-6)
@@ -376,6 +394,16 @@ def test_balancing_is_that_of_the_published_program(name: str, need_shared: Call
     config = ObjectiveConfig(kl_fraction=0.3, kl_balance=True)
     mean = sum(published["balanced_kl_times_coeff_per_image"]) / len(divergences)
     assert float(objective(evidence, config, 0.5)) == pytest.approx(mean, rel=2e-6)
+
+
+def test_no_gradient_flows_through_the_weights_of_balancing() -> None:
+    maps = {f"kl/{i:02d}": torch.rand(2, 3, 2**i, 2**i, requires_grad=True) for i in range(2)}
+    config = ObjectiveConfig(kl_steps=2, kl_balance=True)
+    weights = balancing(with_maps(maps))
+    found = torch.autograd.grad(objective(with_maps(maps), config, 0.5), list(maps.values()))
+    for gradient, weight in zip(found, weights.values(), strict=True):
+        # Each of the two images has half of 0.5 gamma.
+        torch.testing.assert_close(gradient, (0.25 * weight).expand_as(gradient), rtol=1e-6, atol=0.0)
 
 
 # What cannot be trained is refused before training

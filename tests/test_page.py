@@ -7,6 +7,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -349,6 +350,20 @@ def test_chart_texts_give_the_numbers() -> None:
     scales = sections["kl"].blocks[2]
     assert isinstance(scales, Table)
     assert scales.rows == (("1 x 1", "1", "0.000", "0.0 %"), ("4 x 4", "2", "3.000", "100.0 %"))
+
+
+def test_estimates_of_divergences_say_so() -> None:
+    plain = inspection().layers
+    layers = (plain[0], plain[1], replace(plain[2], nats=-0.25, inactive=True, drawn=True, latent="z1 bottom-up"))
+    (section,) = (s for s in page.compose(contents(inspection=inspection(layers=layers)), 96) if s.anchor == "kl")
+    _, _, told, _, table = section.blocks
+    assert isinstance(told, Prose)
+    assert "no closed form" in told.text
+    assert isinstance(table, Table)
+    assert table.head == ("layer", "latent", "grid", "channels", "nats", "state")
+    assert table.rows[2] == ("kl/02", "z1 bottom-up", "4 x 4", "2", "-0.250 ± 0.100", "inactive, an estimate")
+    drawing = charts.bars([1.0, -0.25], [0.1, 0.1], [False, True], "nats", "layer")
+    assert drawing.axes[0].get_ylim()[0] < -0.3  # the bar and its error are within the frame
 
 
 def test_the_result_may_come_from_a_file() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from davi.models import AttentiveVAE
@@ -23,31 +23,6 @@ FIXTURES = ("att_cifar", "att_omniglot", "base_cifar")
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The fixtures' feature maps are so small that a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def spoilt(need_shared: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
-    """``spoilt(name, change)`` is a copy of a fixture after ``change(tensors, facts)``."""
-
-    def make(name: str, change: Callable[[Tensors, Facts], None]) -> Path:
-        tensors = load_file(need_shared(f"fixtures/{name}.safetensors"))
-        facts = json.loads(need_shared(f"fixtures/{name}.json").read_text())
-        change(tensors, facts)
-        path = tmp_path / f"{name}.safetensors"
-        save_file(tensors, path)
-        path.with_suffix(".json").write_text(json.dumps(facts))
-        return path
-
-    return make
 
 
 @pytest.mark.parametrize("option", [[], ["--float64"]], ids=["float32", "float64"])

@@ -299,8 +299,8 @@ def test_files_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: pyte
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = official_file(tmp_path / "whole.th", COARSE).read_bytes()
-    recipe = recipe_for(tmp_path, COARSE)
+    whole = official_file(tmp_path / "whole.th", CUSTOM).read_bytes()
+    recipe = recipe_for(tmp_path, CUSTOM)
     files = {
         "cut.th": whole[: len(whole) // 2],
         "short.th": whole[:100],
@@ -312,10 +312,11 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
         (tmp_path / name).write_bytes(content)
     torch.save([1, 2], tmp_path / "list.th")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.th")
-    torch.save({**random_weights(COARSE), "decoder.gain": "one"}, tmp_path / "words.th")
-    nan = random_weights(COARSE)
+    torch.save({**random_weights(CUSTOM), "decoder.gain": "one"}, tmp_path / "words.th")
+    nan = random_weights(CUSTOM)
     nan["decoder.gain"][0, 1] = torch.nan
     torch.save(nan, tmp_path / "nan.th")
+    reasons = {"words.th": "1 not usable (decoder.gain is str)", "nan.th": "1 not usable (decoder.gain is not finite)"}
     for name in (*files, "list.th", "other.th", "words.th", "nan.th", "missing.th", "."):
         run = tmp_path / "run"
         words = ["import", "vdvae", str(tmp_path / name), "--recipe", str(recipe), "--run", str(run)]
@@ -323,6 +324,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
         said = capsys.readouterr().err
         assert said.count("\n") == 1, said
         assert str(tmp_path / name) in said
+        assert reasons.get(name, "") in said
         assert not run.exists()
 
 

@@ -65,6 +65,23 @@ def test_it_follows_from_the_seed_and_leaves_the_way_up_alone(model: NVAE) -> No
     assert all(torch.equal(model.state_dict()[name], x) for name, x in before.items() if name.startswith("encoder."))
 
 
+def test_norms_of_vectors_count_too() -> None:
+    model = davi.build("ladder_vae_digits_tiny").eval()
+    found = recalibrate(model, 0.7, passes=2)
+    assert found
+    assert all(torch.equal(model.state_dict()[name], x) for name, x in found.items())
+
+
+def test_of_temperatures_by_layer_the_last_are_kept(model: NVAE, run: Path) -> None:
+    layers = model.num_layers
+    found = []
+    for temperature in ([0.7] * layers, (0.7,) * layers, [0.7] * (layers - 1) + [0.0], [0.7] * layers):
+        path, known = recalibrated(load_model(run)[0], run, temperature, passes=1)
+        assert path == run / "sampling-by-layer.safetensors"
+        found.append(known)
+    assert found == [False, True, False, False]
+
+
 def test_statistics_are_found_once_and_kept(model: NVAE, run: Path) -> None:
     first, _ = load_model(run)
     again, _ = load_model(run)

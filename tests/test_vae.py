@@ -15,10 +15,13 @@ import davi
 from davi import recipes
 from davi.data import DataSets, Images
 from davi.distributions import Drawn, Normal, Posterior
+from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.models import VAE
 from davi.models.vae import DenseNormal, VAEConfig
+from davi.objectives import ObjectiveConfig
 from davi.training import TrainingConfig, train
+from davi.training.plan import plan
 from davi.training.schedule import Schedule
 
 
@@ -168,6 +171,29 @@ STILL: dict[str, Any] = {"learning_rate": 0.0, "schedule": "constant"}
 """Training that changes no weight."""
 
 
+def test_the_images_shown_are_drawn_and_presented_as_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as are wanted, from all over the set, and binarised where training binarises."""
+    shown: list[Tensor] = []
+    monkeypatch.setattr(VAE, "images_wanted", 10)
+    monkeypatch.setattr(VAE, "initialise", lambda self, images: shown.append(images))
+    pixels = torch.zeros(64, 1, 4, 4, dtype=torch.uint8)
+    pixels[32:] = 15
+    protocol = {"set": "black and white", "binarization": "dynamic", "flip": "none"}
+    data = DataSets(Images(pixels, 16, "train"), None, Images(pixels // 15, 2, "test"), protocol)
+    config = TrainingConfig(steps=1, batch_size=8, validate_every=0, **STILL)
+    train(paper_of_16_pixels(), data, config, tmp_path / "run", {}, echo=lambda line: None)
+    (images,) = shown
+    assert images.shape == (10, 1, 4, 4)
+    assert images.unique().tolist() == [0, 1]
+
+
+def paper_of_16_pixels() -> VAE:
+    torch.manual_seed(0)
+    return VAE((1, 4, 4), 2, VAEConfig(latents=(2,), hidden=(4,)))
+
+
 def go(run: Path, steps: int, resume: bool, **options: Any) -> VAE:
     torch.manual_seed(0)
     model = VAE((1, 4, 4), 2, VAEConfig(**{"latents": (2,), "hidden": (4,), **options}))
@@ -197,10 +223,50 @@ def test_training_initialises_once_and_never_on_resume(tmp_path: Path, monkeypat
     torch.testing.assert_close(averaged, first, rtol=1e-6, atol=1e-6)  # the average rounds
 
 
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The batches that the encoder is given from here on."""
+    seen: list[Tensor] = []
+    real = VAE.encode
+
+    def encode(self: VAE, x: Tensor) -> Normal:
+        seen.append(x)
+        return real(self, x)
+
+    monkeypatch.setattr(VAE, "encode", encode)
+    return seen
+
+
+DRAWS = ObjectiveConfig(draws=3, bound="importance_weighted")
+
+
+def test_every_image_of_a_batch_is_drawn_for_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watched(monkeypatch)
+    config = TrainingConfig(steps=2, batch_size=8, accumulate=2, objective=DRAWS, **STILL)
+    plan(paper_of_16_pixels(), binary(), config)
+    planned = len(seen)
+    train(paper_of_16_pixels(), binary(), config, tmp_path / "run", {}, echo=lambda line: None)
+    assert (planned, len(seen)) == (4, 8)  # two steps of two parts each
+    for x in seen:
+        assert len(x) == 12
+        alike = x.unflatten(0, (4, 3))
+        assert torch.equal(alike, alike[:, :1].expand_as(alike))
+
+
+def test_a_diagnosis_repeats_the_draws_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = paper_of_16_pixels(), watched(monkeypatch)
+    layer = model.inference[0]
+    assert isinstance(layer, DenseNormal)
+    torch.nn.init.constant_(layer.log_scale.bias, math.nan)
+    config = TrainingConfig(steps=2, batch_size=8, nonfinite_limit=1, objective=DRAWS, **STILL)
+    with pytest.raises(UserError, match=r"first layer: inference\.0\.log_scale"):
+        train(model, binary(), config, tmp_path / "run", {}, echo=lambda line: None)
+    assert [len(x) for x in seen] == [24, 24]
+
+
 def test_resuming_what_has_no_checkpoint_yet_initialises(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     bias = last_bias(go(tmp_path / "run", 1, True))
-    assert bias.view(4, 4).sigmoid()[2, 2].item() == pytest.approx(0.5, rel=1e-4)
+    assert bias.view(4, 4).sigmoid()[[1, 2], [1, 2]].tolist() == pytest.approx([0.999, 0.5], rel=1e-4)
 
 
 def test_a_model_that_needs_no_images_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import davi
 from davi import data, recipes
 from davi.distributions import Normal, Posterior
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes
+from davi.layers.context_attention import ContextAttentionOptions
 from davi.models.very_deep_vae import (
-    DepthWiseAttention,
     Entry,
     Rows,
     VeryDeepVAE,
@@ -99,7 +99,7 @@ def test_texts_that_make_no_sense_are_refused(options: dict[str, Any], words: st
 
 def test_attention_widths_are_checked() -> None:
     with pytest.raises(ValueError, match="value_channels: got -1"):
-        DepthWiseAttention(2, -1)
+        ContextAttentionOptions(2, -1)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_pixels_of_any_depth_look_the_same_to_the_encoder() -> None:
 @pytest.mark.parametrize("values", [0, 5])
 def test_closed_gates_are_the_plain_model_exactly(values: int) -> None:
     plain = shaken(small())
-    attentive = small(depth_attention=DepthWiseAttention(4, values))
+    attentive = small(depth_attention=ContextAttentionOptions(4, values))
     state = {**attentive.state_dict(), **plain.state_dict()}
     attentive.load_state_dict(state)
     x = torch.randint(256, (2, 3, 8, 8))
@@ -266,7 +266,7 @@ def test_closed_gates_are_the_plain_model_exactly(values: int) -> None:
 
 
 def test_a_single_layer_needs_no_attention() -> None:
-    model = VeryDeepVAE((1, 4, 4), 4, VeryDeepVAEConfig("4", "4", 8, depth_attention=DepthWiseAttention(2)))
+    model = VeryDeepVAE((1, 4, 4), 4, VeryDeepVAEConfig("4", "4", 8, depth_attention=ContextAttentionOptions(2)))
     assert not list(model.depth_attentions())
     assert model.evidence(torch.randint(4, (2, 1, 4, 4))).log_px.shape == (2,)
 

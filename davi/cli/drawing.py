@@ -11,7 +11,7 @@ from davi.cli.opened import open_images, open_run
 from davi.cli.options import Request
 from davi.errors import UserError
 from davi.evaluation import measuring
-from davi.model import LatentModel
+from davi.model import Hierarchy, LatentModel, Model, Temperature
 from davi.pictures import grid, pairs, save_png
 from davi.recalibration import recalibrated
 
@@ -29,20 +29,33 @@ def _sample(request: Request) -> int:
     model, info, folder = open_run(request)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     generator = Generator(device).manual_seed(options.seed)
+    temperature: Temperature = options.temperature
+    told = _told(temperature, model)
     statistics = ""
     if options.recalibrate:
-        path, known = recalibrated(model, folder, options.temperature, seed=options.seed)
+        path, known = recalibrated(model, folder, temperature, seed=options.seed)
         if path is None:
             raise UserError(f"--recalibrate: {info['name']} has no batch norms, expected a model that has some")
         statistics = f", batch-norm statistics {'from' if known else 'found and kept in'} {path.name}"
     counts = [min(_BATCH, options.n - start) for start in range(0, options.n, _BATCH)]
     with measuring(model):
-        drawn = [model.sample(n, options.temperature, generator).cpu() for n in counts]
-    samples = _whole(torch.cat(drawn), f"at temperature {options.temperature:g}")
+        drawn = [model.sample(n, temperature, generator).cpu() for n in counts]
+    samples = _whole(torch.cat(drawn), f"at {told}")
     target = Path(options.out or folder / "samples.png")
     save_png(grid(samples, model.levels), target)
-    print(f"{options.n} samples at temperature {options.temperature:g}, seed {options.seed}{statistics}: {target}")
+    print(f"{options.n} samples at {told}, seed {options.seed}{statistics}: {target}")
     return 0
+
+
+def _told(temperature: Temperature, model: Model) -> str:
+    """The temperatures in words, after a look at their number."""
+    if isinstance(temperature, float):
+        return f"temperature {temperature:g}"
+    layers = model.num_layers if isinstance(model, Hierarchy) else 0
+    if len(temperature) != layers:
+        one_each = f" or one for each of its {layers} layers" if layers else ""
+        raise UserError(f"--temperature: got a list of {len(temperature)}, expected one number{one_each}")
+    return f"temperatures {', '.join(f'{factor:g}' for factor in temperature)}"
 
 
 def _reconstruct(request: Request) -> int:

@@ -32,7 +32,8 @@ def run(request: Request) -> int:
     geometry = None if base is None or base.data is None or not _named(base.data) else recipes.geometry(base.data)
     candidates = partial(known, form.model) if base is None else tuple
     found = form.read(Path(options.file), Given(given.get("model") or {}, geometry, candidates))
-    data = _data({**found.data, **(given.get("data") or {})}, found.shape, found.levels)
+    own = given.get("data") or {}
+    data = _data({**found.data, **own}, found.shape, found.levels, bool(own))
     folder = Path(options.run)
     recipe = Recipe(folder.name, f"imported from {Path(options.file).name}", form.model, found.config, data, None)
     model = recipes.build(recipe, found.shape, found.levels)
@@ -61,12 +62,17 @@ def known(model: str) -> Iterator[Known]:
             yield Known(name, options, recipes.geometry(recipe.data), to_dict(recipe.data))
 
 
-def _data(values: Mapping[str, Any], shape: recipes.Shape, levels: int) -> DataConfig | None:
-    """The data section: what the user gave over what the authors used for such images."""
+def _data(values: Mapping[str, Any], shape: recipes.Shape, levels: int, own: bool) -> DataConfig | None:
+    """The data section: what the user gave, if anything (``own``), over what the authors used for such images.
+
+    Authors may have used a set with other images than it has here, such as CIFAR-10 with fewer bits: then none.
+    """
     if "set" not in values:
         return None
     data = anchored(parse(DataConfig, values, "command line"))
     if _named(data) and recipes.geometry(data) != (shape, levels):
+        if not own:
+            return None
         got, want = recipes.geometry(data), (shape, levels)
         raise UserError(
             f"data: got {data.set} with images {list(got[0])} of {got[1]} levels, expected {list(want[0])} of {want[1]}"

@@ -12,7 +12,7 @@ from davi.errors import UserError
 
 
 def run(request: Request) -> int:
-    """List the recipes with their descriptions, or print the file of one; the exit status."""
+    """List the recipes of each model with their descriptions, or print the file of one; the exit status."""
     action, name = request.options.action, request.options.name
     if action == "show":
         if name is None:
@@ -23,10 +23,19 @@ def run(request: Request) -> int:
         return 0
     if name is not None:
         raise UserError(f"recipes list: got {name!r}, expected no name (davi recipes show {name}?)")
-    width = min(shutil.get_terminal_size().columns, 120)
-    known = recipes.names()
-    column = max(map(len, known)) + 2
-    for known_name in known:
-        description = textwrap.wrap(recipes.describe(known_name), max(width - column, 30))
-        print(f"{known_name:<{column}}" + ("\n" + " " * column).join(description))
+    models: dict[str, list[str]] = {}
+    for known in recipes.names():
+        models.setdefault(load_yaml(recipes.find(known))["model"]["name"], []).append(known)
+    print("\n\n".join(f"{model}\n{_table(members)}" for model, members in sorted(models.items())))
     return 0
+
+
+def _table(names: list[str]) -> str:
+    """A line or more for each of these recipes, as wide as the terminal."""
+    width = min(shutil.get_terminal_size().columns, 120)
+    column = max(map(len, names)) + 4
+    rows = []
+    for name in names:
+        description = textwrap.wrap(recipes.describe(name), max(width - column, 30))
+        rows.append(f"{'  ' + name:<{column}}" + ("\n" + " " * column).join(description))
+    return "\n".join(rows)

@@ -49,6 +49,15 @@ def _not_negative(text: str) -> float:
     return value
 
 
+def _temperature(text: str) -> float | tuple[float, ...]:
+    """Reads a number, or several with commas between them; in brackets, also one is a list."""
+    if text.startswith("[") and text.endswith("]"):
+        return tuple(map(_not_negative, text[1:-1].split(",")))
+    if "," in text:
+        return tuple(map(_not_negative, text.split(",")))
+    return _not_negative(text)
+
+
 def _picture(text: str) -> str:
     if not text.lower().endswith(".png"):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a .png file")
@@ -137,7 +146,11 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--n", type=_whole(1), default=64, metavar="N", help="number of images (default: 64)")
     parser.add_argument(
-        "--temperature", type=_not_negative, default=1.0, metavar="T", help="scale of the priors' spread (default: 1)"
+        "--temperature",
+        type=_temperature,
+        default=1.0,
+        metavar="T",
+        help="scale of the priors' spread (default: 1), or one for each layer, the top first: 1,0.9,0.7",
     )
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
     parser.add_argument(

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from davi.data import Images
-from davi.distributions import Distribution, Posterior
+from davi.distributions import Distribution, Normal, Posterior
 from davi.evaluation import KL, Evaluation
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
@@ -67,7 +67,7 @@ def look_into(
     pictures = _first_layers(model, originals.to(device), watch.depths)
     nats = tuple((watch.nats / len(images)).tolist())
     return Found(
-        _layers(evaluation, watch.shapes),
+        _layers(model, evaluation, watch.shapes, watch.drawn),
         Progressive(originals.cpu(), watch.depths, pictures, nats),
         watch.depth_attention.views(shown),
         watch.spatial_attention.views(shown),
@@ -92,6 +92,7 @@ class _Watch:
         self.depth_attention = DepthRecorder(model)
         self.spatial_attention = SpatialRecorder(model)
         self.shapes: list[torch.Size] = []
+        self.drawn: list[bool] = []
         self.pixel_bits: dict[int, Tensor] = {}
         self.layer_bits: dict[int, Tensor] = {}
 
@@ -102,6 +103,7 @@ class _Watch:
             context = self._model.encode(x)
             steps, likelihood = walk(self._model, context, len(x), self.depths[-1], self._draw(-1))
         self.shapes = [as_map(step.z).shape for step in steps]
+        self.drawn = [not isinstance(step.posterior, Normal) for step in steps]
         self._count(-1, x, steps, likelihood)
         for index, row in rows.items():
             self.pixel_bits[index], self.layer_bits[index] = self._bits(x, steps, likelihood, row)
@@ -131,7 +133,9 @@ def _first_layers(model: Hierarchy, x: Tensor, depths: Sequence[int]) -> Tensor:
     return torch.stack([likelihood.mode().cpu() for likelihood in likelihoods])
 
 
-def _layers(evaluation: Evaluation, shapes: Sequence[torch.Size]) -> tuple[Layer, ...]:
+def _layers(
+    model: Hierarchy, evaluation: Evaluation, shapes: Sequence[torch.Size], drawn: Sequence[bool]
+) -> tuple[Layer, ...]:
     names = [name for name in evaluation.terms if name.startswith(KL)]
     units = evaluation.active_units
     found = []
@@ -140,5 +144,7 @@ def _layers(evaluation: Evaluation, shapes: Sequence[torch.Size]) -> tuple[Layer
         nats = float(values.mean())
         error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
         active, all_units = (units.active[i], units.units[i]) if units else (0, 0)
-        found.append(Layer(name, (height, width), channels, nats, error, active, all_units, nats < INACTIVE_NATS))
+        inactive, grid = nats < INACTIVE_NATS, (height, width)
+        latent = model.latent_name(i)
+        found.append(Layer(name, grid, channels, nats, error, active, all_units, inactive, drawn[i], latent))
     return tuple(found)

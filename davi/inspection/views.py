@@ -24,6 +24,9 @@ class Layer:
         active: number of active units, by :data:`davi.evaluation.ACTIVE_RULE`.
         units: number of units; 0, like ``active``, where a single image leaves nothing to compare.
         inactive: whether ``nats`` is below :data:`INACTIVE_NATS`.
+        drawn: whether the divergence has no closed form, so that ``nats`` comes from one draw for each image and may be
+            below zero by chance.
+        latent: what the model's paper calls it (:meth:`davi.model.Hierarchy.latent_name`).
 
     References:
         Ladder Variational Autoencoders, C. K. Sonderby, T. Raiko, L. Maaloe, S. K. Sonderby, O. Winther, NeurIPS 2016,
@@ -41,6 +44,8 @@ class Layer:
     active: int
     units: int
     inactive: bool
+    drawn: bool = False
+    latent: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,14 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from davi.layers.depth_attention import DepthAttention, LayerMemory
+from davi.layers.depth_attention import DepthAttention, LayerMemory, Site
 
 
 @final
@@ -79,3 +81,42 @@ class ContextAttention(nn.Module):
         if self.key is not None and self.value is not None:
             memory.offer(self.key(context), self.value(context))
         return attended
+
+
+@dataclass(frozen=True)
+class ContextAttentionOptions:
+    """Attention of each layer over the contexts of all layers above, at every pixel.
+
+    Arguments:
+        key_channels: width of keys and queries; 0 switches the attention off.
+        value_channels: width of what is read; 0: as many as ``key_channels``.
+
+    Raises:
+        ValueError: if a width is negative.
+    """
+
+    key_channels: int = 0
+    value_channels: int = 0
+
+    def __post_init__(self) -> None:
+        for name, channels in vars(self).items():
+            if channels < 0:
+                raise ValueError(f"{name}: got {channels}, expected at least 0")
+
+    def parts(self, widths: Sequence[int]) -> list[ContextAttention]:
+        """The shares of layers whose contexts have these widths, the top first; none if nobody reads."""
+        last = len(widths) - 1
+        if not self.key_channels or not last:
+            return []
+        values = self.value_channels or self.key_channels
+        return [
+            ContextAttention(width, self.key_channels, values, reads=i > 0, offers=i < last)
+            for i, width in enumerate(widths)
+        ]
+
+
+def sites(parts: Iterable[nn.Module | None]) -> Iterator[Site]:
+    """Where layers read from those above, given the layers' shares, the top first."""
+    for i, part in enumerate(parts):
+        if isinstance(part, ContextAttention) and part.attention is not None and part.gate is not None:
+            yield Site("generative", i, tuple(range(i)), part.attention, part.gate)

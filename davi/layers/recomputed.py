@@ -26,6 +26,9 @@ class Recomputed(nn.Module, ABC):
 
     def forward(self, *inputs: Any) -> Any:
         if self.recompute and self.training and torch.is_grad_enabled():
+            if torch.compiler.is_compiling():
+                # The compiler moves running statistics once by itself, and cannot trace the contexts.
+                return checkpoint(self.compute, *inputs, use_reentrant=False)
             return checkpoint(self.compute, *inputs, use_reentrant=False, context_fn=self._contexts)
         return self.compute(*inputs)
 

@@ -309,6 +309,10 @@ class BIVA(Hierarchy, DataInitialised):
         """The place in the walk of :math:`z_i^{TD}` (of :math:`z_L` for i = L) or :math:`z_i^{BU}`."""
         return 2 * (self.depth - i) - (0 if bottom_up or i == self.depth else 1)
 
+    def latent_name(self, layer: int) -> str:
+        i = self.depth - (layer + 1) // 2
+        return f"z{i}" + (f" {'top-down' if layer % 2 else 'bottom-up'}" if layer else "")
+
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, Recomputed))
 

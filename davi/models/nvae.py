@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Normal, Posterior, TransformedNormal
 from davi.distributions.base import at_least_float32
 from davi.flows.autoregressive_shift import ShiftPairs
-from davi.layers import ContextAttention, LayerMemory, Padding, PixelHead
+from davi.layers import LayerMemory, Padding, PixelHead
+from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import DepthAttentive, Site
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
 from davi.layers.pixel_head import Form, Likelihood
@@ -54,24 +55,6 @@ _LATENT_EXPANSION, _PIXEL_EXPANSION = 6, 3
 """How many times a decoder cell widens its features among the latents, and between them and the image."""
 _ITERATIONS, _FIRST_ITERATIONS = 4, 40
 """Power iterations per training step, and before the first."""
-
-
-@dataclass(frozen=True)
-class DepthWiseAttention:
-    """Attention of each group over the features of all groups above, at every pixel.
-
-    Arguments:
-        key_channels: width of keys and queries; 0 switches the attention off.
-        value_channels: width of what is read; 0: as many as ``key_channels``.
-    """
-
-    key_channels: int = 0
-    value_channels: int = 0
-
-    def __post_init__(self) -> None:
-        for name, channels in vars(self).items():
-            if channels < 0:
-                raise ValueError(f"{name}: got {channels}, expected at least 0")
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ class NVAEConfig:
     residual_posterior: bool = True
     shifts: int = 0
     pad: int | None = None
-    depth_attention: DepthWiseAttention = field(default_factory=DepthWiseAttention)
+    depth_attention: ContextAttentionOptions = field(default_factory=ContextAttentionOptions)
     likelihood: Likelihood = "logistic_mixture"
     mixture_components: int = 10
     likelihood_form: Form = "exact"
@@ -227,7 +210,8 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialised):
         multiples = [unit >> scale for scale, count in enumerate(config.groups) for _ in range(count)]
         self._build_encoder(multiples)
         self._build_decoder(multiples)
-        self._build_attention(multiples)
+        widths = [config.decoder_width * multiple for multiple in multiples]
+        self.attention = nn.ModuleList(config.depth_attention.parts(widths))
         # As tuples, so that they are no second home of the same modules.
         self._convolutions = tuple(module for module in self.modules() if isinstance(module, KernelConv2d))
         self._batch_norms = tuple(module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
@@ -269,29 +253,11 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialised):
         self.postprocess = nn.Sequential(*cells)
         self.output = KernelConv2d(width, self.head.parameters, 3)
 
-    def _build_attention(self, multiples: Sequence[int]) -> None:
-        options, last = self.config.depth_attention, len(multiples) - 1
-        wanted = options.key_channels and not self.config.single
-        self.attention = nn.ModuleList(
-            ContextAttention(
-                self.config.decoder_width * multiple,
-                options.key_channels,
-                options.value_channels or options.key_channels,
-                reads=i > 0,
-                offers=i < last,
-            )
-            for i, multiple in enumerate(multiples)
-            if wanted
-        )
-
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, Cell))
 
     def depth_attentions(self) -> Iterator[Site]:
-        for i, part in enumerate(self.attention):
-            assert isinstance(part, ContextAttention)
-            if part.attention is not None and part.gate is not None:
-                yield Site("generative", i, tuple(range(i)), part.attention, part.gate)
+        return sites(self.attention)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Bottom-up pass over integer images ``[B, C, H, W]``: the features h, those of the top group first."""

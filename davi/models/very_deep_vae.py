@@ -44,6 +44,7 @@ from davi.distributions import Distribution, Normal
 from davi.distributions.base import at_least_float32
 from davi.layers import ContextAttention, LayerMemory, Padding, PixelHead
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes, plain_conv
+from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import DepthAttentive, Site
 from davi.layers.pixel_head import Form, Likelihood
 from davi.model import Choose, Hierarchy
@@ -109,24 +110,6 @@ def parse_widths(name: str, text: str) -> dict[int, int]:
 
 
 @dataclass(frozen=True)
-class DepthWiseAttention:
-    """Attention of each layer over the contexts of all layers above, at every pixel.
-
-    Arguments:
-        key_channels: width of keys and queries; 0 switches the attention off.
-        value_channels: width of what is read; 0: as many as ``key_channels``.
-    """
-
-    key_channels: int = 0
-    value_channels: int = 0
-
-    def __post_init__(self) -> None:
-        for name, channels in vars(self).items():
-            if channels < 0:
-                raise ValueError(f"{name}: got {channels}, expected at least 0")
-
-
-@dataclass(frozen=True)
 class VeryDeepVAEConfig:
     """Options of :class:`VeryDeepVAE`. The defaults are the paper's model of CIFAR-10.
 
@@ -159,7 +142,7 @@ class VeryDeepVAEConfig:
     bias_up_to: int = 64
     input_mean: float = 0.5
     input_deviation: float = 0.25
-    depth_attention: DepthWiseAttention = field(default_factory=DepthWiseAttention)
+    depth_attention: ContextAttentionOptions = field(default_factory=ContextAttentionOptions)
     likelihood: Likelihood = "logistic_mixture"
     mixture_components: int = 10
     likelihood_form: Form = "exact"
@@ -333,9 +316,11 @@ class VeryDeepVAE(Hierarchy, DepthAttentive):
         self.encoder = nn.ModuleList(
             Residual(self._sizes(entry.resolution), depth, entry.pool) for entry in self.rows.encoder
         )
+        sizes = [self._sizes(entry.resolution) for entry in self.rows.decoder]
+        parts = config.depth_attention.parts([size.width for size in sizes])
         self.decoder = nn.ModuleList(
-            Layer(self._sizes(entry.resolution), config.latent_channels, self.num_layers, self._attention(i))
-            for i, entry in enumerate(self.rows.decoder)
+            Layer(size, config.latent_channels, self.num_layers, parts[i] if parts else None)
+            for i, size in enumerate(sizes)
         )
         self.starting = [r for r in sorted({e.resolution for e in self.rows.decoder}) if self._starts(r)]
         self.start = nn.ParameterList(torch.zeros(1, self.rows.widths[r], *self._grid(r)) for r in self.starting)
@@ -353,25 +338,13 @@ class VeryDeepVAE(Hierarchy, DepthAttentive):
         width = self.rows.widths[resolution]
         return Sizes(width, int(width * self.config.bottleneck), 3 if max(self._grid(resolution)) > 2 else 1)
 
-    def _attention(self, layer: int) -> ContextAttention | None:
-        options = self.config.depth_attention
-        if not options.key_channels or self.num_layers == 1:
-            return None
-        width = self.rows.widths[self.rows.decoder[layer].resolution]
-        values = options.value_channels or options.key_channels
-        last = self.num_layers - 1
-        return ContextAttention(width, options.key_channels, values, reads=layer > 0, offers=layer < last)
-
     def blocks(self) -> Iterator[nn.Module]:
         yield from self.encoder
         for layer in self.decoder:
             yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]
 
     def depth_attentions(self) -> Iterator[Site]:
-        for i, layer in enumerate(self.decoder):
-            part = layer.attention
-            if isinstance(part, ContextAttention) and part.attention is not None and part.gate is not None:
-                yield Site("generative", i, tuple(range(i)), part.attention, part.gate)
+        return sites(layer.attention for layer in self.decoder)  # type: ignore[misc]
 
     def encode(self, x: Tensor) -> dict[int, Tensor]:
         """Bottom-up pass over integer images ``[B, C, H, W]``: resolution -> map of the encoder, activated."""

@@ -40,7 +40,7 @@ def depth(inspection: Inspection, levels: int, longest: int) -> Section:
 
 def _matrix(view: DepthAttentionView) -> Figure:
     sources = [_label(source) for source in view.sources]
-    rows = [f"{_label(reader)} · gate {gate:.2f}" for reader, gate in zip(view.readers, view.gates, strict=True)]
+    rows = [f"{_label(reader)} · gate {gate:z.2f}" for reader, gate in zip(view.readers, view.gates, strict=True)]
     values = view.matrix.double().numpy()
     drawing = charts.matrix(values, rows, sources, ("reading layer", "layer that is read"))
     known = np.where(np.isnan(values), -1.0, values)

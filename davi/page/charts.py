@@ -146,7 +146,7 @@ def bars(
     """Upright bars numbered from 0, with errors; hollow ones stand out.
 
     Arguments:
-        heights: of the bars.
+        heights: of the bars; those below zero hang down.
         errors: half the length of the error bars.
         hollow: which bars are outlined in vermilion, not filled in blue.
         y_label: with the unit.
@@ -161,7 +161,10 @@ def bars(
         drawn = [error if error > 0 else np.nan for error in errors]
         axes.bar(places, heights, wide, color=fill, edgecolor=edge, linewidth=1.2, yerr=drawn, ecolor=INK, capsize=2)
         axes.set_xlim(-0.7, len(heights) - 0.3)
-        axes.set_ylim(0, None)
+        if min(heights) < 0:
+            axes.axhline(0, color=MUTED, linewidth=0.6)
+        else:
+            axes.set_ylim(0, None)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(heights) <= 16:

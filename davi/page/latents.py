@@ -8,13 +8,18 @@ from collections.abc import Iterator, Sequence
 from davi.evaluation import ACTIVE_RULE
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
-from davi.page.blocks import Chart, Figure, Prose, Section, Table
+from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table
 from davi.page.charts import Curve
 
 _STRIP = 236
 """Pixels of the screen for a row of images beside its name, so that both fit on a phone."""
 
 _NO_LATENTS = "Left out: this model has no latents."
+
+_NO_CLOSED_FORM = (
+    "Divergences marked as estimates have no closed form: each is the mean of log q(z) - log p(z) over images, with "
+    "one draw each, and may be below zero by chance. Such a layer may be in use or not, within its standard error."
+)
 
 
 def divergences(inspection: Inspection, inactive_nats: float) -> Section:
@@ -40,13 +45,17 @@ def divergences(inspection: Inspection, inactive_nats: float) -> Section:
         "The kind of figure shown in Ladder Variational Autoencoders (Sønderby et al., NeurIPS 2016); Deep Attentive "
         "Variational Inference (Apostolopoulou et al., ICLR 2022) shows the use of the latent layers to the same end.",
     )
-    blocks = (
-        Prose(_inactive(layers, inactive_nats)),
-        figure,
-        Table("By scale", ("latent grid", "layers", "nats", "share"), tuple(_scales(layers))),
-        Table("By layer, top first", ("layer", "grid", "channels", "nats", "state"), tuple(_by_layer(layers))),
-    )
-    return Section("kl", title, blocks)
+    heads = ("layer", *(("latent",) if _named(layers) else ()), "grid", "channels", "nats", "state")
+    blocks: list[Block] = [Prose(_inactive(layers, inactive_nats)), figure]
+    if any(layer.drawn for layer in layers):
+        blocks.append(Prose(_NO_CLOSED_FORM))
+    blocks.append(Table("By scale", ("latent grid", "layers", "nats", "share"), tuple(_scales(layers))))
+    blocks.append(Table("By layer, top first", heads, tuple(_by_layer(layers))))
+    return Section("kl", title, tuple(blocks))
+
+
+def _named(layers: Sequence[Layer]) -> bool:
+    return any(layer.latent for layer in layers)
 
 
 def _inactive(layers: Sequence[Layer], nats: float) -> str:
@@ -77,8 +86,9 @@ def _grid(grid: tuple[int, int]) -> str:
 def _by_layer(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
     for layer in layers:
         error = "" if layer.standard_error is None else f" ± {layer.standard_error:.3f}"
-        state = "inactive" if layer.inactive else "in use"
-        yield layer.name, _grid(layer.grid), str(layer.channels), f"{layer.nats:.3f}{error}", state
+        state = ("inactive" if layer.inactive else "in use") + (", an estimate" if layer.drawn else "")
+        name = (layer.name, layer.latent) if _named(layers) else (layer.name,)
+        yield *name, _grid(layer.grid), str(layer.channels), f"{layer.nats:.3f}{error}", state
 
 
 def units(inspection: Inspection) -> Section:
@@ -148,7 +158,7 @@ def progressive(inspection: Inspection, levels: int, longest: int) -> Section:
 
 def _first(k: int, top: int) -> str:
     if k in (0, top):
-        return f"all {top} layers" if k else "no layer"
+        return ("no layer", "the layer" if top == 1 else f"all {top} layers")[bool(k)]
     return f"top layer of {top}" if k == 1 else f"top {k} layers of {top}"
 
 

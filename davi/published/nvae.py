@@ -32,6 +32,9 @@ ALIAS = ".weight_normalized"
 _OLD_FILES = {"ada_groups": False, "min_groups_per_scale": 1, "num_mixture_dec": 10, "num_x_bits": 8, "num_nf": 0}
 """What options are that older files do not have."""
 
+_MOST_PARTS = 4096
+"""Groups, cells and pairs of shifts that a configuration may have: some ten times what any published one has."""
+
 _LEAVES = {"v": "weight", "log_g": "log_weight_norm"}
 
 
@@ -47,19 +50,8 @@ def configuration(options: Mapping[str, Any], form: Form = "exact") -> tuple[int
     """
     given = {**_OLD_FILES, **options}
     try:
-        if given["arch_instance"] != "res_mbconv":
-            raise UserError(f"configuration: arch_instance is {given['arch_instance']!r}, expected 'res_mbconv'")
-        number = {name: int(x) for name, x in given.items() if name.startswith(("num_", "min_")) and x is not None}
-        if number["num_preprocess_blocks"] != number["num_postprocess_blocks"]:
-            raise UserError(
-                f"configuration: num_postprocess_blocks is {number['num_postprocess_blocks']}, expected "
-                f"{number['num_preprocess_blocks']} as num_preprocess_blocks"
-            )
         binary = given["dataset"] in BINARY
-        if not binary and number["num_mixture_dec"] < 2:
-            raise UserError(
-                "configuration: num_mixture_dec is 1, a density over real numbers, expected at least 2 logistics"
-            )
+        number = _numbers(given, binary)
         config = NVAEConfig(
             groups=_groups(number, bool(given["ada_groups"])),
             latent_channels=number["num_latent_per_group"],
@@ -78,12 +70,40 @@ def configuration(options: Mapping[str, Any], form: Form = "exact") -> tuple[int
             mixture_components=1 if binary else number["num_mixture_dec"],
             likelihood_form="exact" if binary else form,
         )
+        _check_size(config)
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UserError(f"configuration: {reason}; expected the authors' options") from error
     return 2 if binary else 2 ** number["num_x_bits"], config
+
+
+def _numbers(given: Mapping[str, Any], binary: bool) -> dict[str, int]:
+    """Their options that are numbers, if all are those of a model that we have."""
+    if given["arch_instance"] != "res_mbconv":
+        raise UserError(f"configuration: arch_instance is {given['arch_instance']!r}, expected 'res_mbconv'")
+    number = {name: int(x) for name, x in given.items() if name.startswith(("num_", "min_")) and x is not None}
+    if number["num_preprocess_blocks"] != number["num_postprocess_blocks"]:
+        raise UserError(
+            f"configuration: num_postprocess_blocks is {number['num_postprocess_blocks']}, expected "
+            f"{number['num_preprocess_blocks']} as num_preprocess_blocks"
+        )
+    if not 1 <= number["num_x_bits"] <= 8:
+        raise UserError(f"configuration: num_x_bits is {number['num_x_bits']}, expected 1 to 8")
+    if not binary and number["num_mixture_dec"] < 2:
+        raise UserError(
+            "configuration: num_mixture_dec is 1, a density over real numbers, expected at least 2 logistics"
+        )
+    return number
+
+
+def _check_size(config: NVAEConfig) -> None:
+    """Before a model is built whose building would not end."""
+    per_group = 1 + config.encoder_cells + config.decoder_cells + config.shifts
+    per_halving = config.preprocess_cells + config.postprocess_cells
+    if (parts := sum(config.groups) * per_group + config.halvings * per_halving) > _MOST_PARTS:
+        raise UserError(f"configuration: has {parts} groups and cells, expected at most {_MOST_PARTS}")
 
 
 def _groups(number: Mapping[str, int], adaptive: bool) -> tuple[int, ...]:

@@ -66,8 +66,16 @@ def head_order(head: PixelHead) -> list[int]:
 
 
 def without_prefix(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the prefix of data parallelism removed, where it is."""
-    return {str(name).removeprefix(PREFIX): x for name, x in weights.items()}
+    """The same with the prefix of data parallelism removed, where it is.
+
+    Raises:
+        UserError: if a name is there with and without it.
+    """
+    found = {str(name).removeprefix(PREFIX): x for name, x in weights.items()}
+    if len(found) < len(weights):
+        twice = next(name for name in weights if str(name).startswith(PREFIX) and str(name)[len(PREFIX) :] in weights)
+        raise UserError(f"weights: {str(twice)[len(PREFIX) :][:100]} is there twice, once after {PREFIX!r}")
+    return found
 
 
 def to_our_layout(state: Mapping[str, Tensor], head: PixelHead) -> dict[str, Tensor]:

@@ -64,7 +64,8 @@ class TrainingConfig:
             ``shard``.
         shard: let each of several processes keep a share of the weights, gradients, moments and averaged weights
             instead of all of them; slower, and meant for models that are too large for one device. It changes no number
-            but for rounding.
+            but for rounding, and for the values that a dropout drops: they go with the layout of the memory, which
+            ``channels_last`` changes.
         validate_every: steps between validations; 0: only at the end.
         validation_images: how many validation images are used; 0: all.
         checkpoint_minutes: minutes between checkpoints; 0: only by steps and at the end.

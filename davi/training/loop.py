@@ -75,7 +75,8 @@ def train(
     """Train a model and leave a run folder (:mod:`davi.runs`).
 
     Arguments:
-        model: its initial weights; it is trained in place, the averaged weights go into the run folder.
+        model: its initial weights, of which a :class:`~davi.model.DataInitialised` one replaces some; it is trained in
+            place, the averaged weights go into the run folder.
         sets: training images and, if any, validation images; the test images are not looked at.
         config: how.
         run: the folder, new or empty unless ``resume``.
@@ -314,7 +315,8 @@ class _Run:
         told = {"reason": verdict.reason, "loss": values[0], "norm": norm, "threshold": verdict.threshold}
         self.log.event("skip", state.step, **told, where=where, updated=verdict.update)
         if not finite and state.guard.hopeless():
-            layer = first_layer(state.model, parts, lambda part: self._begin_part(part, state.step - 1))
+            again = [repeated(part, self.config.objective) for part in parts]
+            layer = first_layer(state.model, again, lambda part: self._begin_part(part, state.step - 1))
             where += f" (first layer: {layer})" if layer else ""
             raise NotFiniteError(state.guard.account(state.step), where, state.step, self.run)
 
