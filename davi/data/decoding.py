@@ -165,7 +165,8 @@ def _deep(image: Image.Image, file: Path | BinaryIO, name: str) -> NDArray[np.ui
     if any(_raw_mode(tile) not in _OTHER_HALF for tile in tiles):
         raise UserError(f"{name}: got 16 bits a channel in an unusual layout, expected it as PNG (magick IN OUT.png)")
     with _opened(file) as other:
-        other.tile = [tile._replace(args=_swapped(tile.args)) for tile in tiles]  # type: ignore[attr-defined]
+        swapped = [tile._replace(args=_swapped(tile.args)) for tile in tiles]
+        other.tile = swapped  # type: ignore[attr-defined]  # only images that were opened from files have it
         low = _array(other).astype(np.uint16)
     return _array(image).astype(np.uint16) << np.uint16(8) | low
 

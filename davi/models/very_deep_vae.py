@@ -341,10 +341,10 @@ class VeryDeepVAE(Hierarchy, DepthAttentive):
     def blocks(self) -> Iterator[nn.Module]:
         yield from self.encoder
         for layer in self.decoder:
-            yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]
+            yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]  # ModuleList forgets its kind
 
     def depth_attentions(self) -> Iterator[Site]:
-        return sites(layer.attention for layer in self.decoder)  # type: ignore[misc]
+        return sites(layer.attention for layer in self.decoder)  # type: ignore[misc]  # as above
 
     def encode(self, x: Tensor) -> dict[int, Tensor]:
         """Bottom-up pass over integer images ``[B, C, H, W]``: resolution -> map of the encoder, activated."""

@@ -14,7 +14,7 @@ from davi.runs import LOCK, in_use
 try:
     import fcntl
 except ImportError:  # not a Unix system: nothing there is freed by the kernel when its holder is killed
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module or nothing
 
 
 @contextmanager
