@@ -91,10 +91,17 @@ def build(name: str, variant: str) -> Model:
     return built
 
 
+def speed(config: Configuration, variant: str) -> dict[str, bool]:
+    """How the optimiser goes over the tensors."""
+    if variant == "plain":
+        return {"foreach": False}
+    return {"fused": True} if config.optimizer is torch.optim.AdamW else {"foreach": True}
+
+
 def stepper(name: str, variant: str) -> Callable[[], float]:
     """A function that takes one training step and returns the loss before it."""
     model, config = build(name, variant).train(), CONFIGS[name]
-    optimizer = config.optimizer(model.parameters(), foreach=variant == "default", **config.settings)
+    optimizer = config.optimizer(model.parameters(), **speed(config, variant), **config.settings)
     images = torch.randint(0, LEVELS, (BATCH, *SHAPE))
 
     def step() -> float:

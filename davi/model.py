@@ -17,8 +17,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from davi.distributions import Distribution, Drawn, Normal, Posterior
+from davi.distributions.base import sum_per_image
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
+from davi.repetition import repeat_images
 
 Choose = Callable[[int, Normal | None, Posterior | None], Tensor]
 """Answers the walk's question: ``choose(layer, prior, posterior) -> z``.
@@ -91,9 +93,10 @@ class Model(nn.Module, ABC):
         """Modules that may be compiled one by one and whose activations may be recomputed in the backward pass."""
         return ()
 
-    def forward(self, x: Tensor) -> Evidence:
-        """Same as :meth:`evidence`, so that wrappers which intercept calls (data parallelism, hooks) work."""
-        return self.evidence(x)
+    def forward(self, x: Tensor, draws: int = 1) -> Evidence:
+        """:meth:`evidence` of every image ``draws`` times, side by side, ``[draws * B]`` numbers. Training calls it, so
+        that wrappers which intercept calls (data parallelism, hooks) work."""
+        return self.evidence(repeat_images(x, draws))
 
     def check_images(self, x: Tensor) -> None:
         """Refuse anything that is not a batch of this model's images.
@@ -147,7 +150,7 @@ class Step:
 
     def kl(self) -> Tensor:
         """The same, summed over the layer, ``[B]``."""
-        return self.kl_map().flatten(1).sum(1)
+        return sum_per_image(self.kl_map())
 
 
 class DataInitialised(ABC):
@@ -216,6 +219,10 @@ class Hierarchy(LatentModel, ABC):
         """
         return self.explain(x, self.encode(x), generator)
 
+    def forward(self, x: Tensor, draws: int = 1) -> Evidence:
+        """As in every model, but the images are encoded once, however many draws are made."""
+        return self.explain(repeat_images(x, draws), repeat_images(self.encode(x), draws))
+
     @final
     def explain(self, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
         """:meth:`evidence` for images that are already encoded: many draws need the bottom-up pass only once."""
@@ -234,7 +241,7 @@ class Hierarchy(LatentModel, ABC):
         for layer, step in enumerate(steps):
             name = f"kl/{layer:02d}"
             maps[name] = step.kl_map()
-            terms[name] = -maps[name].flatten(1).sum(1)
+            terms[name] = -sum_per_image(maps[name])
 
         def weigh(frozen: bool = False) -> Tensor:
             total = reconstruction

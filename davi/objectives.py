@@ -164,16 +164,12 @@ class ObjectiveConfig:
         return self.penalty_start ** (1.0 - kl_weight) * self.penalty_weight**kl_weight
 
 
-def repeated(x: Tensor, config: ObjectiveConfig) -> Tensor:
-    """The batch a model is to be called with: every image once for each draw, side by side."""
-    return x if config.draws == 1 else x.repeat_interleave(config.draws, 0)
-
-
 def objective(evidence: Evidence, config: ObjectiveConfig, kl_weight: float = 1.0) -> Tensor:
     """The scalar to be minimised, in nats per image (module docstring).
 
     Arguments:
-        evidence: what the model claims about :func:`repeated` images; its terms named ``kl/...`` are minus the KL
+        evidence: what the model claims about every image ``config.draws`` times, side by side
+            (:meth:`davi.model.Model.forward`); its terms named ``kl/...`` are minus the KL
             divergences. The doubly reparametrised gradient is arranged where the latents were drawn, so it is asked for
             once for each evidence.
         config: which objective.
@@ -227,7 +223,7 @@ def _kl_names(evidence: Evidence) -> list[str]:
 
 def _free_cost(kl_map: Tensor, config: ObjectiveConfig) -> Tensor:
     """Sum over the groups of a layer of max(lambda, mean divergence); the gradient below lambda is exactly zero."""
-    per_channel = kl_map.flatten(2).sum(2) if kl_map.ndim > 2 else kl_map  # [B, C]
+    per_channel = kl_map.sum(tuple(range(2, kl_map.ndim))) if kl_map.ndim > 2 else kl_map  # [B, C]
     groups = per_channel.mean(0) if config.free_group == "channel" else per_channel.sum(1).mean(0, keepdim=True)
     return groups.clamp_min(config.free_nats).sum()
 

@@ -25,7 +25,7 @@ import torch._dynamo  # every first optimiser step imports it: once here is enou
 from tiny import RECIPE, sets, vae
 
 from davi.errors import UserError
-from davi.model import Model
+from davi.model import Hierarchy
 from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
 from davi.training.sharded import local
@@ -52,23 +52,23 @@ def config(accumulate: int, steps: int, shard: bool = False) -> TrainingConfig:
 def arm(options: Sequence[str], rank: int) -> None:
     """Let something go wrong in one of the processes."""
     calls = 0
-    forward, save = Model.forward, checkpoint.save
+    forward, save = Hierarchy.forward, checkpoint.save
 
-    def forward_or_fail(self: Model, x: torch.Tensor) -> Any:
+    def forward_or_fail(self: Hierarchy, x: torch.Tensor, draws: int = 1) -> Any:
         nonlocal calls
         calls += 1
         if "signal" in options and rank == 1 and calls == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         if "kill" in options and rank == 0 and calls == 5:
             os.kill(os.getpid(), signal.SIGKILL)
-        return forward(self, x)
+        return forward(self, x, draws)
 
     def save_or_fail(run: Path, state: Any, *rest: Any) -> Path:
         if "disk" in options and state.step == 6:
             raise UserError("checkpoint: cannot be written (No space left on device)")
         return save(run, state, *rest)
 
-    Model.forward = forward_or_fail  # type: ignore[method-assign]
+    Hierarchy.forward = forward_or_fail  # type: ignore[method-assign]
     checkpoint.save = save_or_fail
 
 

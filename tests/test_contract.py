@@ -14,6 +14,7 @@ import davi
 from davi import Hierarchy, Kind, LatentModel, Model, recipes
 from davi.distributions import Distribution, Normal, Posterior
 from davi.layers import DepthAttention
+from davi.repetition import repeat_images
 from davi.runs import load_model, save_model
 
 TINY = [name for name in recipes.names() if name.endswith("_tiny")]
@@ -118,6 +119,26 @@ def test_forward_is_evidence(model: Model) -> None:
     expected = model.evidence(x).log_px
     torch.manual_seed(3)
     assert torch.equal(model(x).log_px, expected)
+
+
+def test_several_draws_of_each_image(model: Model) -> None:
+    x = some_images(model, 2)
+    torch.manual_seed(3)
+    found = model(x, 3)
+    torch.manual_seed(3)
+    expected = model.evidence(repeat_images(x, 3))
+    assert found.log_px.shape == (6,)
+    for name, term in expected.terms.items():
+        # Terms of a batch of 2 and of a batch of 6: float32 sums in another order. atol: divergences that cancel.
+        torch.testing.assert_close(found.terms[name], term, rtol=1e-5, atol=1e-4)
+
+
+def test_several_draws_need_one_way_up(hierarchy: Hierarchy, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    encode = hierarchy.encode
+    monkeypatch.setattr(hierarchy, "encode", lambda x: seen.append(len(x)) or encode(x))
+    assert hierarchy(some_images(hierarchy, 2), 3).log_px.shape == (6,)
+    assert seen == [2]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import math
 import mpmath
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import chi2
 from torch import Tensor
 
 from davi.distributions import DiscretizedLogisticMixture
-from davi.distributions.logistic_mixture import FORMS, log1mexp
+from davi.distributions.logistic_mixture import FORMS, LogMass, log1mexp
 
 GRID = list(itertools.product([-1.5 + 0.25 * i for i in range(13)], range(-7, 6)))
 """Means from -1.5 to 1.5 and log-scales from -7 to 5."""
@@ -347,3 +348,25 @@ def test_half_precision_is_measured_in_float32() -> None:
     mixture = DiscretizedLogisticMixture(raw, raw, raw, 256)
     assert mixture.log_prob(torch.zeros(2, 1, 3, 3, dtype=torch.uint8)).dtype == torch.float32
     assert repr(mixture) == "DiscretizedLogisticMixture(shape=(2, 1, 1, 3, 3), levels=256, form='exact')"
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 65536])
+def test_derivatives_are_those_of_the_formula(levels: int) -> None:
+    """Against autograd through log(sigma(a) - sigma(b)), written as log-sigmoids; float64."""
+    unit = (levels - 1) / 2.0
+    value = torch.linspace(0, levels - 1, 9, dtype=torch.float64).round().long().view(-1, 1, 1)
+    ahead = (unit * torch.linspace(-3.0, 3.0, 13, dtype=torch.float64)).view(1, -1, 1).repeat(9, 1, 15)
+    slope = torch.linspace(-12.0, 9.0, 15, dtype=torch.float64).view(1, 1, -1).repeat(9, 13, 1)  # -log s
+    found, expected = [], []
+    for first, last in ((value == 0, value == levels - 1), (value < 0, value < 0)):
+        inputs = ahead.clone().requires_grad_(), slope.clone().requires_grad_()
+        ours = LogMass.apply(*inputs, first, last)
+        found += [ours, *torch.autograd.grad(ours.sum(), inputs)]
+        below = F.logsigmoid((0.5 - inputs[0]) * inputs[1].exp())
+        above = F.logsigmoid((0.5 + inputs[0]) * inputs[1].exp())
+        inner = below + above + log1mexp(inputs[1])
+        theirs = torch.where(first, below, torch.where(last, above, inner))
+        expected += [theirs, *torch.autograd.grad(theirs.sum(), inputs)]
+    for own, other in zip(found, expected, strict=True):
+        # Roundings of float64, in the derivative magnified by the largest terms that cancel.
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12 * float(other.detach().abs().max()))

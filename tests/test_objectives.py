@@ -22,7 +22,8 @@ from davi.evidence import Evidence, Kind
 from davi.model import Hierarchy
 from davi.models import VAE
 from davi.models.vae import VAEConfig
-from davi.objectives import ObjectiveConfig, balancing, negative_elbo, objective, repeated
+from davi.objectives import ObjectiveConfig, balancing, negative_elbo, objective
+from davi.repetition import repeat_images
 from davi.training.prepare import check_fit
 
 
@@ -158,9 +159,9 @@ def gradients(loss: Tensor, model: torch.nn.Module) -> list[Tensor]:
 def test_gradient_of_the_bound_is_the_weighted_sum_of_gradients(latents: tuple[int, ...]) -> None:
     model, k = small(latents), 4
     x = torch.randint(2, (1, 1, 3, 3))
-    whole = model.evidence(repeated(x, iwae(k)), torch.Generator().manual_seed(1))
+    whole = model.evidence(repeat_images(x, k), torch.Generator().manual_seed(1))
     ours = gradients(objective(whole, iwae(k)), model)
-    again = model.evidence(repeated(x, iwae(k)), torch.Generator().manual_seed(1)).log_weight
+    again = model.evidence(repeat_images(x, k), torch.Generator().manual_seed(1)).log_weight
     assert again is not None
     shares = again.detach().softmax(0)
     single = [torch.autograd.grad(-w, list(model.parameters()), retain_graph=True) for w in again]
@@ -172,10 +173,10 @@ def test_gradient_of_the_bound_is_the_weighted_sum_of_gradients(latents: tuple[i
 def test_several_draws_of_the_plain_bound_are_their_mean() -> None:
     model, config = small(), ObjectiveConfig(draws=5)
     x = torch.randint(2, (4, 1, 3, 3))
-    evidence = model.evidence(repeated(x, config), torch.Generator().manual_seed(1))
+    evidence = model.evidence(repeat_images(x, config.draws), torch.Generator().manual_seed(1))
     assert torch.equal(objective(evidence, config), -evidence.log_px.mean())
     assert evidence.log_px.shape == (20,)
-    assert torch.equal(repeated(x, config)[5:10], x[1:2].expand(5, -1, -1, -1))
+    assert torch.equal(repeat_images(x, config.draws)[5:10], x[1:2].expand(5, -1, -1, -1))
 
 
 # The doubly reparametrised gradient, where q = N(m, s^2), p(z) = N(0, 1), p(x | z) = N(z, 1): all is known
@@ -244,7 +245,7 @@ def test_the_doubly_reparametrised_gradient_leaves_value_and_decoder_alone() -> 
     values, found = [], []
     for gradient in ("reparametrised", "doubly_reparametrised"):
         config = iwae(5, gradient)
-        loss = objective(model.evidence(repeated(x, config), torch.Generator().manual_seed(1)), config)
+        loss = objective(model.evidence(repeat_images(x, config.draws), torch.Generator().manual_seed(1)), config)
         values.append(loss.detach())
         found.append(dict(zip(dict(model.named_parameters()), gradients(loss, model), strict=True)))
     torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0.0)
@@ -265,7 +266,7 @@ def test_the_doubly_reparametrised_gradient_of_an_exact_posterior_is_zero() -> N
             layer.bias.zero_()
     for gradient in ("reparametrised", "doubly_reparametrised"):
         config = iwae(5, gradient)
-        evidence = model.evidence(repeated(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), config))
+        evidence = model.evidence(repeat_images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), config.draws))
         inference = list(model.inference.parameters())
         found.append(torch.autograd.grad(objective(evidence, config), inference, materialize_grads=True))
     assert any(bool((one.abs() > 1e-3).any()) for one in found[0])
@@ -357,7 +358,7 @@ def test_free_bits_of_a_batch_with_several_draws_are_those_of_the_mean() -> None
     config = ObjectiveConfig(free_nats=0.7)
     once = objective(with_maps({"kl/00": kl}), config)
     two = dataclasses.replace(config, draws=2)
-    twice = objective(with_maps({"kl/00": repeated(kl, two)}), two)
+    twice = objective(with_maps({"kl/00": repeat_images(kl, 2)}), two)
     torch.testing.assert_close(once, twice, rtol=1e-6, atol=0.0)
 
 

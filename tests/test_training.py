@@ -256,11 +256,11 @@ def test_signals_save_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     run, model, forward = tmp_path / "run", vae(), type(vae()).forward
     calls: list[int] = []
 
-    def forward_and_signal(self: Model, x: Tensor) -> Any:
+    def forward_and_signal(self: Model, x: Tensor, draws: int = 1) -> Any:
         calls.append(1)
         if len(calls) == 5:
             os.kill(os.getpid(), number)
-        return forward(self, x)
+        return forward(self, x, draws)
 
     before = signal.getsignal(number)
     monkeypatch.setattr(type(model), "forward", forward_and_signal)

@@ -209,6 +209,19 @@ def test_spoiled_weights_go_back_as_well(tmp_path: Path, monkeypatch: pytest.Mon
     assert (record["step"], record["failed_step"], record["where"]) == (3, 6, f"first in {first}")
 
 
+class Repeating(nn.Module):
+    """Remembers how many draws it was asked for, as a model is."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.draws: list[int] = []
+
+    def forward(self, x: torch.Tensor, draws: int) -> object:
+        self.draws.append(draws)
+        return self.inner(x)
+
+
 def test_diagnosis() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     names = ["loss", "reconstruction", "kl/00"]
@@ -221,7 +234,9 @@ def test_diagnosis() -> None:
         model[1].bias.fill_(-math.inf)
     assert spoiled(model.state_dict()) == "1.bias"
     prepared: list[int] = []
-    assert first_layer(model, [torch.ones(1, 1), torch.ones(1, 1)], prepared.append) == "1"
+    whole = Repeating(model)
+    assert first_layer(whole, [torch.ones(1, 1), torch.ones(1, 1)], 2, prepared.append) == "inner.1"
+    assert whole.draws == [2]
     assert prepared == [0]
     assert not any(module._forward_hooks for module in model.modules())
 

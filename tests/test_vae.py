@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 import davi
 from davi import recipes
@@ -17,6 +17,8 @@ from davi.data import DataSets, Images
 from davi.distributions import Drawn, Normal, Posterior
 from davi.errors import UserError
 from davi.evaluation import importance_bound
+from davi.evidence import Evidence
+from davi.model import Hierarchy
 from davi.models import VAE
 from davi.models.vae import DenseNormal, VAEConfig
 from davi.objectives import ObjectiveConfig
@@ -224,15 +226,15 @@ def test_training_initialises_once_and_never_on_resume(tmp_path: Path, monkeypat
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The batches that the encoder is given from here on."""
+    """The batches that are explained from here on."""
     seen: list[Tensor] = []
-    real = VAE.encode
+    real = Hierarchy.explain
 
-    def encode(self: VAE, x: Tensor) -> Normal:
+    def explain(self: Hierarchy, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
         seen.append(x)
-        return real(self, x)
+        return real(self, x, context, generator)
 
-    monkeypatch.setattr(VAE, "encode", encode)
+    monkeypatch.setattr(Hierarchy, "explain", explain)
     return seen
 
 

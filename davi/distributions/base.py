@@ -25,7 +25,7 @@ class Distribution(ABC):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability of each batch element, ``[B]``, nats."""
-        return self.log_prob_map(x).flatten(1).sum(1)
+        return sum_per_image(self.log_prob_map(x))
 
 
 class Posterior(Distribution):
@@ -47,6 +47,30 @@ class Posterior(Distribution):
             z: a draw of this posterior.
         """
         return self.log_prob_map(z) - prior.log_prob_map(z)
+
+
+def sum_per_image(x: Tensor) -> Tensor:
+    """``[B, ...]`` -> ``[B]``, without a copy of maps whose channels are innermost in memory."""
+    return ordered_gradient(x).sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x
+
+
+def ordered_gradient(x: Tensor) -> Tensor:
+    """The same tensor, whose gradient will have channels innermost in memory if the tensor has.
+
+    The gradient of a sum is one number in many places, laid out in no order at all, and softmaxes and stacks forget the
+    order of what they were given. A map that arrives in another order than its convolution's is turned round there, and
+    slowly: better once, where it is small.
+
+    Arguments:
+        x: ``[B, C, H, W]``, else nothing is done.
+    """
+    if x.requires_grad and x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1:
+        x.register_hook(_channels_innermost)
+    return x
+
+
+def _channels_innermost(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ class Bernoulli(Distribution):
 
     def log_prob_map(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]``, nats, for integers 0 and 1."""
-        return F.logsigmoid(torch.where(x.bool(), self.logits, -self.logits))
+        sign = 2 * x.to(self.logits.dtype) - 1
+        return F.logsigmoid(sign * self.logits)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         if temperature == 0:

@@ -34,11 +34,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
 
 from davi.distributions.base import Distribution, at_least_float32, standard_gumbel_like, uniform_like
 
@@ -78,6 +79,61 @@ def log1mexp(log_t: Tensor) -> Tensor:
     near = torch.log(-torch.expm1(-t.clamp_min(_SMALL)))
     series = log_t + t * (t / 24.0 - 0.5)
     return torch.where(t < _SMALL, series, near)
+
+
+_SURE = 1e4
+"""The logistic CDF of this is 1, its derivative 0, in float32 and in float64."""
+_STRAIGHT = 40.0
+"""From here on log(1 + e^x) is x, in float64 as well."""
+
+
+@final
+class LogMass(torch.autograd.Function):
+    r"""Log-probability of a level under one discretised logistic, with its derivatives (module docstring).
+
+    Some thirty operations on every component of every channel of every pixel: written out, their results would all be
+    kept for the backward pass. Here the two derivatives are computed on the way and nothing else is kept. With
+    :math:`d = \mu - v`, both in units of levels, and :math:`l = -\log s`,
+
+    .. math:: \partial_d = s^{-1} (\sigma(-u) - \sigma(-w)), \qquad
+              \partial_l = w\,\sigma(-w) + u\,\sigma(-u) + \frac{s^{-1}}{e^{1/s} - 1}, \qquad
+              w = (1/2 - d)/s, \; u = (1/2 + d)/s
+
+    without the parts of an end that is open.
+
+    Arguments of ``apply``:
+        ahead: d, ``[B, K, C, H, W]``.
+        log_inverse_scale: l, the same shape.
+        first: whether the value is 0, ``[B, 1, C, H, W]``.
+        last: whether it is the highest.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, ahead: Tensor, log_inverse_scale: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        inverse_scale = log_inverse_scale.exp()
+        # -w and -u; an open end is certain. No logsigmoid: it would lay its result out anew.
+        beyond = (ahead - 0.5).mul_(inverse_scale).masked_fill_(last, -_SURE)
+        before = (-0.5 - ahead).mul_(inverse_scale).masked_fill_(first, -_SURE)
+        inside = (~(first | last)).to(ahead.dtype)
+        value = log1mexp(log_inverse_scale).mul_(inside)
+        value.sub_(F.softplus(beyond, threshold=_STRAIGHT)).sub_(F.softplus(before, threshold=_STRAIGHT))
+        if any(ctx.needs_input_grad):
+            below, above = torch.sigmoid(beyond), torch.sigmoid(before)
+            # t / (e^t - 1) = 1 - t/2 + t^2/12 - ..
+            share = torch.where(
+                inverse_scale < _SMALL,
+                1.0 - inverse_scale * (0.5 - inverse_scale / 12.0),
+                inverse_scale / inverse_scale.expm1().clamp_min(_SMALL),
+            )
+            by_log = share.mul_(inside).addcmul_(beyond, below, value=-1).addcmul_(before, above, value=-1)
+            ctx.save_for_backward((above - below).mul_(inverse_scale), by_log)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        by_ahead, by_log = ctx.saved_tensors
+        return by_ahead * gradient, by_log * gradient, None, None
 
 
 @final
@@ -159,19 +215,16 @@ class DiscretizedLogisticMixture(Distribution):
         per_channel = self._exact(values, means) if form is None else self._compatible(values, means, form)
         if self.log_weights.shape[2] == 1 and per_channel.shape[2] > 1:  # one component for the whole pixel
             per_channel = per_channel.sum(2, keepdim=True)
-        return torch.logsumexp(self.log_weights + per_channel, 1)
+        return torch.logsumexp(per_channel + self.log_weights, 1)
 
     def _exact(self, values: Tensor, means: Tensor) -> Tensor:
         centre = (means + 1.0) * self._levels_per_unit  # the mean in units of levels
         # As a logarithm it survives scales at which the number underflows: log-scales above 95.
         log_inverse_scale = -self.log_scales - math.log(self._levels_per_unit)
-        inverse_scale = log_inverse_scale.exp()
-        offset = values.to(means.dtype) - centre
-        below = F.logsigmoid((offset + 0.5) * inverse_scale)  # log P(value <= v)
-        above = F.logsigmoid((0.5 - offset) * inverse_scale)  # log P(value >= v)
+        ahead = centre - values.to(means.dtype)  # in this order the result is laid out in memory as the parameters are
         first, last = values == 0, values == self.levels - 1
-        inner = below + above + log1mexp(log_inverse_scale)
-        return torch.where(first, below, torch.where(last, above, inner))
+        result: Tensor = LogMass.apply(ahead, log_inverse_scale.expand_as(ahead), first, last)  # type: ignore[no-untyped-call]  # torch ships no annotation
+        return result
 
     def _compatible(self, values: Tensor, means: Tensor, form: _Form) -> Tensor:
         x = self._rescaled(values)

@@ -25,7 +25,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions.base import Distribution, Posterior, at_least_float32
+from davi.distributions.base import Distribution, Posterior, at_least_float32, sum_per_image
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -70,6 +70,10 @@ class Normal(Posterior):
         shape = (n, *self.mean.shape[1:])
         return Normal(self.mean.expand(shape), self.scale.expand(shape))
 
+    def repeat_images(self, times: int) -> Normal:
+        """The distributions of each image ``times`` times, side by side."""
+        return Normal(self.mean.repeat_interleave(times, 0), self.scale.repeat_interleave(times, 0))
+
     def log_prob_map(self, x: Tensor) -> Tensor:
         standard = (x - self.mean) / self.scale
         return -0.5 * standard.square() - self.scale.log() - _HALF_LOG_TWO_PI
@@ -88,7 +92,7 @@ class Normal(Posterior):
 
     def kl(self, other: Normal) -> Tensor:
         r""":math:`KL(\mathrm{self} \| \mathrm{other})` in closed form, summed over all but the batch, ``[B]``, nats."""
-        return self.kl_map(other).flatten(1).sum(1)
+        return sum_per_image(self.kl_map(other))
 
     def kl_map(self, other: Normal) -> Tensor:
         """The KL divergence of every single variable, ``[B, ...]``, nats."""

@@ -154,6 +154,14 @@ class LayerMemory:
         chosen = [self._on_grid(entry, size) for entry in self._entries[start:]]
         return [key for key, _ in chosen], [value for _, value in chosen]
 
+    def repeat_images(self, times: int) -> LayerMemory:
+        """A memory of the same layers, with the maps of each image ``times`` times, side by side."""
+        repeated = LayerMemory()
+        for entry in self._entries:
+            key, value = next(iter(entry.values()))
+            repeated.offer(key.repeat_interleave(times, 0), value.repeat_interleave(times, 0))
+        return repeated
+
     @staticmethod
     def _on_grid(entry: dict[tuple[int, int], tuple[Tensor, Tensor]], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         if size not in entry:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.layers.convolution import SqueezeExcite
+from davi.layers.depthwise import depthwise_conv2d
 from davi.layers.recomputed import Recomputed
 from davi.layers.residual import FactorizedReduce
 
@@ -66,6 +67,7 @@ class KernelConv2d(nn.Module):
         super().__init__()
         plain = nn.Conv2d(in_channels, out_channels, kernel_size, bias=bias, groups=groups)
         self.stride, self.padding, self.groups = stride, kernel_size // 2, groups
+        self.depthwise = groups == in_channels == out_channels and stride == 1 and not bias
         self.v = plain.weight
         self.bias = plain.bias
         self.mask: Tensor | None
@@ -95,6 +97,8 @@ class KernelConv2d(nn.Module):
         return self.v if self.mask is None else self.v * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.depthwise:
+            return depthwise_conv2d(x, self.kernels())
         return F.conv2d(x, self.kernels(), self.bias, self.stride, self.padding, groups=self.groups)
 
 

@@ -42,7 +42,8 @@ class Padding:
 
     def add(self, x: Tensor) -> Tensor:
         """[..., height, width] -> [..., padded height, padded width]."""
-        return F.pad(x, (self.left, self.right, self.top, self.bottom))
+        sides = (self.left, self.right, self.top, self.bottom)
+        return F.pad(x, sides) if any(sides) else x
 
     def crop(self, x: Tensor) -> Tensor:
         """The inverse of :meth:`add`."""

@@ -7,6 +7,7 @@ from typing import Literal, final
 from torch import Tensor
 
 from davi.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
+from davi.distributions.base import ordered_gradient
 
 Likelihood = Literal["bernoulli", "categorical", "logistic_mixture"]
 Form = Literal["exact", "openai", "nvae", "attentive"]
@@ -68,7 +69,7 @@ class PixelHead:
         k, c = self.components, self.channels
         groups = 1 if self.autoregressive else c
         widths = [k * groups, k * c, k * c] + ([3 * k] if self.autoregressive else [])
-        logits, means, log_scales, *rest = raw.split(widths, 1)
+        logits, means, log_scales, *rest = map(ordered_gradient, raw.split(widths, 1))
         coefficients = rest[0].unflatten(1, (k, 3)).tanh() if rest else None
         return DiscretizedLogisticMixture(
             logits.unflatten(1, (k, groups)),

@@ -53,12 +53,13 @@ def diagnosis(names: Sequence[str], values: Sequence[float], model: nn.Module) -
 
 
 @torch.no_grad()
-def first_layer(model: nn.Module, parts: Sequence[Tensor], prepare: Callable[[int], object]) -> str | None:
+def first_layer(model: nn.Module, parts: Sequence[Tensor], draws: int, prepare: Callable[[int], object]) -> str | None:
     """The module whose output is the first that is not finite when the parts of a batch pass the model again.
 
     Arguments:
         model: its running statistics change.
         parts: of the batch.
+        draws: of the latents, for each image.
         prepare: is called with the number of each part before it passes.
     """
     found: list[str] = []
@@ -74,7 +75,7 @@ def first_layer(model: nn.Module, parts: Sequence[Tensor], prepare: Callable[[in
     try:
         for number, x in enumerate(parts):
             prepare(number)
-            model(x)
+            model(x, draws)
             if found:
                 return found[0]
     finally:

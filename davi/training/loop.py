@@ -24,7 +24,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from davi.data import DataSets
 from davi.errors import UserError
 from davi.model import Model
-from davi.objectives import objective, repeated
+from davi.objectives import objective
 from davi.runs import MODEL, Echo, create, read_metrics, save_model
 from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
@@ -239,7 +239,7 @@ class _Run:
                     # Not Accelerate's own mixed precision: that rewrites the model's forward and is global to the
                     # process. Distributions compute in float32 whatever the network's outputs are.
                     with torch.autocast(state.feed.device.type, torch.bfloat16, enabled=bfloat16):
-                        evidence = self.network(repeated(parts[part], config.objective))
+                        evidence = self.network(parts[part], config.objective.draws)
                     loss = objective(evidence, config.objective, beta)
                     self.accelerator.backward(loss * (weight * self.processes.count))
                 self.statistics.end_part(weight)
@@ -315,8 +315,8 @@ class _Run:
         told = {"reason": verdict.reason, "loss": values[0], "norm": norm, "threshold": verdict.threshold}
         self.log.event("skip", state.step, **told, where=where, updated=verdict.update)
         if not finite and state.guard.hopeless():
-            again = [repeated(part, self.config.objective) for part in parts]
-            layer = first_layer(state.model, again, lambda part: self._begin_part(part, state.step - 1))
+            draws = self.config.objective.draws
+            layer = first_layer(state.model, parts, draws, lambda part: self._begin_part(part, state.step - 1))
             where += f" (first layer: {layer})" if layer else ""
             raise NotFiniteError(state.guard.account(state.step), where, state.step, self.run)
 

@@ -33,14 +33,12 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         {"params": [p for p in parameters if p.ndim], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if not p.ndim], "weight_decay": 0.0},
     ]
-    kind = torch.optim.Adamax if config.optimizer == "adamax" else torch.optim.AdamW
-    return kind(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.eps,
-        foreach=True,  # a few calls for all tensors; on the CPU, too, where it is not torch's own choice
-    )
+    groups = [group for group in groups if group["params"]]
+    rate, betas, eps = config.learning_rate, config.betas, config.eps
+    # A few calls for all tensors, or one for each, on the CPU as well, where it is not torch's own choice.
+    if config.optimizer == "adamax":
+        return torch.optim.Adamax(groups, lr=rate, betas=betas, eps=eps, foreach=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=eps, fused=True)
 
 
 class Average:

@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from davi.data import DataSets
 from davi.errors import UserError
 from davi.model import Model
-from davi.objectives import objective, repeated
+from davi.objectives import objective
 from davi.training.config import TrainingConfig
 from davi.training.log import duration
 from davi.training.parallel import Processes, RunningStatistics
@@ -168,7 +168,7 @@ def _step(state: State, config: TrainingConfig, forward: AbstractContextManager[
     batch = next(state.feed)  # [B, C, H, W]
     for x in batch.tensor_split(state.parts):
         with forward, torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            evidence = model(repeated(x, config.objective))
+            evidence = model(x, config.objective.draws)
             loss = objective(evidence, config.objective) * (len(x) / len(batch))
         loss.backward()
     state.optimizer.step()
