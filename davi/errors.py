@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used. The message is one line: the thing, its value, what was expected.
 
     The command-line program prints the message and exits with status 2; no traceback is shown.
+
+    Arguments:
+        message: the line.
+        details: lines for those who ask for them, where the message can only count and give examples.
     """
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 def one_line(text: str) -> str:

@@ -49,11 +49,12 @@ class Evidence:
             divergence of latent layer 3), ``"log_det"``, ...
         kind: whether the sum is exact, a lower bound, or an estimate.
         weigh: computes :attr:`log_weight` when somebody asks; training with an analytic KL never does. With
-            ``frozen=True`` no gradient flows through the parameters of the posterior's density (but through the draws).
+            ``joint=True`` it is :math:`\log p(x, z)` alone.
         penalties: scalars that are *not* part of the claim. Only objectives may use them.
         kl_maps: the KL divergence of every latent variable, ``[B, ...]``, nats, under the name of its layer's term; the
             term is minus its sum. Only objectives may use them.
-        draws: the latents behind the terms, one tensor per layer. Only objectives may use them.
+        draws: the latents behind the terms, one tensor per layer, in the order in which they were drawn. Only
+            objectives may use them.
 
     Example:
         >>> import torch

@@ -18,7 +18,6 @@ from torch import Generator, Tensor, nn
 
 from davi.distributions import Distribution, Drawn, Normal, Posterior
 from davi.distributions.base import sum_per_image
-from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.repetition import repeat_images
 
@@ -227,15 +226,19 @@ class Hierarchy(LatentModel, ABC):
     def explain(self, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
         """:meth:`evidence` for images that are already encoded: many draws need the bottom-up pass only once."""
         steps: list[Step] = []
+        drawn: list[Tensor] = []
 
         def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
             assert posterior is not None
             z = posterior.sample(generator)
+            if not isinstance(posterior, Drawn):
+                drawn.append(z)
             if prior is not None:
                 steps.append(Step(prior, posterior, z))
             return z
 
-        reconstruction = self.top_down(choose, context).log_prob(x)  # [B]
+        pixels = self.top_down(choose, context)
+        reconstruction = pixels.log_prob(x)  # [B]
         terms = {"reconstruction": reconstruction}
         maps = {}
         for layer, step in enumerate(steps):
@@ -243,22 +246,16 @@ class Hierarchy(LatentModel, ABC):
             maps[name] = step.kl_map()
             terms[name] = -sum_per_image(maps[name])
 
-        def weigh(frozen: bool = False) -> Tensor:
+        def weigh(joint: bool = False) -> Tensor:
             total = reconstruction
             for step in steps:
-                posterior = step.posterior
-                if frozen:
-                    if not isinstance(posterior, Normal):
-                        raise UserError(
-                            f"doubly reparametrised gradient: {self.name} has a posterior of type "
-                            f"{type(posterior).__name__}, expected Normal posteriors only"
-                        )
-                    posterior = posterior.detach()
-                total = total + step.prior.log_prob(step.z) - posterior.log_prob(step.z)
+                total = total + step.prior.log_prob(step.z)
+                total = total if joint else total - step.posterior.log_prob(step.z)
             return total
 
         penalties = self.penalties() if self.training else {}
-        return Evidence(terms, Kind.LOWER_BOUND, weigh, penalties, maps, tuple(step.z for step in steps))
+        kind = Kind.LOWER_BOUND if pixels.normalised else Kind.ESTIMATE
+        return Evidence(terms, kind, weigh, penalties, maps, tuple(drawn))
 
     @final
     @torch.no_grad()

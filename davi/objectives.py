@@ -56,14 +56,13 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from davi.errors import UserError
 from davi.evidence import Evidence
 
 
@@ -87,8 +86,8 @@ class ObjectiveConfig:
         free_group: what a group is, a channel map of a layer or a layer.
         draws: k, draws of the latents for each image.
         bound: ``elbo``, the mean over the draws, or ``importance_weighted``, L_k.
-        gradient: ``reparametrised``, or ``doubly_reparametrised`` for the importance-weighted bound of a model with one
-            layer of Normal latents.
+        gradient: ``reparametrised``, or ``doubly_reparametrised`` for the importance-weighted bound of a model all of
+            whose posteriors are Normal.
     """
 
     kl_start: float = 0.0
@@ -169,16 +168,13 @@ def objective(evidence: Evidence, config: ObjectiveConfig, kl_weight: float = 1.
 
     Arguments:
         evidence: what the model claims about every image ``config.draws`` times, side by side
-            (:meth:`davi.model.Model.forward`); its terms named ``kl/...`` are minus the KL
-            divergences. The doubly reparametrised gradient is arranged where the latents were drawn, so it is asked for
-            once for each evidence.
+            (:meth:`davi.model.Model.forward`); its terms named ``kl/...`` are minus the KL divergences.
         config: which objective.
         kl_weight: beta.
 
     Raises:
         ValueError: if the evidence has no terms, the weight is negative or not finite, or the evidence lacks what the
-            objective needs (latents).
-        UserError: if the gradient is to be doubly reparametrised and the model's posterior is not a single Normal.
+            objective needs (latents; Normal posteriors, if the gradient is to be doubly reparametrised).
     """
     if not (math.isfinite(kl_weight) and kl_weight >= 0.0):
         raise ValueError(f"kl_weight: got {kl_weight}, expected a finite number >= 0")
@@ -247,20 +243,42 @@ def _importance_weighted(evidence: Evidence, config: ObjectiveConfig) -> Tensor:
     if config.gradient == "reparametrised":
         log_weights = evidence.weigh().unflatten(0, (-1, config.draws))  # [B, k]
         return (log_weights.logsumexp(1) - math.log(config.draws)).mean()
-    if len(evidence.draws) != 1:
-        raise UserError(
-            f"doubly reparametrised gradient: the model has {len(evidence.draws)} layers of latents, expected one"
-        )
-    log_weights = evidence.weigh(frozen=True).unflatten(0, (-1, config.draws))
-    shares = log_weights.detach().softmax(1)  # [B, k]
-    (z,) = evidence.draws
-    if z.requires_grad:
-        # What reaches the encoder passes through z, where it is weighted a second time.
-        factor = shares.flatten().view(-1, *[1] * (z.ndim - 1))
-        z.register_hook(lambda grad: grad * factor)
-    value = (log_weights.logsumexp(1) - math.log(config.draws)).mean().detach()
-    surrogate = (shares * log_weights).sum(1).mean()
+    return _doubly_reparametrised(evidence, config.draws)
+
+
+def _doubly_reparametrised(evidence: Evidence, k: int) -> Tensor:
+    """Mean of L_k over the images, with the other gradient (module docstring).
+
+    To hold the latents fixed, what a gradient would say through them is subtracted: of log p(x, z) only what it says to
+    the generative model is left, and the posterior learns from ``z`` alone. Latents that were drawn given others pass
+    on what is theirs to pass on.
+    """
+    assert evidence.weigh is not None
+    log_weights = evidence.weigh().unflatten(0, (-1, k))  # [B, k]
+    value = (log_weights.logsumexp(1) - math.log(k)).mean().detach()
+    if not any(z.requires_grad for z in evidence.draws):
+        return value
+    shares = log_weights.detach().softmax(1) / len(log_weights)
+    joint = (shares * evidence.weigh(joint=True).unflatten(0, (-1, k))).sum()
+    posterior = joint - (shares * log_weights).sum()  # of log q
+    of_joint, of_posterior = (_partial(total, evidence.draws) for total in (joint, posterior))
+    surrogate = joint
+    for z, p, q in zip(evidence.draws, of_joint, of_posterior, strict=True):
+        factor = (shares * len(log_weights)).flatten().view(-1, *[1] * (z.ndim - 1))
+        surrogate = surrogate + ((factor * (p - q) - p) * z).sum()
     return surrogate + (value - surrogate.detach())
+
+
+def _partial(total: Tensor, draws: Sequence[Tensor]) -> list[Tensor]:
+    """Derivatives of a scalar with respect to each draw while the others are held fixed; later draws may follow from
+    earlier ones."""
+    found = list(torch.autograd.grad(total, draws, retain_graph=True, materialize_grads=True))
+    for i in reversed(range(len(draws) - 1)):
+        through = torch.autograd.grad(
+            draws[i + 1 :], draws[i], found[i + 1 :], retain_graph=True, materialize_grads=True
+        )
+        found[i] = found[i] - through[0]
+    return found
 
 
 _PLAIN = ObjectiveConfig()

@@ -31,7 +31,7 @@ from davi.training.parallel import Processes
 from davi.training.sharded import local
 
 
-def config(accumulate: int, steps: int, shard: bool = False) -> TrainingConfig:
+def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
     """What the runs have in common; the schedule is flat so that a longer run begins as a shorter one."""
     return TrainingConfig(
         steps=steps,
@@ -45,7 +45,8 @@ def config(accumulate: int, steps: int, shard: bool = False) -> TrainingConfig:
         clip_norm=6.0,  # some gradients are longer, and some are not
         ema_decay=0.9,
         threads=1,
-        shard=shard,
+        optimizer="adamw" if "adamw" in options else "adamax",
+        shard="shard" in options,
     )
 
 
@@ -79,7 +80,7 @@ def work(rank: int, run: Path, accumulate: int, steps: int, *options: str) -> in
     model = vae()
     with processes.one_voice():
         try:
-            train(model, sets(), config(accumulate, steps, "shard" in options), run, RECIPE, resume=True)
+            train(model, sets(), config(accumulate, steps, *options), run, RECIPE, resume=True)
         except Interrupted as interrupted:
             print(f"process {rank}: {interrupted}", file=sys.stderr)
             return interrupted.exit_code

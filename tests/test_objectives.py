@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -117,7 +118,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 def weighted(log_weights: Tensor) -> Evidence:
     """Evidence of a model whose log weights are given, ``[B * k]``."""
-    return Evidence({"reconstruction": log_weights}, Kind.LOWER_BOUND, lambda frozen=False: log_weights)
+    return Evidence({"reconstruction": log_weights}, Kind.LOWER_BOUND, lambda joint=False: log_weights)
 
 
 def iwae(k: int, gradient: str = "reparametrised") -> ObjectiveConfig:
@@ -143,6 +144,9 @@ def test_of_the_exact_posterior_every_bound_is_log_p(k: int, gradient: str) -> N
     evidence = weighted(torch.full((3 * k,), -7.25, dtype=torch.float64))
     evidence = dataclasses.replace(evidence, draws=(torch.zeros(3 * k, 1),))
     assert float(objective(evidence, iwae(k, gradient))) == pytest.approx(7.25, abs=1e-12)
+
+
+DOUBLE = "doubly_reparametrised"
 
 
 def small(latents: tuple[int, ...] = (3,)) -> VAE:
@@ -186,11 +190,10 @@ def gaussian(m: Tensor, s: Tensor, noise: Tensor, x: float = 1.5) -> Evidence:
     q = Normal(m.expand(len(noise), 1), s.expand(len(noise), 1))
     z = q.mean + q.scale * noise[:, None]
 
-    def weigh(frozen: bool = False) -> Tensor:
-        density = q.detach() if frozen else q
-        joint = Normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z)
-        joint = joint + Normal(z, torch.ones_like(z)).log_prob(torch.full_like(z, x))
-        return joint - density.log_prob(z)
+    def weigh(joint: bool = False) -> Tensor:
+        log_p = Normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z)
+        log_p = log_p + Normal(z, torch.ones_like(z)).log_prob(torch.full_like(z, x))
+        return log_p if joint else log_p - q.log_prob(z)
 
     return Evidence({"reconstruction": z.sum(1)}, Kind.LOWER_BOUND, weigh, draws=(z,))
 
@@ -273,6 +276,40 @@ def test_the_doubly_reparametrised_gradient_of_an_exact_posterior_is_zero() -> N
     assert all(bool((one.abs() < 1e-14).all()) for one in found[1])  # float64
 
 
+@pytest.mark.parametrize("latents", [(3,), (3, 2)])
+def test_the_doubly_reparametrised_gradient_by_networks_that_are_frozen(latents: tuple[int, ...]) -> None:
+    """With several layers a draw moves the posteriors of later ones. By definition: the weights' densities come from a
+    copy that nobody learns from, the generative model learns at fixed draws, and the posterior through them."""
+    model, k = small(latents), 3
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    x = repeat_images(torch.randint(2, (2, 1, 3, 3)), k)
+    found = gradients(objective(model.evidence(x, torch.Generator().manual_seed(1)), iwae(k, DOUBLE)), model)
+    with_noise = torch.Generator().manual_seed(1)
+    z: list[Tensor] = []  # from the image up, as they are drawn
+    posterior = model.encode(x)
+    for layer in range(len(latents)):
+        posterior = posterior if not layer else model.inference[layer](z[-1])
+        z.append(posterior.sample(with_noise))
+
+    def log_weights(densities: VAE, z: list[Tensor]) -> Tensor:
+        below = [densities.encode(x), *(densities.inference[i](z[i - 1]) for i in range(1, len(z)))]
+        top = Normal(torch.zeros_like(z[-1]), torch.ones_like(z[-1]))
+        above = [densities.generative[len(z) - 2 - i](z[i + 1]) for i in range(len(z) - 1)] + [top]
+        total = densities.head(densities.output(z[0])).log_prob(x)
+        return sum((p.log_prob(v) - q.log_prob(v) for p, q, v in zip(above, below, z, strict=True)), total)
+
+    learning = log_weights(model, [v.detach() for v in z]).unflatten(0, (2, k))
+    shares = learning.detach().softmax(1)
+    moving = log_weights(frozen, z).unflatten(0, (2, k))
+    encoder = list(model.inference.parameters())
+    through = gradients(-(shares**2 * moving).sum(1).mean(), model.inference)
+    expected = {id(p): g for p, g in zip(encoder, through, strict=True)}
+    theirs = gradients(-(shares * learning).sum(1).mean(), model)
+    for own, other, parameter in zip(found, theirs, model.parameters(), strict=True):
+        torch.testing.assert_close(own, expected.get(id(parameter), other), rtol=1e-8, atol=1e-11)
+    assert all(bool((g != 0).any()) for g in expected.values())
+
+
 # A linear Gaussian model: p(z) = N(0, I_2), p(x | z) = N(W z + b, I / 4)
 
 W = torch.tensor([[1.0, 0.0], [0.5, -1.0], [2.0, 0.3]], dtype=torch.float64)
@@ -289,7 +326,7 @@ def linear_gaussian(q: Normal, noise: Tensor) -> Evidence:
     kl = q.expand(len(z)).kl_map(prior)
     terms = {"reconstruction": reconstruction, "kl/00": -kl.sum(1)}
     return Evidence(
-        terms, Kind.LOWER_BOUND, lambda frozen=False: reconstruction + prior.log_prob(z) - q.log_prob(z), kl_maps={}
+        terms, Kind.LOWER_BOUND, lambda joint=False: reconstruction + prior.log_prob(z) - q.log_prob(z), kl_maps={}
     )
 
 
@@ -420,44 +457,43 @@ def test_a_model_without_latents_is_refused(options: dict[str, Any]) -> None:
     check_fit(model, sets(), ObjectiveConfig(kl_steps=3))
 
 
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    [
-        ("vae_digits_tiny", "the model has 2 layers of latents, expected one"),
-        ("ladder_vae_digits_tiny", "the model has 3 layers of latents, expected one"),
-    ],
-)
-def test_the_doubly_reparametrised_gradient_wants_one_layer(recipe: str, message: str) -> None:
+@pytest.mark.parametrize("name", ["attentive", "biva", "ladder_vae", "vae", "very_deep_vae"])
+def test_the_doubly_reparametrised_gradient_of_hierarchies(name: str) -> None:
+    """Value and gradient of the likelihood's own parameters are those of the plain one; the others exist."""
+    model = davi.build(f"{name}_digits_tiny").eval().double()
+    assert isinstance(model, Hierarchy)
+    check_fit(model, of(model), iwae(3, DOUBLE))
+    x, values, found = torch.randint(model.levels, (2, *model.shape)), [], []
+    for gradient in ("reparametrised", DOUBLE):
+        evidence = model.evidence(repeat_images(x, 3), torch.Generator().manual_seed(1))
+        loss = objective(evidence, iwae(3, gradient))
+        values.append(loss.detach())
+        found.append(dict(zip(dict(model.named_parameters()), gradients(loss, model), strict=True)))
+    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0.0)
+    assert all(bool(g.isfinite().all()) for g in found[1].values())
+    head = {
+        "attentive": "output.",
+        "biva": "output",
+        "ladder_vae": "output",
+        "vae": "output",
+        "very_deep_vae": "output.",
+    }
+    same = [n for n in found[0] if n.startswith(head[name])]
+    assert same
+    for n in same:
+        torch.testing.assert_close(found[0][n], found[1][n], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("recipe", ["iaf_vae_digits_tiny", "nvae_digits_tiny"])
+def test_the_doubly_reparametrised_gradient_refuses_flows(recipe: str) -> None:
     model = davi.build(recipe)
     assert isinstance(model, Hierarchy)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(UserError, match=message):
-        check_fit(model, of(model), iwae(3, "doubly_reparametrised"))
+    with pytest.raises(UserError, match="has a posterior of type TransformedNormal, expected Normal posteriors only"):
+        check_fit(model, of(model), iwae(3, DOUBLE))
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     check_fit(model, of(model), iwae(3))
-
-
-def test_the_doubly_reparametrised_gradient_wants_normal_posteriors() -> None:
-    class Flowing(Hierarchy):
-        name, num_layers = "flowing", 1
-
-        def __init__(self) -> None:
-            super().__init__((1, 4, 4), 2)
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def encode(self, x: Tensor) -> int:
-            return len(x)
-
-        def top_down(self, choose: Any, context: Any = None) -> Any:
-            from davi.distributions import Bernoulli, TransformedNormal
-
-            prior = Normal(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
-            flow = TransformedNormal(prior.expand(context), lambda z: (2.0 * z, torch.full_like(z, math.log(2.0))))
-            return Bernoulli(choose(0, prior, flow).expand(-1, 1, 4, 4) * self.weight)
-
-    with pytest.raises(UserError, match=r"has a posterior of type TransformedNormal, expected Normal posteriors only$"):
-        check_fit(Flowing(), sets(), iwae(3, "doubly_reparametrised"))
 
 
 def of(model: Hierarchy) -> Any:
@@ -466,3 +502,13 @@ def of(model: Hierarchy) -> Any:
 
     images = Images(torch.zeros(4, *model.shape, dtype=torch.uint8), model.levels, "zeros")
     return DataSets(images, None, images, {"set": "zeros"})
+
+
+@pytest.mark.parametrize(("recipe", "form"), [("very_deep_vae_digits_tiny", "openai"), ("nvae_digits_tiny", "nvae")])
+def test_forms_that_are_no_likelihoods_claim_nothing_and_are_not_trained(recipe: str, form: str) -> None:
+    exact, model = davi.build(recipe), davi.build(recipe, f"model.likelihood_form={form}")
+    x = torch.randint(model.levels, (2, *model.shape))
+    assert (exact.evidence(x).kind, model.evidence(x).kind) == (Kind.LOWER_BOUND, Kind.ESTIMATE)
+    assert isinstance(model, Hierarchy)
+    with pytest.raises(UserError, match=rf"^model\.likelihood_form: got {form}, expected exact: "):
+        check_fit(model, of(model), ObjectiveConfig())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -353,6 +354,20 @@ def test_a_recipe_that_does_not_fit_is_refused(
     assert words in said
     assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_everything_that_does_not_fit_is_listed_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = official_file(tmp_path / "a.th", CUSTOM)
+    recipe = recipe_for(tmp_path, {**CUSTOM, "custom_width_str": "16:14,4:24"})
+    words = ["import", "vdvae", str(file), "--recipe", str(recipe), "--run", str(tmp_path / "run")]
+    assert davi_main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (count,) = [int(n) for n in re.findall(r"(\d+) of another shape", said.err)]
+    assert davi_main([*words, "--mismatches"]) == 2
+    listed = capsys.readouterr().out.splitlines()
+    assert len(set(listed)) == len(listed) == count > 3
+    assert all(re.fullmatch(r"of another shape: \S+ \[[\d, ]+\], expected \[[\d, ]+\]", line) for line in listed)
 
 
 def test_without_a_recipe_that_fits_one_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,19 +15,21 @@ from parallel_runs import config
 from tiny import RECIPE, sets, vae
 from torch import nn
 
+import davi
 from davi.errors import UserError
+from davi.objectives import ObjectiveConfig
 from davi.runs import load_model, read_metrics
 from davi.training import train
 from davi.training.parallel import Processes, RunningStatistics, noise_seed, parts_of_batch
-from davi.training.prepare import cut
+from davi.training.prepare import check_shares, cut
 from davi.training.state import State
 
 PROGRAM = Path(__file__).with_name("parallel_runs.py")
 
 
-def alone(run: Path, accumulate: int, steps: int) -> list[str]:
+def alone(run: Path, accumulate: int, steps: int, *options: str) -> list[str]:
     lines: list[str] = []
-    train(vae(), sets(), config(accumulate, steps), run, RECIPE, resume=True, echo=lines.append)
+    train(vae(), sets(), config(accumulate, steps, *options), run, RECIPE, resume=True, echo=lines.append)
     return lines
 
 
@@ -55,12 +57,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine steps by one process that cuts its batches in two, in ``single``; and all launches of two processes."""
     folder = tmp_path_factory.mktemp("parallel")
     alone(folder / "single", 2, 9)
+    alone(folder / "single-adamw", 2, 9, "adamw")
     for name in ("onward", "onward-in-shares"):
         shutil.copytree(folder / "single", folder / name)
         shutil.rmtree(folder / name / "checkpoints" / "step-00000009")
         (folder / name / "model.safetensors").unlink()
     launches = ["killed:1:6:kill", "killed:1:6", "onward:2:9", "signal:1:9:signal", "disk:1:9:disk"]
     launches += ["shares:1:6:kill:shard", "shares:1:6:shard", "onward-in-shares:2:9:shard"]
+    launches += ["adamw-in-shares:1:9:shard:adamw"]
     hidden = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **hidden, "PYTHONPATH": f"{PROGRAM.parent}{os.pathsep}{PROGRAM.parents[1]}"}
     command = [sys.executable, str(PROGRAM), str(folder), *launches]
@@ -89,6 +93,20 @@ def test_two_processes_compute_what_one_does_over_a_kill(folder: Path, name: str
 def test_a_run_of_one_process_goes_on_with_two(folder: Path, name: str) -> None:
     assert f"resuming {folder / name} after step 6" in (folder / f"{name}.said").read_text()
     check_same(folder / name, folder / "single")
+
+
+def test_adamw_in_shares(folder: Path) -> None:
+    """Its fused step gets shares as well; the recipes' other optimiser is in the runs above."""
+    check_same(folder / "adamw-in-shares", folder / "single-adamw")
+
+
+def test_what_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^shard: got true for nvae, expected false: its penalties need all weights"):
+        check_shares(davi.build("nvae_digits_tiny"), ObjectiveConfig())
+    double = ObjectiveConfig(draws=2, bound="importance_weighted", gradient="doubly_reparametrised")
+    with pytest.raises(UserError, match=r"^shard: got true with the doubly reparametrised gradient, expected false$"):
+        check_shares(vae(), double)
+    check_shares(vae(), ObjectiveConfig())
 
 
 def test_each_keeps_its_share(folder: Path) -> None:

@@ -17,6 +17,9 @@ import torch
 from killed_runs import CONFIG
 from tiny import RECIPE, same_files, sets, vae
 
+import davi
+from davi import recipes
+from davi.data import load
 from davi.errors import UserError
 from davi.runs import checkpoint_folders, load_model, read_metrics
 from davi.training import Interrupted, TrainingConfig, train
@@ -246,3 +249,31 @@ def test_a_run_without_a_model_yet_loads_its_average(tmp_path: Path) -> None:
     assert info["source"].endswith("step-00000012/average.safetensors")
     pairs = zip(model.state_dict().values(), final.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.endswith("_tiny")])
+def test_every_model_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By signals after the first and the second of four steps. Kept are moments, averages, statistics, vectors of
+    penalties."""
+    recipe = recipes.load(name)
+    assert recipe.data is not None
+    assert recipe.training is not None
+    images = load(recipe.data)
+    config = dataclasses.replace(CONFIG, steps=4, batch_size=16, objective=recipe.training.objective)
+
+    def run(folder: Path, resume: bool = False) -> None:
+        torch.manual_seed(4)
+        train(davi.build(name), images, config, folder, RECIPE, resume=resume, echo=lambda line: None)
+
+    run(tmp_path / "whole")
+    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+    for step in (1, 2):
+        with pytest.raises(Interrupted) as caught:
+            run(tmp_path / "run", resume=step > 1)
+        assert caught.value.step == step
+    monkeypatch.undo()
+    run(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+    assert same_files(checkpoint_folders(tmp_path / "run")[-1], checkpoint_folders(tmp_path / "whole")[-1])

@@ -12,9 +12,9 @@ from davi.cli.options import Request
 from davi.cli.sets import anchored
 from davi.config import load_yaml, override, parse, to_dict
 from davi.data import DataConfig
-from davi.errors import UserError
-from davi.published.imported import Given, Known
-from davi.published.importing import IMPORTERS
+from davi.errors import UserError, one_line
+from davi.published.imported import Given, Imported, Known
+from davi.published.importing import IMPORTERS, Form
 from davi.recipes import Recipe
 from davi.runs import create_whole
 
@@ -31,7 +31,7 @@ def run(request: Request) -> int:
     given = override(sections, request.assignments)
     geometry = None if base is None or base.data is None or not _named(base.data) else recipes.geometry(base.data)
     candidates = partial(known, form.model) if base is None else tuple
-    found = form.read(Path(options.file), Given(given.get("model") or {}, geometry, candidates))
+    found = _read(form, Path(options.file), Given(given.get("model") or {}, geometry, candidates), options.mismatches)
     own = given.get("data") or {}
     data = _data({**found.data, **own}, found.shape, found.levels, bool(own))
     folder = Path(options.run)
@@ -45,6 +45,16 @@ def run(request: Request) -> int:
     print(f"images of {'x'.join(map(str, found.shape))} with {found.levels} levels; data set: {where}")
     print(f"the run is {folder}")
     return 0
+
+
+def _read(form: Form, path: Path, given: Given, mismatches: bool) -> Imported:
+    """What the file holds; if that does not fit, and the user wants to know, everything that does not."""
+    try:
+        return form.read(path, given)
+    except UserError as error:
+        for line in error.details if mismatches else ():
+            print(one_line(line))
+        raise
 
 
 def _named(data: DataConfig) -> bool:

@@ -198,6 +198,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="DIR", required=True, help="folder of the run that is made, new or empty")
     parser.add_argument("--recipe", metavar="RECIPE", help="take what the file does not tell from this recipe")
     parser.add_argument("--data", metavar="SET", help="set the model is for, or path of a .npy or .npz file")
+    parser.add_argument("--mismatches", action="store_true", help="print everything in the file that does not fit")
 
 
 _IMAGES = (

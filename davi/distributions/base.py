@@ -11,6 +11,11 @@ from torch import Generator, Tensor
 class Distribution(ABC):
     """A distribution over tensors whose first dimension is the batch."""
 
+    @property
+    def normalised(self) -> bool:
+        """Whether the probabilities sum to one; forms that serve published weights only may say no."""
+        return True
+
     @abstractmethod
     def log_prob_map(self, x: Tensor) -> Tensor:
         """Log-probabilities at the grain at which the distribution factorises, ``[B, ...]``, nats."""

@@ -186,6 +186,10 @@ class DiscretizedLogisticMixture(Distribution):
     def __repr__(self) -> str:
         return f"DiscretizedLogisticMixture(shape={tuple(self.means.shape)}, levels={self.levels}, form={self.form!r})"
 
+    @property
+    def normalised(self) -> bool:
+        return self.form == "exact"
+
     @classmethod
     def min_log_scale(cls, levels: int) -> float:
         """Floor of the log-scale: -7 up to 256 levels; beyond, the same fraction of a level."""

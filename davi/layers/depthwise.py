@@ -31,6 +31,7 @@ def depthwise_conv2d(x: Tensor, kernels: Tensor) -> Tensor:
     """
     if (
         x.device.type == "cpu"
+        and 0 < x.shape[0] * x.shape[2] * x.shape[3] <= _AT_ONCE
         and kernels.requires_grad
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -62,7 +63,7 @@ class _Depthwise(torch.autograd.Function):
 def _of_kernels(x: Tensor, gradient: Tensor, size: int) -> Tensor:
     """The gradient of the kernels, ``[C, 1, k, k]``."""
     batch, _channels, height, width = x.shape
-    share = max(1, _AT_ONCE // (batch * height * width))
+    share = _AT_ONCE // (batch * height * width)
     found = []
     for some, out in zip(x.transpose(0, 1).split(share), gradient.transpose(0, 1).split(share), strict=True):
         maps = some.reshape(1, -1, height, width)  # [1, C' B, H, W]

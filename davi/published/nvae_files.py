@@ -56,7 +56,7 @@ def import_nvae(path: Path, given: Given) -> Imported:
     try:
         return _read(loaded, given)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}", error.details) from None
 
 
 def _read(loaded: Any, given: Given) -> Imported:

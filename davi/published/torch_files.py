@@ -88,7 +88,7 @@ def fitted(expected: Mapping[str, Tensor], found: Mapping[str, Any], names: Mapp
 
     Raises:
         UserError: one line with all that is missing, unexpected, of another shape, or not finite floating point
-            numbers: how many of each, and the first few.
+            numbers: how many of each, and the first few; the details are all of them.
     """
     wrong: dict[str, list[str]] = {
         "missing": [name for name in names if name not in found],
@@ -107,7 +107,8 @@ def fitted(expected: Mapping[str, Tensor], found: Mapping[str, Any], names: Mapp
     wrong |= {"of another shape": shapes, "not usable": values}
     told = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in wrong.items() if names]
     if told:
-        raise UserError(f"weights: {'; '.join(told)}; of {len(expected)} expected, {len(found)} found")
+        details = [f"{kind}: {name}" for kind, names in wrong.items() for name in names]
+        raise UserError(f"weights: {'; '.join(told)}; of {len(expected)} expected, {len(found)} found", details)
     return {key: found[name].to(expected[key].dtype) for name, key in names.items()}
 
 

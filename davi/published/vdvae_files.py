@@ -116,7 +116,7 @@ def import_vdvae(path: Path, given: Given) -> Imported:
         shape, levels = found.geometry
         return _fitted(weights, shape, levels, config, found)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}", error.details) from None
 
 
 def chosen(facts: Facts, given: Given) -> Known:

@@ -120,6 +120,8 @@ def _train(
     if config.threads:
         torch.set_num_threads(config.threads)
     sharded = config.shard and processes.count > 1
+    if sharded:
+        prepare.check_shares(model, config.objective)
     if config.channels_last and not sharded:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")

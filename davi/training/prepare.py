@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from davi.config import load_yaml
 from davi.data import DataSets
+from davi.distributions import Drawn, Normal, Posterior
 from davi.errors import UserError
 from davi.model import DataInitialised, Hierarchy, Model
-from davi.objectives import ObjectiveConfig, objective
+from davi.objectives import ObjectiveConfig
 from davi.runs import RECIPE, Echo, write_recipe
 from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
@@ -24,7 +25,8 @@ from davi.training.state import Feed, State
 
 
 def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
-    """Refuse images that the model was not built for, and an objective that it cannot be trained with.
+    """Refuse images that the model was not built for, an objective that it cannot be trained with, and what is no
+    likelihood.
 
     Raises:
         UserError: one line.
@@ -33,6 +35,10 @@ def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
         raise UserError(
             f"data: got images {list(sets.shape)} with {sets.levels} levels, expected {list(model.shape)} with "
             f"{model.levels} levels, for which the model was built"
+        )
+    if (form := getattr(model.config, "likelihood_form", "exact")) != "exact":
+        raise UserError(
+            f"model.likelihood_form: got {form}, expected exact: no probabilities, only there to run published weights"
         )
     _check_objective(model, config)
 
@@ -45,19 +51,44 @@ def _check_objective(model: Model, config: ObjectiveConfig) -> None:
         given = ", ".join(f"{name} {getattr(config, name)}" for name in wanted)
         raise UserError(f"objective: got {given} for {model.name}, expected a model with layers of latents")
     if config.gradient == "doubly_reparametrised" and isinstance(model, Hierarchy):
-        _check_double(model, config)
+        _check_posteriors(model)
 
 
 @torch.no_grad()
-def _check_double(model: Hierarchy, config: ObjectiveConfig) -> None:
-    """Whether the doubly reparametrised gradient is defined depends on the posteriors, so one is made."""
-    image = torch.zeros(config.draws, *model.shape, dtype=torch.uint8, device=next(model.parameters()).device)
+def _check_posteriors(model: Hierarchy) -> None:
+    """The doubly reparametrised gradient needs densities at any place; a flow knows those of its draws."""
+
+    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        own = posterior.posterior if isinstance(posterior, Drawn) else posterior
+        if not isinstance(own, Normal):
+            raise UserError(
+                f"doubly reparametrised gradient: {model.name} has a posterior of type {type(own).__name__}, expected "
+                "Normal posteriors only"
+            )
+        return own.mean
+
     training = model.training
     model.eval()  # no running statistics are moved
     try:
-        objective(model.evidence(image, Generator(image.device).manual_seed(0)), config)
+        model.top_down(choose, model.encode(torch.zeros(1, *model.shape, dtype=torch.uint8, device=_device(model))))
     finally:
         model.train(training)
+
+
+def check_shares(model: Model, config: ObjectiveConfig) -> None:
+    """Refuse what needs weights at a time when the processes have put only some of them together.
+
+    Raises:
+        UserError: one line.
+    """
+    if isinstance(model, Hierarchy) and type(model).penalties is not Hierarchy.penalties:
+        raise UserError(f"shard: got true for {model.name}, expected false: its penalties need all weights at once")
+    if config.gradient == "doubly_reparametrised":
+        raise UserError("shard: got true with the doubly reparametrised gradient, expected false")
+
+
+def _device(model: Model) -> torch.device:
+    return next(model.parameters()).device
 
 
 @torch.no_grad()
