@@ -102,7 +102,7 @@ def load(folder: Path, name: str = EVALUATION) -> Measured:
         UserError: one line, if a file is missing, damaged or of another program, or the two do not belong together.
     """
     path, beside = _paths(folder, name)
-    remedy = f"davi evaluate {folder} writes both"
+    remedy = f"davi evaluate {folder} writes it"
     for file in (path, beside):
         if not file.is_file():
             raise UserError(f"{folder}: found no {file.name}, expected a run that was evaluated; {remedy}")

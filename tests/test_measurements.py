@@ -89,7 +89,7 @@ def test_an_interrupted_write_is_noticed(fails_at: int, tmp_path: Path, monkeypa
 def test_a_missing_file_names_the_remedy(name: str, tmp_path: Path) -> None:
     measurements.save(tmp_path, result(evaluation()), evaluation())
     (tmp_path / name).unlink()
-    with pytest.raises(UserError, match=rf"found no {name}, expected .* evaluated; davi evaluate .* writes both"):
+    with pytest.raises(UserError, match=rf"found no {name}, expected .* evaluated; davi evaluate .* writes it"):
         measurements.load(tmp_path)
 
 

@@ -125,3 +125,7 @@ def test_the_program_draws_with_them_and_evaluates_without(run: Path, capsys: py
     assert "statistics found and kept in sampling-0.7.safetensors" in told[1]
     assert "statistics from sampling-0.7.safetensors" in told[2]
     assert pictures[0] == pictures[3] != pictures[1] == pictures[2]
+    again = ["sample", str(run), "--n", "4", "--temperature", "0.7", "--device", "cpu", "--recalibrate", "--seed", "1"]
+    assert main(again) == 0
+    assert "statistics from sampling-0.7.safetensors" in capsys.readouterr().out  # one file for all seeds of draws
+    assert (run / "samples.png").read_bytes() != pictures[1]

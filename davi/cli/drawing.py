@@ -33,7 +33,7 @@ def _sample(request: Request) -> int:
     told = _told(temperature, model)
     statistics = ""
     if options.recalibrate:
-        path, known = recalibrated(model, folder, temperature, seed=options.seed)
+        path, known = recalibrated(model, folder, temperature)  # whatever the seed of the draws
         if path is None:
             raise UserError(f"--recalibrate: {info['name']} has no batch norms, expected a model that has some")
         statistics = f", batch-norm statistics {'from' if known else 'found and kept in'} {path.name}"

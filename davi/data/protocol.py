@@ -301,6 +301,8 @@ def kind_of(name: str) -> Literal["name", "hub", "distribution", "folder", "arra
             return "folder"
     if path.suffix in (".npy", ".npz"):
         return "array"
+    if "/" in name and not path.exists():
+        raise UserError(f"data.set: got {name!r}, which does not exist; expected a folder of images, an array or a set")
     near = difflib.get_close_matches(path.name, SETS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise UserError(
