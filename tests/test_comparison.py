@@ -14,7 +14,7 @@ from scipy import stats
 from davi import measurements
 from davi.comparison import Entry, compare, paired, read, to_markdown, to_terminal
 from davi.errors import UserError
-from davi.evaluation import Evaluation
+from davi.evaluation import ActiveUnits, Evaluation
 from davi.evidence import Kind
 from davi.report import protocol_of, to_json
 
@@ -106,6 +106,7 @@ def test_rows_are_ranked_and_compared_with_the_first_given() -> None:
     assert best["nats"]["mean"] == pytest.approx(steady.mean())
     assert best["nats"]["standard_error"] == pytest.approx(steady.std(ddof=1) / 2)
     assert (best["parameters"], best["step"], best["seconds"], best["kind"]) == (5, 3, 5.0, "LOWER_BOUND")
+    assert best["steps_per_second"] == pytest.approx(0.6)
     # The images' difficulty cancels: half a nat is nothing beside the scatter of the images, and certain in the pairs.
     assert best["nats"]["standard_error"] > 200
     assert best["to_reference"]["nats"] == {"mean": 0.5, "standard_error": 0.0, "interval": [0.5, 0.5]}
@@ -238,15 +239,17 @@ def test_an_evaluation_that_does_not_say_of_which_images(tmp_path: Path) -> None
 
 
 def test_the_table_for_a_terminal() -> None:
-    text = to_terminal(compare([entry("runs/on", HARD + 1), entry("runs/off", seconds=None), entry("runs/no")]))
+    units = ActiveUnits((2, 1), (2, 2))
+    runs = [entry("runs/on", HARD + 1, active_units=units), entry("runs/off", seconds=None), entry("runs/no")]
+    text = to_terminal(compare(runs))
     lines = text.splitlines()
     head = " ".join(lines[:2])
     assert head.startswith("toy/test: 4 images of the test split, 1 x 2 x 4, 2 levels, binarisation dynamic; lower")
     rows = [line.split() for line in lines]
-    assert ["rank", "run", "nats", "parameters", "steps", "time"] in rows
-    assert ["1", "runs/on", "-290.25", "±", "236.96", "1,000", "10", "5s"] in rows
-    assert ["2", "runs/off", "-291.25", "±", "236.96", "1,000", "10", "-"] in rows
-    assert ["3", "≈", "runs/no", "-291.25", "±", "236.96", "1,000", "10", "5s"] in rows
+    assert ["rank", "run", "nats", "parameters", "steps", "time", "steps/s", "active", "units"] in rows
+    assert ["1", "runs/on", "-290.25", "±", "236.96", "1,000", "10", "5s", "2", "3/4"] in rows
+    assert ["2", "runs/off", "-291.25", "±", "236.96", "1,000", "10", "-", "-", "-"] in rows
+    assert ["3", "≈", "runs/no", "-291.25", "±", "236.96", "1,000", "10", "5s", "2", "-"] in rows
     assert ["runs/on", "reference"] in rows
     assert ["runs/off", "-1.000", "±", "0.000", "[-1.000,", "-1.000]", "yes"] in rows
     assert "nats per image ± standard error over images; higher is better" in lines

@@ -111,8 +111,9 @@ def compare(entries: Sequence[Entry]) -> dict[str, Any]:
         paired differences mean.
 
         A row has ``rank``, ``run``, ``model``, ``kind``, ``importance_samples``, ``nats`` and ``bits_per_dim`` (each
-        ``mean`` and ``standard_error``), ``parameters``, ``step``, ``seconds``, ``rollbacks``, ``notes``, and the
-        differences ``to_reference`` and ``to_row_above`` in the form of :func:`paired` (null where there is none).
+        ``mean`` and ``standard_error``), ``parameters``, ``step``, ``seconds``, ``steps_per_second``,
+        ``active_units`` (``active`` of ``units`` latent variables), ``rollbacks``, ``notes``, and the differences
+        ``to_reference`` and ``to_row_above`` in the form of :func:`paired` (null where there is none).
 
     Raises:
         UserError: if there is nothing to compare.
@@ -195,11 +196,18 @@ def _row(entry: Entry, rank: int, reference: Entry | None, above: Entry | None) 
         "parameters": model.get("parameters"),
         "step": step,
         "seconds": entry.seconds,
+        "steps_per_second": step / entry.seconds if step is not None and entry.seconds else None,
+        "active_units": _active(measured.result["active_units"]),
         "rollbacks": rollbacks,
         "to_reference": None if reference is None else paired(measured.bound, reference.measured.bound, dims),
         "to_row_above": None if above is None else paired(measured.bound, above.measured.bound, dims),
         "notes": notes,
     }
+
+
+def _active(units: Mapping[str, Any] | None) -> dict[str, int] | None:
+    """How many latent variables carry information, and how many there are."""
+    return None if units is None else {"active": units["active"], "units": units["units"]}
 
 
 def paired(values: Array, reference: Array, dims: int) -> dict[str, Any]:

@@ -96,6 +96,10 @@ def _numbers(group: Mapping[str, Any]) -> Columns:
         "parameters": [_or_dash(row["parameters"], "{:,}") for row in rows],
         "steps": [_or_dash(row["step"], "{}") for row in rows],
         "time": ["-" if row["seconds"] is None else duration(row["seconds"]) for row in rows],
+        "steps/s": [_or_dash(row["steps_per_second"], "{:.3g}") for row in rows],
+        "active units": [
+            "-" if (of := row["active_units"]) is None else f"{of['active']}/{of['units']}" for row in rows
+        ],
     }
 
 
