@@ -59,10 +59,6 @@ class Normal(Posterior):
     def shape(self) -> torch.Size:
         return self.mean.shape
 
-    def detach(self) -> Normal:
-        """The same distribution, through whose parameters no gradient flows."""
-        return Normal(self.mean.detach(), self.scale.detach())
-
     def expand(self, n: int) -> Normal:
         """The same distribution for ``n`` batch elements; a batch of one is repeated."""
         if self.mean.shape[0] == n:
