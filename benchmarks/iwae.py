@@ -83,9 +83,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="training steps of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--importance-samples", type=int, default=5000)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--results", default="iwae", help="name of the results file")
     parser.add_argument("--limit", type=int, default=1000, help="first N test images only")
     options = parser.parse_args()
-    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
     for seed in options.seeds:
         for arm, found in runs.items():
             run = options.runs / f"iwae-{arm}-{seed}"
@@ -102,9 +104,10 @@ def main() -> None:
         "arms": {
             arm: {"objective": bound, "draws": draws, "paper": {"nll": nll, "active_units": active}, "runs": runs[arm]}
             for arm, (bound, draws, nll, active) in ARMS.items()
+            if arm in runs
         },
     }
-    print(write("iwae", measured))
+    print(write(options.results, measured))
 
 
 if __name__ == "__main__":
