@@ -33,12 +33,12 @@ UNREACHABLE = {
 
 
 def shaken(name: str) -> Model:
-    """The model of a recipe in eval mode with every weight moved, so that no gate or bias is at its neutral value."""
+    """The model of a recipe with every weight moved, so that no gate or bias is at its neutral value."""
     model = davi.build(name)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
+    return model
 
 
 def some_images(model: Model, n: int, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -315,6 +315,26 @@ def test_rows_of_a_batch_do_not_mix_in_eval_mode(hierarchy: Hierarchy) -> None:
     # 1e-10: float64, and kernels may add up in another order.
     torch.testing.assert_close(one[:, 1], other[:, 1], rtol=1e-10, atol=1e-10)
     assert not torch.allclose(one[:, 0], other[:, 0])
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("origin", ["built", "loaded"])
+def test_evidence_does_not_depend_on_the_other_images(name: str, origin: str, tmp_path: Path) -> None:
+    """As the models come from ``davi.build`` and ``davi.load``: nobody has to think of a mode. An imported checkpoint
+    is loaded as any run is."""
+    model = shaken(name)
+    if origin == "loaded":
+        save_model(tmp_path / "model.safetensors", model.train())
+        model = davi.load(tmp_path / "model.safetensors")
+    assert not any(module.training for module in model.modules())
+    model.double()
+    first, second = some_images(model, 4), some_images(model, 4)
+    second[0] = first[0]
+    # The same seed and the same number of images: each place in the batch has the same noise.
+    one, other = (model.evidence(x, seeded()).log_px for x in (first, second))
+    # 1e-10: float64, and kernels may add up in another order. Batch norms in training mode differ by whole nats.
+    torch.testing.assert_close(one[0], other[0], rtol=1e-10, atol=1e-10)
+    assert bool((one[1:] != other[1:]).all())
 
 
 def test_shaken_models_use_their_depth_attention() -> None:

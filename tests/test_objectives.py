@@ -486,7 +486,7 @@ def test_the_doubly_reparametrised_gradient_of_hierarchies(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["iaf_vae_digits_tiny", "nvae_digits_tiny"])
 def test_the_doubly_reparametrised_gradient_refuses_flows(recipe: str) -> None:
-    model = davi.build(recipe)
+    model = davi.build(recipe).train()
     assert isinstance(model, Hierarchy)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError, match="has a posterior of type TransformedNormal, expected Normal posteriors only"):

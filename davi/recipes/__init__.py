@@ -190,7 +190,10 @@ def geometry(data: DataConfig) -> tuple[Shape, int]:
 
 
 def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
-    """The untrained model of a recipe. Its initial weights are drawn from torch's default generator.
+    """The untrained model of a recipe, in eval mode. Its initial weights are drawn from torch's default generator.
+
+    In training mode a batch norm makes what is said about an image depend on the others of its batch, which is no bound
+    on anything; training (:func:`davi.training.train`) switches it on for itself.
 
     Arguments:
         recipe: whose model.
@@ -218,7 +221,7 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
         if reason.startswith("pad:"):
             reason += "; --model.pad null adds as much as these images need"
         raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None
-    return model
+    return model.eval()
 
 
 def _memory() -> float:

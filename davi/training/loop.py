@@ -76,7 +76,7 @@ def train(
 
     Arguments:
         model: its initial weights, of which a :class:`~davi.model.DataInitialised` one replaces some; it is trained in
-            place, the averaged weights go into the run folder.
+            place and left in eval mode, the averaged weights go into the run folder.
         sets: training images and, if any, validation images; the test images are not looked at.
         config: how.
         run: the folder, new or empty unless ``resume``.
@@ -99,7 +99,9 @@ def train(
             if processes.main:
                 stack.enter_context(locked(run))
                 create(run, recipe, resume)
-        return _train(processes, model, sets, config, run, recipe, resume, echo if processes.main else _nobody)
+        result = _train(processes, model, sets, config, run, recipe, resume, echo if processes.main else _nobody)
+    model.eval()  # whoever goes on with it measures or draws
+    return result
 
 
 def _nobody(line: str) -> None:
