@@ -42,8 +42,8 @@ def build(
 ) -> Model:
     """The untrained model of a recipe, in eval mode; its initial weights are drawn from torch's default generator.
 
-    A training loop of your own calls ``model.train()`` first, as for any module of PyTorch. In training mode batch norms
-    let the evidence of an image depend on the other images of the batch, and then it is no bound on log p(x).
+    A training loop of your own calls ``model.train()`` first, as for any module of PyTorch. In training mode batch
+    norms let the evidence of an image depend on the other images of the batch, and then it is no bound on log p(x).
 
     Arguments:
         recipe: name of a recipe that comes with the program, or the path of a ``.yaml`` file.

@@ -123,7 +123,10 @@ class LatentModel(Model, ABC):
 
     @abstractmethod
     def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:
-        """Latents of the images: posterior means, or posterior draws if ``sample``."""
+        """Latents of the images: posterior means, each given the means above it, or posterior draws if ``sample``.
+
+        Where a posterior has a flow, the place to which the flow takes the mean of its base stands for the mean.
+        """
 
     @abstractmethod
     def decode(self, latents: Sequence[Tensor]) -> Distribution:
@@ -131,7 +134,10 @@ class LatentModel(Model, ABC):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable image under p(x | z) at the posterior mean; integers ``[B, C, H, W]``."""
+        """What p(x | z) makes of the posterior means (:meth:`latents`); integers ``[B, C, H, W]``.
+
+        Of every sub-pixel the most probable value given those before it (:meth:`davi.distributions.Distribution.mode`).
+        """
         return self.decode(self.latents(x)).mode()
 
 

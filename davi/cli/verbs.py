@@ -241,6 +241,8 @@ VERBS: dict[str, Verb] = {
         "show images beside what a trained model makes of their latents",
         _add_reconstruct,
         ("data",),
+        "Shown is, at the posterior means of the latents, the most probable value of each sub-pixel (a channel of a\n"
+        "pixel) given those before it; above 256 levels the mean of the heaviest component of its mixture instead.\n"
         f"{_IMAGES}  davi reconstruct runs/demo --split validation",
     ),
     "inspect": Verb(

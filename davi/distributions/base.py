@@ -26,7 +26,11 @@ class Distribution(ABC):
 
     @abstractmethod
     def mode(self) -> Tensor:
-        """The most probable value where it is known in closed form, else the usual approximation of it."""
+        """The most probable value of each entry given those before it, or what an instance says that it is instead.
+
+        Of entries that are independent it is the most probable value of all together. Used for pictures; no number that
+        is reported depends on it.
+        """
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-probability of each batch element, ``[B]``, nats."""

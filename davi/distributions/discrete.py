@@ -39,6 +39,7 @@ class Bernoulli(Distribution):
         return (u < torch.sigmoid(self.logits / temperature)).long()
 
     def mode(self) -> Tensor:
+        """The most probable image, ``[B, C, H, W]``; 0 where both values are equally probable."""
         return (self.logits > 0).long()
 
 
@@ -70,4 +71,5 @@ class Categorical(Distribution):
         return (self.log_probs / temperature + standard_gumbel_like(self.log_probs, generator)).argmax(1)
 
     def mode(self) -> Tensor:
+        """The most probable image, ``[B, C, H, W]``."""
         return self.log_probs.argmax(1)

@@ -81,6 +81,11 @@ def log1mexp(log_t: Tensor) -> Tensor:
     return torch.where(t < _SMALL, series, near)
 
 
+ENUMERATED = 256
+"""Up to so many levels :meth:`DiscretizedLogisticMixture.mode` looks at every one of them."""
+_AT_ONCE = 2**19
+"""Numbers that it holds at a time, a few times over: 2 MiB each in float32."""
+
 _SURE = 1e4
 """The logistic CDF of this is 1, its derivative 0, in float32 and in float64."""
 _STRAIGHT = 40.0
@@ -134,6 +139,33 @@ class LogMass(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_ahead, by_log = ctx.saved_tensors
         return by_ahead * gradient, by_log * gradient, None, None
+
+
+def most_probable_level(weights: Tensor, centre: Tensor, inverse_scale: Tensor, levels: int) -> Tensor:
+    r"""The value v with the largest :math:`\sum_k w_k P_k(v)`, ``[B, H, W]``; of equal ones any.
+
+    All levels are computed, in the form :math:`\sigma(a)\,\sigma(-b)\,(1 - e^{-1/s})` of the module docstring, whose
+    relative error where the probability is largest is a few units of rounding. Some pixels at a time: memory does not
+    depend on how many there are.
+
+    Arguments:
+        weights: of the components, ``[B, K, H, W]``.
+        centre: means in units of levels, the same shape.
+        inverse_scale: 1 / s in the same units, the same shape.
+        levels: n, at least 2.
+    """
+    batch, components, height, width = weights.shape
+    w, c, t = (x.movedim(1, -1).reshape(-1, components, 1) for x in (weights, centre, inverse_scale))  # [P, K, 1]
+    edges = torch.arange(levels - 1, dtype=centre.dtype, device=centre.device) + 0.5  # between two levels
+    size = max(1, _AT_ONCE // (components * levels))
+    found = []
+    for part_w, part_c, part_t in zip(w.split(size), c.split(size), t.split(size), strict=True):
+        below = torch.sigmoid((edges - part_c).mul_(part_t))  # [p, K, n - 1]
+        inner = (1.0 - below[..., :-1]).mul_(below[..., 1:])
+        first, last = (part_w * below[..., :1]).sum(1), (part_w * (1.0 - below[..., -1:])).sum(1)  # [p, 1]
+        between = torch.matmul((part_w * -torch.expm1(-part_t)).mT, inner).squeeze(1)  # [p, n - 2]
+        found.append(torch.cat([first, between, last], 1).argmax(1))
+    return torch.cat(found).view(batch, height, width)
 
 
 @final
@@ -260,10 +292,33 @@ class DiscretizedLogisticMixture(Distribution):
         u = uniform_like(scales, generator, 1e-5)
         return self._channel_by_channel(component, scales * (u.log() - torch.log1p(-u)))
 
+    @torch.no_grad()
     def mode(self) -> Tensor:
-        """The mean of the heaviest component, channel by channel: an approximation of the mode of the mixture."""
-        component = self.log_weights.argmax(1, keepdim=True)
-        return self._channel_by_channel(component, torch.zeros_like(self._pick(self.means, component)))
+        """The most probable value of each sub-pixel given those before it, integers ``[B, C, H, W]``.
+
+        Channels are chosen in order. Where one mixture covers the whole pixel, the values chosen so far say which of
+        its components are likely, and the coefficients move the means of the channels to come. The result is the most
+        probable image where channels are independent; where they are not, another colour can be more probable as a
+        whole. Probabilities are those of the exact form in every form, as for draws: by the sums of ``nvae`` and
+        ``attentive`` no white would ever be white, but 254.
+
+        Above 256 levels an approximation: the mean of the heaviest component, rounded, channel by channel.
+        """
+        if self.levels > ENUMERATED:
+            component = self.log_weights.argmax(1, keepdim=True)
+            return self._channel_by_channel(component, torch.zeros_like(self._pick(self.means, component)))
+        batch, _, channels, height, width = self.means.shape
+        groups = self.log_weights.shape[2]
+        x = torch.zeros(batch, channels, height, width, dtype=torch.long, device=self.means.device)
+        for i in range(channels):
+            means = self._shifted_means(x)  # those of channel i depend on the channels before it alone
+            log_weights = self.log_weights[:, :, i if groups > 1 else 0]
+            if groups == 1:
+                log_weights = log_weights + self._exact(x.unsqueeze(1), means)[:, :, :i].sum(2)
+            centre = (means[:, :, i] + 1.0) * self._levels_per_unit
+            inverse_scale = torch.exp(-self.log_scales[:, :, i]) / self._levels_per_unit
+            x[:, i] = most_probable_level(log_weights.softmax(1), centre, inverse_scale, self.levels)
+        return x
 
     def _channel_by_channel(self, component: Tensor, deviation: Tensor) -> Tensor:
         means = self._pick(self.means, component) + deviation

@@ -80,6 +80,7 @@ class Normal(Posterior):
         return self.mean + temperature * self.scale * noise
 
     def mode(self) -> Tensor:
+        """Where the density is largest: the mean."""
         return self.mean
 
     def divergence_map(self, prior: Distribution, z: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ class Drawn(Posterior):
         return self.z
 
     def mode(self) -> Tensor:
+        """That of the posterior, not the draw."""
         return self.posterior.mode()
 
     def log_prob_map(self, x: Tensor) -> Tensor:

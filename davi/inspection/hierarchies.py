@@ -127,7 +127,7 @@ class _Watch:
 
 
 def _first_layers(model: Hierarchy, x: Tensor, depths: Sequence[int]) -> Tensor:
-    """Most probable images by the first k layers at their posterior means, ``[depths, n, C, H, W]``."""
+    """Modes of p(x | z) at the posterior means of the first k layers, ``[depths, n, C, H, W]``."""
     context = model.encode(x)
     likelihoods = [walk(model, context, len(x), depth, lambda latent: latent.mean)[1] for depth in depths]
     return torch.stack([likelihood.mode().cpu() for likelihood in likelihoods])

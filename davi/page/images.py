@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from davi.distributions.logistic_mixture import ENUMERATED
 from davi.inspection import BitMaps, Chosen, Inspection
 from davi.page import pixels
 from davi.page.blocks import Block, Cell, Figure, Prose, Section, Table, Tile, Tiles
@@ -72,11 +73,18 @@ def chosen(inspection: Inspection, levels: int, longest: int) -> Section:
     if not blocks:
         return Section("reconstructions", title, (Prose("Left out: this model has no latents to reconstruct from."),))
     lead = (
-        f"Each original on the left, its reconstruction (the most probable image given the latents' posterior means) "
-        f"on the right, and the bits/dim of this image by the ELBO under them; chosen among {inspection.images} "
+        f"Each original on the left, its reconstruction on the right (at the latents' posterior means, "
+        f"{_most(levels)}) and the bits/dim of this image by the ELBO under them; chosen among {inspection.images} "
         f"images of {inspection.set}.{_reduced(inspection, longest)}"
     )
     return Section("reconstructions", title, (Prose(lead), *blocks))
+
+
+def _most(levels: int) -> str:
+    """What the mode of p(x | z) is, in words; the programs' one family for more levels is the logistic mixture."""
+    if levels > ENUMERATED:
+        return "of each sub-pixel (a channel of a pixel) the mean of the heaviest component of its mixture"
+    return "of each sub-pixel (a channel of a pixel) the most probable value given those before it"
 
 
 _CHOSEN = {
