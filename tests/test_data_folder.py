@@ -172,14 +172,6 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
-def white_is_zero() -> bytes:
-    """A grey TIFF of 16 bits that Pillow would give as its own negative."""
-    tags = [(256, 4, 1, 4), (257, 4, 1, 4), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 0), (273, 4, 1, 8)]
-    tags += [(277, 3, 1, 1), (278, 4, 1, 4), (279, 4, 1, 32)]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-    return struct.pack("<2sHI", b"II", 42, 40) + random(4, 4, levels=65536).astype("<u2").tobytes() + directory
-
-
 def broken_checksum() -> bytes:
     content = bytearray(saved(Image.fromarray(random(30, 30)), "PNG"))
     content[-14] ^= 1  # in the checksum of the pixels: their values are whole
@@ -194,9 +186,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "16-bit rgba": (png(random(3, 3, 4, levels=65536), 6), "flatten it"),
     "cmyk": (saved(Image.new("CMYK", (4, 4)), "JPEG"), "CMYK, expected grey or RGB"),
     "float": (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point values"),
-    "lab": (saved(Image.new("LAB", (4, 4)), "TIFF"), "mode LAB"),
-    "white as 0": (white_is_zero(), "got 16 bits with white as 0, expected black as 0"),
-    "negative": (saved(Image.fromarray(np.full((4, 4), -5, np.int32)), "TIFF"), "values -5 to -5"),
+    "lab": (saved(Image.new("LAB", (4, 4)), "TIFF"), "CIE Lab, expected grey or RGB"),
+    "signed": (saved(Image.fromarray(np.full((4, 4), 5, np.int32)), "TIFF"), "signed or unknown integers of 32 bits"),
     "animated": (animated(), "3 frames, expected one"),
     "pages": (pages(), "2 frames"),
     "gif": (saved(Image.new("L", (4, 4)), "GIF"), "got something else, expected a PNG"),
@@ -205,8 +196,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "truncated": (saved(Image.fromarray(random(40, 40)), "PNG")[:800], "cannot be read"),
     "truncated jpeg": (saved(Image.fromarray(random(64, 64)), "JPEG")[:900], "truncated"),
     "checksum": (broken_checksum(), "cannot be read"),
-    "bomb": (bomb(100_000), r"promises too many pixels, expected at most \d+"),
-    "bomb of which Pillow only warns": (bomb(10_000), r"promises too many pixels, expected at most \d+"),
+    "bomb": (bomb(100_000), r"promises too many pixels, .* expected at most \d+"),
+    "bomb of which Pillow only warns": (bomb(10_000), r"promises too many pixels, .* expected at most \d+"),
 }
 
 
@@ -217,20 +208,6 @@ def test_what_is_refused(case: str) -> None:
         decoded(content, "bad image")
     assert str(caught.value).startswith("bad image: ")
     assert "\n" not in str(caught.value)
-
-
-def test_planar_colour_of_sixteen_bits_is_refused() -> None:
-    """Its channels lie one after the other, and Pillow would decode 8 bits of each."""
-    values = random(4, 4, 3, levels=65536)
-    planes = values.transpose(2, 0, 1).astype("<u2").tobytes()
-    end, count = 8 + len(planes), len(planes) // 3
-    lists = end + 2 + 12 * 10 + 4
-    tags = [(256, 4, 1, 4), (257, 4, 1, 4), (258, 3, 3, lists), (259, 4, 1, 1), (262, 4, 1, 2), (273, 4, 3, lists + 6)]
-    tags += [(277, 4, 1, 3), (278, 4, 1, 4), (279, 4, 3, lists + 18), (284, 4, 1, 2)]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-    numbers = struct.pack("<3H6I", 16, 16, 16, *(8 + i * count for i in range(3)), count, count, count)
-    with pytest.raises(UserError, match="16 bits a channel in an unusual layout"):
-        decoded(b"II" + struct.pack("<HI", 42, end) + planes + directory + numbers)
 
 
 def test_of_a_photograph_with_previews_the_first_picture_is_taken() -> None:

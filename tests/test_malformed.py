@@ -167,12 +167,12 @@ IMAGES: dict[str, tuple[str, m.Make, str]] = {
     "WebP of two frames": ("x.webp", m.frames("WEBP"), "2 frames"),
     "TIFF of 4 Gpixel squared": ("x.tiff", m.put(m.tiff(m.tiff_entries(2**32 - 1, 2**32 - 1))), "too many pixels"),
     "TIFF without a size": ("x.tif", m.put(m.tiff([])), ""),
-    "TIFF of 16 bits with white as 0": (
+    "TIFF without the sizes of its strips": (
         "x.tif",
         m.put(
             m.tiff([(256, 4, 1, 8), (257, 4, 1, 4), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 0), (273, 4, 1, 122)])
         ),
-        "got 16 bits with white as 0",
+        "1 strips or tiles and 0 sizes of them",
     ),
     "TIFF of floats": ("x.tif", m.image("TIFF", "F"), "floating-point values"),
     "TIFF of two pages": ("x.tif", m.frames("TIFF"), "2 frames"),

@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from davi.errors import UserError
 
 INDEX = "index.json"
-FORMAT = 1
-"""Changes whenever a cache made by an older version must not be used any more."""
+FORMAT = 2
+"""Changes whenever a cache made by an older version must not be used any more.
+
+2: values of some TIFF, BMP and indexed files.
+"""
 
 
 def location(given: str | None) -> Path:

@@ -3,21 +3,24 @@
 Values are those that the file stores; colour profiles and gamma are not applied. What cannot be kept as it is (a
 transparency, CMYK, floating point, several frames) is refused with its remedy, never converted in silence:
 
-- grey of 1 bit has 2 levels, of 2 to 8 bits 256 (stretched to 0..255), of 9 to 16 bits 65,536;
+- grey of 1 bit has 2 levels, of 2 to 8 bits 256 (stretched to 0..255), of 9 to 16 bits 65,536; black is 0, also where
+  the file has it the other way round;
 - colour has 256 levels, or 65,536 from 16 bits a channel;
-- an indexed image is colour, or grey if all its colours are; the palette is all that is converted;
+- an indexed image is colour, or grey if all colours that its pixels use are; with 1 bit, for black and white, it has
+  2 levels;
 - an image is turned as its EXIF orientation says; of a JPEG that carries further pictures (MPO) the first is taken.
 
-A file that promises more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (some 89 million) is refused before it is decoded.
+A file that promises more pixels than it may have (:data:`davi.data.picture.MAX_PIXELS`, unless it is asked for more) is
+refused before it is decoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,14 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from davi.data import bmp, libtiff, tiff
 from davi.data.arrays import OneLine
+from davi.data.picture import MAX_PIXELS, Picture, check_pixels, indexed
 from davi.errors import UserError
-
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-"""What is decoded, whatever else Pillow knows."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp"})
 """Endings, in lower case, of the files that are taken for images."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+"""What is left to Pillow as it is, whatever else it knows; TIFF is looked at before, and BMP read without it."""
 
 _OTHER_HALF = {
     "RGB;16B": "RGB;16L",
@@ -41,44 +46,30 @@ _OTHER_HALF = {
 }
 """Pillow's names of the ways to take 8 bits from each 16: big-endian takes the first byte, little-endian the second."""
 
-_BITS_PER_SAMPLE = 258  # TIFF tag
-_WHITE_IS_ZERO = (262, 0)  # TIFF tag and its value
-_REMEDIES = {
-    "CMYK": "CMYK, expected grey or RGB (convert it: magick IN -colorspace sRGB OUT.png)",
-    "F": "floating-point values, expected 8 or 16 bits (convert it: magick IN -depth 16 OUT.png)",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A decoded file.
-
-    Arguments:
-        values: ``[H, W, C]``, C = 1 or 3; uint16 for 65,536 levels, else uint8.
-        levels: 2, 256 or 65,536.
-    """
-
-    values: NDArray[Any]
-    levels: int
-
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """A block in which Pillow refuses large images (it only warns of some) and keeps quiet about odd metadata.
+    """A block in which Pillow is quiet about odd metadata, and about large images, which :func:`decode` refuses.
 
-    Python's warning filters belong to the whole process, so this goes around threads that decode, not into them.
+    Python's warning filters, Pillow's limit and libtiff's error handler belong to the whole process: this goes around
+    threads that decode, not into them.
     """
-    with warnings.catch_warnings(action="ignore"):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings(action="ignore"), libtiff.quiet():
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
-def decode(file: Path | BinaryIO, name: str) -> Picture:
+def decode(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode one file. To be called within :func:`strict`.
 
     Arguments:
         file: a path, or the content as a seekable stream.
         name: what it is called in messages.
+        max_pixels: that the image may have.
 
     Raises:
         UserError: one line: it is none of the five formats, damaged, too large, or of a kind that is refused.
@@ -86,27 +77,75 @@ def decode(file: Path | BinaryIO, name: str) -> Picture:
     with OneLine(Path(name), "a whole PNG, JPEG, WebP, TIFF or BMP image"):
         if isinstance(file, Path) and not file.is_file():  # a pipe or a device would be waited for without end
             raise UserError(f"{name}: found {'no regular file' if file.exists() else 'nothing'}, expected an image")
-        try:
-            with _opened(file) as image:
-                _check(image, name)
-                if image.format == "PNG":
-                    image.verify()  # the checksums, which decoding passes over
-            with _opened(file) as image:
-                return _picture(image, file, name)
-        except UnidentifiedImageError:
-            raise UserError(f"{name}: got something else, expected a PNG, JPEG, WebP, TIFF or BMP image") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            limit = Image.MAX_IMAGE_PIXELS
-            raise UserError(
-                f"{name}: promises too many pixels, expected at most {limit} (PIL.Image.MAX_IMAGE_PIXELS)"
-            ) from None
+        with file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file) as stream:
+            stream.seek(0)
+            first = stream.read(4)
+            if first in tiff.MAGIC:
+                return _tiff(stream, name, max_pixels)
+            if first[:2] == bmp.MAGIC:
+                return bmp.decode(stream, name, max_pixels)
+            try:
+                return _other(stream, name, max_pixels)
+            except UnidentifiedImageError:
+                raise UserError(f"{name}: got something else, expected a PNG, JPEG, WebP, TIFF or BMP image") from None
 
 
-def _opened(file: Path | BinaryIO) -> Image.Image:
+def _tiff(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    """A TIFF file, of a layout that Pillow is known to read right."""
+    layout = tiff.read(file, name, max_pixels)
+    content = tiff.copy(file, layout)
+
+    def opened() -> Image.Image:
+        image = Image.open(content, formats=["TIFF"])
+        image.info.pop("xmp", None)  # where the tag is missing, Pillow would turn the image as this says
+        return image
+
+    libtiff.complaints()
+    with opened() as image:
+        _check_frames(image, name)
+        values = _values(image)
+    if layout.deep:
+        with opened() as other:
+            values = _deep(values, other, name)
+    if libtiff.complaints():
+        raise UserError(f"{name}: got damaged pixels, expected a whole TIFF file")
+    values = tiff.turned(values, layout.orientation)
+    if layout.palette is not None:
+        return indexed(values[:, :, 0], layout.palette, layout.bits, name)
+    levels = 2 if layout.bits == 1 else 256 if layout.bits <= 8 else 65536
+    values = values.astype(np.uint16 if levels == 65536 else np.uint8)
+    return Picture(levels - 1 - values if layout.photometric == 0 else values, levels)
+
+
+def _other(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    """A file of another format, as Pillow decodes it."""
+    with _opened(file) as image:
+        check_pixels(image.height, image.width, max_pixels, name)
+        _check(image, name)
+        if image.format == "PNG":
+            image.verify()  # the checksums, which decoding passes over
+    with _opened(file) as image:
+        layouts = {_raw_mode(tile) for tile in getattr(image, "tile", ())}
+        deep = image.mode == "RGB" and any(";16" in layout for layout in layouts)
+        ImageOps.exif_transpose(image, in_place=True)
+        values = _values(image)
+        if image.mode == "1":
+            return Picture(values.astype(np.uint8), 2)
+        if image.mode == "P":
+            palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            return indexed(values[:, :, 0], palette, 1 if layouts == {"P;1"} else 8, name)
+        if image.mode.startswith("I"):
+            return Picture(values.astype(np.uint16), 65536)
+        if not deep:
+            return Picture(values, 256)
+    with _opened(file) as other:
+        return Picture(_deep(values, other, name), 65536)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
     """The image before its pixels are read."""
-    if not isinstance(file, Path):
-        file.seek(0)
-    return Image.open(file, formats=FORMATS)
+    file.seek(0)
+    return Image.open(file, formats=_FORMATS)
 
 
 def _check(image: Image.Image, name: str) -> None:
@@ -114,61 +153,44 @@ def _check(image: Image.Image, name: str) -> None:
     if image.has_transparency_data:
         remedy = "magick IN -background white -flatten OUT.png"
         raise UserError(f"{name}: got a transparency ({image.mode}), expected none (flatten it: {remedy})")
-    if image.mode in _REMEDIES:
-        raise UserError(f"{name}: got {_REMEDIES[image.mode]}")
+    if image.mode == "CMYK":
+        remedy = "magick IN -colorspace sRGB OUT.png"
+        raise UserError(f"{name}: got CMYK, expected grey or RGB (convert it: {remedy})")
     if image.mode not in ("1", "L", "P", "RGB", "I") and not image.mode.startswith("I;16"):
         raise UserError(f"{name}: got Pillow's mode {image.mode}, expected grey or RGB")
-    tag, value = _WHITE_IS_ZERO
-    if image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(tag) == value:  # Pillow turns round 8 bits only
-        raise UserError(f"{name}: got 16 bits with white as 0, expected black as 0 (convert it: magick IN OUT.png)")
+    if image.format != "MPO":
+        _check_frames(image, name)
+
+
+def _check_frames(image: Image.Image, name: str) -> None:
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
+    if frames > 1:
         raise UserError(f"{name}: got {frames} frames, expected one (take them apart: magick IN OUT-%d.png)")
 
 
-def _picture(image: Image.Image, file: Path | BinaryIO, name: str) -> Picture:
-    """The values of an image that has been checked."""
-    if image.mode == "1":
-        return Picture(_array(image).astype(np.uint8), 2)
-    if image.mode == "P":
-        colours = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
-        return Picture(_array(image.convert("L" if (colours == colours[:, :1]).all() else "RGB")), 256)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = _array(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise UserError(f"{name}: got values {values.min()} to {values.max()}, expected 0 to 65535")
-        return Picture(values.astype(np.uint16), 65536)
-    if image.mode == "RGB" and _is_deep(image):
-        return Picture(_deep(image, file, name), 65536)
-    return Picture(_array(image), 256)
-
-
-def _array(image: Image.Image) -> NDArray[Any]:
-    """``[H, W, C]``, turned as the EXIF orientation says."""
-    ImageOps.exif_transpose(image, in_place=True)
+def _values(image: Image.Image) -> NDArray[Any]:
+    """``[H, W, C]``."""
     values = np.asarray(image)
     return values[:, :, None] if values.ndim == 2 else values
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a colour image stores more than 8 bits a channel, of which Pillow would keep 8."""
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
-    return max(bits) > 8 or any(";16" in _raw_mode(tile) for tile in getattr(image, "tile", ()))
-
-
-def _deep(image: Image.Image, file: Path | BinaryIO, name: str) -> NDArray[np.uint16]:
+def _deep(high: NDArray[Any], other: Image.Image, name: str) -> NDArray[np.uint16]:
     """All 16 bits of a colour image, ``[H, W, 3]``: Pillow has no such mode, but decodes either half of the bits.
 
     Which half is a matter of the byte order that it is told. Decoding twice takes twice as long.
+
+    Arguments:
+        high: the upper halves, as Pillow decodes them by itself.
+        other: the same image, opened again.
+        name: what it is called in messages.
     """
-    tiles = getattr(image, "tile", [])
+    tiles = getattr(other, "tile", [])
     if any(_raw_mode(tile) not in _OTHER_HALF for tile in tiles):
         raise UserError(f"{name}: got 16 bits a channel in an unusual layout, expected it as PNG (magick IN OUT.png)")
-    with _opened(file) as other:
-        swapped = [tile._replace(args=_swapped(tile.args)) for tile in tiles]
-        other.tile = swapped  # type: ignore[attr-defined]  # only images that were opened from files have it
-        low = _array(other).astype(np.uint16)
-    return _array(image).astype(np.uint16) << np.uint16(8) | low
+    swapped = [tile._replace(args=_swapped(tile.args)) for tile in tiles]
+    other.tile = swapped  # type: ignore[attr-defined]  # only images that were opened from files have it
+    ImageOps.exif_transpose(other, in_place=True)
+    return high.astype(np.uint16) << np.uint16(8) | _values(other)
 
 
 def _raw_mode(tile: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from davi.data.picture import MAX_PIXELS
 from davi.errors import UserError
 
 How = Literal["crop", "resize", "patches"]
@@ -25,7 +26,7 @@ class Fit:
         size: (H, W) of the result, in pixels.
 
     Raises:
-        UserError: if the size is not positive, or has more pixels than an image may have (``MAX_IMAGE_PIXELS``).
+        UserError: if the size is not positive, or has more than ``MAX_PIXELS`` pixels.
     """
 
     how: How
@@ -34,9 +35,8 @@ class Fit:
     def __post_init__(self) -> None:
         if min(self.size) < 1:
             raise UserError(f"data.{self.how}: got {list(self.size)}, expected [H, W] of at least 1 pixel each")
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and self.size[0] * self.size[1] > limit:
-            raise UserError(f"data.{self.how}: got {list(self.size)}, expected at most {limit} pixels, as of an image")
+        if self.size[0] * self.size[1] > MAX_PIXELS:
+            raise UserError(f"data.{self.how}: got {list(self.size)}, expected at most {MAX_PIXELS} pixels")
 
     def __str__(self) -> str:
         height, width = self.size

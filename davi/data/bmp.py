@@ -1,0 +1,102 @@
+"""BMP files as integers: 1, 4 or 8 bits of a palette, 24 or 32 of colours, uncompressed, from the bottom or the top.
+
+Read here by the words of the format: Pillow takes some palettes for grey of another depth and drops a fourth channel.
+
+References:
+    Microsoft, "Bitmap Storage", https://learn.microsoft.com/en-us/windows/win32/gdi/bitmap-storage
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from davi.data.picture import Picture, check_pixels, indexed
+from davi.errors import UserError
+
+MAGIC = b"BM"
+
+_OLD = 12
+_HEADERS = (40, 52, 56, 64, 108, 124)
+_BYTE = {0xFF: 0, 0xFF00: 1, 0xFF0000: 2, 0xFF000000: 3}
+"""Which byte of a pixel a mask takes, the lowest first."""
+
+_PLAIN, _MASKS = 0, (3, 6)
+_COMPRESSIONS = {1: "run lengths", 2: "run lengths", 4: "JPEG", 5: "PNG"}
+
+
+def decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+    """Decode a file that begins with :data:`MAGIC`.
+
+    Raises:
+        UserError: one line, if it is damaged, too large, or of a kind that is refused.
+    """
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(14 + 124 + 4)
+    start, size = struct.unpack_from("<I", head, 10)[0], struct.unpack_from("<I", head, 14)[0]
+    if size == _OLD:
+        width, height, planes, bits = struct.unpack_from("<4H", head, 18)
+        compression = used = 0
+    elif size in _HEADERS:
+        width, height, planes, bits, compression, _, _, _, used = struct.unpack_from("<iiHHIIiiI", head, 18)
+    else:
+        raise _refused(name, f"a header of {size} bytes", f"{_OLD} or {', '.join(map(str, _HEADERS))}")
+    check_pixels(abs(height), width, max_pixels, name)
+    masked = compression in _MASKS and bits == 32 and size != 64
+    if planes != 1 or bits not in (1, 4, 8, 24, 32) or not (masked or compression == _PLAIN):
+        how = f", compressed as {_COMPRESSIONS.get(compression, compression)}" if compression not in (0, 3, 6) else ""
+        raise _refused(name, f"{bits} bits a pixel{how}", "1, 4, 8, 24 or 32 and no compression")
+    line = (width * bits + 31) // 32 * 4
+    if start < 14 + size or start + line * abs(height) > length:
+        raise UserError(f"{name}: got {length} bytes, expected {start + line * abs(height)}: the file was cut off")
+    file.seek(start)
+    lines = np.frombuffer(file.read(line * abs(height)), np.uint8).reshape(abs(height), line)
+    if height > 0:
+        lines = lines[::-1]  # the last line comes first
+    if bits > 8:
+        masks = struct.unpack_from("<3I", head, 54) if masked else (0xFF0000, 0xFF00, 0xFF)
+        if masked and (size >= 56 or compression == 6) and struct.unpack_from("<I", head, 66)[0]:
+            raise _transparent(name)
+        return Picture(_colours(lines, width, bits, masks, name), 256)
+    entry = 3 if size == _OLD else 4
+    file.seek(14 + size)
+    table = file.read(min(min(used or 2**bits, 2**bits) * entry, start - 14 - size))
+    palette = np.frombuffer(table[: len(table) // entry * entry], np.uint8).reshape(-1, entry)[:, 2::-1]
+    return indexed(_indices(lines, bits)[:, :width], palette, bits, name)
+
+
+def _indices(lines: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """One byte for each index, the first from the highest bits."""
+    if bits == 8:
+        return lines
+    if bits == 1:
+        return np.unpackbits(lines, axis=1)
+    return np.stack((lines >> 4, lines & 15), axis=2).reshape(len(lines), -1)
+
+
+def _colours(lines: NDArray[np.uint8], width: int, bits: int, masks: tuple[int, ...], name: str) -> NDArray[np.uint8]:
+    """Red, green and blue, ``[H, W, 3]``."""
+    pixels = lines[:, : width * bits // 8].reshape(len(lines), width, bits // 8)
+    if len(set(masks)) != 3 or any(mask not in _BYTE for mask in masks):
+        raise _refused(name, f"the masks {', '.join(map(hex, masks))}", "a byte for each colour")
+    order = [_BYTE[mask] for mask in masks]
+    if bits == 32:
+        (rest,) = {0, 1, 2, 3} - set(order)
+        fourth = pixels[:, :, rest]
+        if fourth.any() and (fourth != 255).any():
+            raise _transparent(name)
+    return pixels[:, :, order]
+
+
+def _refused(name: str, got: str, expected: str) -> UserError:
+    return UserError(f"{name}: got a BMP file with {got}, expected {expected} (convert it: magick IN OUT.png)")
+
+
+def _transparent(name: str) -> UserError:
+    remedy = "magick IN -background white -flatten OUT.png"
+    return UserError(f"{name}: got a transparency (a fourth channel), expected none (flatten it: {remedy})")

@@ -1,0 +1,68 @@
+"""What decoding makes of an image file, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from davi.errors import UserError
+
+MAX_PIXELS = 2**30 // 12
+"""Of one image, unless it is asked for more: some 89 million, 256 MiB of colours, as in Pillow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded file.
+
+    Arguments:
+        values: ``[H, W, C]``, C = 1 or 3; uint16 for 65,536 levels, else uint8.
+        levels: 2, 256 or 65,536.
+    """
+
+    values: NDArray[Any]
+    levels: int
+
+
+def check_pixels(height: int, width: int, limit: int, name: str) -> None:
+    """Refuse an image by the size that its header promises.
+
+    Raises:
+        UserError: if it has no pixel, or more than ``limit``.
+    """
+    if height < 1 or width < 1:
+        raise UserError(f"{name}: got a size of {height}x{width}, expected at least one pixel")
+    if height * width > limit:
+        raise UserError(
+            f"{name}: promises too many pixels, {height}x{width} = {height * width}, expected at most {limit} "
+            "(if that is right: --data.max_pixels)"
+        )
+
+
+def indexed(indices: NDArray[Any], palette: NDArray[Any], bits: int, name: str) -> Picture:
+    """The colours of an indexed image; grey if all that are used are, of 2 levels if it has 1 bit, black and white.
+
+    Arguments:
+        indices: ``[H, W]``, into the palette.
+        palette: ``[N, 3]``, uint8; what no pixel uses has no say.
+        bits: of an index.
+        name: what the file is called in messages.
+
+    Raises:
+        UserError: if an index is not in the palette.
+    """
+    used = np.zeros(256, bool)
+    used[indices] = True
+    if used[len(palette) :].any():
+        missing = used.nonzero()[0].max()
+        raise UserError(f"{name}: got colour {missing} of a palette of {len(palette)}, expected none that is not in it")
+    colours = palette[used[: len(palette)]]
+    if (colours != colours[:, :1]).any():
+        return Picture(palette[indices], 256)
+    grey = palette[indices][:, :, :1]
+    if bits == 1 and np.isin(colours, (0, 255)).all():
+        return Picture(grey // 255, 2)
+    return Picture(grey, 256)
