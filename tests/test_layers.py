@@ -68,7 +68,7 @@ def test_weight_norm_is_that_of_torch(bias: bool) -> None:
 
 def test_length_of_a_kernel_is_its_gain() -> None:
     conv = shake(WeightNormConv2d(4, 6, 3))
-    close(conv.weight().flatten(1).norm(dim=1), conv.log_g.exp())
+    close(conv.kernels().flatten(1).norm(dim=1), conv.log_g.exp())
 
 
 def test_stride_two_pads_behind_the_image() -> None:
@@ -86,7 +86,7 @@ def test_stride_two_pads_behind_the_image() -> None:
 def test_stride_two_with_one_by_one_kernels_takes_every_other_pixel() -> None:
     conv = WeightNormConv2d(2, 3, 1, stride=2)
     x = torch.randn(1, 2, 4, 6)
-    close(conv(x), F.conv2d(x[:, :, ::2, ::2], conv.weight(), conv.bias))
+    close(conv(x), F.conv2d(x[:, :, ::2, ::2], conv.kernels(), conv.bias))
 
 
 def test_initial_weights_are_uniform_and_of_their_own_length() -> None:
@@ -98,7 +98,7 @@ def test_initial_weights_are_uniform_and_of_their_own_length() -> None:
     assert conv.v.var().item() == pytest.approx(bound**2 / 3, rel=4 * math.sqrt(0.8 / conv.v.numel()))
     assert conv.bias.abs().max() <= 1 / math.sqrt(40)
     assert conv.bias.abs().max() > 0.8 / math.sqrt(40)
-    close(conv.weight(), conv.v)
+    close(conv.kernels(), conv.v)
     assert "16, 40, kernel_size=3, stride=1" in repr(conv)
 
 
@@ -197,7 +197,7 @@ def test_nodes_and_shortcut_by_hand() -> None:
         mean, variance = expected.mean((0, 2, 3)), expected.var((0, 2, 3), correction=0)
         scaled = (expected - mean.view(1, 4, 1, 1)) / (variance + 1e-5).sqrt().view(1, 4, 1, 1)
         scaled = scaled * node.bn.weight.view(1, 4, 1, 1) + node.bn.bias.view(1, 4, 1, 1)
-        expected = F.conv2d(scaled * torch.sigmoid(scaled), node.conv.weight(), node.conv.bias, padding=1)
+        expected = F.conv2d(scaled * torch.sigmoid(scaled), node.conv.kernels(), node.conv.bias, padding=1)
     close(block(x), x + 0.1 * expected)
 
 

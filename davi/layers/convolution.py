@@ -10,17 +10,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-@final
-class WeightNormConv2d(nn.Module):
-    r"""A convolution whose kernels have direction and length as separate parameters, with 'same' padding.
+def with_length(v: Tensor, log_g: Tensor, margin: float = 0.0) -> Tensor:
+    r"""Weight normalization: kernels with direction and length as separate parameters.
 
-    .. math:: w_o = e^{g_o} \, v_o / \|v_o\|
+    .. math:: w_o = e^{g_o} \, v_o / (\|v_o\| + \epsilon)
 
-    with the norm over all weights of output channel :math:`o`. With stride 2 and an even input the padding is 0 before
-    and 1 after (TensorFlow's convention), so that every kernel position lies in the image or just behind its end.
+    with the norm over all weights of output channel :math:`o`.
 
     References:
         Weight Normalization, T. Salimans, D. P. Kingma, NeurIPS 2016, https://arxiv.org/abs/1602.07868
+
+    Arguments:
+        v: ``[out, in, k, k]``.
+        log_g: logarithms of the lengths, ``[out]``.
+        margin: epsilon.
+
+    Returns:
+        The kernels, ``[out, in, k, k]``.
+    """
+    length = torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True)
+    return v * (log_g.exp().view(-1, 1, 1, 1) / (length + margin if margin else length))
+
+
+@final
+class WeightNormConv2d(nn.Module):
+    """A convolution with weight normalization (:func:`~davi.layers.convolution.with_length`) and 'same' padding.
+
+    With stride 2 and an even input the padding is 0 before and 1 after (TensorFlow's convention), so that every kernel
+    position lies in the image or just behind its end.
 
     Arguments:
         in_channels, out_channels: widths.
@@ -53,17 +70,16 @@ class WeightNormConv2d(nn.Module):
         if self.bias is not None:
             self.bias.uniform_(-1.0 / math.sqrt(self.bias.numel()), 1.0 / math.sqrt(self.bias.numel()))
 
-    def weight(self) -> Tensor:
+    def kernels(self) -> Tensor:
         """The kernels in use, ``[out, in, k, k]``."""
-        length = torch.linalg.vector_norm(self.v, dim=(1, 2, 3), keepdim=True)
-        return self.v * (self.log_g.exp().view(-1, 1, 1, 1) / length)
+        return with_length(self.v, self.log_g)
 
     def forward(self, x: Tensor) -> Tensor:
         padding = self.kernel_size // 2
         if self.stride == 2 and self.kernel_size > 1:
             x = F.pad(x, (padding - 1, padding, padding - 1, padding))
             padding = 0
-        return F.conv2d(x, self.weight(), self.bias, self.stride, padding)
+        return F.conv2d(x, self.kernels(), self.bias, self.stride, padding)
 
 
 @final

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.layers.convolution import SqueezeExcite
+from davi.layers.convolution import SqueezeExcite, with_length
 from davi.layers.depthwise import depthwise_conv2d
 from davi.layers.recomputed import Recomputed
 from davi.layers.residual import FactorizedReduce
@@ -34,14 +34,10 @@ RESIDUAL_SCALE = 0.1
 
 @final
 class KernelConv2d(nn.Module):
-    r"""A convolution that tells its kernels, with 'same' padding and, unless told otherwise, weight normalisation.
+    r"""A convolution with 'same' padding and, unless told otherwise, weight normalization.
 
-    .. math:: w_o = e^{g_o}\, v_o / (\|v_o\| + 10^{-5})
-
-    with the norm over all weights of output channel :math:`o`; at first :math:`g_o = \log(\|v_o\| + 10^{-2})`.
-
-    References:
-        Weight Normalization, T. Salimans, D. P. Kingma, NeurIPS 2016, https://arxiv.org/abs/1602.07868
+    It is :func:`~davi.layers.convolution.with_length` with a margin of :math:`10^{-5}`; at first
+    :math:`g_o = \log(\|v_o\| + 10^{-2})`.
 
     Arguments:
         in_channels, out_channels: widths.
@@ -88,10 +84,7 @@ class KernelConv2d(nn.Module):
     def kernels(self) -> Tensor:
         """The kernels in use, ``[out, in / groups, k, k]``."""
         v = self._masked()
-        if self.log_g is None:
-            return v
-        length = torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True)
-        return v * (self.log_g.exp().view(-1, 1, 1, 1) / (length + 1e-5))
+        return v if self.log_g is None else with_length(v, self.log_g, margin=1e-5)
 
     def _masked(self) -> Tensor:
         return self.v if self.mask is None else self.v * self.mask
