@@ -21,7 +21,7 @@ from davi.distributions.base import Posterior
 from davi.distributions.normal import Normal
 
 Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``z -> (z', log_det)``, both ``[B, ...]``: a bijection, and its log-determinant spread over the variables."""
+"""``z -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection` whose context, if any, is given."""
 
 
 @final

@@ -1,6 +1,17 @@
-"""Bijections of latents whose log-determinants are known."""
+"""Bijections whose log-determinants are known, and the step from integers to continuous images."""
 
+from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs
+from davi.flows.base import Bijection, Sequential
+from davi.flows.dequantization import Dequantization, Dequantized
 from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
-from davi.flows.masked import MaskedConv2d
 
-__all__ = ["InverseAutoregressiveFlow", "InverseAutoregressiveStep", "MaskedConv2d"]
+__all__ = [
+    "AutoregressiveShift",
+    "Bijection",
+    "Dequantization",
+    "Dequantized",
+    "InverseAutoregressiveFlow",
+    "InverseAutoregressiveStep",
+    "Sequential",
+    "ShiftPairs",
+]

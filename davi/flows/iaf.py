@@ -1,7 +1,7 @@
 r"""Inverse autoregressive flow: a bijection whose determinant costs nothing.
 
-A masked network (:mod:`davi.flows.masked`) looks at all variables z and at a context h and gives variable i two numbers
-:math:`m_i, s_i` that depend on :math:`z_{<i}` and h alone. One step is
+A masked network (:mod:`davi.layers.masked`) looks at all variables z and at a context h and gives variable i two
+numbers :math:`m_i, s_i` that depend on :math:`z_{<i}` and h alone. One step is
 
 .. math:: z'_i = \sigma_i z_i + (1 - \sigma_i)\, m_i, \qquad \sigma_i = \mathrm{sigmoid}(s_i)
 
@@ -13,7 +13,8 @@ The gates begin near one (the bias of s is 2, :math:`\sigma = 0.88`), so that a 
 weights begin at zero: before training a step is :math:`z' = \sigma z` whatever the context, and its log-determinant
 is -0.126928 for each variable. Every other step has the reverse order of the variables.
 
-The inverse, which needs one pass for each variable, is never needed: a posterior scores its own draws only.
+The inverse of a step, :math:`z_i = z'_i + (z'_i - m_i)\, e^{-s_i}`, finds the variables one after the other. A
+posterior does without: it scores its own draws only.
 
 References:
     Improving Variational Inference with Inverse Autoregressive Flow, D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen,
@@ -27,11 +28,12 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.flows.masked import MaskedConv2d, hidden_degrees, variable_degrees
+from davi.flows.base import Bijection, Sequential, solve_in_order
+from davi.layers.masked import MaskedConv2d, degrees
 
 
 @final
-class InverseAutoregressiveStep(nn.Module):
+class InverseAutoregressiveStep(Bijection):
     """One gated step (module docstring).
 
     Arguments:
@@ -58,38 +60,51 @@ class InverseAutoregressiveStep(nn.Module):
         super().__init__()
         if hidden_layers < 1:
             raise ValueError(f"hidden_layers: got {hidden_layers}, expected at least 1")
-        variables, hidden = variable_degrees(channels), hidden_degrees(width, channels)
+        variables, hidden = degrees(channels, channels), degrees(width, channels)
         if reverse:
-            variables, hidden = variables[::-1], hidden[::-1]
-        self.first = MaskedConv2d(variables, hidden, kernel_size, strict=False, reverse=reverse)
+            variables, hidden = variables.flip(0), hidden.flip(0)
+        self.first = MaskedConv2d(variables, hidden, kernel_size, mask_type="A", reverse=reverse)
         self.middle = nn.ModuleList(
-            MaskedConv2d(hidden, hidden, kernel_size, strict=False, reverse=reverse) for _ in range(hidden_layers - 1)
+            MaskedConv2d(hidden, hidden, kernel_size, mask_type="B", reverse=reverse) for _ in range(hidden_layers - 1)
         )
-        self.last = MaskedConv2d(hidden, 2 * variables, kernel_size, strict=True, reverse=reverse)  # [m | s]
+        self.last = MaskedConv2d(hidden, variables.repeat(2), kernel_size, mask_type="B", reverse=reverse)  # [m | s]
         nn.init.zeros_(self.last.conv.weight)
         assert self.last.conv.bias is not None
         nn.init.zeros_(self.last.conv.bias[:channels])
         nn.init.constant_(self.last.conv.bias[channels:], gate_bias)
 
-    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step.
 
         Arguments:
-            z: ``[B, C, h, w]``.
-            context: h, ``[B, width, h, w]``.
+            x: z, ``[B, C, h, w]``.
+            context: h, ``[B, width, h, w]``; None: 0.
 
         Returns:
             z', and the logarithms of the gates, both ``[B, C, h, w]``; the latter sum to the log-determinant.
         """
-        hidden = F.elu(self.first(z) + context)
+        shift, gate = self._shift_and_gate(x, context)
+        return gate.sigmoid() * x + (-gate).sigmoid() * shift, F.logsigmoid(gate)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        def step(x: Tensor) -> Tensor:
+            shift, gate = self._shift_and_gate(x, context)
+            return y + (y - shift) * (-gate).exp()
+
+        x = solve_in_order(step, y)
+        return x, -self(x, context)[1]
+
+    def _shift_and_gate(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """m and s."""
+        hidden = self.first(z)
+        hidden = F.elu(hidden if context is None else hidden + context)
         for conv in self.middle:
             hidden = F.elu(conv(hidden))
-        shift, gate = self.last(hidden).to(z.dtype).chunk(2, 1)
-        return gate.sigmoid() * z + (-gate).sigmoid() * shift, F.logsigmoid(gate)
+        return self.last(hidden).to(z.dtype).chunk(2, 1)
 
 
 @final
-class InverseAutoregressiveFlow(nn.Module):
+class InverseAutoregressiveFlow(Bijection):
     """Several steps, the order of the variables reversed from each to the next.
 
     Arguments:
@@ -107,15 +122,15 @@ class InverseAutoregressiveFlow(nn.Module):
         gate_bias: float = 2.0,
     ) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(
-            InverseAutoregressiveStep(channels, width, hidden_layers, kernel_size, gate_bias, reverse=bool(step % 2))
-            for step in range(steps)
+        self.steps = Sequential(
+            *(
+                InverseAutoregressiveStep(channels, width, hidden_layers, kernel_size, gate_bias, bool(step % 2))
+                for step in range(steps)
+            )
         )
 
-    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps; z of the last, and the sum of their log-determinants, spread over the variables."""
-        log_det = z.new_zeros(z.shape)
-        for step in self.steps:
-            z, log_gates = step(z, context)
-            log_det = log_det + log_gates
-        return z, log_det
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.steps(x, context)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.steps.inverse(y, context)

@@ -3,6 +3,7 @@
 from davi.layers.context_attention import ContextAttention
 from davi.layers.convolution import ChannelLayerNorm, SqueezeExcite, WeightNormConv2d
 from davi.layers.depth_attention import DepthAttention, LayerMemory, resize_to
+from davi.layers.masked import MaskedConv2d, causal_mask, degrees
 from davi.layers.nonlocal_block import NonLocalBlock
 from davi.layers.padding import Padding
 from davi.layers.pixel_head import PixelHead
@@ -13,6 +14,7 @@ __all__ = [
     "ContextAttention",
     "DepthAttention",
     "LayerMemory",
+    "MaskedConv2d",
     "NonLocalBlock",
     "Padding",
     "PixelHead",
@@ -20,5 +22,7 @@ __all__ = [
     "ResidualCell",
     "SqueezeExcite",
     "WeightNormConv2d",
+    "causal_mask",
+    "degrees",
     "resize_to",
 ]

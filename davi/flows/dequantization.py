@@ -1,0 +1,117 @@
+r"""From integer images to continuous ones, and back.
+
+A density of continuous values makes no claim about integers. Noise u in [0, 1) does: each integer x owns the interval
+[x, x + 1), scaled to
+
+.. math:: y = a + (b - a) \frac{x + u}{n}, \qquad u \sim q(u \mid x)
+
+for n levels and the range [a, b). For a density p(y) the probability of x is the integral over its interval, and
+
+.. math:: \log P(x) = \log \int p(y) \, \mathrm{d}y
+          \ge E_{q}\bigl[\log p(y) - \log q(y \mid x)\bigr], \qquad
+          \log q(y \mid x) = \log q(u \mid x) + \log \frac{n}{b - a}
+
+The second summand is the whole constant of the scaling: :math:`\log_2 n` bits for each value with the range [0, 1),
+one less with [-1, 1). With uniform noise :math:`\log q(u \mid x) = 0`.
+
+References:
+    A note on the evaluation of generative models, L. Theis, A. van den Oord, M. Bethge, ICLR 2016,
+    https://arxiv.org/abs/1511.01844
+
+    Flow++: Improving Flow-Based Generative Models with Variational Dequantization and Architecture Design, J. Ho,
+    X. Chen, A. Srinivas, Y. Duan, P. Abbeel, ICML 2019, https://arxiv.org/abs/1902.00275
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from davi.distributions import Distribution
+
+
+class Dequantized(NamedTuple):
+    """A continuous image and how densely it was drawn, ``[B, C, H, W]`` both."""
+
+    y: Tensor
+    log_q: Tensor
+    """log q(y | x) of every value, nats, with the constant of the scaling in it."""
+
+
+@final
+class Dequantization(nn.Module):
+    """Adds noise to integers and scales them (module docstring).
+
+    Arguments:
+        levels: n.
+        low, high: a and b.
+        noise: x -> q(u | x), a distribution over ``[B, C, H, W]`` numbers in [0, 1); a module has its weights trained
+            with the rest. None: uniform.
+
+    Raises:
+        ValueError: if there are fewer than 2 levels, or the range is empty or not finite.
+
+    Example:
+        >>> uniform = Dequantization(256)
+        >>> y, log_q = uniform(torch.full((1, 1, 2, 2), 255))
+        >>> bool((y >= 255 / 256).all() and (y < 1).all()), round(float(log_q.mean()), 4)  # log 256
+        (True, 5.5452)
+        >>> uniform.quantize(y).flatten().tolist()
+        [255, 255, 255, 255]
+    """
+
+    def __init__(
+        self, levels: int, low: float = 0.0, high: float = 1.0, noise: Callable[[Tensor], Distribution] | None = None
+    ) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"levels: got {levels}, expected at least 2")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"high: got the range {low} to {high}, expected finite numbers, the second one larger")
+        self.levels = levels
+        self.low = low
+        self.step = (high - low) / levels
+        self.noise = noise
+
+    def forward(self, x: Tensor, generator: Generator | None = None, dtype: torch.dtype = torch.float32) -> Dequantized:
+        """A draw of y for each image.
+
+        Arguments:
+            x: integers in ``{0 .. levels - 1}``, ``[B, C, H, W]``.
+            generator: source of the noise.
+            dtype: of y.
+
+        Raises:
+            ValueError: if the noise leaves the interval, or the type cannot tell the noise of so many levels.
+        """
+        if self.noise is None:
+            u = torch.rand(x.shape, generator=generator, dtype=dtype, device=x.device)
+            log_q = torch.zeros_like(u)
+        else:
+            q = self.noise(x)
+            u = q.sample(generator)
+            log_q = q.log_prob_map(u)
+            if u.device.type == "cpu" and not bool(((u >= 0.0) & (u <= 1.0)).all()):  # elsewhere it would stall
+                raise ValueError(f"noise: got {float(u.min()):.4g} to {float(u.max()):.4g}, expected numbers in [0, 1)")
+        margin = self._margin(dtype)  # rounding must not take a value into the interval of another integer
+        y = self.low + self.step * (x.to(dtype) + u.to(dtype).clamp(margin, 1.0 - margin))
+        return Dequantized(y, log_q - math.log(self.step))
+
+    def quantize(self, y: Tensor) -> Tensor:
+        """The integers whose intervals hold y, the first and the last one for what lies outside the range; int64.
+
+        Exact for what :meth:`forward` has drawn in the same type.
+        """
+        return ((y - self.low) / self.step).floor().clamp(0, self.levels - 1).long()
+
+    def _margin(self, dtype: torch.dtype) -> float:
+        """More than rounding moves u: a few units in the last place of x + u and of y."""
+        largest = max(1.0, abs(self.low) / (self.levels * self.step))
+        margin = 4.0 * self.levels * largest * torch.finfo(dtype).eps
+        if margin >= 0.5:
+            raise ValueError(f"dtype: got {dtype} for {self.levels} levels, expected one of a higher precision")
+        return margin
