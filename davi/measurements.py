@@ -201,6 +201,8 @@ _DATA = {
     "evaluated?": str,
     "test_order?": str,
     "test_sha256?": str,
+    "other_images?": _Perhaps(str),
+    "training_images?": _Perhaps(_COUNT),
 }
 _MODEL = {
     "name": str,

@@ -296,6 +296,8 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
         return []
     data = protocol["data"]
     lines = []
+    if other := data.get("other_images"):
+        lines += _labelled("images", f"{other}, not the run's own" + _among(data.get("training_images")))
     if data.get("binarization", "none") != "none":
         lines += _labelled("binarisation", f"{data['binarization']}: {data.get('evaluated', '')}")
     if protocol["images"] < protocol["images_available"] and "test_order" in data and protocol["split"] == "test":
@@ -308,6 +310,13 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
         f"{protocol['precision']} on {protocol['device']}, {code}, torch {protocol['torch']}"
     )
     return [*lines, *_labelled("measured with", how)]
+
+
+def _among(trained: int | None) -> str:
+    """How many images the model was trained on, in words; nothing where it was on none."""
+    if trained is None:
+        return "; it is not known how many of them the model was trained on"
+    return f"; the model was trained on {trained} of them" if trained else ""
 
 
 def _labelled(label: str, text: str) -> list[str]:

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from davi.data.formats import is_distribution, read_distribution
+from davi.data import DataConfig
+from davi.data.formats import is_distribution
+from davi.data.images import Source
+from davi.data.sources import source_of
 from davi.errors import UserError
 
 Array = np.ndarray
@@ -55,10 +58,15 @@ def write_chardata(path: Path, train: Array, test: Array, compress: bool = True)
     scipy.io.savemat(path, content, do_compression=compress)
 
 
+def split(path: Path, test: Path | None = None, levels: int | None = None) -> Source:
+    """A set in one of these forms, as it is split."""
+    return source_of(DataConfig(set=str(path), test=None if test is None else str(test), levels=levels))
+
+
 def refused(path: Path, match: str, test: Path | None = None, levels: int | None = None) -> None:
     """The file or folder is recognised, and refused in one line that contains its path and the words."""
     assert is_distribution(path)
     with pytest.raises(UserError, match=match) as caught:
-        read_distribution(path, test, levels)
+        split(path, test, levels)
     assert path.name in str(caught.value)
     assert "\n" not in str(caught.value)

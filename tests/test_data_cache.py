@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from davi.data import DataConfig, DataSets, Images, Order, Presentation, folder, load, which_images
+from davi.data import DataConfig, DataSets, Images, Order, Presentation, decoded, load, which_images
 from davi.data.cache import INDEX, Writer, fetch, location
+from davi.data.decoded import FILES
 from davi.data.decoding import decode
-from davi.data.folder import FILES
 from davi.data.protocol import digest
 from davi.errors import UserError
 
@@ -50,7 +50,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return decode(file, name)
 
-    monkeypatch.setattr(folder, "decode", counted)
+    monkeypatch.setattr(decoded, "decode", counted)
     return names
 
 
@@ -171,7 +171,7 @@ def killed_while_building(path: str, after: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(file, name)
 
-    pytest.MonkeyPatch().setattr(folder, "decode", killer)  # in a process of its own
+    pytest.MonkeyPatch().setattr(decoded, "decode", killer)  # in a process of its own
     read(Path(path))
 
 
@@ -223,7 +223,7 @@ def test_known_hashes_and_limits_are_not_computed_again() -> None:
 
 def test_few_images_are_in_memory_while_it_is_made(own: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two for each thread: decoding waits until what was decoded before is written."""
-    monkeypatch.setattr(folder, "_THREADS", 2)
+    monkeypatch.setattr(decoded, "_THREADS", 2)
     started: list[str] = []
     written: list[int] = []
     append = Writer.append
@@ -237,7 +237,7 @@ def test_few_images_are_in_memory_while_it_is_made(own: Path, images: Path, monk
         started.append(name)
         return decode(file, name)
 
-    monkeypatch.setattr(folder, "decode", counted)
+    monkeypatch.setattr(decoded, "decode", counted)
     monkeypatch.setattr(Writer, "append", watched)
     read(images)
     assert (len(started), written) == (30, [1] * 30)

@@ -22,7 +22,7 @@ from davi.cli import main
 from davi.data import DataConfig, DataSets, Images, load
 from davi.data.decoding import Picture, decode, strict
 from davi.data.fitting import Fit
-from davi.data.folder import content_digest, part_of
+from davi.data.splitting import content_digest, part_of
 from davi.errors import UserError
 
 Array = NDArray[Any]
@@ -334,8 +334,8 @@ def test_folders_that_say_their_splits(tmp_path: Path) -> None:
         fill(folder / part, 20, first=first)
     fill(folder / "test", 1, first=0)  # also a training image
     sets = read(folder)
-    assert sets.protocol["counts"] == {"train": 20, "validation": 20, "test": 21}
-    assert "1 test images are training images as well" in sets.protocol["split"]
+    assert sets.protocol["counts"] == {"train": 19, "validation": 20, "test": 21}
+    assert "; 1 copies of images of another split left out" in sets.protocol["split"]
     assert sets.protocol["test_fraction"] is None
     assert rows(sets.validation) == {random(6, 5, seed=i).tobytes() for i in range(40, 60)}
     with pytest.raises(UserError, match=r"data\.validation: got 0\.1, expected 0: .* has its own validation images"):
@@ -350,7 +350,7 @@ def test_folders_that_say_their_splits(tmp_path: Path) -> None:
     [
         (("train", "val"), r"has train/ and val/ but no test/"),
         (("train", "test", "other"), r"has other/000\.png beside train/ and test/"),
-        (("train", "test", "val", "valid"), r"has valid/ and val/ beside"),
+        (("train", "test", "val", "valid"), r"has val/ and valid/ beside"),
     ],
 )
 def test_sub_folders_that_could_be_misunderstood(tmp_path: Path, parts: tuple[str, ...], match: str) -> None:
@@ -433,7 +433,7 @@ def test_unreadable_images_stop_or_are_counted(tmp_path: Path) -> None:
         ({"test_fraction": 1.0}, r"data\.test_fraction: got 1\.0, expected a fraction between 0 and 1"),
         ({"test_fraction": 1e-9}, r"data\.test_fraction: of 12 images in .* none is for test by its content"),
         ({"test_fraction": 0.5, "validation": 1e-9}, r"data\.validation: of 12 images in .* none is for validation"),
-        ({"levels": 17}, r"data\.levels: got 17, expected 256, which"),
+        ({"levels": 17}, r"data\.levels: got 17, expected 256: set/train holds the values \d+ to 255 of 256 levels"),
         ({"memory": -1.0}, r"data\.memory: got -1\.0, expected"),
         ({"test": "absent"}, r"data\.test: got .*absent, expected another folder of images"),
         ({"test": "a\0b"}, r"data\.test: got 'a\\x00b', expected a path"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import amat, idx, random, refused
+from distributed import amat, idx, random, refused, split
 
 from davi.data import DataConfig, load
 from davi.data.formats import is_distribution, read_distribution
@@ -38,7 +38,7 @@ def test_idx_folder(tmp_path: Path, mark: str, packed: bool, place: str) -> None
         path.write_bytes(gzip.compress(idx(images)) if packed else idx(images))
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"labels are not read")
     assert is_distribution(tmp_path)
-    source = read_distribution(tmp_path, None, None)
+    source = split(tmp_path)
     assert source.train.levels == 256
     assert np.array_equal(source.train.pixels[:, 0].numpy(), train)
     assert np.array_equal(source.test.pixels[:, 0].numpy(), test)
@@ -50,13 +50,13 @@ def test_single_idx_file_and_another_for_test(tmp_path: Path) -> None:
     images = random((25, 3, 4), high=17)
     path, other = tmp_path / "emnist-letters-train-images-idx3-ubyte.gz", tmp_path / "unnamed"
     path.write_bytes(gzip.compress(idx(images)))
-    other.write_bytes(idx(images[:4]))
-    source = read_distribution(path, None, 17)
+    other.write_bytes(idx(random((4, 3, 4), high=17, seed=1)))
+    source = split(path, levels=17)
     assert source.train.levels == 17
     assert np.array_equal(source.train.pixels[:, 0].numpy(), images[:23])  # the last tenth, rounded down, is for test
     assert np.array_equal(source.test.pixels[:, 0].numpy(), images[23:])
     assert is_distribution(other)  # by its first bytes
-    source = read_distribution(path, other, None)
+    source = split(path, other)
     assert (len(source.train), len(source.test), source.test.levels) == (25, 4, 256)
 
 
@@ -73,7 +73,7 @@ def test_options_that_contradict_an_idx_file(tmp_path: Path) -> None:
     refused(path, "got one image, expected at least 2")
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(random((1, 8, 8))))
     with pytest.raises(UserError, match=r"data\.test: got .*expected nothing: .* has its own test images"):
-        read_distribution(tmp_path, path, None)
+        split(tmp_path, path)
 
 
 def broken_idx() -> dict[str, tuple[bytes, str]]:
@@ -126,13 +126,13 @@ def test_amat(tmp_path: Path) -> None:
     sets = {part: random((i + 2, 28, 28), high=2, seed=i) for i, part in enumerate(("train", "valid", "test"))}
     for part, images in sets.items():
         (tmp_path / f"binarized_mnist_{part}.amat").write_bytes(amat(images))
-    source = read_distribution(tmp_path, None, None)
+    source = split(tmp_path)
     assert source.validation is not None
     for images, part in ((source.train, "train"), (source.validation, "valid"), (source.test, "test")):
         assert images.levels == 2
         assert np.array_equal(images.pixels[:, 0].numpy(), sets[part])
     assert "2 images, NOT the 50000 of the whole set" in source.split
-    single = read_distribution(tmp_path / "binarized_mnist_test.amat", None, 2)
+    single = split(tmp_path / "binarized_mnist_test.amat", levels=2)
     assert (len(single.train), len(single.test)) == (3, 1)
     refused(tmp_path, r"data\.levels: got 256, expected 2", levels=256)
     (tmp_path / "binarized_mnist_valid.amat").unlink()
@@ -175,11 +175,11 @@ def test_what_is_no_distribution(tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.iterdir(), tmp_path / "absent.amat"):
         assert not is_distribution(path)
     with pytest.raises(UserError, match="found something that is not a file"):
-        read_distribution(tmp_path / "train-images-idx3-ubyte", None, None)
+        read_distribution(tmp_path / "train-images-idx3-ubyte", None)
     with pytest.raises(UserError, match="got a file of another kind"):
-        read_distribution(tmp_path / "a.png", None, None)
+        read_distribution(tmp_path / "a.png", None)
     with pytest.raises(UserError, match="holds no set"):
-        read_distribution(tmp_path / "train", None, None)
+        read_distribution(tmp_path / "train", None)
 
 
 def test_two_sets_in_a_folder(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 
 from davi.data import DataConfig, load
 from davi.data.hub import read_hub
+from davi.data.images import Source, Whole
+from davi.data.sources import source_of
 from davi.errors import UserError
 
 datasets = pytest.importorskip("datasets", reason="needs the package datasets")
@@ -68,7 +70,7 @@ def test_a_single_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     values = images(12)
     write(tmp_path / "set.parquet", rows(values))
     capfd.readouterr()
-    source = read_hub(f"hub:{tmp_path}/set.parquet", tmp_path / "cache")
+    source = source_of(DataConfig(set=f"hub:{tmp_path}/set.parquet", cache=str(tmp_path / "cache")))
     assert np.array_equal(source.train.pixels.numpy(), values[:11].transpose(0, 3, 1, 2))
     assert np.array_equal(source.test.pixels.numpy(), values[11:].transpose(0, 3, 1, 2))
     assert (source.train.levels, source.test_order) == (256, "row order")
@@ -88,6 +90,7 @@ def test_the_splits_of_a_folder(tmp_path: Path, form: str, validation: str | Non
     for name, values in parts.items():
         write(tmp_path / "set" / form.format(name), rows(values))
     source = read_hub(f"hub:{tmp_path}/set", tmp_path / "cache")
+    assert isinstance(source, Source)
     assert np.array_equal(source.train.pixels[:, 0].numpy(), parts["train"])
     assert np.array_equal(source.test.pixels[:, 0].numpy(), parts["test"])
     assert (source.validation is None) == (validation is None)
@@ -98,9 +101,10 @@ def test_the_splits_of_a_folder(tmp_path: Path, form: str, validation: str | Non
 def test_sixteen_bits(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (3, 4, 4), dtype=np.uint16)
     write(tmp_path / "set.parquet", {"image": [encoded(image) for image in values]})
-    source = read_hub(f"hub:{tmp_path}/set.parquet", tmp_path / "cache")
-    assert source.train.levels == 65536
-    assert np.array_equal(source.train.pixels[:, 0].numpy(), values[:2])
+    whole = read_hub(f"hub:{tmp_path}/set.parquet", tmp_path / "cache")
+    assert isinstance(whole, Whole)
+    assert whole.images.levels == 65536
+    assert np.array_equal(whole.images.pixels[:, 0].numpy(), values)
 
 
 def test_images_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +138,7 @@ def test_splits_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str
     refused(f"hub:{tmp_path}/a", cache, r"train \[3, 5, 4\] with 256 levels; test \[1, 5, 4\]", capfd)
     refused(f"hub:{tmp_path}/b", cache, "got the splits train, validation, expected train and test", capfd)
     with pytest.raises(UserError, match="got one image, expected at least 2"):
-        read_hub(f"hub:{tmp_path}/c", cache)
+        load(DataConfig(set=f"hub:{tmp_path}/c", cache=str(cache)))
 
 
 def test_columns_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

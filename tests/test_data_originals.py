@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from distributed import cifar, random, refused, tar_gz, write_chardata
+from distributed import cifar, random, refused, split, tar_gz, write_chardata
 
 from davi.data import originals
-from davi.data.formats import read_distribution
 from davi.errors import UserError
 
 # MATLAB
@@ -27,7 +26,7 @@ def test_chardata_is_stored_column_after_column(tmp_path: Path, compress: bool) 
     train, test = random((5, 28, 28)), random((3, 28, 28), seed=1)
     write_chardata(tmp_path / "chardata.mat", train / 255, test / 255, compress)
     for path in (tmp_path, tmp_path / "chardata.mat"):
-        source = read_distribution(path, None, None)
+        source = split(path)
         assert source.train.levels == 256
         assert np.array_equal(source.train.pixels[:, 0].numpy(), train)
         assert np.array_equal(source.test.pixels[:, 0].numpy(), test)
@@ -43,14 +42,14 @@ def test_levels_of_chardata(tmp_path: Path) -> None:
     path = tmp_path / "chardata.mat"
     grey = np.random.default_rng(0).random((4, 28, 28))
     write_chardata(path, grey, grey[:1])
-    source = read_distribution(path, None, None)
+    source = split(path)
     assert source.train.levels == 65536
     # Rounding to a multiple of 1/65535 moves a value by half of that at most.
     assert np.abs(source.train.pixels[:, 0].numpy() / 65535 - grey).max() <= 0.5 / 65535 + 1e-12
     assert "rounded to multiples of 1/65535" in source.split
-    assert np.array_equal(read_distribution(path, None, 16).train.pixels[:, 0].numpy(), np.rint(grey * 15))
+    assert np.array_equal(split(path, levels=16).train.pixels[:, 0].numpy(), np.rint(grey * 15))
     write_chardata(path, (random((4, 28, 28)) / 255).astype(np.float32), random((1, 28, 28)).astype(np.float32) / 255)
-    assert read_distribution(path, None, None).train.levels == 256  # single precision is near enough
+    assert split(path).train.levels == 256  # single precision is near enough
 
 
 def broken_mat(path: Path) -> dict[str, Callable[[], None]]:
@@ -103,15 +102,15 @@ def test_cifar10_folder(tmp_path: Path, place: str) -> None:
     folder.mkdir(exist_ok=True)
     for name, images in (("data_batch_2", first), ("data_batch_5", second), ("test_batch", test)):
         (folder / f"{name}.bin").write_bytes(cifar(images))
-    source = read_distribution(tmp_path, None, None)
+    source = split(tmp_path)
     assert np.array_equal(source.train.pixels.numpy(), np.concatenate([first, second]).transpose(0, 3, 1, 2))
     assert np.array_equal(source.test.pixels.numpy(), test.transpose(0, 3, 1, 2))
     assert "data_batch_2.bin, data_batch_5.bin (5 images, NOT the 50000 of the whole set)" in source.split
-    single = read_distribution(folder / "data_batch_2.bin", folder / "test_batch.bin", 256)
+    single = split(folder / "data_batch_2.bin", folder / "test_batch.bin", 256)
     assert (len(single.train), len(single.test)) == (3, 2)
     (folder / "test_batch.bin").unlink()
     with pytest.raises(UserError, match=r"found no test_batch\.bin, expected it beside"):
-        read_distribution(tmp_path, None, None)
+        split(tmp_path)
 
 
 @pytest.mark.parametrize("set_name", ["cifar-10", "cifar-100"])
@@ -127,7 +126,7 @@ def test_archives(tmp_path: Path, set_name: str) -> None:
     }
     path.write_bytes(tar_gz(members))
     for given in (path, tmp_path):
-        source = read_distribution(given, None, None)
+        source = split(given)
         assert np.array_equal(source.train.pixels.numpy(), train.transpose(0, 3, 1, 2))
         assert np.array_equal(source.test.pixels.numpy(), test.transpose(0, 3, 1, 2))
     assert sorted(tmp_path.iterdir()) == [path]
@@ -192,5 +191,5 @@ def test_pickles_are_never_opened(tmp_path: Path, name: str) -> None:
         tmp_path / "set", "pickles, which are never opened; expected the binary version"
     ) if "/" not in name else None
     with pytest.raises(UserError, match="pickles, which are never opened; expected the binary version"):
-        read_distribution(tmp_path / "set", None, None)
+        split(tmp_path / "set")
     assert not mark.exists()

@@ -63,12 +63,7 @@ def _reconstruct(request: Request) -> int:
     model, info, folder = open_run(request)
     if not isinstance(model, LatentModel):
         raise UserError(f"run: {info['name']} has no latent variables, expected a model that reconstructs")
-    _, images = open_images(request, info, folder)
-    if (images.shape, images.levels) != (model.shape, model.levels):
-        raise UserError(
-            f"data: got images {list(images.shape)} with {images.levels} levels, expected {list(model.shape)} with "
-            f"{model.levels} levels, for which the model was made"
-        )
+    images = open_images(request, info, folder).images
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     originals = images.pixels[: options.n]
     with measuring(model):

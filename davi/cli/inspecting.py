@@ -8,10 +8,10 @@ from typing import Any
 
 from davi import page, report
 from davi.baselines import baselines
-from davi.cli.opened import data_protocol, open_images, open_run
+from davi.cli.opened import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.cli.telling import Telling
-from davi.data import DataSets, Images
+from davi.data import Images
 from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
@@ -30,11 +30,12 @@ def run(request: Request) -> int:
     """Measure unless that was done, look inside, write the page and its figures; the exit status."""
     options = request.options
     model, info, folder = open_run(request)
-    sets, images = open_images(request, info, folder)
+    opened = open_images(request, info, folder)
+    images = opened.images
     target = Path(options.out or folder / PAGE)
     if not target.parent.is_dir():
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")
-    result, measured = _numbers(request, model, info, folder, sets, images)
+    result, measured = _numbers(request, model, info, folder, opened)
     limit = min(options.limit or _LIMIT, len(images))
     with Telling("inspecting", limit) as telling:
         found = inspect(model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=telling)
@@ -58,19 +59,19 @@ def run(request: Request) -> int:
 
 
 def _numbers(
-    request: Request, model: Model, info: Mapping[str, Any], folder: Path, sets: DataSets, images: Images
+    request: Request, model: Model, info: Mapping[str, Any], folder: Path, opened: Opened
 ) -> tuple[Mapping[str, Any], str]:
     """The numbers of the run's evaluation where it is of this model and these images, else measured now."""
-    options = request.options
+    options, images = request.options, opened.images
     asked = options.limit is not None or options.importance_samples is not None
-    known = None if asked else _evaluated(folder / EVALUATION, info, images, options.split)
+    known = None if asked else _evaluated(folder / EVALUATION, info, images, opened.split)
     if known is not None:
         return known, f"The numbers are those of {EVALUATION}, which davi evaluate has written for this very model."
     samples, limit = options.importance_samples or _SAMPLES, min(options.limit or _LIMIT, len(images))
     with Telling("evaluating", limit) as telling:
         evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, telling)
-    protocol = report.protocol_of(evaluation, info, data_protocol(sets, options.split), options.split)
-    result = report.to_json(evaluation, baselines(sets.train, images.subset(slice(limit))), protocol)
+    protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
+    result = report.to_json(evaluation, baselines(opened.train, images.subset(slice(limit))), protocol)
     short = "" if limit == len(images) else "; davi evaluate measures all images"
     return result, f"The numbers were measured for this page, on {limit} of {len(images)} images{short}."
 

@@ -6,7 +6,7 @@ import json
 
 from davi import measurements, report
 from davi.baselines import baselines
-from davi.cli.opened import data_protocol, open_images, open_run
+from davi.cli.opened import open_images, open_run
 from davi.cli.options import Request
 from davi.cli.telling import Telling
 from davi.evaluation import evaluate
@@ -16,15 +16,16 @@ def run(request: Request) -> int:
     """Measure, print the numbers and keep them in the folder (:mod:`davi.measurements`); the exit status."""
     options = request.options
     model, info, folder = open_run(request)
-    sets, images = open_images(request, info, folder)
+    opened = open_images(request, info, folder)
+    images = opened.images
     with Telling("evaluating", min(options.limit or len(images), len(images))) as telling:
         evaluation = evaluate(
             model, images, options.importance_samples, options.batch_size, options.seed, options.limit, telling
         )
-    protocol = report.protocol_of(evaluation, info, data_protocol(sets, options.split), options.split)
+    protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
     measured = images.subset(slice(options.limit))
     with Telling("compressing the images by other methods") as telling:
-        others = baselines(sets.train, measured, telling)
+        others = baselines(opened.train, measured, telling)
     result = report.to_json(evaluation, others, protocol)
     try:
         path = measurements.save(folder, result, evaluation)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.sets import anchored, load_told, of_another_set
-from davi.data import DataSets, Images, Presentation, check_same
-from davi.data.protocol import HOW_READ
-from davi.errors import UserError
+from davi.cli.sets import anchored, of_another_set, select_told, tell
+from davi.cli.telling import Telling
+from davi.data import DataConfig, Images, Selection, check_same, load, repeated
+from davi.data.config import HOW_READ
+from davi.errors import UserError, one_line
 from davi.model import Model
 from davi.runs import RECIPE, load_model
+
+_SPLITTING = ("validation", "test", "test_fraction")
 
 _NO_OTHER_SET = tuple(f"--data.{key}=" for key in HOW_READ)
 """Assignments that say where and how images are read, not which."""
@@ -49,47 +54,141 @@ def run_folder(given: Path) -> Path:
     return given if given.is_dir() else given.parent
 
 
-def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> tuple[DataSets, Images]:
-    """The data sets of a run, with the user's overrides, and the split asked for as it is evaluated.
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Images that a verb looks at.
 
     Arguments:
-        request: ``--data`` and ``--data.OPTION`` say which images are wanted knowingly. Without them (but for
-            ``--data.root``, the folder, and the like) they must be those that the model was trained with.
+        images: as they are evaluated; called after what the user has given if they are not the run's own.
+        split: ``test``, ``validation``, ``train`` or ``all``.
+        train: training images, for the baselines: of the same set, else of the run; None where neither is known.
+        protocol: of the data sets. Its ``other_images`` are the user's options if the images are not the run's own,
+            else null; ``training_images`` is how many of them the run was trained on, null where that is not known.
+    """
+
+    images: Images
+    split: str
+    train: Images | None
+    protocol: dict[str, Any]
+
+
+def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Opened:
+    """The images that the user wants to see measured.
+
+    Arguments:
+        request: ``--data`` and ``--data.OPTION`` say which images are wanted knowingly: without ``--split`` or an
+            option that splits, all images of another set, or its test images if it says itself which these are.
+            Without them (but for ``--data.root``, the folder, and the like) the images must be those that the model
+            was trained with, and are its test images.
         info: what the model's file says.
         folder: of the run.
 
     Raises:
         UserError: if the run does not say which images it is for, these have changed or have no such split.
     """
-    path, assignments, split = folder / RECIPE, request.assignments, request.options.split
+    own, data = _wanted(request, folder)
+    split = request.options.split
+    if split is None and ((own is not None and own.set == data.set) or _given(request, _SPLITTING)):
+        split = "test"
+    levels_given = _given(request, ("levels", "binarization"))
+    chosen = select_told(data, split, binary=info["levels"] == 2 and not levels_given)
+    _check_fit(chosen.images, info)
+    knowingly = [word for word in request.assignments if not word.startswith(_NO_OTHER_SET)]
+    if not knowingly:
+        remedy = f"--data {data.set} evaluates on these images knowingly"
+        check_same(info.get("protocol", {}), chosen.protocol, remedy)
+    images, train = chosen.images, chosen.train
+    protocol = {**chosen.protocol, "other_images": None, "training_images": None}
+    if knowingly or request.verb == "evaluate":
+        tell([chosen.told], sys.stderr)
+    if knowingly and not _is_own(chosen, info):
+        other = data.test if own is not None and data.test not in (None, own.test) else data.set
+        name = _written(request, str(other)) + ("" if chosen.split == "all" else f"/{chosen.split}")
+        images = dataclasses.replace(images, name=name, checked=True)
+        protocol["other_images"] = one_line(" ".join(_words(request, knowingly)))
+        mine = "training" if chosen.split == "train" else chosen.split.replace("all", "test")
+        tell([f"{name}: not the run's own {mine} images"], sys.stderr)
+        if own is not None:
+            trained, protocol["training_images"] = _trained_on(own, info, chosen)
+            train = train or trained
+    return Opened(images, chosen.split, train, protocol)
+
+
+def _check_fit(images: Images, info: Mapping[str, Any]) -> None:
+    """Refuse images that the model was not made for, before anything is measured."""
+    shape, levels = info["shape"], info["levels"]
+    if (list(images.shape), images.levels) != (shape, levels):
+        raise UserError(
+            f"data: got images {list(images.shape)} with {images.levels} levels, expected {shape} with {levels} "
+            "levels, for which the model was made"
+        )
+
+
+def _wanted(request: Request, folder: Path) -> tuple[DataConfig | None, DataConfig]:
+    """The ``data`` section of a run, if it has one, and the one that the user wants to see measured."""
+    path, assignments = folder / RECIPE, request.assignments
     if not path.is_file():
         raise UserError(f"run: {folder} holds no {RECIPE}, which says what images the model is for")
     begun, data = recipes.load(path).data, recipes.load(path, assignments).data
     if data is None:
         raise UserError(f"{path}: got no section data, expected one, or --data SET")
-    if begun is not None and anchored(begun).set != anchored(data).set:
-        data = recipes.load(path, [*of_another_set(begun, data), "--data.validation=0", *assignments]).data
-        assert data is not None
-    sets = load_told(anchored(data), sys.stderr)
-    if all(word.startswith(_NO_OTHER_SET) for word in assignments):
-        check_same(info.get("protocol", {}), sets.protocol, f"--data {data.set} evaluates on these images knowingly")
-    images = {"train": sets.train, "validation": sets.validation, "test": sets.test}[split]
-    if images is None:
-        raise UserError(f"--split: got 'validation', but {data.set} has no validation images (data.validation is 0)")
-    if split == "train" and images.levels != sets.levels:  # grey, and drawn afresh at each presentation
-        generator = torch.Generator().manual_seed(data.binarization_seed)
-        present = Presentation(images, data.binarization, "none")
-        drawn = present(torch.arange(len(images)), generator).to(sets.test.pixels.dtype)
-        images = Images(drawn, sets.levels, images.name)
-    return sets, images
+    if begun is None:
+        return None, anchored(data)
+    begun, wanted = anchored(begun), anchored(data)
+    undone = of_another_set(begun, wanted)
+    if begun.set != wanted.set:
+        undone += ["--data.validation=0", "--data.test_fraction=0.1"]
+    else:  # a run of an older version may hold options that were of no use
+        undone = [word for word in undone if word.startswith(_NO_OTHER_SET)]
+        undone += ["--data.test_fraction=0.1"] if begun.test != wanted.test else []
+    data = recipes.load(path, [*undone, *assignments]).data
+    assert data is not None
+    return begun, anchored(data)
 
 
-def data_protocol(sets: DataSets, split: str) -> dict[str, Any]:
-    """The protocol of the data sets; of training images that are drawn at each presentation, also which draw it is."""
-    data = dict(sets.protocol)
-    if split == "train" and sets.train.levels != sets.levels:
-        data["evaluated"] = f"training images drawn once, seed {data['binarization_seed']}"
-    return data
+def _given(request: Request, options: Sequence[str]) -> bool:
+    """Whether the user gives one of some options of the images, other than 0 or null."""
+    given = (word.removeprefix("--data.").partition("=") for word in request.assignments)
+    return any(name in options and value not in ("0", "null") for name, _, value in given)
+
+
+def _written(request: Request, name: str) -> str:
+    """What images are called: as the user has written it."""
+    given = [request.options.data, *(word.partition("=")[2] for word in request.assignments)]
+    return next((text for text in given if text and str(Path(text).expanduser().absolute()) == name), name)
+
+
+def _words(request: Request, assignments: Sequence[str]) -> list[str]:
+    """Assignments as the user has written them."""
+    data = request.options.data
+    return [f"--data {data}" if data and word.startswith("--data.set=") else word for word in assignments]
+
+
+def _is_own(chosen: Selection, info: Mapping[str, Any]) -> bool:
+    """Whether images are, to the last value, those of the same split that the run was begun with."""
+    digest = chosen.protocol.get(f"{chosen.split}_sha256")
+    return digest is not None and digest == info.get("protocol", {}).get(f"{chosen.split}_sha256")
+
+
+def _trained_on(own: DataConfig, info: Mapping[str, Any], chosen: Selection) -> tuple[Images | None, int | None]:
+    """The run's training images, and how many of those chosen are among them; None where that cannot be known."""
+    known = info.get("protocol", {}).get("train_sha256")
+    if known is None:  # weights from elsewhere
+        return None, None
+    try:
+        with Telling("decoding") as telling:
+            sets = load(own, telling)
+        trouble = "its training images have changed" if sets.protocol["train_sha256"] != known else None
+    except UserError as error:
+        trouble = str(error)
+    if trouble is not None:
+        tell([f"not known how many of them the run was trained on: {trouble}"], sys.stderr)
+        return None, None
+    assert sets.stored is not None
+    again = int(repeated(chosen.stored, sets.stored).sum())
+    if again:
+        tell([f"{again} of these {len(chosen.stored)} images were training images of the run"], sys.stderr)
+    return sets.train, again
 
 
 def _device(name: str | None) -> torch.device:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from davi import recipes
 from davi.cli.telling import Telling
-from davi.data import DataConfig, DataSets, has_validation, kind_of, load
+from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
 from davi.errors import UserError, one_line
 from davi.recipes import Recipe
 
@@ -23,17 +25,39 @@ def load_told(data: DataConfig, out: TextIO) -> DataSets:
     Raises:
         UserError: as :func:`davi.data.load` does.
     """
+    _check_loadable(data)
+    with Telling("decoding") as telling:
+        sets = load(data, telling)
+    tell((*sets.notes, sets.told), out)
+    return sets
+
+
+def select_told(data: DataConfig, split: str | None, binary: bool) -> Selection:
+    """Select images that a trained model is to look at, and write notes about them on standard error.
+
+    Raises:
+        UserError: as :func:`davi.data.select` does.
+    """
+    _check_loadable(data)
+    with Telling("decoding") as telling:
+        chosen = select(data, split, telling, binary)
+    tell(chosen.notes, sys.stderr)
+    return chosen
+
+
+def tell(notes: Iterable[str], out: TextIO) -> None:
+    """Write what there is to be told about images, a line each."""
+    for note in notes:
+        print(f"data: {one_line(note)}", file=out)
+
+
+def _check_loadable(data: DataConfig) -> None:
     if data.set in recipes.ELSEWHERE:
         shape, levels = recipes.geometry(data)
         raise UserError(
             f"data.set: got {data.set}, which cannot be loaded by name, expected --data PATH, a folder of its images "
             f"or an array in a .npy or .npz file ({'x'.join(map(str, shape))}, {levels} levels)"
         )
-    with Telling("decoding") as telling:
-        sets = load(data, telling)
-    for note in sets.notes:
-        print(f"data: {one_line(note)}", file=out)
-    return sets
 
 
 def anchored(data: DataConfig) -> DataConfig:
@@ -55,14 +79,16 @@ def anchored(data: DataConfig) -> DataConfig:
 
 
 def of_another_set(own: DataConfig, data: DataConfig) -> list[str]:
-    """Assignments that undo what speaks of the set it was given for, and of no other.
+    """Assignments that undo what speaks of the set it was given for, and what another has no use for.
 
     Arguments:
         own: of the recipe or run.
         data: the same with the user's set.
     """
-    keys = ["levels", "test"] if kind_of(data.set) == "folder" else ["levels", "test", "crop", "resize", "patches"]
-    return [f"--data.{key}=null" for key in keys if getattr(own, key) is not None]
+    plain = DataConfig()
+    inherited = [key for key in ("levels", "test", *unused(data)) if getattr(own, key) == getattr(data, key)]
+    changed = [key for key in dict.fromkeys(inherited) if getattr(own, key) != getattr(plain, key)]
+    return [f"--data.{key}={json.dumps(getattr(plain, key))}" for key in changed]
 
 
 def adapted(name_or_path: str, assignments: Sequence[str], say: Callable[[str], None]) -> Recipe:

@@ -110,10 +110,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="SET", help="another set, or path of a folder of images or of an array")
+    parser.add_argument(
+        "--data",
+        metavar="SET",
+        help="other images: all of a folder, an array or a file; of a set with test images of its own, these",
+    )
     parser.add_argument("--skip-unreadable", action="store_true", help=_SKIP)
-    splits = _one_of("test", "validation", "train")
-    parser.add_argument("--split", type=splits, default="test", help="test (default), validation or train")
+    splits = _one_of("test", "validation", "train", "all")
+    parser.add_argument("--split", type=splits, help="test, validation, train or all (default: test, but see --data)")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -71,8 +71,9 @@ def _heading(group: Mapping[str, Any], result: Mapping[str, Any], mark: Mark = _
     shape = " x ".join(map(str, protocol["shape"]))
     samples = protocol["importance_samples"]
     draws = "" if samples is None else f", K = {samples} importance sample{'s' if samples > 1 else ''}"
+    split = "" if protocol["split"] == "all" else f" of the {mark(protocol['split'])} split"
     return (
-        f"{label}{mark(protocol['set'])}: {protocol['images']} images of the {mark(protocol['split'])} split, {shape}, "
+        f"{label}{mark(protocol['set'])}: {protocol['images']} images{split}, {shape}, "
         f"{protocol['levels']} levels, binarisation {mark(protocol['binarization'])}; "
         f"{_claim(protocol['kind'])} of log p(x){draws}"
     )

@@ -26,6 +26,8 @@ from davi.errors import UserError
 _PREFIX = 12 + 10_000  # magic and lengths, and the longest header that NumPy itself is willing to parse
 _CHUNK = 16 * 2**20
 _DEFLATE_RATIO = 1032  # the most that one compressed byte can stand for (zlib's technical notes)
+_FEW = 4
+"""The user is asked about levels when fewer than one in so many occurs."""
 _INFERRED_LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
 
 
@@ -55,6 +57,34 @@ def read_images(path: Path, levels: int | None, name: str) -> Images:
     if low < 0 or high >= levels:  # before the conversion, which would wrap around
         raise UserError(f"{path}: got values {low} to {high}, expected 0 to {levels - 1} (data.levels {levels})")
     return to_images(array, levels, name)
+
+
+def hints(path: Path, images: Images, levels: int | None) -> tuple[str, ...]:
+    """What the user of an array should be told about how it was read.
+
+    Arguments:
+        path: of the file.
+        images: that were read from it.
+        levels: as given; what a type allows may be more than the values use.
+    """
+    channels, height, width = images.shape
+    told = []
+    if channels > 1:
+        size = f"{height}x{width} pixels, {channels} channels"
+        told.append(f"{path} is read as [N, H, W, C]: {len(images)} images of {size}")
+    if channels > 1 and channels != 3 and height in (1, 3):
+        told[0] += "; if it is [N, C, H, W], save x.transpose(0, 2, 3, 1)"
+    if levels is None and images.levels > 2:
+        used = torch.bincount(images.pixels.flatten().int(), minlength=images.levels).nonzero().flatten()
+        lowest, largest = int(used[0]), int(used[-1])
+        beginning = f"{path} holds {len(used)} values, {lowest} to {largest}, and is read with {images.levels} levels"
+        if largest < images.levels // _FEW:
+            told.append(f"{beginning}; if there are no others, give --data.levels {max(2, largest + 1)}")
+        elif len(used) == 2:
+            told.append(f"{beginning}; if it is black and white, give --data.binarization threshold")
+        elif images.pixels.numel() >= _FEW * images.levels and len(used) < images.levels // _FEW:
+            told.append(f"{beginning}; if there are no others, number them from 0 and give --data.levels {len(used)}")
+    return tuple(told)
 
 
 def to_images(array: NDArray[Any], levels: int, name: str) -> Images:

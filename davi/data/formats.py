@@ -12,8 +12,8 @@ CIFAR-10               ``data_batch_1.bin`` to ``_5``, ``test_batch.bin``;      
 CIFAR-100              ``train.bin``, ``test.bin``; ``cifar-100-binary.tar.gz``  [3, 32, 32], 256 levels
 ====================== ========================================================= ============================
 
-Where a folder holds both, unpacked files come before packed ones. A single file is a set too: its last tenth is the
-test set unless another file is given. The pickles of CIFAR's Python version are recognised only to be refused.
+Where a folder holds both, unpacked files come before packed ones. A single file is a set too.
+The pickles of CIFAR's Python version are recognised only to be refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import NoReturn
 import numpy as np
 
 from davi.data.arrays import OneLine, to_images
-from davi.data.images import Images, Source
+from davi.data.images import Images, Source, Whole
 from davi.data.originals import (
     IDX_IMAGES,
     read_amat,
@@ -40,7 +40,7 @@ from davi.data.originals import (
     size_of,
     unpacked,
 )
-from davi.data.splitting import counted, last_tenth, two_files
+from davi.data.splitting import counted
 from davi.errors import UserError
 
 _SORTED = "sorted by class: the first images of the test set do not stand for the whole"
@@ -86,12 +86,11 @@ def is_distribution(path: Path) -> bool:
     return bool(_forms(path)) if path.is_dir() else path.is_file() and _reader(path) is not None
 
 
-def read_distribution(path: Path, test: Path | None, levels: int | None) -> Source:
-    """Read one of these forms.
+def read_distribution(path: Path, levels: int | None) -> Source | Whole:
+    """Read one of these forms; a single file that does not have test images of its own is a whole set.
 
     Arguments:
         path: a folder or a file for which :func:`is_distribution` holds.
-        test: a file with the test images, where ``path`` is a single file that does not have its own.
         levels: number of levels, where the form does not tell it (IDX: 256 when None; ``chardata.mat``: as
             :func:`davi.data.originals.read_chardata` finds); else None or the one that it has.
 
@@ -100,16 +99,11 @@ def read_distribution(path: Path, test: Path | None, levels: int | None) -> Sour
     """
     path = path.expanduser()
     with OneLine(path, "the files of a set as they are distributed"):
-        source = _read_folder(path, levels) if path.is_dir() else _read_file(path, test, levels)
-        if path.is_dir() and test is not None:
-            _refuse_test(path, test)
-    if levels not in (None, source.train.levels):
-        raise UserError(f"data.levels: got {levels}, expected {source.train.levels}, which {path} has")
-    return source
-
-
-def _refuse_test(path: Path, test: Path) -> NoReturn:
-    raise UserError(f"data.test: got {str(test)!r}, expected nothing: {path} has its own test images")
+        found = _read_folder(path, levels) if path.is_dir() else _read_file(path, levels)
+    has = found.images.levels if isinstance(found, Whole) else found.train.levels
+    if levels not in (None, has):
+        raise UserError(f"data.levels: got {levels}, expected {has}, which {path} has")
+    return found
 
 
 def _forms(folder: Path) -> list[tuple[_Form, Path]]:
@@ -146,22 +140,13 @@ def _read_folder(folder: Path, levels: int | None) -> Source:
     return form.read(place, levels)
 
 
-def _read_file(path: Path, test: Path | None, levels: int | None) -> Source:
+def _read_file(path: Path, levels: int | None) -> Source | Whole:
     size_of(path)
     reader = _reader(path)
     if reader is None:
         raise UserError(f"{path}: got a file of another kind, expected one in which a set is distributed")
-    result = reader(path, levels)
-    if isinstance(result, Source):
-        return result if test is None else _refuse_test(path, test)
-    if test is None:
-        return last_tenth(result, path)
-    test = test.expanduser()
-    other_reader = _reader(test) if test.is_file() else None
-    other = other_reader(test, levels) if other_reader is not None else None
-    if not isinstance(other, Images):
-        raise UserError(f"data.test: got {str(test)!r}, expected a file in the form of {path}")
-    return two_files(result, path, other, test)
+    found = reader(path, levels)
+    return found if isinstance(found, Source) else Whole(found, str(path))
 
 
 def _reader(path: Path) -> Callable[[Path, int | None], Images | Source] | None:
@@ -214,7 +199,11 @@ def _idx_folder(folder: Path, levels: int | None) -> Source:
         names = [f"{stem}-images{mark}idx3-ubyte{packed}" for mark in "-." for packed in ("", ".gz")]
         paths.append(next((folder / name for name in names if (folder / name).is_file()), folder / names[1]))
     train, test = (_idx(path, levels) for path in paths)
-    return two_files(train, paths[0], test, paths[1])
+    if test.shape != train.shape:
+        got, want = list(test.shape), list(train.shape)
+        raise UserError(f"{paths[1]}: got images [C, H, W] = {got}, expected {want} as in {paths[0]}")
+    words = f"{len(train)} images of {paths[0].name} for training, {len(test)} of {paths[1].name} for test"
+    return Source(train, test, words, test_order="file order")
 
 
 def _amat(path: Path, _: int | None) -> Images:

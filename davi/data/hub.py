@@ -20,21 +20,20 @@ import numpy as np
 
 from davi.data.arrays import to_images
 from davi.data.decoding import decode, strict
-from davi.data.images import Images, Source
-from davi.data.splitting import counted, last_tenth
+from davi.data.images import Images, Source, Whole
+from davi.data.splitting import counted
+from davi.data.subfolders import NAMES
 from davi.errors import UserError
 
 PREFIX = "hub:"
 """What the name of such a set begins with."""
 
-_VALIDATION = ("validation", "valid", "val", "dev")
 
-
-def read_hub(spec: str, cache: Path) -> Source:
+def read_hub(spec: str, cache: Path) -> Source | Whole:
     """Read a set of images.
 
-    The splits ``train`` and ``test`` (and ``validation``) are used where the set has them. Of a set that has only one
-    split, the last tenth is the test set.
+    The splits ``train`` and ``test`` (and ``validation``) are used where the set has them. A set that has only one is a
+    whole.
 
     Arguments:
         spec: ``hub:NAME`` or ``hub:NAME:CONFIG`` for a set of the hub; ``hub:PATH`` for a ``.parquet`` file, or a
@@ -80,7 +79,7 @@ def _opened(datasets: Any, spec: str, cache: Path) -> dict[str, Any]:
     except Exception as error:  # of every type: of the network, of the hub, of pyarrow and of the library itself
         reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
         raise UserError(f"{spec}: cannot be read ({reason}), expected a set of the hub or parquet files") from error
-    validation = next((name for name in _VALIDATION if name in tables), None)
+    validation = next((name for name in NAMES["validation"] if name in tables), None)
     if "train" in tables and "test" in tables:
         used = {"train": tables["train"], "test": tables["test"]}
         return used if validation is None else {**used, "validation": tables[validation]}
@@ -140,9 +139,9 @@ def _decoded(datasets: Any, table: Any, column: str, name: str) -> Images:
     return to_images(values, first.levels, name)
 
 
-def _source(spec: str, sets: Mapping[str, Images]) -> Source:
+def _source(spec: str, sets: Mapping[str, Images]) -> Source | Whole:
     if len(sets) == 1:
-        return last_tenth(next(iter(sets.values())), spec, order="row order")
+        return Whole(next(iter(sets.values())).subset(slice(None), Path(spec).name), spec, "row order")
     kinds = {name: (images.shape, images.levels) for name, images in sets.items()}
     if len(set(kinds.values())) != 1:
         each = "; ".join(f"{name} {list(shape)} with {levels} levels" for name, (shape, levels) in kinds.items())

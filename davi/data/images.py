@@ -127,3 +127,22 @@ class Source:
     corners: Tensor | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A set that does not say which of its images are for what.
+
+    Arguments:
+        images: all of them, as stored.
+        path: where they are from, for messages.
+        order: in words, the order of the images.
+        details: what the protocol has to say of them besides.
+        notes: what the user should be told, a line each.
+    """
+
+    images: Images
+    path: str
+    order: str = "file order"
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -126,7 +126,8 @@ def named(name: str, root: str | None) -> Source:
 
 def _originals(folder: Path, name: str) -> Source:
     """A set from the files in which it is distributed."""
-    source, want = read_distribution(folder, None, None), _ORIGINALS[name]
+    source, want = read_distribution(folder, None), _ORIGINALS[name]
+    assert isinstance(source, Source)  # of a folder
     if (source.train.shape, source.train.levels) != (want.shape, want.levels):
         got = f"[C, H, W] = {list(source.train.shape)} with {source.train.levels} levels"
         raise UserError(f"{folder}: got images {got}, expected {list(want.shape)} with {want.levels} levels for {name}")

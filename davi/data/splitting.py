@@ -1,44 +1,135 @@
-"""Training and test images from a file that holds only one of the two."""
+"""How images come to be for training, validation or test, where the set itself does not say it.
+
+*By content* (folders of images): :func:`part_of`. *By position* (arrays, and other files that hold a whole set): the
+last ones are for test. *By file*: the user names another one for test, and copies of its images are left out of
+training.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any
 
-from davi.data.images import Images, Source
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from davi.data.images import Images, Source, Whole
 from davi.errors import UserError
 
+TENTH = 0.1
+"""Share of the images for test if nothing else is asked for."""
 
-def last_tenth(images: Images, path: Path | str, order: str = "file order") -> Source:
-    """Take the last tenth of a set, at least one image, for test.
+_ROWS = 2**24
+"""Bytes of images that are looked at together."""
+
+
+def part_of(digest: bytes, test_fraction: float, validation: float) -> str:
+    """The split of an image by its content: ``train``, ``validation`` or ``test``.
+
+    The first 64 bits of the digest are read as a fraction u of 1. Test if u < test_fraction, validation if u is among
+    the last ``validation`` of what remains above, else training.
 
     Arguments:
-        images: the whole set.
-        path: where it is from, for messages and names.
-        order: in words, the order of the images.
+        digest: SHA-256 of the decoded image.
+        test_fraction: of all images, from 0 to 1.
+        validation: of the others, from 0 to 1.
+    """
+    u = int.from_bytes(digest[:8], "big") / 2**64
+    if u < test_fraction:
+        return "test"
+    return "validation" if u >= 1.0 - (1.0 - test_fraction) * validation else "train"
+
+
+def content_digest(values: NDArray[Any], levels: int) -> bytes:
+    """SHA-256 of an image ``[H, W, C]``: its size, channels and levels, then its values, the lowest byte first."""
+    header = " ".join(map(str, (*values.shape, levels)))
+    data = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    return hashlib.sha256(header.encode() + b"\n" + data.tobytes()).digest()
+
+
+def last_part(whole: Whole, fraction: float = TENTH) -> Source:
+    """Take the last images of a set, at least one, for test.
+
+    Arguments:
+        whole: the set.
+        fraction: of the images, for test; rounded down.
 
     Raises:
-        UserError: if there are fewer than two images.
+        UserError: if there are fewer than two images, or none would be left for training.
     """
-    name = Path(path).name
-    if len(images) < 2:
-        raise UserError(f"{path}: got one image, expected at least 2: one for training, one for test")
-    n = max(1, len(images) // 10)
-    words = f"{name} in {order}: the last tenth ({n} images) for test, the {len(images) - n} before for training"
+    images, name, total = whole.images, whole.images.name, len(whole.images)
+    if total < 2:
+        raise UserError(f"{whole.path}: got one image, expected at least 2: one for training, one for test")
+    n = max(1, math.floor(total * fraction + 1e-9))  # 0.29 of 100 is 28.999999999999996 to a computer
+    if n >= total:  # not before a fraction of 1 - 1e-9 / total
+        raise UserError(f"data.test_fraction: got {fraction} for {total} images, expected to leave at least one")
+    share = "tenth" if fraction == TENTH else f"{fraction:g} of all"
+    words = f"{name} in {whole.order}: the last {share} ({n} images) for test, the {total - n} before for training"
     train, test = images.subset(slice(None, -n), f"{name}/train"), images.subset(slice(-n, None), f"{name}/test")
-    return Source(train, test, words, test_order=order)
+    again = int(repeated(test, train).sum())
+    notes = (f"{again} of the {n} test images are training images as well",) if again else ()
+    details = {**whole.details, "test_fraction": fraction}
+    return Source(train, test, words, test_order=whole.order, details=details, notes=(*whole.notes, *notes))
 
 
-def two_files(train: Images, path: Path, test: Images, other: Path) -> Source:
-    """Training images of one file with the test images of another.
+def two_files(whole: Whole, other: Whole) -> Source:
+    """Training images of one file with the test images of another; copies of these are left out of training.
 
     Raises:
-        UserError: if their images are not of one shape and number of levels.
+        UserError: if their images are not of one shape and number of levels, or all are test images.
     """
+    train, test = whole.images, other.images
     if (test.shape, test.levels) != (train.shape, train.levels):
         got, want = (f"[C, H, W] = {list(i.shape)} with {i.levels} levels" for i in (test, train))
-        raise UserError(f"data.test: got {other} with images {got}, expected {want} as in {path}")
-    words = f"{len(train)} images of {path.name} for training, {len(test)} of {other.name} for test"
-    return Source(train, test, words, test_order="file order")
+        raise UserError(f"data.test: got {other.path} with images {got}, expected {want} as in {whole.path}")
+    copies = repeated(train, test)
+    left_out = int(copies.sum())
+    if left_out == len(train):
+        raise UserError(
+            f"data.test: got {other.path}, which holds all images of {whole.path}, expected other images for test"
+        )
+    words = f"{len(train)} images of {train.name} for training, {len(test)} of {test.name} for test"
+    notes = dict.fromkeys((*whole.notes, *other.notes))
+    kept: slice | torch.Tensor = slice(None)
+    if left_out:
+        words += f"; {left_out} that are test images as well left out of training"
+        notes[f"{left_out} training images are test images as well: left out of training"] = None
+        kept = (~copies).nonzero().flatten()
+    return Source(
+        train.subset(kept, f"{train.name}/train"),
+        test.subset(slice(None), f"{test.name}/test"),
+        words,
+        test_order=other.order,
+        notes=tuple(notes),
+    )
+
+
+def repeated(images: Images, among: Images) -> torch.Tensor:
+    """Which images are, value by value, among others; none is if the sets differ in shape or levels.
+
+    Arguments:
+        images: ``[N, C, H, W]``.
+        among: ``[M, C, H, W]``.
+
+    Returns:
+        Truth values ``[N]``.
+    """
+    if (images.shape, images.levels) != (among.shape, among.levels):
+        return torch.zeros(len(images), dtype=torch.bool)
+    known = set(_digests(among))
+    return torch.tensor([digest in known for digest in _digests(images)])
+
+
+def _digests(images: Images) -> Iterator[bytes]:
+    """A digest of each image; a set that is read from a file as it is needed is never in memory as a whole."""
+    pixels = images.pixels
+    size = pixels[0].numel() * pixels.element_size()
+    for part in pixels.split(max(1, _ROWS // size)):
+        for row in part.cpu().flatten(1).contiguous().numpy():
+            yield hashlib.blake2b(row, digest_size=16).digest()
 
 
 def counted(images: Images, whole: int | None = None) -> str:

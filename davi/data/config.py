@@ -1,0 +1,102 @@
+"""The ``data:`` section of a recipe: its options, and what of them no set could have."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from davi.data.binarization import Binarization
+from davi.data.images import check_levels
+from davi.data.presentation import Flip, check_choice
+from davi.errors import UserError
+
+HOW_READ = ("root", "cache", "memory", "skip_unreadable")
+"""Options that say where and how images are read; which they are, their hashes say."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are split, and what is done to them.
+
+    Arguments:
+        set: name of a set (digits, photos, mnist, binarized_mnist, fashion_mnist, omniglot28, cifar10), or the path of
+            a folder of images (:mod:`davi.data.folder`), of the files of a distribution (:mod:`davi.data.formats`), or
+            of a .npy or .npz file that holds an array [N, H, W] or [N, H, W, C]; or hub:NAME or hub:PATH
+            (:mod:`davi.data.hub`).
+        root: directory with one folder for each named set; the environment variable DAVI_DATA when not given. For no
+            set that is given by its path.
+        binarization: none; static (all images drawn once); dynamic (training images drawn at each presentation,
+            validation and test once); threshold (one where the grey value is above one half).
+        binarization_seed: seed of everything that is drawn once.
+        flip: mirror training images at random at each presentation: none, horizontal, or both ways.
+        validation: training images kept out for validation, the last ones: a fraction below 1, or a number of images.
+            Of a folder of images it is a fraction, chosen by content.
+        levels: number of values a channel can take, where the type of the files does not tell it (bool 2, uint8 256,
+            uint16 65536) or allows more than there are.
+        test: path of the test images when ``set`` is the path of a folder or of a file that has none of its own, a
+            folder if that is one. Copies of test images are left out of training.
+        test_fraction: of the images, for test: of a folder chosen by content, of an array or another file that holds a
+            whole set the last ones. For no set that has test images of its own, and not beside ``test``.
+        crop: [H, W] in pixels: of each image of a folder the centre is taken.
+        resize: [H, W] in pixels: of each image of a folder the largest centred part with these proportions is
+            resampled to this size (Lanczos).
+        patches: [H, W] in pixels: each image of a folder is cut into parts of this size side by side, from the top
+            left; what is left over is not used. All parts are in the split of their image.
+        skip_unreadable: leave out images of a folder that cannot be read, and say how many; else they are an error.
+        cache: folder where decoded images (of a folder, or of hub:NAME) are kept; the environment variable DAVI_CACHE
+            when not given, else ~/.cache/davi.
+        memory: GiB. Decoded images of a folder that take more are read from the cache as they are needed; but static
+            and threshold binarisation make images anew, in memory, one byte a value.
+    """
+
+    set: str = "digits"
+    root: str | None = None
+    binarization: Literal["none", "static", "dynamic", "threshold"] = "none"
+    binarization_seed: int = 0
+    flip: Literal["none", "horizontal", "both"] = "none"
+    validation: float | int = 0
+    levels: int | None = None
+    test: str | None = None
+    test_fraction: float = 0.1
+    crop: tuple[int, int] | None = None
+    resize: tuple[int, int] | None = None
+    patches: tuple[int, int] | None = None
+    skip_unreadable: bool = False
+    cache: str | None = None
+    memory: float = 1.0
+
+
+def which_images(section: Any) -> Any:
+    """A ``data:`` section with all its options but those that say where and how images are read, not which.
+
+    Sections written by an older version lack options: they get their defaults. What is no section is returned as it is.
+    """
+    if not isinstance(section, Mapping):
+        return section
+    whole = {**dataclasses.asdict(DataConfig()), **section}
+    return {key: value for key, value in whole.items() if key not in HOW_READ}
+
+
+def check(config: DataConfig) -> None:
+    """Refuse options that no set could have."""
+    check_choice("data.binarization", config.binarization, get_args(Binarization))
+    check_choice("data.flip", config.flip, get_args(Flip))
+    seed = config.binarization_seed
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"data.binarization_seed: got {seed!r}, expected a whole number from 0")
+    kept = config.validation
+    whole = isinstance(kept, int) or (isinstance(kept, float) and (kept < 1 or kept.is_integer()))
+    if isinstance(kept, bool) or not whole or not 0 <= kept < math.inf:
+        raise UserError(f"data.validation: got {kept!r}, expected a fraction below 1 or a number of images")
+    for name in ("root", "test", "cache"):
+        if "\0" in (getattr(config, name) or ""):
+            raise UserError(f"data.{name}: got {getattr(config, name)!r}, expected a path")
+    if config.levels is not None:
+        check_levels("data.levels", config.levels)
+    if not 0 < config.test_fraction < 1:
+        raise UserError(f"data.test_fraction: got {config.test_fraction}, expected a fraction between 0 and 1")
+    if not config.memory >= 0:
+        raise UserError(f"data.memory: got {config.memory}, expected a number of GiB from 0")

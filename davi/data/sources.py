@@ -1,0 +1,281 @@
+"""What the value of ``data.set`` speaks of, and the images behind it: split as the options say, or all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from davi.data.arrays import OneLine, hints, read_images
+from davi.data.cache import location
+from davi.data.config import DataConfig
+from davi.data.decoded import FolderOptions, Progress
+from davi.data.embedded import digits, photos
+from davi.data.fitting import Fit, How
+from davi.data.folder import read_folder, read_whole
+from davi.data.formats import is_distribution, read_distribution
+from davi.data.images import Images, Source, Whole, pixel_dtype
+from davi.data.named import NAMES, named
+from davi.data.splitting import last_part, two_files
+from davi.data.subfolders import has_test
+from davi.errors import UserError
+
+SETS = ("digits", "photos", *NAMES)
+"""Every set that has a name."""
+
+Kind = Literal["name", "hub", "distribution", "folder", "array"]
+
+_FOR = {
+    "root": ("name",),
+    "test": ("distribution", "folder", "array"),
+    "test_fraction": ("hub", "distribution", "folder", "array"),
+    "crop": ("folder",),
+    "resize": ("folder",),
+    "patches": ("folder",),
+    "skip_unreadable": ("folder",),
+    "cache": ("folder", "hub"),
+    "memory": ("folder",),
+}
+"""The kinds of sets that an option is for; those that are not listed are for all."""
+
+_OWN_TEST = "{} has its own test images"
+_WHY = {
+    "root": "{} is not one of the named sets, which are looked for there",
+    "test": _OWN_TEST,
+    "test_fraction": _OWN_TEST,
+    "cache": "nothing of {} is kept there",
+}
+_NO_FOLDER = "{} is no folder of images"
+
+
+def kind_of(name: str) -> Kind:
+    """What the value of ``data.set`` speaks of.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    if name in SETS:
+        return "name"
+    if name.startswith("hub:"):
+        return "hub"
+    path = Path(name)
+    with OneLine(path, "a set of images"):
+        path = path.expanduser()
+        if is_distribution(path):
+            return "distribution"
+        if path.is_dir():
+            return "folder"
+    if path.suffix in (".npy", ".npz"):
+        return "array"
+    if "/" in name and not path.exists():
+        raise UserError(f"data.set: got {name!r}, which does not exist; expected a folder of images, an array or a set")
+    near = difflib.get_close_matches(path.name, SETS, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UserError(
+        f"data.set: got {name!r}{hint}, expected {', '.join(SETS)}, a folder of images or a path of a .npy or .npz file"
+    )
+
+
+def unused(config: DataConfig) -> dict[str, str]:
+    """Options that are given (they differ from their defaults) and that the set has no use for: name -> why not.
+
+    Raises:
+        UserError: if there is no such set.
+    """
+    kind, plain = kind_of(config.set), DataConfig()
+    given = [name for name in _FOR if getattr(config, name) != getattr(plain, name)]
+    found = {name: _WHY.get(name, _NO_FOLDER).format(config.set) for name in given if kind not in _FOR[name]}
+    if "test_fraction" in given and config.test is not None and "test" not in found:
+        found["test_fraction"] = f"data.test {config.test} is for test"
+    elif "test_fraction" in given and kind == "folder" and has_test(Path(config.set).expanduser()):
+        found["test_fraction"] = _OWN_TEST.format(config.set)
+    return found
+
+
+def source_of(config: DataConfig, progress: Progress | None = None) -> Source:
+    """The images behind ``config.set``, split; they are binarised by nobody yet.
+
+    Raises:
+        UserError: one line: there is no such set, it is damaged, or an option contradicts it.
+    """
+    _refuse_unused(config)
+    if kind_of(config.set) == "folder":
+        test = Path(config.test) if config.test is not None else None
+        return _source_as(read_folder(Path(config.set), test, _folder_options(config), progress), config.levels)
+    if config.set == "binarized_mnist" and config.binarization != "none":  # known before it is read
+        raise UserError(
+            f"data.binarization: got {config.binarization!r}, expected 'none': {config.set} is binary already"
+        )
+    if config.set == "binarized_mnist" and config.validation:
+        raise _own_validation(config)
+    found = _found(config.set, config)
+    if isinstance(found, Whole):
+        return two_files(found, _test_file(config)) if config.test else last_part(found, config.test_fraction)
+    for name in ("test", "test_fraction"):
+        if getattr(config, name) != getattr(DataConfig(), name):
+            raise _not_for(config, name, _OWN_TEST.format(config.set))
+    _check_fits(config, found)
+    return found
+
+
+def whole_of(config: DataConfig, own_test: bool, progress: Progress | None = None) -> Source | Whole:
+    """All images behind ``config.set``.
+
+    Arguments:
+        config: which; how they would be split is not looked at.
+        own_test: split a set that says itself which of its images are for test; else all of it is put together:
+            training, validation and test images.
+        progress: as :func:`davi.data.load`.
+
+    Raises:
+        UserError: as :func:`source_of` does.
+    """
+    plain = DataConfig()
+    config = dataclasses.replace(config, test=plain.test, test_fraction=plain.test_fraction, validation=0)
+    _refuse_unused(config)
+    if kind_of(config.set) == "folder":
+        path = Path(config.set)
+        if own_test and has_test(path.expanduser()):
+            return source_of(config, progress)
+        return _whole_as(read_whole(path, _folder_options(config), progress), config.levels)
+    found = _found(config.set, config)
+    if isinstance(found, Whole):
+        return found
+    _check_fits(config, found)
+    return found if own_test else _together(found, config.set)
+
+
+def _found(name: str, config: DataConfig) -> Source | Whole:
+    """What is behind a name that is no folder of images, with the levels and the place that the options say."""
+    kind = kind_of(name)
+    if kind == "array":
+        return _array(Path(name), config.levels)
+    if kind == "distribution":
+        return read_distribution(Path(name), config.levels)
+    if kind == "hub":
+        from davi.data.hub import read_hub
+
+        found = read_hub(name, location(config.cache) / "hub")
+        return found if config.levels is None else as_levels(found, config.levels)
+    if name in NAMES:
+        return named(name, config.root)
+    source = digits() if name == "digits" else photos()
+    note = f"data.root is not needed: {name} comes with scikit-learn"
+    return dataclasses.replace(source, notes=(note,)) if config.root is not None else source
+
+
+def _array(path: Path, levels: int | None) -> Whole:
+    images = read_images(path, levels, path.name)
+    return Whole(images, str(path), notes=hints(path, images, levels))
+
+
+def _test_file(config: DataConfig) -> Whole:
+    """The images of ``data.test`` beside those of a file."""
+    path = Path(config.test or "")
+    if kind_of(config.set) == "array":
+        return _array(path, config.levels)
+    with OneLine(path, "a file of images"):
+        known = path.expanduser().is_file() and is_distribution(path)
+    found = read_distribution(path, config.levels) if known else None
+    if not isinstance(found, Whole):
+        raise UserError(f"data.test: got {config.test!r}, expected a file in the form of {config.set}")
+    return found
+
+
+def _refuse_unused(config: DataConfig) -> None:
+    for name, why in unused(config).items():
+        raise _not_for(config, name, why)
+
+
+def _not_for(config: DataConfig, name: str, why: str) -> UserError:
+    got, default = (getattr(c, name) for c in (config, DataConfig()))
+    got = list(got) if isinstance(got, tuple) else got
+    expected = "nothing" if default is None else f"{default} (the default)"
+    return UserError(f"data.{name}: got {got!r}, expected {expected}: {why}")
+
+
+def _folder_options(config: DataConfig) -> FolderOptions:
+    if config.validation >= 1:
+        raise UserError(
+            f"data.validation: got {config.validation:g} for a folder of images, expected a fraction such as 0.05: a "
+            "number of images would move some of them between training and validation when others are added"
+        )
+    return FolderOptions(
+        _fit(config),
+        config.test_fraction,
+        config.validation,
+        config.skip_unreadable,
+        location(config.cache),
+        config.memory,
+    )
+
+
+def _fit(config: DataConfig) -> Fit | None:
+    """How the images of a folder come to one size."""
+    given = [name for name in get_args(How) if getattr(config, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"data.{given[0]}: got data.{given[1]} as well, expected one of {', '.join(get_args(How))}")
+    return Fit(given[0], getattr(config, given[0])) if given else None
+
+
+def _check_fits(config: DataConfig, source: Source) -> None:
+    """Refuse options that contradict what a set has."""
+    if config.validation and source.validation is not None:
+        raise _own_validation(config)
+    if config.levels not in (None, source.train.levels):
+        raise UserError(f"data.levels: got {config.levels}, expected {source.train.levels}, which {config.set} has")
+
+
+def _own_validation(config: DataConfig) -> UserError:
+    return UserError(
+        f"data.validation: got {config.validation:g}, expected 0: {config.set} has its own validation images"
+    )
+
+
+def as_levels(found: Source | Whole, levels: int) -> Source | Whole:
+    """The same images with fewer levels than their files can hold, if the values bear it out.
+
+    Raises:
+        UserError: if a value is not within the levels; the message says what they are.
+    """
+    return _source_as(found, levels) if isinstance(found, Source) else _whole_as(found, levels)
+
+
+def _source_as(source: Source, levels: int | None) -> Source:
+    if levels is None:
+        return source
+    validation = source.validation and _relabelled(source.validation, levels)
+    train, test = _relabelled(source.train, levels), _relabelled(source.test, levels)
+    return dataclasses.replace(source, train=train, validation=validation, test=test)
+
+
+def _whole_as(whole: Whole, levels: int | None) -> Whole:
+    return whole if levels is None else dataclasses.replace(whole, images=_relabelled(whole.images, levels))
+
+
+def _relabelled(images: Images, levels: int) -> Images:
+    """The same values among another number of levels."""
+    if levels == images.levels:
+        return images
+    low, high = (int(value) for value in torch.aminmax(images.pixels))
+    if high >= levels or levels > images.levels:
+        wanted = f"{high + 1} to {images.levels}" if high + 1 < images.levels else str(images.levels)
+        raise UserError(
+            f"data.levels: got {levels}, expected {wanted}: {images.name} holds the values {low} "
+            f"to {high} of {images.levels} levels"
+        )
+    dtype = pixel_dtype(levels)
+    sha256 = images.sha256 if dtype == images.pixels.dtype else None
+    return dataclasses.replace(images, pixels=images.pixels.to(dtype), levels=levels, sha256=sha256)
+
+
+def _together(source: Source, name: str) -> Whole:
+    """All splits of a set: training, validation and test images."""
+    parts = [part for part in (source.train, source.validation, source.test) if part is not None]
+    first: dict[str, Any] = {"levels": source.train.levels, "name": Path(name).name}
+    images = Images(torch.cat([part.pixels for part in parts]), **first, checked=True)
+    words = "training images, then " + ("validation images, then " if source.validation else "") + "test images"
+    return Whole(images, name, words, source.details, source.notes)
