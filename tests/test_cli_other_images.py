@@ -129,8 +129,10 @@ def test_images_that_the_run_was_trained_on_are_counted(place: Path, capsys: Cap
         assert "data: 28 of these 34 images were training images of the run\n" in said.err
         assert "the model was trained on 28 of them" in " ".join(said.out.split())
         assert result(run)["protocol"]["data"]["training_images"] == 28
-    assert say("evaluate", "grey", "--split", "all", "--data", "train") == 0
-    assert "data: 28 of these 30 images were training images of the run\n" in capsys.readouterr().err
+    for words in ([], ["--data", "train"]):
+        assert say("evaluate", "grey", "--split", "all", *words) == 0
+        assert "data: 28 of these 30 images were training images of the run\n" in capsys.readouterr().err
+        assert result("grey")["protocol"]["data"]["other_images"].endswith("--split all")
     # another cut of the run's own folder is not its test split
     assert say("evaluate", "grey", "--data.test_fraction", 0.5) == 0
     said = capsys.readouterr()

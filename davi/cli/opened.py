@@ -93,7 +93,7 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
     levels_given = _given(request, ("levels", "binarization"))
     chosen = select_told(data, split, binary=info["levels"] == 2 and not levels_given)
     _check_fit(chosen.images, info)
-    knowingly = [word for word in request.assignments if not word.startswith(_NO_OTHER_SET)]
+    knowingly = _words(request)
     if not knowingly:
         remedy = f"--data {data.set} evaluates on these images knowingly"
         check_same(info.get("protocol", {}), chosen.protocol, remedy)
@@ -101,16 +101,19 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
     protocol = {**chosen.protocol, "other_images": None, "training_images": None}
     if knowingly or request.verb == "evaluate":
         tell([chosen.told], sys.stderr)
-    if knowingly and not _is_own(chosen, info):
+    known = info.get("protocol", {})
+    if knowingly and not _is_own(own, data, chosen, known):
         other = data.test if own is not None and data.test not in (None, own.test) else data.set
         name = _written(request, str(other)) + ("" if chosen.split == "all" else f"/{chosen.split}")
         images = dataclasses.replace(images, name=name, checked=True)
-        protocol["other_images"] = one_line(" ".join(_words(request, knowingly)))
-        mine = "training" if chosen.split == "train" else chosen.split.replace("all", "test")
-        tell([f"{name}: not the run's own {mine} images"], sys.stderr)
         if own is not None:
-            trained, protocol["training_images"] = _trained_on(own, info, chosen)
-            train = train or trained
+            protocol["other_images"] = one_line(" ".join(knowingly))
+            mine = "training" if chosen.split == "train" else chosen.split.replace("all", "test")
+            tell([f"{name}: not the run's own {mine} images"], sys.stderr)
+    trained_on = known.get("train_sha256")
+    if own is not None and trained_on is not None and trained_on != chosen.protocol.get("train_sha256"):
+        trained, protocol["training_images"] = _trained_on(own, trained_on, chosen)
+        train = train or trained
     return Opened(images, chosen.split, train, protocol)
 
 
@@ -158,23 +161,27 @@ def _written(request: Request, name: str) -> str:
     return next((text for text in given if text and str(Path(text).expanduser().absolute()) == name), name)
 
 
-def _words(request: Request, assignments: Sequence[str]) -> list[str]:
-    """Assignments as the user has written them."""
+def _words(request: Request) -> list[str]:
+    """What the user has written that asks for other images than those of the run."""
     data = request.options.data
-    return [f"--data {data}" if data and word.startswith("--data.set=") else word for word in assignments]
+    words = [word for word in request.assignments if not word.startswith(_NO_OTHER_SET)]
+    words = [f"--data {data}" if data and word.startswith("--data.set=") else word for word in words]
+    return [*words, *(["--split all"] if request.options.split == "all" else [])]
 
 
-def _is_own(chosen: Selection, info: Mapping[str, Any]) -> bool:
-    """Whether images are, to the last value, those of the same split that the run was begun with."""
+def _is_own(own: DataConfig | None, data: DataConfig, chosen: Selection, known: Mapping[str, Any]) -> bool:
+    """Whether images are, to the last value, those of the same split that the run was begun with.
+
+    Of weights from elsewhere only the names are known.
+    """
+    if not known:
+        return own is not None and (own.set, own.test) == (data.set, data.test)
     digest = chosen.protocol.get(f"{chosen.split}_sha256")
-    return digest is not None and digest == info.get("protocol", {}).get(f"{chosen.split}_sha256")
+    return digest is not None and digest == known.get(f"{chosen.split}_sha256")
 
 
-def _trained_on(own: DataConfig, info: Mapping[str, Any], chosen: Selection) -> tuple[Images | None, int | None]:
+def _trained_on(own: DataConfig, known: str, chosen: Selection) -> tuple[Images | None, int | None]:
     """The run's training images, and how many of those chosen are among them; None where that cannot be known."""
-    known = info.get("protocol", {}).get("train_sha256")
-    if known is None:  # weights from elsewhere
-        return None, None
     try:
         with Telling("decoding") as telling:
             sets = load(own, telling)
