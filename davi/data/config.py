@@ -10,10 +10,11 @@ from typing import Any, Literal, get_args
 
 from davi.data.binarization import Binarization
 from davi.data.images import check_levels
+from davi.data.picture import MAX_PIXELS
 from davi.data.presentation import Flip, check_choice
 from davi.errors import UserError
 
-HOW_READ = ("root", "cache", "memory", "skip_unreadable")
+HOW_READ = ("root", "cache", "memory", "skip_unreadable", "max_pixels")
 """Options that say where and how images are read; which they are, their hashes say."""
 
 
@@ -46,6 +47,8 @@ class DataConfig:
         patches: [H, W] in pixels: each image of a folder is cut into parts of this size side by side, from the top
             left; what is left over is not used. All parts are in the split of their image.
         skip_unreadable: leave out images of a folder that cannot be read, and say how many; else they are an error.
+        max_pixels: that an image of a folder or of hub:NAME may have; one that promises more is refused before it is
+            decoded.
         cache: folder where decoded images (of a folder, or of hub:NAME) are kept; the environment variable DAVI_CACHE
             when not given, else ~/.cache/davi.
         memory: GiB. Decoded images of a folder that take more are read from the cache as they are needed; but static
@@ -65,6 +68,7 @@ class DataConfig:
     resize: tuple[int, int] | None = None
     patches: tuple[int, int] | None = None
     skip_unreadable: bool = False
+    max_pixels: int = MAX_PIXELS
     cache: str | None = None
     memory: float = 1.0
 
@@ -98,5 +102,7 @@ def check(config: DataConfig) -> None:
         check_levels("data.levels", config.levels)
     if not 0 < config.test_fraction < 1:
         raise UserError(f"data.test_fraction: got {config.test_fraction}, expected a fraction between 0 and 1")
+    if config.max_pixels < 1:
+        raise UserError(f"data.max_pixels: got {config.max_pixels}, expected a number of pixels from 1")
     if not config.memory >= 0:
         raise UserError(f"data.memory: got {config.memory}, expected a number of GiB from 0")

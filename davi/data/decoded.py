@@ -54,6 +54,7 @@ class FolderOptions:
         skip_unreadable: leave out what cannot be read.
         cache: folder of all caches.
         memory: GiB; a larger set is read from the cache as it is needed.
+        max_pixels: that one image may have.
     """
 
     fit: Fit | None
@@ -62,6 +63,7 @@ class FolderOptions:
     skip_unreadable: bool
     cache: Path
     memory: float
+    max_pixels: int
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Building:
     def _read(self, file: File) -> Image | UserError:
         """In a thread: one file, or why it cannot be read."""
         try:
-            picture = decode(file.path, str(file.path))
+            picture = decode(file.path, str(file.path), self.options.max_pixels)
         except UserError as error:
             return error
         values, levels, fit = picture.values, picture.levels, self.options.fit
@@ -307,6 +309,7 @@ def cached(
     listing = [[file.name, file.part, file.size, file.times] for file in files]
     stamp = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     folder, options = building.folder, building.options
+    key = {**key, "max_pixels": options.max_pixels}  # which may tell what is unreadable
     place, index = cache.fetch(options.cache, key, stamp, lambda place: building.build(place, files, parts, progress))
     if index["unreadable"]["count"] and not options.skip_unreadable:
         raise _unreadable(folder, index["unreadable"], len(files))

@@ -1,7 +1,8 @@
 """A folder of images as a set: found, decoded once into the cache, and split by content.
 
 *Which files.* All below the folder whose ending is one of :data:`davi.data.decoding.SUFFIXES`, in the order of their
-relative paths. Hidden files and folders are left out, linked folders are not entered.
+relative paths. Hidden files and folders, and folders in which other programs keep thumbnails or deleted files
+(:data:`davi.data.listing.LEFT_BEHIND`), are left out; linked folders are not entered.
 
 *Which split.* Of each image the SHA-256 of its decoded values and size is taken, before it is cut or resampled; its
 first 64 bits, read as a fraction u of 1, decide: test if u < test_fraction, validation if u is among the last
@@ -18,14 +19,13 @@ images out of training.
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from davi.data.arrays import OneLine
 from davi.data.decoded import ALL, ORDER, Building, File, FolderOptions, Progress, cached
 from davi.data.decoding import SUFFIXES
 from davi.data.images import Source, Whole
+from davi.data.listing import images_below, left_behind
 from davi.data.subfolders import Rule, inside, rule_of
 from davi.errors import UserError
 
@@ -67,7 +67,7 @@ def read_folder(folder: Path, test: Path | None, options: FolderOptions, progres
     split = f"{found.used} images of {folder.name}, "
     split += rule.words or f"by SHA-256 of each: {fraction:g} for test"
     split += f", {validation:g} of the others for validation by SHA-256" if validation else ""
-    notes = [*found.notes, *rule.notes]
+    notes = [*found.notes, *rule.notes, *_left_behind(folder, test)]
     if left_out := found.index.get("left_out"):
         split += f"; {left_out} copies of images of another split left out"
         notes.append(f"{left_out} copies of test or validation images are left out of training")
@@ -97,7 +97,8 @@ def read_whole(folder: Path, options: FolderOptions, progress: Progress | None =
     files = [dataclasses.replace(file, part=ALL) for file in _some(folder)]
     key = {"folders": [str(folder)], "fit": str(options.fit) if options.fit else None, "whole": True}
     found = cached(files, key, Building(folder, options, 0.0, 0.0), {ALL}, progress)
-    return Whole(found.images(ALL, folder.name), str(folder), found.order, found.details, tuple(found.notes))
+    notes = (*found.notes, *_left_behind(folder))
+    return Whole(found.images(ALL, folder.name), str(folder), found.order, found.details, notes)
 
 
 def _ruled(folder: Path, test: Path | None) -> tuple[list[File], Rule]:
@@ -138,7 +139,7 @@ def _listed(folder: Path, prefix: str = "") -> list[File]:
     """The images below a folder, by relative path."""
     found = []
     with OneLine(folder, "a folder of images"):
-        for path in _walk(folder):
+        for path in images_below(folder):
             status = path.stat() if path.exists() else path.lstat()  # a broken link is found unreadable later
             name = prefix + path.relative_to(folder).as_posix()
             # The second time is no user's to set: it tells of a copy with the old date, and of a permission given.
@@ -147,18 +148,12 @@ def _listed(folder: Path, prefix: str = "") -> list[File]:
     return sorted(found, key=lambda file: file.name)
 
 
+def _left_behind(*folders: Path | None) -> list[str]:
+    """Notes on images that are not used because of the folder that they are in."""
+    return [note for folder in folders if folder is not None and (note := left_behind(folder))]
+
+
 def _no_images(folder: Path, where: str = "") -> UserError:
     endings = ", ".join(sorted(SUFFIXES))
-    return UserError(f"data.set: found no images in {folder}{where}, expected files with the endings {endings}")
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """What has the name of an image, in no order."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(Path(entry.path))
-            elif Path(entry.name).suffix.lower() in SUFFIXES and not Path(entry.path).is_dir():
-                yield Path(entry.path)
+    aside = "".join(f"; {note}" for note in _left_behind(folder if folder.is_dir() else None))
+    return UserError(f"data.set: found no images in {folder}{where}, expected files with the endings {endings}{aside}")

@@ -21,6 +21,7 @@ import numpy as np
 from davi.data.arrays import to_images
 from davi.data.decoding import decode, strict
 from davi.data.images import Images, Source, Whole
+from davi.data.picture import MAX_PIXELS
 from davi.data.splitting import counted
 from davi.data.subfolders import NAMES
 from davi.errors import UserError
@@ -29,7 +30,7 @@ PREFIX = "hub:"
 """What the name of such a set begins with."""
 
 
-def read_hub(spec: str, cache: Path) -> Source | Whole:
+def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS) -> Source | Whole:
     """Read a set of images.
 
     The splits ``train`` and ``test`` (and ``validation``) are used where the set has them. A set that has only one is a
@@ -40,6 +41,7 @@ def read_hub(spec: str, cache: Path) -> Source | Whole:
             folder of such files whose names tell their splits (``train-00000-of-00001.parquet``, ``test/0.parquet``).
             What exists on this machine comes before what the hub has.
         cache: folder for what is downloaded and unpacked.
+        max_pixels: that an image may have.
 
     Raises:
         UserError: if ``datasets`` is not installed, if there is no such set, if it does not have exactly one column of
@@ -52,7 +54,7 @@ def read_hub(spec: str, cache: Path) -> Source | Whole:
     with _quiet(datasets):
         splits = _opened(datasets, spec, cache)
         column = _image_column(datasets, spec, next(iter(splits.values())).features)
-        sets = {name: _decoded(datasets, table, column, f"{spec}/{name}") for name, table in splits.items()}
+        sets = {name: _decoded(datasets, table, column, f"{spec}/{name}", max_pixels) for name, table in splits.items()}
     return _source(spec, sets)
 
 
@@ -114,7 +116,7 @@ def _image_column(datasets: Any, spec: str, features: Mapping[str, Any]) -> str:
     return names[0]
 
 
-def _decoded(datasets: Any, table: Any, column: str, name: str) -> Images:
+def _decoded(datasets: Any, table: Any, column: str, name: str, max_pixels: int) -> Images:
     """The images of a table, row after row."""
     rows = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     values = None
@@ -123,7 +125,7 @@ def _decoded(datasets: Any, table: Any, column: str, name: str) -> Images:
             content = (row[column] or {}).get("bytes")
             if content is None:  # a path may point anywhere
                 raise UserError(f"{name}: row {i}: got no bytes of an image, expected them in the table itself")
-            picture = decode(io.BytesIO(content), f"{name}: row {i}")
+            picture = decode(io.BytesIO(content), f"{name}: row {i}", max_pixels)
             if values is None:
                 first = picture
                 values = np.empty((len(rows), *first.values.shape), first.values.dtype)

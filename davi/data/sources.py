@@ -36,6 +36,7 @@ _FOR = {
     "resize": ("folder",),
     "patches": ("folder",),
     "skip_unreadable": ("folder",),
+    "max_pixels": ("folder", "hub"),
     "cache": ("folder", "hub"),
     "memory": ("folder",),
 }
@@ -158,7 +159,7 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
     if kind == "hub":
         from davi.data.hub import read_hub
 
-        found = read_hub(name, location(config.cache) / "hub")
+        found = read_hub(name, location(config.cache) / "hub", config.max_pixels)
         return found if config.levels is None else as_levels(found, config.levels)
     if name in NAMES:
         return named(name, config.root)
@@ -210,6 +211,7 @@ def _folder_options(config: DataConfig) -> FolderOptions:
         config.skip_unreadable,
         location(config.cache),
         config.memory,
+        config.max_pixels,
     )
 
 
