@@ -12,7 +12,8 @@ their expectations, :math:`n_j(1) = \sum_n g_{nj} / (L_g - 1)`.
 images pay dearly for the headers; that is what storing them costs.
 
 A set may be far larger than the memory. No more than 256 MiB of training images are counted and no more than 32 million
-values of test images are put into files; of larger sets images are taken at even distances, and the note says how many.
+values of test images are put into files; of larger sets some images stand for all, spread evenly
+(:mod:`davi.data.subsets`), and the note says how many.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from davi.data import Images
+from davi.clusters import standard_error
+from davi.data import Images, evenly
+from davi.data.subsets import rule
 from davi.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -54,7 +56,7 @@ class Baseline:
     Arguments:
         name: of the method.
         bits_per_dim: mean over the images; None where the method cannot be used.
-        standard_error: of that mean, over the images; None also for a single image.
+        standard_error: of that mean, over the images (:mod:`davi.clusters`); None also for a single image.
         note: how it was done, or why it could not be done.
     """
 
@@ -99,8 +101,8 @@ def independent_pixels(train: Images, test: Images) -> Baseline:
             f"{train.name}: got images [C, H, W] = {list(train.shape)} with {train.levels} levels, expected "
             f"{list(test.shape)} with {test.levels} levels as in {test.name}"
         )
-    seen = _some(train, _COUNTED_BYTES // train.pixels.element_size())  # [N, D]
-    coded = test.pixels.cpu().flatten(1).numpy()  # [M, D]
+    seen = _flat(_some(train, _COUNTED_BYTES // train.pixels.element_size()))  # [N, D]
+    coded = _flat(test)  # [M, D]
     dims, levels = coded.shape[1], test.levels
     width = max(1, _ENTRIES // levels)
     bits = np.zeros(len(coded))
@@ -112,18 +114,19 @@ def independent_pixels(train: Images, test: Images) -> Baseline:
         for rows in _chunks(len(coded), len(counts)):
             bits[rows] -= log_p[place, coded[rows, part]].sum(1)
     how = "expected counts of the grey values" if train.levels != levels else "counts"
-    among = "" if len(seen) == len(train) else f" (at even distances among {len(train)})"
+    among = "" if len(seen) == len(train) else f" ({rule(len(train), len(seen))})"
     note = f"{how} of {len(seen)} training images{among} at each position and channel, one added to each level"
-    return _baseline("independent pixels", bits / dims, note)
+    return _baseline("independent pixels", bits / dims, test, note)
 
 
-def _some(images: Images, values: int) -> NDArray[np.generic]:
-    """All images, or as many at even distances as hold no more values: ``[n, C * H * W]``."""
-    pixels = images.pixels
-    n = min(len(pixels), max(1, values // pixels[0].numel()))
-    if n < len(pixels):
-        pixels = pixels[torch.arange(n) * len(pixels) // n]
-    flat: NDArray[np.generic] = pixels.cpu().flatten(1).numpy()
+def _some(images: Images, values: int) -> Images:
+    """All images, or so many as hold no more values, spread evenly."""
+    return evenly(images, max(1, values // images.pixels[0].numel()))
+
+
+def _flat(images: Images) -> NDArray[np.generic]:
+    """``[N, C * H * W]``."""
+    flat: NDArray[np.generic] = images.pixels.cpu().flatten(1).numpy()
     return flat
 
 
@@ -196,21 +199,22 @@ def _files(name: str, test: Images, options: str, save: Save, progress: Progress
         save(picture(values, test.levels), file)
         return file.tell()
 
-    flat = _some(test, _FILED_VALUES)
+    some = _some(test, _FILED_VALUES)
+    flat = _flat(some)
     bits = np.zeros(len(flat))
     with ThreadPoolExecutor() as pool:  # the encoders release Python's lock
         for i, found in enumerate(pool.map(length, flat.reshape(-1, *test.shape))):
             bits[i] = 8.0 * found
             if progress is not None:
                 progress(i + 1, len(bits))
-    among = "" if len(bits) == len(test) else f"; {len(bits)} images at even distances among {len(test)}"
+    among = "" if len(bits) == len(test) else f"; {rule(len(test), len(bits))}"
     note = f"Pillow, {options}; one file for each image, headers included, which weigh heavily on small images{among}"
-    return _baseline(name, bits / flat.shape[1], note)
+    return _baseline(name, bits / flat.shape[1], some, note)
 
 
-def _baseline(name: str, bits: NDArray[np.float64], note: str) -> Baseline:
-    error = float(bits.std(ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None
-    return Baseline(name, float(bits.mean()), error, note)
+def _baseline(name: str, bits: NDArray[np.float64], coded: Images, note: str) -> Baseline:
+    groups = None if coded.groups is None else coded.groups.cpu().numpy()
+    return Baseline(name, float(bits.mean()), standard_error(bits, groups), note)
 
 
 def _unfit(test: Images) -> str:

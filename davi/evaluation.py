@@ -28,12 +28,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from davi.data import Images
+from davi import files
+from davi.clusters import Groups
+from davi.data import Images, evenly
 from davi.data.protocol import digest
+from davi.data.subsets import positions, rule
 from davi.distributions import Normal, Posterior
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model import Hierarchy, LatentModel, Model
+from davi.streaming import LogMeanExp, double
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
@@ -78,7 +82,7 @@ class Evaluation:
         samples: K.
         seed: of the generator of all draws.
         batch_size: images per pass. Draws depend on it: a number is reproduced by the same seed *and* batch size.
-        limit: only the first so many images were asked for; None: all.
+        limit: only so many images were asked for; None: all.
         available: number of images in the set.
         set: name of the set.
         dims: values per image, C * H * W.
@@ -86,6 +90,9 @@ class Evaluation:
         precision: of the weights, and of everything computed from them up to the sums over draws.
         images_sha256: SHA-256 of the values of the measured images (:func:`davi.data.protocol.digest`): two
             evaluations with the same one can be compared image by image.
+        subset: in words, which images of the set were measured (:func:`davi.data.subsets.rule`); None: all.
+        groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.clusters`).
+        weights_sha256: of the model's state (:func:`davi.files.digest`).
     """
 
     elbo: Array
@@ -103,6 +110,9 @@ class Evaluation:
     device: str
     precision: str
     images_sha256: str | None = None
+    subset: str | None = None
+    groups: Groups | None = None
+    weights_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.elbo)
@@ -117,47 +127,6 @@ class Evaluation:
         """KL divergence of each image and latent layer, top first, ``[N, layers]``, nats, not negative."""
         layers = [-values for name, values in self.terms.items() if name.startswith(KL)]
         return np.stack(layers, 1) if layers else np.zeros((len(self), 0))
-
-
-class LogMeanExp:
-    r"""Streams :math:`\log \frac 1K \sum_k e^{a_k}` over k in float64: a running maximum and a running sum.
-
-    Example:
-        >>> stream = LogMeanExp()
-        >>> stream.add(torch.tensor([[0.0], [0.0]]))
-        >>> stream.result()
-        tensor([0.], dtype=torch.float64)
-    """
-
-    def __init__(self) -> None:
-        self._highest: Tensor | None = None
-        self._sum: Tensor | None = None
-        self._count = 0
-
-    def add(self, values: Tensor) -> None:
-        """Count in some more ``a_k``, ``[k, B]`` with any k from 1."""
-        values = _double(values)
-        top = values.max(0).values  # [B]
-        if self._highest is None or self._sum is None:
-            self._highest, self._sum = top, torch.zeros_like(top)
-        highest = torch.maximum(self._highest, top)
-        # Where all values so far are -inf, any finite reference gives the right sum, 0; -inf itself would give NaN.
-        reference = torch.where(highest == -torch.inf, 0.0, highest)
-        self._sum = self._sum * (self._highest - reference).exp() + (values - reference).exp().sum(0)
-        self._highest = highest
-        self._count += len(values)
-
-    def result(self) -> Tensor:
-        """``[B]``, float64.
-
-        Raises:
-            ValueError: if nothing was added.
-        """
-        if self._highest is None or self._sum is None:
-            raise ValueError("log-mean-exp: got no values, expected at least one")
-        reference = torch.where(self._highest == -torch.inf, 0.0, self._highest)
-        # ln K is subtracted once, for all K values: subtracting it per chunk would give the bound of the chunk.
-        return reference + self._sum.log() - float(np.log(self._count))
 
 
 class RunningVariance:
@@ -175,7 +144,7 @@ class RunningVariance:
 
     def add(self, values: Tensor) -> None:
         """Count in some more values, ``[n, ...]``."""
-        values = _double(values)
+        values = double(values)
         mean = values.mean(0)
         squares = (values - mean).square().sum(0)
         if self._mean is None or self._squares is None:
@@ -251,7 +220,7 @@ def evaluate(
         samples: K, importance samples for each image. They also serve to average the ELBO and its parts.
         batch_size: images per pass; where fewer are left, each is drawn several times in a pass.
         seed: of all draws.
-        limit: use only the first so many images.
+        limit: use only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         progress: told how much is done after every pass.
 
     Raises:
@@ -269,12 +238,12 @@ def evaluate(
         )
     device, precision = _where(model)
     generator = Generator(device).manual_seed(seed)
-    chosen = images.pixels[:limit]
+    chosen = evenly(images, limit)
     batches: list[_Batch] = []
     variances = _LatentVariances(model, Generator(device).manual_seed(seed))
     with measuring(model):
         for start in range(0, len(chosen), batch_size):
-            x = chosen[start : start + batch_size].to(device)
+            x = chosen.pixels[start : start + batch_size].to(device)
             variances.add(x)
             told = _telling(progress, start * samples, len(chosen) * samples)
             batches.append(_measure(model, x, samples, generator, batch_size, told))
@@ -294,7 +263,10 @@ def evaluate(
         dims=model.dims,
         device=device.type,
         precision=precision,
-        images_sha256=digest(images.subset(slice(limit))),
+        images_sha256=digest(chosen),
+        subset=rule(len(images), limit),
+        groups=None if chosen.groups is None else chosen.groups.cpu().numpy(),
+        weights_sha256=files.digest(model.state_dict()),
     )
     _refuse_non_finite(evaluation)
     return evaluation
@@ -330,7 +302,7 @@ def _measure(
     weights, sums, draws, kind = LogMeanExp(), dict[str, Tensor](), 0, Kind.EXACT
     for evidence in _draws(model, x, samples, generator, chunk):
         for name, term in evidence.terms.items():
-            total = _double(term).unflatten(0, (-1, b)).sum(0)  # [B]
+            total = double(term).unflatten(0, (-1, b)).sum(0)  # [B]
             sums[name] = sums[name] + total if name in sums else total
         if samples > 1:
             weights.add(_log_weight(evidence, model, samples).unflatten(0, (-1, b)))
@@ -413,11 +385,6 @@ def _posterior_means(model: LatentModel, x: Tensor, generator: Generator) -> lis
     return means
 
 
-def _double(x: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
-
-
 def _array(x: Tensor) -> Array:
     return np.asarray(x.cpu().numpy(), dtype=np.float64)
 
@@ -444,7 +411,8 @@ def _refuse_non_finite(evaluation: Evaluation) -> None:
     for what, values in (("ELBO", evaluation.elbo), ("bound", evaluation.bound)):
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
+            place = int(positions(evaluation.available, evaluation.limit)[wrong[0]])
             raise UserError(
-                f"{evaluation.set}: image {wrong[0]} has the {what} {values[wrong[0]]} "
+                f"{evaluation.set}: image {place} has the {what} {values[wrong[0]]} "
                 f"({len(wrong)} of {len(values)} images), expected finite numbers; the model's weights are unusable"
             )

@@ -102,6 +102,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, info
 
 
+def stated_digest(path: Path) -> str:
+    """The :func:`digest` of the tensors of a file, as it states it; only :func:`read_tensors` finds out if it is true.
+
+    Raises:
+        UserError: as :func:`read_tensors` does, but for damage to the tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            stated = _metadata(path, file.metadata()).get("sha256")
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{path}: not a complete safetensors file ({' '.join(str(error).split())[:150]})") from None
+    if not isinstance(stated, str):
+        raise UserError(f"{path}: got no SHA-256 of its tensors, expected a file written by davi")
+    return stated
+
+
 def _metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     try:
         info = json.loads((metadata or {})["davi"])

@@ -3,7 +3,8 @@
 ::
 
     evaluation.json           the numbers and their protocol (davi.report.to_json)
-    evaluation.safetensors    the same image by image, float64, nats: elbo [N], bound [N], terms/NAME [N]
+    evaluation.safetensors    the same image by image, float64, nats: elbo [N], bound [N], terms/NAME [N];
+                              where images are patches, the file of each: groups [N], int64
 
 Two models are compared image by image, so the second file matters as much as the first. It says of which JSON it is a
 part (SHA-256 of its content), it is written first and each appears under its name only when it is whole: a kill between
@@ -22,6 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from davi.clusters import Groups
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation
 from davi.evidence import Kind
@@ -34,7 +36,7 @@ EVALUATION = "evaluation"
 LARGEST_FILE = 2**24
 """Bytes. A thousand layers need half a megabyte; anything far larger is the wrong file."""
 
-_TERMS = "terms/"
+_TERMS, _GROUPS = "terms/", "groups"
 _LARGEST = 1e100
 """No number of nats is larger; sums and squares of such numbers are finite."""
 
@@ -48,12 +50,14 @@ class Measured:
         elbo: of each image, ``[N]``, nats.
         bound: importance-weighted bound of each image, ``[N]``, nats; with one sample it is ``elbo``.
         terms: the parts that ``elbo`` is the sum of, name -> ``[N]``, nats.
+        groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.clusters`).
     """
 
     result: dict[str, Any]
     elbo: Array
     bound: Array
     terms: dict[str, Array]
+    groups: Groups | None = None
 
     def __len__(self) -> int:
         return len(self.elbo)
@@ -84,6 +88,8 @@ def save(folder: Path, result: Mapping[str, Any], evaluation: Evaluation, name: 
     arrays = {"elbo": evaluation.elbo, "bound": evaluation.bound}
     arrays |= {_TERMS + term: values for term, values in evaluation.terms.items()}
     tensors = {key: torch.from_numpy(np.array(values, dtype=np.float64)) for key, values in arrays.items()}
+    if evaluation.groups is not None:
+        tensors[_GROUPS] = torch.from_numpy(np.array(evaluation.groups, dtype=np.int64))
     info = {"result_sha256": _digest(result)}
     with writing(str(beside)):
         write_tensors(beside, tensors, info)
@@ -111,8 +117,12 @@ def load(folder: Path, name: str = EVALUATION) -> Measured:
     if info.get("result_sha256") != _digest(result):
         raise UserError(f"{beside}: got the numbers of another evaluation than {path.name} holds; {remedy}")
     arrays = {}
+    want = [result["protocol"]["images"]]
+    groups = tensors.pop(_GROUPS, None)
+    if groups is not None and (groups.dtype != torch.int64 or list(groups.shape) != want):
+        got = f"{groups.dtype} {list(groups.shape)}"
+        raise UserError(f"{beside}: {_GROUPS}: got {got}, expected {want[0]} numbers of torch.int64")
     for key, tensor in tensors.items():
-        want = [result["protocol"]["images"]]
         if tensor.dtype != torch.float64 or list(tensor.shape) != want or not bool((tensor.abs() < _LARGEST).all()):
             shape = f"{tensor.dtype} {list(tensor.shape)}"
             raise UserError(f"{beside}: {key[:100]}: got {shape}, expected {want[0]} finite numbers of torch.float64")
@@ -120,7 +130,7 @@ def load(folder: Path, name: str = EVALUATION) -> Measured:
     if not {"elbo", "bound"} <= arrays.keys():
         raise UserError(f"{beside}: got {len(arrays)} arrays, expected elbo and bound among them; {remedy}")
     terms = {key.removeprefix(_TERMS): values for key, values in arrays.items() if key.startswith(_TERMS)}
-    return Measured(result, arrays["elbo"], arrays["bound"], terms)
+    return Measured(result, arrays["elbo"], arrays["bound"], terms, None if groups is None else groups.numpy())
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -200,6 +210,7 @@ _DATA = {
     "binarization_seed?": _Perhaps(_COUNT),
     "evaluated?": str,
     "test_order?": str,
+    "train_sha256?": str,
     "test_sha256?": str,
     "other_images?": _Perhaps(str),
     "training_images?": _Perhaps(_COUNT),
@@ -210,6 +221,7 @@ _MODEL = {
     "step?": _COUNT,
     "ema?": bool,
     "rollbacks?": _COUNT,
+    "weights_sha256?": _Perhaps(str),
     "trained_with?": _Perhaps(str),
     "trained_on?": _Each(dict, (str, int, type(None))),
 }
@@ -218,6 +230,8 @@ _PROTOCOL = {
     "split": str,
     "images": _SIZE,
     "images_available": _SIZE,
+    "subset?": _Perhaps(str),
+    "files?": _Perhaps(_SIZE),
     "images_sha256?": _Perhaps(str),
     "limit": _Perhaps(_SIZE),
     "dims": _SIZE,

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from davi import __version__
+from davi import __version__, clusters
 from davi.baselines import Baseline
+from davi.clusters import Groups, standard_error, witnesses
 from davi.evaluation import ACTIVE_RULE, KL, Array, Evaluation
 from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
@@ -50,21 +51,25 @@ def to_json(
     Returns:
         ``kind``; ``bound`` (with its number of ``samples``), ``elbo`` and ``terms`` (all parts of the ELBO but the KL
         divergences), each with ``nats`` and ``bits_per_dim``, which have a ``mean`` and a ``standard_error`` (null for
-        a single image); ``kl`` with its ``total`` and named ``layers``, top first; ``active_units``; ``baselines``;
-        ``protocol``.
+        a single image or file; of patches it is clustered by file, :mod:`davi.clusters`); ``kl`` with its ``total`` and
+        named ``layers``, top first; ``active_units``; ``baselines``; ``protocol``.
     """
-    dims, kl = evaluation.dims, evaluation.kl  # [N, layers]
+    dims, kl, groups = evaluation.dims, evaluation.kl, evaluation.groups  # kl: [N, layers]
     units, layers = evaluation.active_units, [name for name in evaluation.terms if name.startswith(KL)]
     return {
         "kind": evaluation.kind.name,
-        "bound": {"samples": evaluation.samples, **both_units(evaluation.bound, dims)},
-        "elbo": both_units(evaluation.elbo, dims),
+        "bound": {"samples": evaluation.samples, **both_units(evaluation.bound, dims, groups)},
+        "elbo": both_units(evaluation.elbo, dims, groups),
         "terms": {
-            name: both_units(values, dims) for name, values in evaluation.terms.items() if not name.startswith(KL)
+            name: both_units(values, dims, groups)
+            for name, values in evaluation.terms.items()
+            if not name.startswith(KL)
         },
         "kl": {
-            "total": _divergence(kl.sum(1), dims),
-            "layers": [{"name": name, **_divergence(layer, dims)} for name, layer in zip(layers, kl.T, strict=True)],
+            "total": _divergence(kl.sum(1), dims, groups),
+            "layers": [
+                {"name": name, **_divergence(layer, dims, groups)} for name, layer in zip(layers, kl.T, strict=True)
+            ],
         }
         if layers
         else None,
@@ -106,6 +111,8 @@ def protocol_of(
         "split": split,
         "images": len(evaluation),
         "images_available": evaluation.available,
+        "subset": evaluation.subset,
+        "files": None if evaluation.groups is None else witnesses(evaluation.elbo, evaluation.groups),
         "images_sha256": evaluation.images_sha256,
         "limit": evaluation.limit,
         "dims": evaluation.dims,
@@ -119,6 +126,7 @@ def protocol_of(
         "torch": torch.__version__,
         "model": {
             **{key: model[key] for key in known if key in model},
+            "weights_sha256": evaluation.weights_sha256,
             "trained_with": model.get("version"),
             "trained_on": _trained_on(model.get("protocol", {})),
         },
@@ -158,17 +166,18 @@ def write_json(path: Path | str, result: Mapping[str, Any]) -> None:
         replace_text(path, text)
 
 
-def both_units(nats: Array, dims: int) -> dict[str, Any]:
+def both_units(nats: Array, dims: int, groups: Groups | None = None) -> dict[str, Any]:
     """Mean and standard error over images of a log-probability, in nats and in bits per dimension.
 
     Arguments:
         nats: of each image, ``[N]``.
         dims: values in one image.
+        groups: the file of each image, where several are cut from one (:mod:`davi.clusters`).
 
     Returns:
-        ``nats`` and ``bits_per_dim``, each with ``mean`` and ``standard_error`` (null for a single image).
+        ``nats`` and ``bits_per_dim``, each with ``mean`` and ``standard_error`` (null for a single image or file).
     """
-    mean, error = _statistics(nats)
+    mean, error = float(nats.mean()), standard_error(nats, groups)
     return {
         "nats": {"mean": mean, "standard_error": error},
         "bits_per_dim": {
@@ -198,16 +207,11 @@ def to_terminal(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *([""] if details else []), *details])
 
 
-def _divergence(nats: Array, dims: int) -> dict[str, Any]:
+def _divergence(nats: Array, dims: int, groups: Groups | None) -> dict[str, Any]:
     """Like :func:`both_units`, for a quantity that counts positive in bits as well."""
-    both = both_units(nats, dims)
+    both = both_units(nats, dims, groups)
     both["bits_per_dim"]["mean"] *= -1
     return both
-
-
-def _statistics(values: Array) -> tuple[float, float | None]:
-    n = len(values)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
 
 
 def _measured(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -268,14 +272,22 @@ def _layers(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def which_images(protocol: Mapping[str, Any]) -> str:
+    """The measured images in words; a result of an older version, without ``subset``, is about the first of a set."""
+    some, all_ = protocol["images"], protocol["images_available"]
+    patches = clusters.in_words(some, protocol.get("files"))
+    if some == all_:
+        return patches or f"{some} images"
+    subset = protocol.get("subset") or f"the first {some} of {all_} images"
+    return subset if patches is None else f"{subset} ({patches})"
+
+
 def _heading(protocol: Mapping[str, Any]) -> list[str]:
     if not protocol:
         return []
     model, data = protocol["model"], protocol["data"]
     shape = " x ".join(str(size) for size in data.get("shape", ()))
-    images = f"{protocol['images']} images"
-    if protocol["images"] < protocol["images_available"]:
-        images = f"the first {protocol['images']} of {protocol['images_available']} images"
+    images = which_images(protocol)
     parts = [model.get("name", "model")]
     if "parameters" in model:
         parts.append(f"{model['parameters']:,} parameters")
@@ -300,8 +312,12 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
         lines += _labelled("images", f"{other}, not the run's own" + _among(data.get("training_images")))
     if data.get("binarization", "none") != "none":
         lines += _labelled("binarisation", f"{data['binarization']}: {data.get('evaluated', '')}")
-    if protocol["images"] < protocol["images_available"] and "test_order" in data and protocol["split"] == "test":
+    first = protocol["images"] < protocol["images_available"] and protocol.get("subset") is None
+    if first and "test_order" in data and protocol["split"] == "test":
         lines += _labelled("order of the images", data["test_order"])
+    if protocol.get("files") is not None:
+        few = f"; {clusters.FEW}" if protocol["files"] < clusters.FEWEST else ""
+        lines += _labelled("standard errors", f"clustered by file{few}")
     if rollbacks := protocol["model"].get("rollbacks"):
         lines += _labelled("rollbacks in training", f"{rollbacks}, each of which halved the learning rate")
     code = f"davi {protocol['version']}" + (f" ({protocol['commit']})" if protocol["commit"] else "")

@@ -28,7 +28,7 @@ from davi import __version__
 from davi.config import load_yaml, parse, to_dict
 from davi.data import which_images
 from davi.errors import UserError
-from davi.files import read_tensors, replace_text, sync_folder, write_tensors, writing
+from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
 from davi.model import Model
 from davi.models import MODELS
 
@@ -255,6 +255,19 @@ def load_model(path: Path | str, echo: Echo | None = None) -> tuple[Model, dict[
             echo(f"{path}: training has not ended; using the checkpoint of step {info.get('step')}")
         return model, info
     raise UserError(trouble)
+
+
+def weights_of(run: Path) -> str | None:
+    """:func:`davi.files.digest` of the weights that :func:`load_model` would take of a run, as their file states it.
+
+    None where the run holds no file of weights that can be read.
+    """
+    final = run / MODEL
+    paths = [final] if final.exists() else [folder / AVERAGE for folder in reversed(checkpoint_folders(run))]
+    for path in paths:
+        with suppress(UserError):
+            return stated_digest(path)
+    return None
 
 
 def _load(path: Path) -> tuple[Model, dict[str, Any]]:

@@ -19,7 +19,8 @@ LONGEST_FILE = 450
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"config", "data", "distributions", "evidence", "files", "flows", "layers", "repetition"}),
+    frozenset({"clusters", "config", "data", "distributions", "evidence", "files", "flows", "layers"})
+    | {"repetition", "streaming"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "baselines", "evaluation", "inspection", "objectives", "published"}),

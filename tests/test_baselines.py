@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.naive_bayes import CategoricalNB
 
 from davi.baselines import Baseline, baselines, independent_pixels, picture, png, webp
-from davi.data import DataConfig, Images, load
+from davi.data import DataConfig, Images, evenly, load
 from davi.errors import UserError
 
 
@@ -188,13 +188,13 @@ def test_all_together() -> None:
 
 
 def test_of_very_many_images_some_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for 4 of 10 training images of 6 bytes: numbers 0, 2, 5 and 7."""
+    """Room for 4 of 10 training images of 6 bytes."""
     train, test = noise((10, 1, 2, 3), 17), noise((4, 1, 2, 3), 17)
-    expected = independent_pixels(train.subset([0, 2, 5, 7]), test)
+    expected = independent_pixels(evenly(train, 4), test)
     monkeypatch.setattr("davi.baselines._COUNTED_BYTES", 4 * 6 + 5)
     found = independent_pixels(train, test)
     assert found.bits_per_dim == pytest.approx(expected.bits_per_dim, rel=1e-14)
-    assert found.note.startswith("counts of 4 training images (at even distances among 10) at each position")
+    assert found.note.startswith("counts of 4 training images (4 of 10 images, spread evenly, seed 0) at each position")
 
 
 @pytest.mark.parametrize("method", [png, webp])
@@ -202,11 +202,11 @@ def test_of_very_many_images_some_are_put_into_files(
     method: Callable[[Images], Baseline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = noise((10, 1, 2, 3), 17)
-    expected = method(test.subset([0, 3, 6]))
+    expected = method(evenly(test, 3))
     monkeypatch.setattr("davi.baselines._FILED_VALUES", 3 * 6)
     found = method(test)
     assert (found.bits_per_dim, found.standard_error) == (expected.bits_per_dim, expected.standard_error)
-    assert found.note.endswith("; 3 images at even distances among 10")
+    assert found.note.endswith("; 3 of 10 images, spread evenly, seed 0")
 
 
 def test_a_memory_map_is_read_in_place(tmp_path: Path) -> None:

@@ -158,7 +158,13 @@ def test_evaluate_prints_a_table_and_writes_json(run: Path, capsys: Capture) -> 
     *table, last = said.out.splitlines()
     assert max(map(len, table)) <= 80
     assert last == f"written to {run / 'evaluation.json'}"
-    for words in ("the first 40 of 397 images", "log p(x) >= L_3", "independent pixels", "PNG", "lossless WebP"):
+    for words in (
+        "40 of 397 images, spread evenly, seed 0",
+        "log p(x) >= L_3",
+        "independent pixels",
+        "PNG",
+        "lossless WebP",
+    ):
         assert words in said.out
     result = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     protocol = result["protocol"]

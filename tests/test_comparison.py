@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from davi import measurements
-from davi.comparison import Entry, compare, paired, read, to_markdown, to_terminal
+from davi.clusters import standard_error
+from davi.comparison import Entry, compare, pace, paired, read, to_markdown, to_terminal, trained_on_these
 from davi.errors import UserError
 from davi.evaluation import ActiveUnits, Evaluation
 from davi.evidence import Kind
@@ -38,16 +39,21 @@ def entry(run: str, /, bound: np.ndarray = HARD, seconds: float | None = 5.0, **
         "device": "cpu",
         "precision": "float32",
         "images_sha256": "ab" * 32,
+        "subset": None,
+        "groups": None,
+        "weights_sha256": None,
     }
     model: dict[str, Any] = {"name": "vae", "parameters": 1000, "step": 10, "ema": True, "rollbacks": 0, "protocol": {}}
     data: dict[str, Any] = {"shape": [1, 2, 4], "levels": 2, "binarization": "dynamic", "binarization_seed": 0}
     split = changes.pop("split", "test")
     reached = changes.pop("reached", 10)
+    pace, place = changes.pop("pace", 2.0), changes.pop("folder", None)
     for key, value in changes.items():
         next(group for group in (fields, model, data) if key in group)[key] = value
     evaluation = Evaluation(elbo=bound, bound=bound, terms={"reconstruction": bound}, **fields)
     result = to_json(evaluation, (), protocol_of(evaluation, model, data, split))
-    return Entry(run, measurements.Measured(result, bound, bound, {"reconstruction": bound}), seconds, reached)
+    measured = measurements.Measured(result, bound, bound, {"reconstruction": bound}, evaluation.groups)
+    return Entry(run, measured, seconds, reached, pace, place)
 
 
 def test_paired_differences_in_closed_form() -> None:
@@ -95,7 +101,7 @@ def test_rows_are_ranked_and_compared_with_the_first_given() -> None:
     entries = [
         entry("first"),
         entry("worst", HARD - np.array([1.0, 2.0, 3.0, 4.0])),
-        entry("best", steady, parameters=5, step=3),
+        entry("best", steady, parameters=5, step=3, pace=2.5),
     ]
     result = compare(entries)
     assert len(result["groups"]) == 1
@@ -106,7 +112,7 @@ def test_rows_are_ranked_and_compared_with_the_first_given() -> None:
     assert best["nats"]["mean"] == pytest.approx(steady.mean())
     assert best["nats"]["standard_error"] == pytest.approx(steady.std(ddof=1) / 2)
     assert (best["parameters"], best["step"], best["seconds"], best["kind"]) == (5, 3, 5.0, "LOWER_BOUND")
-    assert best["steps_per_second"] == pytest.approx(0.6)
+    assert best["steps_per_second"] == 2.5
     # The images' difficulty cancels: half a nat is nothing beside the scatter of the images, and certain in the pairs.
     assert best["nats"]["standard_error"] > 200
     assert best["to_reference"]["nats"] == {"mean": 0.5, "standard_error": 0.0, "interval": [0.5, 0.5]}
@@ -214,6 +220,122 @@ def save(folder: Path, made: Entry, records: list[object] | None = None) -> Path
     return folder
 
 
+def test_patches_of_a_few_files_claim_nothing() -> None:
+    """Differences 1, 2, 3, 4 of two files: residuals -1.5, -0.5, 0.5, 1.5, sums -2 and 2, sqrt(2 (4 + 4)) / 4 = 1."""
+    groups = np.array([0, 0, 1, 1])
+    better = HARD + np.arange(1.0, 5.0)
+    pair = paired(better, HARD, 8, groups)
+    assert (pair["nats"]["mean"], pair["nats"]["standard_error"]) == (2.5, 1.0)
+    assert pair["nats"]["interval"] is pair["bits_per_dim"]["interval"] is None
+    assert pair["significant"] is False
+    assert paired(better, HARD, 8)["significant"] is True  # what it would be for four photographs
+    result = compare([entry("a", groups=groups), entry("b", better)])  # one of them does not know its files
+    (group,) = result["groups"]
+    assert group["rows"][0]["to_reference"] == pair
+    assert group["rows"][0]["nats"]["standard_error"] != pytest.approx(better.std(ddof=1) / 2)
+    note = "errors are clustered by file: 4 patches of 2 files; from fewer than 5 files no interval and no significance"
+    assert group["notes"][0].startswith(note)
+    text = to_terminal(result)
+    assert note in " ".join(text.split())
+    assert ["b", "+2.500", "±", "1.000", "-", "-"] in [line.split() for line in text.splitlines()]
+
+
+def test_patches_of_enough_files_have_as_many_degrees_of_freedom() -> None:
+    """Five files: Student's t with four degrees of freedom, whose 97.5 % quantile is 2.77645 in tables."""
+    groups = np.arange(5).repeat(4)
+    difference = np.random.default_rng(0).normal(size=20) + 5.0
+    pair = paired(difference, np.zeros(20), 8, groups)["nats"]
+    assert pair["standard_error"] == standard_error(difference, groups)
+    reach = 2.77645 * pair["standard_error"]
+    assert pair["interval"] == pytest.approx([pair["mean"] - reach, pair["mean"] + reach], rel=1e-5)
+
+
+def test_a_model_of_another_size_is_noted() -> None:
+    notes = [compare([entry("a"), entry("b", parameters=n)])["groups"][0]["notes"] for n in (1100, 1101, 500)]
+    assert notes[0] == []
+    assert notes[1] == ["b has 1.10 times the parameters of a: a difference can be one of size alone"]
+    assert notes[2] == ["a has 2.00 times the parameters of b: a difference can be one of size alone"]
+
+
+def test_runs_of_one_name_keep_their_own_rows_and_words() -> None:
+    runs = [entry("x", seed=i, folder=Path(f"/runs/{place}/x")) for i, place in enumerate("ab")]
+    group = compare([*runs, entry("y")])["groups"][0]
+    assert [row["run"] for row in group["rows"]] == ["a/x", "b/x", "y"]
+    assert group["stated"]["seed"] == {"a/x": 0, "b/x": 1, "y": 0}
+    deep = [entry("x", folder=Path(f"/{place}/deep/x")) for place in "ab"]
+    assert [row["run"] for row in compare(deep)["groups"][0]["rows"]] == ["a/deep/x", "b/deep/x"]
+    same = [entry("x", folder=Path("/runs/x")), entry("x", folder=Path("/runs/x")), entry("x")]
+    assert [row["run"] for row in compare(same)["groups"][0]["rows"]] == ["x", "x (2)", "x (3)"]
+    hostile = compare([entry("x\x1b", seed=1), entry("x\x07")])["groups"][0]
+    assert set(hostile["stated"]["seed"]) == {"x?", "x? (2)"}
+
+
+OWN, WHOLE = {"set": "toy", "train_sha256": "11" * 32}, {"set": "toy", "train_sha256": "22" * 32}
+
+
+@pytest.mark.parametrize(
+    ("trained", "changes", "seen"),
+    [
+        (OWN, {"split": "validation"}, False),
+        (WHOLE, {"split": "validation"}, True),  # nothing was kept out, or something else was
+        ({**WHOLE, "set": "other"}, {"split": "validation"}, False),
+        (WHOLE, {"split": "test"}, False),
+        (OWN, {"split": "train"}, True),
+        (WHOLE, {"split": "all"}, True),
+        ({"set": "x", "train_sha256": "ab" * 32}, {"split": "test"}, True),  # the very images, whatever they are called
+        ({}, {"split": "validation"}, False),  # weights from elsewhere
+    ],
+)
+def test_what_the_hashes_tell_about_training(trained: dict[str, str], changes: dict[str, Any], seen: bool) -> None:
+    data = {"shape": [1, 2, 4], "levels": 2, "binarization": "none", **OWN}
+    made = entry("x", protocol=trained, **changes)
+    protocol = {**made.measured.result["protocol"], "data": data}
+    assert trained_on_these(protocol) is seen
+    for count in (0, 1):  # counted: the hashes need not be asked
+        assert trained_on_these({**protocol, "data": {**data, "other_images": "x", "training_images": count}}) is bool(
+            count
+        )
+    unknown = {**protocol, "data": {**data, "other_images": "x", "training_images": None}}
+    assert trained_on_these(unknown) is seen
+
+
+def test_no_run_is_ranked_on_images_it_was_trained_on() -> None:
+    runs = [entry("fair", split="validation"), entry("worse", HARD - 1, split="validation")]
+    unfair = entry("unfair", HARD + 50, split="validation")
+    unfair.measured.result["protocol"]["data"] |= {"other_images": "--data toy", "training_images": 4}
+    result = compare([unfair, *runs])
+    assert [[(row["run"], row["rank"]) for row in group["rows"]] for group in result["groups"]] == [
+        [("unfair", None)],
+        [("fair", 1), ("worse", 2)],
+    ]
+    assert result["differences"] == {"trained_on_these_images": {"A": "yes", "B": "no"}}
+    for text in (to_terminal(result), to_markdown(result)):
+        assert "not ranked: these images, or some of them, are training images of the run" in " ".join(text.split())
+    alone = compare([unfair, unfair])["groups"][0]
+    assert [row["to_reference"] for row in alone["rows"]] == [None, None]
+    assert "difference" not in to_terminal({**result, "groups": [alone], "differences": {}})
+
+
+def test_the_pace_is_that_of_training_alone() -> None:
+    """30 steps in 3 seconds; a validation of 7 seconds is taken out, an interval with a checkpoint is left out."""
+    records: list[dict[str, Any]] = [
+        {"kind": "train", "step": 10, "seconds": 1.0},
+        {"kind": "validation", "step": 10, "seconds": 1.0, "seconds_taken": 7.0},
+        {"kind": "train", "step": 20, "seconds": 9.0},
+        {"kind": "checkpoint", "step": 25, "seconds": 9.5},
+        {"kind": "train", "step": 30, "seconds": 60.0},
+        {"kind": "skip", "step": 31},
+        {"kind": "train", "step": 40, "seconds": 61.0},
+    ]
+    assert pace(records) == pytest.approx(10.0, rel=1e-14)
+    old = [{key: value for key, value in record.items() if key != "seconds_taken"} for record in records]
+    assert pace(old) == pytest.approx(10.0, rel=1e-14)  # of the intervals without a validation
+    assert pace(old[:3]) == pytest.approx(10.0, rel=1e-14)
+    assert pace(old[1:3]) is None
+    assert pace([{"kind": "rollback", "step": 5}, records[0]]) is None
+    assert pace([]) is None
+
+
 def test_training_time_is_that_up_to_the_evaluated_step(tmp_path: Path) -> None:
     records: list[object] = [
         {"kind": "train", "step": 5, "seconds": 2.5},
@@ -225,6 +347,7 @@ def test_training_time_is_that_up_to_the_evaluated_step(tmp_path: Path) -> None:
     ]
     found = read(save(tmp_path / "run", entry("x"), records), "mine")
     assert (found.name, found.seconds, found.reached) == ("mine", 4.5, 12)
+    assert found.pace == pytest.approx(10 / 4.0, rel=1e-14)
     np.testing.assert_array_equal(found.measured.bound, HARD)
 
 
@@ -240,7 +363,11 @@ def test_an_evaluation_that_does_not_say_of_which_images(tmp_path: Path) -> None
 
 def test_the_table_for_a_terminal() -> None:
     units = ActiveUnits((2, 1), (2, 2))
-    runs = [entry("runs/on", HARD + 1, active_units=units), entry("runs/off", seconds=None), entry("runs/no")]
+    runs = [
+        entry("runs/on", HARD + 1, active_units=units),
+        entry("runs/off", seconds=None, pace=None),
+        entry("runs/no"),
+    ]
     text = to_terminal(compare(runs))
     lines = text.splitlines()
     head = " ".join(lines[:2])
@@ -254,7 +381,7 @@ def test_the_table_for_a_terminal() -> None:
     assert ["runs/off", "-1.000", "±", "0.000", "[-1.000,", "-1.000]", "yes"] in rows
     assert "nats per image ± standard error over images; higher is better" in lines
     assert "≈ not significantly worse than the row above" in lines
-    assert "another training seed would add to them" in " ".join(text.split())
+    assert "Each run is one seed: another training seed would add to them." in " ".join(text.split())
     assert max(map(len, lines)) <= 80
 
 

@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from davi import files
 from davi.data import Images
+from davi.data.protocol import digest
+from davi.data.subsets import positions
 from davi.distributions import Categorical, Distribution, Normal
 from davi.errors import UserError
 from davi.evaluation import ActiveUnits, LogMeanExp, RunningVariance, evaluate, importance_bound, measuring
@@ -315,14 +318,33 @@ def test_a_seed_fixes_everything_and_the_global_state_stays() -> None:
         assert not np.array_equal(getattr(first, name), getattr(other, name))
 
 
-def test_limit_takes_the_first_images() -> None:
+def test_limit_takes_images_from_all_over_the_set() -> None:
     model, some = bumpy_vae(), Images(torch.randint(3, (10, 1, 2, 2), dtype=torch.uint8), 3, "toy/test")
-    whole = evaluate(model, some, samples=2, batch_size=2)
+    chosen = positions(10, 4)
+    assert chosen[-1] >= 7
+    apart = evaluate(model, some.subset(chosen), samples=2, batch_size=2)
     part = evaluate(model, some, samples=2, batch_size=2, limit=4)
-    assert part.elbo.tolist() == whole.elbo[:4].tolist()
-    assert part.bound.tolist() == whole.bound[:4].tolist()
+    assert part.elbo.tolist() == apart.elbo.tolist()
+    assert part.bound.tolist() == apart.bound.tolist()
+    assert part.images_sha256 == apart.images_sha256 == digest(some.subset(chosen))
     assert (len(part), part.limit, part.available) == (4, 4, 10)
-    assert len(evaluate(model, some, limit=11)) == 10
+    assert part.subset == "4 of 10 images, spread evenly, seed 0"
+    assert evaluate(model, some, seed=3, limit=4).images_sha256 == part.images_sha256  # whatever the draws
+    whole = evaluate(model, some, limit=11)
+    assert (len(whole), whole.subset, whole.images_sha256) == (10, None, digest(some))
+
+
+def test_the_files_of_patches_and_the_weights_are_kept() -> None:
+    model, groups = bumpy_vae(), torch.tensor([0, 0, 3, 3, 3, 9])
+    some = Images(torch.randint(3, (6, 1, 2, 2), dtype=torch.uint8), 3, "toy/test", groups=groups)
+    found = evaluate(model, some, limit=4)
+    assert found.groups is not None
+    assert found.groups.tolist() == groups[positions(6, 4)].tolist()
+    assert evaluate(Toy(), images()).groups is None
+    assert found.weights_sha256 == files.digest(model.state_dict())
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-6
+    assert evaluate(model, some).weights_sha256 != found.weights_sha256
 
 
 def test_progress() -> None:

@@ -40,9 +40,9 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
     assert say("inspect", run, "--limit", 8, "--importance-samples", 2) == 0
     said = capsys.readouterr()
     assert f"the page, for any browser: {run / 'inspection.html'}\n" in said.out
-    assert "lower bound on the log-likelihood, L_2 of 2 importance samples; the first 8 of 397 images" in said.out
+    assert "L_2 of 2 importance samples; 8 of 397 images, spread evenly, seed 0" in said.out
     page = text(run / "inspection.html")
-    assert "measured for this page, on 8 of 397 images" in page
+    assert "measured for this page: 8 of 397 images, spread evenly, seed 0; davi evaluate measures all images" in page
     assert "name: attentive_digits_tiny" in page
     for name in ("curve-bits", "samples", "reconstructions-worst", "kl", "depth-generative", "depth-inference", "bits"):
         assert (run / "inspection" / f"{name}.png").is_file()
@@ -52,18 +52,18 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
 def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(run: Path, capsys: Capture) -> None:
     assert say("evaluate", run, "--limit", 5) == 0
     assert say("inspect", run, "--no-figures") == 0
-    assert "lower bound on the log-likelihood, the ELBO; the first 5 of 397 images" in capsys.readouterr().out
+    assert "the ELBO; 5 of 397 images, spread evenly, seed 0" in capsys.readouterr().out
     assert "those of evaluation.json" in text(run / "inspection.html")
     assert not (run / "inspection").exists()
     assert say("inspect", run, "--no-figures", "--limit", 6) == 0  # asked for others: measured
-    assert "the first 6 of 397 images" in capsys.readouterr().out
+    assert "6 of 397 images" in capsys.readouterr().out
     result = json.loads(text(run / "evaluation.json"))
     model, others = {**result["protocol"]["model"], "step": 3}, "0" * 64
     for change in ({"model": model}, {"images_sha256": others}):  # another model, other images by the same name
         changed = {**result, "protocol": {**result["protocol"], **change}}
         (run / "evaluation.json").write_text(json.dumps(changed), encoding="utf-8")
         assert say("inspect", run, "--no-figures") == 0
-        assert "the first 100 of 397 images" in capsys.readouterr().out
+        assert "100 of 397 images" in capsys.readouterr().out
     (run / "evaluation.json").write_text("{", encoding="utf-8")
     assert say("inspect", run, "--no-figures", "--split", "train") == 0
     assert "digits/train" in capsys.readouterr().out

@@ -139,6 +139,7 @@ def test_the_protocol_is_whole() -> None:
         "step": 77,
         "rollbacks": 1,
         "source": "runs/demo/model.safetensors",
+        "weights_sha256": None,
         "trained_with": "0.0.9",
         "trained_on": {"set": "mnist", "train_sha256": "ab", "binarization_seed": None},  # of known kinds alone
     }
@@ -225,6 +226,26 @@ def test_rollbacks_are_said() -> None:
         lines = to_terminal(to_json(evaluation(), BASELINES, protocol)).splitlines()
         told = [line.split(maxsplit=3)[3] for line in lines if line.startswith("rollbacks in training")]
         assert told == ([f"{number}, each of which halved the learning rate"] if number else [])
+
+
+def test_a_subset_that_is_spread_evenly_needs_no_word_about_the_order() -> None:
+    text = to_terminal(result(subset="3 of 10 images, spread evenly, seed 0"))
+    assert text.startswith("mnist/test: 3 of 10 images, spread evenly, seed 0, 1 x 2 x 2, 2 levels\n")
+    assert "order of the images" not in text
+
+
+def test_errors_of_patches_are_clustered_by_file() -> None:
+    """-3, -7 and -11 with the first two of one file: residuals 4, 0, -4, sums 4 and -4, sqrt(2 (16 + 16)) / 3 = 8/3."""
+    found = result(groups=np.array([7, 7, 9]), limit=None, available=3)
+    assert found["bound"]["nats"]["standard_error"] == pytest.approx(8 / 3, rel=1e-14)
+    assert found["bound"]["bits_per_dim"]["standard_error"] == pytest.approx(8 / 3 / 4 / LN2, rel=1e-14)
+    assert found["protocol"]["files"] == 2
+    text = " ".join(to_terminal(found).split())
+    assert text.startswith("mnist/test: 3 patches of 2 files, 1 x 2 x 2")
+    assert "clustered by file; from fewer than 5 files no interval and no significance follows" in text
+    some = result(groups=np.array([7, 7, 7]), subset="3 of 10 images, spread evenly, seed 0")
+    assert some["bound"]["nats"]["standard_error"] is None  # one file says nothing about others
+    assert "3 of 10 images, spread evenly, seed 0 (3 patches of 1 file), 1 x" in " ".join(to_terminal(some).split())
 
 
 def test_the_whole_set_needs_no_word_about_its_order() -> None:

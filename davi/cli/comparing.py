@@ -29,6 +29,12 @@ def run(request: Request) -> int:
         with writing(str(path)):
             replace_text(path, text + "\n")
         print(f"written to {path}")
+    rows = [row for group in result["groups"] for row in group["rows"]]
+    if unranked := [row["run"] for row in rows if row["rank"] is None]:
+        raise UserError(
+            f"{', '.join(unranked)}: not ranked; got an evaluation on images that the run was trained on, expected "
+            "images that training has not seen, such as --split test"
+        )
     if options.strict and len(result["groups"]) > 1:
         fields = ", ".join(result["differences"])
         raise UserError(f"--strict: got {len(result['groups'])} protocols, expected one; they differ in {fields}")

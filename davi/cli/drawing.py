@@ -9,6 +9,8 @@ from torch import Generator, Tensor
 
 from davi.cli.opened import open_images, open_run
 from davi.cli.options import Request
+from davi.data import evenly
+from davi.data.subsets import rule
 from davi.errors import UserError
 from davi.evaluation import measuring
 from davi.model import Hierarchy, LatentModel, Model, Temperature
@@ -65,13 +67,14 @@ def _reconstruct(request: Request) -> int:
         raise UserError(f"run: {info['name']} has no latent variables, expected a model that reconstructs")
     images = open_images(request, info, folder).images
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    originals = images.pixels[: options.n]
+    originals = evenly(images, options.n).pixels
     with measuring(model):
         made = torch.cat([model.reconstruct(x.to(device)).cpu() for x in originals.split(_BATCH)])
     made = _whole(made, f"for {images.name}").to(originals.dtype)
     target = Path(options.out or folder / "reconstructions.png")
     save_png(pairs(originals, made, model.levels), target)
-    print(f"{len(originals)} images of {images.name}, each beside its reconstruction: {target}")
+    which = f"{images.name}: {rule(len(images), options.n) or f'all {len(images)} images'}"
+    print(f"{which}, each beside its reconstruction: {target}")
     return 0
 
 

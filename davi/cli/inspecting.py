@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from davi import page, report
+from davi import files, page, report
 from davi.baselines import baselines
 from davi.cli.opened import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.cli.telling import Telling
-from davi.data import Images
+from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
@@ -35,6 +36,8 @@ def run(request: Request) -> int:
     target = Path(options.out or folder / PAGE)
     if not target.parent.is_dir():
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")
+    if not options.no_figures:
+        _make_room(folder / FIGURES)
     result, measured = _numbers(request, model, info, folder, opened)
     limit = min(options.limit or _LIMIT, len(images))
     with Telling("inspecting", limit) as telling:
@@ -58,39 +61,75 @@ def run(request: Request) -> int:
     return 0
 
 
+def _make_room(figures: Path) -> None:
+    """Make the folder of the figures before anything is measured: a run may be read-only.
+
+    Raises:
+        UserError: if it cannot be written to.
+    """
+    try:
+        figures.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=figures):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{figures}: cannot be written ({error.strerror}); --no-figures writes the page alone, --out FILE.html "
+            "says where"
+        ) from None
+
+
 def _numbers(
     request: Request, model: Model, info: Mapping[str, Any], folder: Path, opened: Opened
 ) -> tuple[Mapping[str, Any], str]:
     """The numbers of the run's evaluation where it is of this model and these images, else measured now."""
     options, images = request.options, opened.images
     asked = options.limit is not None or options.importance_samples is not None
-    known = None if asked else _evaluated(folder / EVALUATION, info, images, opened.split)
+    known, why = (None, "") if asked else _evaluated(folder / EVALUATION, model, info, images, opened.split)
     if known is not None:
-        return known, f"The numbers are those of {EVALUATION}, which davi evaluate has written for this very model."
+        if why:
+            print(f"{EVALUATION} {why}")
+        others = f"; it {why}" if why else " for these very weights"
+        return known, f"The numbers are those of {EVALUATION}, which davi evaluate has written{others}."
+    if why:
+        print(f"{EVALUATION} {why}; measuring anew")
     samples, limit = options.importance_samples or _SAMPLES, min(options.limit or _LIMIT, len(images))
     with Telling("evaluating", limit) as telling:
         evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, telling)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    result = report.to_json(evaluation, baselines(opened.train, images.subset(slice(limit))), protocol)
-    short = "" if limit == len(images) else "; davi evaluate measures all images"
-    return result, f"The numbers were measured for this page, on {limit} of {len(images)} images{short}."
+    result = report.to_json(evaluation, baselines(opened.train, evenly(images, limit)), protocol)
+    short = "" if limit == len(images) else f": {evaluation.subset}; davi evaluate measures all images"
+    others = f" {EVALUATION} {why}." if why else ""
+    return result, f"The numbers were measured for this page{short}.{others}"
 
 
-def _evaluated(path: Path, info: Mapping[str, Any], images: Images, split: str) -> Mapping[str, Any] | None:
-    """An evaluation of this model on these images; None if there is none, or only one of others."""
+def _evaluated(
+    path: Path, model: Model, info: Mapping[str, Any], images: Images, split: str
+) -> tuple[Mapping[str, Any] | None, str]:
+    """An evaluation of this model on these images, or None; and what is to be said about it."""
+    if not path.exists():
+        return None, ""
     try:
         result = read_result(path)
     except (UserError, OSError):
-        return None
+        return None, "cannot be read"
     protocol = result["protocol"]
-    same = (protocol["set"], protocol["split"]) == (images.name, split)
+    if (protocol["set"], protocol["split"]) != (images.name, split):
+        return None, "is about other images"
+    # The same name does not make them the same images: they can be cut or drawn in another way now.
+    limit = protocol["limit"]
+    measured = images.subset(slice(limit)) if protocol.get("subset") is None else evenly(images, limit)
+    if protocol.get("images_sha256") != digest(measured):
+        return None, "is about other images"
     known: Mapping[str, Any] = protocol["model"]
     keys = ("name", "parameters", "step", "config", "ema", "ema_decay")
+    weights = known.get("weights_sha256")
+    same = weights is None or weights == files.digest(model.state_dict())
     same = same and known.get("trained_with") == info.get("version")
-    same = same and all(known.get(key) == info.get(key) for key in keys)
-    # The same name does not make them the same images: they can be cut or drawn in another way now.
-    same = same and protocol.get("images_sha256") == digest(images.subset(slice(protocol["limit"])))
-    return result if same else None
+    if not same or any(known.get(key) != info.get(key) for key in keys):
+        return None, "is of other weights than the run holds now"
+    if weights is None:
+        return result, "does not say which weights it is of, since an older version wrote it; davi evaluate says so"
+    return result, ""
 
 
 def _subtitle(info: Mapping[str, Any]) -> str:

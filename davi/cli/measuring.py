@@ -9,6 +9,7 @@ from davi.baselines import baselines
 from davi.cli.opened import open_images, open_run
 from davi.cli.options import Request
 from davi.cli.telling import Telling
+from davi.data import evenly
 from davi.evaluation import evaluate
 
 
@@ -23,9 +24,8 @@ def run(request: Request) -> int:
             model, images, options.importance_samples, options.batch_size, options.seed, options.limit, telling
         )
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    measured = images.subset(slice(options.limit))
     with Telling("compressing the images by other methods") as telling:
-        others = baselines(opened.train, measured, telling)
+        others = baselines(opened.train, evenly(images, options.limit), telling)
     result = report.to_json(evaluation, others, protocol)
     try:
         path = measurements.save(folder, result, evaluation)

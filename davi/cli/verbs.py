@@ -131,7 +131,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="draws of each image (default: 1, the ELBO)",
     )
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N images, spread evenly over the set")
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
     parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="images a pass (default: 100)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -168,7 +168,9 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
-    parser.add_argument("--n", type=_whole(1), default=32, metavar="N", help="the first N images (default: 32)")
+    parser.add_argument(
+        "--n", type=_whole(1), default=32, metavar="N", help="N images, spread evenly over the set (default: 32)"
+    )
     parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/reconstructions.png")
 
 
@@ -176,7 +178,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
     positive = _whole(1)
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N images (default: 100)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only N images, spread evenly (default: 100)")
     parser.add_argument(
         "--importance-samples",
         type=positive,

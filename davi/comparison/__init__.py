@@ -4,7 +4,8 @@
 :func:`to_markdown` make tables of it.
 """
 
-from davi.comparison.ranking import CONDITIONS, Entry, compare, paired, read
+from davi.comparison.ranking import CONDITIONS, compare, paired
+from davi.comparison.reading import Entry, pace, read, trained_on_these
 from davi.comparison.tables import to_markdown, to_terminal
 
-__all__ = ["CONDITIONS", "Entry", "compare", "paired", "read", "to_markdown", "to_terminal"]
+__all__ = ["CONDITIONS", "Entry", "compare", "pace", "paired", "read", "to_markdown", "to_terminal", "trained_on_these"]

@@ -13,8 +13,12 @@ cancels in the paired difference to a reference model,
           \bar d \pm \frac{s_d}{\sqrt N}, \qquad s_d^2 = \frac 1{N-1} \sum_n (d_n - \bar d)^2
 
 where each :math:`\log p` stands for the claim made about it. The 95 % interval is Student's. A difference is called
-significant if it is at least two standard errors and its interval leaves out zero. All of this is about the choice of
-test images; training again with another seed moves the numbers as well, which no single run can tell.
+significant if it is at least two standard errors and its interval leaves out zero. Where images are patches, the error
+is clustered by file with G - 1 degrees of freedom, and with fewer than five files there is no interval and no
+significance (:mod:`davi.clusters`). All of this is about the choice of test images; training again with another seed
+moves the numbers as well, which no single run can tell.
+
+A run is not ranked on images that it was trained on, whatever their split is called (:func:`trained_on_these`).
 
 References:
     The Probable Error of a Mean, Student, Biometrika 1908, https://doi.org/10.1093/biomet/6.1.1
@@ -22,26 +26,31 @@ References:
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from scipy.special import stdtrit
 
+from davi import clusters
+from davi.clusters import Groups
+from davi.comparison.reading import Entry, distinct, trained_on_these
 from davi.errors import UserError
 from davi.evaluation import Array
 from davi.evidence import Kind, bits_per_dim
-from davi.measurements import EVALUATION, Measured, load
 from davi.report import both_units
-from davi.runs import read_metrics
 
-CONDITIONS = ("kind", "importance_samples", "split", "images", "shape", "levels", "binarization", "images_sha256")
+CONDITIONS = (
+    *("kind", "importance_samples", "split", "images", "shape", "levels", "binarization", "images_sha256"),
+    "trained_on_these_images",
+)
 """Fields that must agree for rows to be ranked; importance samples only matter where the claim is not exact."""
 
-_EXPLAIN = ("set", "binarization_seed")
+_EXPLAIN = ("set", "binarization_seed", "chosen")
 """Fields that say why other images were measured. That the same images go by another name is no difference."""
+
+LARGER = 1.1
+"""Two models whose numbers of parameters have a greater ratio are not of the same size."""
 
 _STATED = ("seed", "batch_size", "device", "precision", "version", "commit", "torch")
 _TRAINING = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
@@ -49,52 +58,8 @@ _TRAINING = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
 RULE = (
     "Differences are those of the claims about log p(x), paired over the same images, with the standard error of their "
     "mean and Student's 95 % interval. Significant: at least two standard errors, and zero outside of the interval. "
-    "All errors are over test images; another training seed would add to them."
+    "All errors are over test images. Each run is one seed: another training seed would add to them."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One run that takes part.
-
-    Arguments:
-        name: how it is called in tables.
-        measured: its evaluation.
-        seconds: training time up to the evaluated step, over all resumptions; None where no run has recorded it.
-        reached: the last step that training has recorded; None where there is no record.
-    """
-
-    name: str
-    measured: Measured
-    seconds: float | None = None
-    reached: int | None = None
-
-
-def read(folder: Path, name: str | None = None) -> Entry:
-    """The evaluation of a run, and how long it was trained.
-
-    Arguments:
-        folder: of the run.
-        name: how to call it; the folder's path when None.
-
-    Raises:
-        UserError: one line, if the run was not evaluated or its files are damaged.
-    """
-    measured = load(folder)
-    if measured.result["protocol"].get("images_sha256") is None:
-        raise UserError(
-            f"{folder / EVALUATION}.json: found no protocol.images_sha256, expected it to say which images were "
-            f"measured; davi evaluate {folder} does"
-        )
-    try:
-        records = read_metrics(folder)
-    except FileNotFoundError:  # weights from elsewhere were not trained here
-        records = []
-    step = measured.result["protocol"]["model"].get("step", math.inf)
-    steps = [record["step"] for record in records if record["step"] < 2**63]
-    until = [record.get("seconds") for record in records if record["step"] <= step]
-    seconds = [float(value) for value in until if isinstance(value, (int, float)) and 0 <= value < 1e12]
-    return Entry(name or str(folder), measured, max(seconds, default=None), max(steps, default=None))
 
 
 def compare(entries: Sequence[Entry]) -> dict[str, Any]:
@@ -106,14 +71,17 @@ def compare(entries: Sequence[Entry]) -> dict[str, Any]:
     Returns:
         ``groups``, each with a ``label``, the ``protocol`` that its rows share (:data:`CONDITIONS` and the set's name),
         the ``unit`` the field uses (nats for binary images, else bits per dimension), the ``reference`` run, its
-        ``rows`` from best to worst, and ``stated``: what differs without forbidding a ranking, field -> run -> value.
+        ``rows`` from best to worst, ``stated``: what differs without forbidding a ranking, field -> run -> value, and
+        ``notes``: what must be known to judge the differences.
         ``differences``: what keeps groups apart, field -> label of the group -> value. ``rule``: in words, what the
         paired differences mean.
 
         A row has ``rank``, ``run``, ``model``, ``kind``, ``importance_samples``, ``nats`` and ``bits_per_dim`` (each
         ``mean`` and ``standard_error``), ``parameters``, ``step``, ``seconds``, ``steps_per_second``,
         ``active_units`` (``active`` of ``units`` latent variables), ``rollbacks``, ``notes``, and the differences
-        ``to_reference`` and ``to_row_above`` in the form of :func:`paired` (null where there is none).
+        ``to_reference`` and ``to_row_above`` in the form of :func:`paired` (null where there is none). Rows of runs
+        that were trained on these images have the rank null and no differences. Runs of the same name go by the ends
+        of their paths.
 
     Raises:
         UserError: if there is nothing to compare.
@@ -121,7 +89,8 @@ def compare(entries: Sequence[Entry]) -> dict[str, Any]:
     if not entries:
         raise UserError("runs: got none, expected at least one")
     members: dict[tuple[str, ...], list[Entry]] = {}
-    for entry in entries:
+    named = [dataclasses.replace(entry, name=_printable(entry.name)) for entry in entries]
+    for entry in distinct(named):
         protocol = _protocol(entry)
         members.setdefault(tuple(repr(protocol[field]) for field in CONDITIONS), []).append(entry)
     groups = [_group(_label(i), group) for i, group in enumerate(members.values())]
@@ -155,17 +124,31 @@ def _protocol(entry: Entry) -> dict[str, Any]:
         "images_sha256": protocol["images_sha256"],
         "set": protocol["set"],
         "binarization_seed": data.get("binarization_seed"),
+        "chosen": _chosen(protocol),
+        "trained_on_these_images": "yes" if trained_on_these(protocol) else "no",
     }
+
+
+def _chosen(protocol: Mapping[str, Any]) -> str:
+    """Which images of the set were measured; older versions took the first ones."""
+    if protocol["images"] == protocol["images_available"]:
+        return "all"
+    return "the first ones" if protocol.get("subset") is None else "spread evenly"
 
 
 def _group(label: str, entries: Sequence[Entry]) -> dict[str, Any]:
     protocol = _protocol(entries[0])
     reference = entries[0]
     ordered = sorted(entries, key=lambda entry: -float(entry.measured.bound.mean()))  # stable: ties as they were given
-    rows = [
-        _row(entry, rank, None if entry is reference else reference, ordered[rank - 2] if rank > 1 else None)
-        for rank, entry in enumerate(ordered, start=1)
-    ]
+    # The images are the same: where one evaluation knows their files, these are the files of all.
+    groups = next((entry.measured.groups for entry in entries if entry.measured.groups is not None), None)
+    ranked = protocol["trained_on_these_images"] == "no"
+    rows = []
+    for i, entry in enumerate(ordered):
+        others = (None if entry is reference else reference, ordered[i - 1] if i else None)
+        differences = [_difference(entry, other if ranked else None, groups) for other in others]
+        named = dict(zip(("to_reference", "to_row_above"), differences, strict=True))
+        rows.append({"rank": i + 1 if ranked else None, **_row(entry, groups), **named})
     return {
         "label": label,
         "protocol": protocol,
@@ -173,36 +156,58 @@ def _group(label: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "reference": reference.name,
         "rows": rows,
         "stated": _stated(entries),
+        "notes": _notes(rows, groups, ranked),
     }
 
 
-def _row(entry: Entry, rank: int, reference: Entry | None, above: Entry | None) -> dict[str, Any]:
+def _row(entry: Entry, groups: Groups | None) -> dict[str, Any]:
     measured = entry.measured
     protocol = measured.result["protocol"]
     model, dims = protocol["model"], protocol["dims"]
     step, rollbacks = model.get("step"), model.get("rollbacks")
-    notes = []
+    notes = list(entry.notes)
     if step is not None and entry.reached is not None and entry.reached > step:
         notes.append(f"measured after step {step}, training has gone on to step {entry.reached}; evaluate it again")
     if rollbacks:
         notes.append(f"training was rolled back {rollbacks} times after losses that were not finite")
     return {
-        "rank": rank,
         "run": entry.name,
         "model": model["name"],
         "kind": measured.kind.name,
         "importance_samples": measured.result["bound"]["samples"],
-        **both_units(measured.bound, dims),
+        **both_units(measured.bound, dims, groups),
         "parameters": model.get("parameters"),
         "step": step,
         "seconds": entry.seconds,
-        "steps_per_second": step / entry.seconds if step is not None and entry.seconds else None,
+        "steps_per_second": entry.pace,
         "active_units": _active(measured.result["active_units"]),
         "rollbacks": rollbacks,
-        "to_reference": None if reference is None else paired(measured.bound, reference.measured.bound, dims),
-        "to_row_above": None if above is None else paired(measured.bound, above.measured.bound, dims),
         "notes": notes,
     }
+
+
+def _difference(entry: Entry, other: Entry | None, groups: Groups | None) -> dict[str, Any] | None:
+    if other is None:
+        return None
+    return paired(entry.measured.bound, other.measured.bound, entry.measured.result["protocol"]["dims"], groups)
+
+
+def _notes(rows: Sequence[Mapping[str, Any]], groups: Groups | None, ranked: bool) -> list[str]:
+    """What must be known to judge the differences within a group."""
+    notes = []
+    if not ranked:
+        notes.append("not ranked: these images, or some of them, are training images of the run")
+    if groups is not None:
+        patches = clusters.in_words(len(groups), len(set(groups.tolist())))
+        few = "" if clusters.tells(groups) else f"; {clusters.FEW}"
+        notes.append(f"errors are clustered by file: {patches}{few}")
+    sized = sorted((row["parameters"], row["run"]) for row in rows if row["parameters"])
+    if ranked and sized and sized[-1][0] > LARGER * sized[0][0]:
+        (small, least), (large, most) = sized[0], sized[-1]
+        notes.append(
+            f"{most} has {large / small:.2f} times the parameters of {least}: a difference can be one of size alone"
+        )
+    return notes
 
 
 def _active(units: Mapping[str, Any] | None) -> dict[str, int] | None:
@@ -210,25 +215,27 @@ def _active(units: Mapping[str, Any] | None) -> dict[str, int] | None:
     return None if units is None else {"active": units["active"], "units": units["units"]}
 
 
-def paired(values: Array, reference: Array, dims: int) -> dict[str, Any]:
+def paired(values: Array, reference: Array, dims: int, groups: Groups | None = None) -> dict[str, Any]:
     """Mean difference of two models over the same images.
 
     Arguments:
         values: claims of one model about log p(x), ``[N]``, nats.
         reference: those of the other about the same images, ``[N]``, nats.
         dims: values in one image.
+        groups: the file of each image, where several are cut from one.
 
     Returns:
         ``nats`` (positive: better than the reference) and ``bits_per_dim`` (negative: better), each with ``mean``,
-        ``standard_error`` and ``interval`` (the 95 % interval; both null for a single image); and ``significant``.
+        ``standard_error`` and ``interval`` (the 95 % interval; both null for a single image or file, and the interval
+        also for patches of fewer than five files); and ``significant``.
     """
     difference = values - reference
-    both = both_units(difference, dims)
+    both = both_units(difference, dims, groups)
     mean, error = both["nats"]["mean"], both["nats"]["standard_error"]
-    if error is None:
+    if error is None or not clusters.tells(groups):
         both["nats"]["interval"] = both["bits_per_dim"]["interval"] = None
         return {**both, "significant": False}
-    reach = float(stdtrit(len(difference) - 1, 0.975)) * error
+    reach = float(stdtrit(clusters.witnesses(difference, groups) - 1, 0.975)) * error
     both["nats"]["interval"] = [mean - reach, mean + reach]
     both["bits_per_dim"]["interval"] = [bits_per_dim(mean + reach, dims), bits_per_dim(mean - reach, dims)]
     return {**both, "significant": bool(abs(mean) >= 2.0 * error and abs(mean) > reach)}

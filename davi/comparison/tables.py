@@ -25,7 +25,7 @@ def to_terminal(result: Mapping[str, Any]) -> str:
         lines += [*textwrap.wrap(_heading(group, result), COLUMNS), ""]
         numbers = _numbers(group)
         lines += _aligned({"rank": numbers.pop("rank"), **names, **numbers})
-        if len(group["rows"]) > 1:
+        if _compared(group):
             lines += ["", *_aligned({**names, **_pairs(group)})]
         lines += ["", *_wrapped(_remarks(group)), ""]
     return "\n".join([*lines, *_wrapped(_apart(result))]).strip()
@@ -43,12 +43,17 @@ def to_markdown(result: Mapping[str, Any]) -> str:
             "claim": [_claim(row["kind"]) for row in rows],
             "K": [str(row["importance_samples"]) for row in rows],
             **numbers,
-            **(_pairs(group, _code) if len(rows) > 1 else {}),
+            **(_pairs(group, _code) if _compared(group) else {}),
         }
         lines += [_heading(group, result, _code), "", *_piped(columns), ""]
         lines += [*(f"- {line}" for line in _remarks(group, _code)), ""]
     lines += [f"- {line}" for line in _apart(result, _code)]
     return "\n".join(lines).strip() + "\n"
+
+
+def _compared(group: Mapping[str, Any]) -> bool:
+    """Whether the rows of a group are ranked among themselves."""
+    return len(group["rows"]) > 1 and group["rows"][0]["rank"] is not None
 
 
 def _plain(text: str) -> str:
@@ -71,9 +76,10 @@ def _heading(group: Mapping[str, Any], result: Mapping[str, Any], mark: Mark = _
     shape = " x ".join(map(str, protocol["shape"]))
     samples = protocol["importance_samples"]
     draws = "" if samples is None else f", K = {samples} importance sample{'s' if samples > 1 else ''}"
+    chosen = "" if protocol["chosen"] == "all" else f", {protocol['chosen']}"
     split = "" if protocol["split"] == "all" else f" of the {mark(protocol['split'])} split"
     return (
-        f"{label}{mark(protocol['set'])}: {protocol['images']} images{split}, {shape}, "
+        f"{label}{mark(protocol['set'])}: {protocol['images']} images{split}{chosen}, {shape}, "
         f"{protocol['levels']} levels, binarisation {mark(protocol['binarization'])}; "
         f"{_claim(protocol['kind'])} of log p(x){draws}"
     )
@@ -89,7 +95,7 @@ def _numbers(group: Mapping[str, Any]) -> Columns:
 
     def rank(row: Mapping[str, Any]) -> str:
         above = row["to_row_above"]
-        return f"{row['rank']}" + (f" {_SAME}" if above is not None and not above["significant"] else "")
+        return _or_dash(row["rank"], "{}") + (f" {_SAME}" if above is not None and not above["significant"] else "")
 
     return {
         "rank": [rank(row) for row in rows],
@@ -116,7 +122,8 @@ def _pairs(group: Mapping[str, Any], mark: Mark = _plain) -> Columns:
         else:
             ends = pair[unit]["interval"]
             interval = "-" if ends is None else f"[{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]"
-            cells = [_with_error(pair[unit], digits, "+"), interval, "yes" if pair["significant"] else "no"]
+            significant = "-" if ends is None else "yes" if pair["significant"] else "no"
+            cells = [_with_error(pair[unit], digits, "+"), interval, significant]
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
     return columns
@@ -139,6 +146,9 @@ def _remarks(group: Mapping[str, Any], mark: Mark = _plain) -> list[str]:
         remarks[0] = f"bits/dim ± standard error over images; {better} is better"
     if any(row["to_row_above"] is not None and not row["to_row_above"]["significant"] for row in group["rows"]):
         remarks.append(f"{_SAME} not significantly worse than the row above")
+    if any(row["steps_per_second"] is not None for row in group["rows"]):
+        remarks.append("time is that of training with validation and checkpoints, steps/s is without them")
+    remarks += group["notes"]
     remarks += [f"{mark(row['run'])}: {note}" for row in group["rows"] for note in row["notes"]]
     for field, values in group["stated"].items():
         remarks.append(f"differs without forbidding a ranking: {field}: {_by_value(values, mark)}")
@@ -151,7 +161,7 @@ def _apart(result: Mapping[str, Any], mark: Mark = _plain) -> list[str]:
     if result["differences"]:
         fields = "; ".join(f"{field}: {_by_value(values, mark)}" for field, values in result["differences"].items())
         lines.append(f"not ranked across groups, since their protocols differ in {fields}")
-    if any(len(group["rows"]) > 1 for group in result["groups"]):
+    if any(map(_compared, result["groups"])):
         lines.append(result["rule"])
     return lines
 

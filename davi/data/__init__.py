@@ -14,6 +14,7 @@ from davi.data.protocol import DataSets, Selection, check_same, load, select
 from davi.data.sources import kind_of, unused
 from davi.data.splitting import repeated
 from davi.data.subfolders import has_validation
+from davi.data.subsets import evenly
 
 __all__ = [
     "Binarization",
@@ -25,6 +26,7 @@ __all__ = [
     "Presentation",
     "Selection",
     "check_same",
+    "evenly",
     "has_validation",
     "kind_of",
     "load",

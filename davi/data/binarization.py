@@ -69,5 +69,5 @@ def binarized(images: Images, binarization: Binarization, generator: Generator) 
     if binarization == "none":
         return images
     if binarization == "threshold":
-        return Images(threshold(images.pixels, images.levels), 2, images.name)
-    return Images(draw(images.pixels, images.levels, generator), 2, images.name)
+        return Images(threshold(images.pixels, images.levels), 2, images.name, groups=images.groups)
+    return Images(draw(images.pixels, images.levels, generator), 2, images.name, groups=images.groups)

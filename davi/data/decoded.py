@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from davi.data import cache
 from davi.data.decoding import decode, strict
 from davi.data.fitting import Fit
+from davi.data.grouping import files_of
 from davi.data.images import Images, pixel_dtype
 from davi.data.splitting import content_digest, part_of
 from davi.errors import UserError
@@ -264,7 +265,13 @@ class Cached:
         total = sum(int(np.prod(record["shape"])) * np.dtype(record["dtype"]).itemsize for record in records.values())
         mapped = total > self.options.memory * 2**30
         pixels = torch.from_numpy(cache.array(self.place, records[part], in_memory=not mapped))
-        return Images(pixels, self.index["levels"], name, records[part]["sha256"], mapped, checked=True)
+        groups = files_of(self.place / FILES, part) if self._patches else None
+        return Images(pixels, self.index["levels"], name, records[part]["sha256"], mapped, groups=groups, checked=True)
+
+    @property
+    def _patches(self) -> bool:
+        """Whether several images may be cut from one file."""
+        return self.options.fit is not None and self.options.fit.how == "patches"
 
     @property
     def used(self) -> int:
@@ -274,8 +281,7 @@ class Cached:
     @property
     def order(self) -> str:
         """The order of the images, in words."""
-        fit = self.options.fit
-        return "by relative path" + (", patches row by row" if fit and fit.how == "patches" else "")
+        return "by relative path" + (", patches row by row" if self._patches else "")
 
     @property
     def details(self) -> dict[str, Any]:

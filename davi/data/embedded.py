@@ -9,6 +9,8 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -59,8 +61,8 @@ def photos() -> Source:
     train = _corners(height, 0, TEST_LEFT, STRIDE)
     test = _corners(height, TEST_LEFT, width, PATCH)
     return Source(
-        train=to_images(_cut(pictures, train), 256, "photos/train"),
-        test=to_images(_cut(pictures, test), 256, "photos/test"),
+        train=replace(to_images(_cut(pictures, train), 256, "photos/train"), groups=train[:, 0].clone()),
+        test=replace(to_images(_cut(pictures, test), 256, "photos/test"), groups=test[:, 0].clone()),
         split=(
             f"{PATCH}x{PATCH} patches of scikit-learn's two photographs: columns 0 to {TEST_LEFT - 1} for training "
             f"(every {STRIDE}th row and column, overlapping), columns {TEST_LEFT} to {width - 1} for test (disjoint)"

@@ -43,7 +43,6 @@ from davi.data.originals import (
 from davi.data.splitting import counted
 from davi.errors import UserError
 
-_SORTED = "sorted by class: the first images of the test set do not stand for the whole"
 _BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 
 
@@ -221,7 +220,7 @@ def _amat_folder(folder: Path, _: int | None) -> Source:
             f"the set's own: {paths[0].name} ({counted(train, 50000)}) for training, {paths[1].name} "
             f"({counted(validation, 10000)}) for validation, {paths[2].name} ({counted(test, 10000)}) for test"
         ),
-        test_order=_SORTED,
+        test_order="sorted by class",
     )
 
 

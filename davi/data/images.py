@@ -42,6 +42,9 @@ class Images:
         name: what the set is called in messages and results, such as ``mnist/train``.
         sha256: the hash of the values (:func:`davi.data.protocol.digest`) where it is known already.
         mapped: the pixels are read from a file as they are needed, and take no memory.
+        groups: ``[N]``, int64: images with the same number are cut from the same file, so that they are no independent
+            witnesses (:mod:`davi.clusters`). The numbers mean nothing else, and are the same in all splits of a set.
+            None: every image has a file of its own.
         checked: the values are known to be within the levels, so that a large set need not be read for it.
 
     Raises:
@@ -54,6 +57,7 @@ class Images:
     name: str
     sha256: str | None = None
     mapped: bool = False
+    groups: Tensor | None = None
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -64,6 +68,9 @@ class Images:
         if self.pixels.ndim != 4 or self.pixels.numel() == 0:
             shape = tuple(self.pixels.shape)
             raise UserError(f"{self.name}: got shape {shape}, expected [N, C, H, W] with at least one image")
+        if self.groups is not None and (self.groups.dtype != torch.int64 or self.groups.shape != self.pixels.shape[:1]):
+            got = f"{self.groups.dtype} {list(self.groups.shape)}"
+            raise UserError(f"{self.name}: got groups {got}, expected torch.int64 [{len(self.pixels)}]")
         if checked or self.levels == 2 ** (8 * self.pixels.element_size()):
             return
         low, high = (int(value) for value in torch.aminmax(self.pixels))
@@ -90,17 +97,21 @@ class Images:
             UserError: if an index does not exist, or if nothing is chosen.
         """
         if isinstance(chosen, slice):
-            return Images(self.pixels[chosen], self.levels, name or self.name, mapped=self.mapped, checked=True)
+            groups = None if self.groups is None else self.groups[chosen]
+            return Images(
+                self.pixels[chosen], self.levels, name or self.name, mapped=self.mapped, groups=groups, checked=True
+            )
         indices = torch.as_tensor(chosen, dtype=torch.long, device=self.pixels.device)
         n = len(self)
         if indices.numel() and not (-n <= int(indices.min()) and int(indices.max()) < n):
             wrong = int(indices.min()) if int(indices.min()) < -n else int(indices.max())
             raise UserError(f"{self.name}: got index {wrong}, expected {-n} to {n - 1}")
-        return Images(self.pixels[indices], self.levels, name or self.name, checked=True)
+        groups = None if self.groups is None else self.groups[indices.to(self.groups.device)]
+        return Images(self.pixels[indices], self.levels, name or self.name, groups=groups, checked=True)
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device."""
-        return Images(self.pixels.to(device), self.levels, self.name, self.sha256, checked=True)
+        return Images(self.pixels.to(device), self.levels, self.name, self.sha256, groups=self.groups, checked=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +123,7 @@ class Source:
         test: the test images as stored.
         split: in words, what was put into training and test.
         validation: the set's own validation images, where it has some.
-        test_order: in words, the order of the test images. It matters when only the first of them are evaluated.
+        test_order: in words, the order of the test images.
         corners: ``[N, 3]`` (picture, top, left) of each training image, where training images are overlapping patches
             of pictures; a validation set must then not share pixels with what remains in training.
         details: what the protocol has to say of this source besides.

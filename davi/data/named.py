@@ -180,7 +180,7 @@ def _binarized_mnist(folder: Path) -> Source:
             f"the set's own: train.npz ({counted(train, 50000)}) for training, valid.npz "
             f"({counted(validation, 10000)}) for validation, test.npz ({counted(test, 10000)}) for test"
         ),
-        test_order="sorted by class: the first images of the test set do not stand for the whole",
+        test_order="sorted by class",
     )
 
 

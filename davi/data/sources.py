@@ -278,6 +278,8 @@ def _together(source: Source, name: str) -> Whole:
     """All splits of a set: training, validation and test images."""
     parts = [part for part in (source.train, source.validation, source.test) if part is not None]
     first: dict[str, Any] = {"levels": source.train.levels, "name": Path(name).name}
-    images = Images(torch.cat([part.pixels for part in parts]), **first, checked=True)
+    files = [part.groups for part in parts if part.groups is not None]
+    groups = torch.cat(files) if len(files) == len(parts) else None
+    images = Images(torch.cat([part.pixels for part in parts]), **first, groups=groups, checked=True)
     words = "training images, then " + ("validation images, then " if source.validation else "") + "test images"
     return Whole(images, name, words, source.details, source.notes)

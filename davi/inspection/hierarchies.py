@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from davi.clusters import standard_error
 from davi.data import Images
 from davi.distributions import Distribution, Normal, Posterior
 from davi.evaluation import KL, Evaluation
@@ -142,7 +142,7 @@ def _layers(
     for i, (name, (_, channels, height, width)) in enumerate(zip(names, shapes, strict=True)):
         values = evaluation.kl[:, i]
         nats = float(values.mean())
-        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+        error = standard_error(values, evaluation.groups)
         active, all_units = (units.active[i], units.units[i]) if units else (0, 0)
         inactive, grid = nats < INACTIVE_NATS, (height, width)
         latent = model.latent_name(i)

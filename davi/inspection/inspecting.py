@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Generator
 
-from davi.data import Images
+from davi.data import Images, evenly
+from davi.data.subsets import positions
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evidence import bits_per_dim
@@ -43,7 +44,7 @@ def inspect(
     Arguments:
         model: the model.
         images: the images, as they are evaluated (binarised already, where they are to be).
-        limit: inspect only the first so many images.
+        limit: inspect only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         samples: images to draw at each temperature.
         temperatures: factors on the standard deviations of the priors.
         seed: of all draws.
@@ -65,6 +66,7 @@ def inspect(
             progress(done, total)
 
     evaluation = evaluate(model, images, 1, batch_size, seed, limit, lambda done, total: tell(done, total * passes))
+    inspected, places = evenly(images, limit), positions(len(images), limit).tolist()
     n = len(evaluation)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     found = Found()
@@ -73,11 +75,11 @@ def inspect(
             float(temperature): model.sample(samples, temperature, Generator(device).manual_seed(seed)).cpu()
             for temperature in temperatures
         }
-        chosen = _chosen(model, images, evaluation, device) if isinstance(model, LatentModel) else ()
+        roles = pick(-evaluation.elbo) if isinstance(model, LatentModel) else []
+        chosen = _chosen(model, inspected, evaluation, roles, places, device)
         if isinstance(model, Hierarchy):
-            inspected = images.subset(slice(n))
             found = look_into(
-                model, inspected, _shown(chosen), evaluation, device, lambda done: tell(n + done, n * passes)
+                model, inspected, _shown(roles), evaluation, device, lambda done: tell(n + done, n * passes)
             )
     return Inspection(
         images=n,
@@ -119,18 +121,26 @@ def pick(costs: Array) -> list[tuple[Role, int]]:
     return roles + [("worst", i) for i in order[::-1][:each]]
 
 
-def _chosen(model: LatentModel, images: Images, evaluation: Evaluation, device: torch.device) -> tuple[Chosen, ...]:
-    costs = -evaluation.elbo
-    roles = pick(costs)
-    originals = torch.stack([images.pixels[i] for _, i in roles])
+def _chosen(
+    model: Model,
+    inspected: Images,
+    evaluation: Evaluation,
+    roles: Sequence[tuple[Role, int]],
+    places: Sequence[int],
+    device: torch.device,
+) -> tuple[Chosen, ...]:
+    """The images of all roles beside their reconstructions; ``places`` are those of the inspected images in the set."""
+    if not isinstance(model, LatentModel):
+        return ()
+    originals = torch.stack([inspected.pixels[i] for _, i in roles])
     reconstructions = model.reconstruct(originals.to(device)).cpu()
     return tuple(
-        Chosen(role, i, bits_per_dim(-float(costs[i]), evaluation.dims), original, reconstruction)
+        Chosen(role, places[i], bits_per_dim(float(evaluation.elbo[i]), evaluation.dims), original, reconstruction)
         for (role, i), original, reconstruction in zip(roles, originals.cpu(), reconstructions, strict=True)
     )
 
 
-def _shown(chosen: Sequence[Chosen]) -> list[int]:
-    """The best, the two most typical and the worst image, each once."""
-    of = {role: [item.index for item in chosen if item.role == role] for role in ("best", "typical", "worst")}
+def _shown(roles: Sequence[tuple[Role, int]]) -> list[int]:
+    """The best, the two most typical and the worst of the inspected images, each once."""
+    of = {role: [i for known, i in roles if known == role] for role in ("best", "typical", "worst")}
     return list(dict.fromkeys(of["best"][:1] + of["typical"][:2] + of["worst"][:1]))

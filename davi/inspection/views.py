@@ -20,7 +20,7 @@ class Layer:
         grid: height and width of its latent map; (1, 1) for a vector.
         channels: of its latent map.
         nats: mean KL divergence over the inspected images, nats per image.
-        standard_error: of that mean; None for a single image.
+        standard_error: of that mean (:mod:`davi.clusters`); None for a single image or file.
         active: number of active units, by :data:`davi.evaluation.ACTIVE_RULE`.
         units: number of units; 0, like ``active``, where a single image leaves nothing to compare.
         inactive: whether ``nats`` is below :data:`INACTIVE_NATS`.
@@ -175,7 +175,7 @@ class Inspection:
     """A look into a model. What it cannot have is empty or None: without latents there are samples only.
 
     Arguments:
-        images: how many were inspected: the first ones of the set.
+        images: how many were inspected, spread evenly over the set (:mod:`davi.data.subsets`).
         seed: of all draws.
         set: name of the set.
         samples: temperature -> integers ``[n, C, H, W]``; all temperatures start from the same seed.

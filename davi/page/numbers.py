@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from davi import clusters
 from davi.evidence import Kind
 from davi.page.blocks import Headline, Prose, Section, Table
+from davi.report import which_images
 
 PNG_FRAME = 57
 """Bytes of a PNG file that are no pixels: the signature, and what the chunks IHDR, IDAT and IEND cannot do without."""
 
 _CLAIMS = {Kind.EXACT: "exact", Kind.LOWER_BOUND: "lower bound", Kind.ESTIMATE: "estimate"}
 _DEEPEST = 4
-_SEPARATE = ("model", "data", "dims", "set", "split", "images", "images_available", "limit")
+_SEPARATE = ("model", "data", "dims", "set", "split", "images", "images_available", "limit", "subset", "files")
 """Fields of the protocol that are told in words of their own."""
 
 
@@ -36,7 +38,7 @@ def numbers(result: Mapping[str, Any], measured: str) -> Section:
         _headline(result),
         Prose(measured),
         Table(
-            "What was measured, mean ± standard error over the images",
+            f"What was measured, mean ± standard error over the {_over(result['protocol'])}",
             ("quantity", *units, "kind"),
             tuple(_measured(result)),
         ),
@@ -67,8 +69,17 @@ def _bound_name(result: Mapping[str, Any]) -> str:
 
 def _images(protocol: Mapping[str, Any]) -> str:
     some, all_ = protocol["images"], protocol["images_available"]
-    which = f"all {all_} images" if some == all_ else f"the first {some} of {all_} images"
-    return f"{which} of {protocol['set']}"
+    which = which_images(protocol)
+    return f"{'all ' if some == all_ else ''}{which} of {protocol['set']}"
+
+
+def _over(protocol: Mapping[str, Any]) -> str:
+    """What the errors are about."""
+    files = protocol.get("files")
+    if files is None:
+        return "images"
+    few = f"; {clusters.FEW}" if files < clusters.FEWEST else ""
+    return f"images, clustered by file ({clusters.in_words(protocol['images'], files)}{few})"
 
 
 def _nats_first(protocol: Mapping[str, Any]) -> bool:

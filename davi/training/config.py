@@ -67,7 +67,7 @@ class TrainingConfig:
             but for rounding, and for the values that a dropout drops: they go with the layout of the memory, which
             ``channels_last`` changes.
         validate_every: steps between validations; 0: only at the end.
-        validation_images: how many validation images are used; 0: all.
+        validation_images: how many validation images are used, spread evenly over them and always the same; 0: all.
         checkpoint_minutes: minutes between checkpoints; 0: only by steps and at the end.
         checkpoint_steps: steps between checkpoints; 0: only by minutes and at the end.
         keep_checkpoints: how many are kept, the newest.

@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_
 
-from davi.data import DataSets
+from davi.data import DataSets, evenly
 from davi.errors import UserError
 from davi.model import Model
 from davi.objectives import objective
@@ -384,11 +384,12 @@ class _Run:
         state, images, config = self.state, self.sets.validation, self.config
         if images is None or self.validated[0] == state.step:
             return
-        some = images.subset(slice(config.validation_images)) if config.validation_images else images
+        some, began = evenly(images, config.validation_images or None), self.clock()
         batch_size = max(1, config.batch_size // state.parts)
         with whole_again(state.average.model):
             record = validate(state.average.model, some, batch_size, config.seed, self.processes)
-        record = {"epoch": self.schedule.epoch(state.step), "seconds": self.now, **record}
+        took = self.clock() - began
+        record = {"epoch": self.schedule.epoch(state.step), "seconds": self.now, "seconds_taken": took, **record}
         self.log.validation(state.step, **record)
         self.validated = (state.step, record)
         self._look("validation", record)
