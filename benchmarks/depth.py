@@ -47,7 +47,7 @@ def draw(measured: dict[str, dict[int, dict[str, Any]]], steps: int, path: Path)
     axes.set_xticks(LAYERS, [str(layers) for layers in LAYERS])
     axes.set_xlabel("latent layers")
     axes.set_ylabel("negative bound, nats per image (lower is better)")
-    axes.set_title(f"Dynamic MNIST after {steps} steps, first 500 test images, K = 20", fontsize="medium")
+    axes.set_title(f"Dynamic MNIST after {steps} steps, 500 test images, K = 20", fontsize="medium")
     axes.legend()
     for suffix in ("png", "svg"):
         figure.savefig(path.with_suffix(f".{suffix}"), dpi=150)

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--importance-samples", type=int, default=5000)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--results", default="iwae", help="name of the results file")
-    parser.add_argument("--limit", type=int, default=1000, help="first N test images only")
+    parser.add_argument("--limit", type=int, default=1000, help="N test images, spread evenly over the set")
     options = parser.parse_args()
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
     for seed in options.seeds:

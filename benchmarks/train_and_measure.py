@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--data-root", help="folder of the named data sets")
     parser.add_argument("--importance-samples", type=int, default=100)
-    parser.add_argument("--limit", type=int, help="first N test images only")
+    parser.add_argument("--limit", type=int, help="N test images, spread evenly over the set")
     options, overrides = parser.parse_known_args()
     davi = [sys.executable, "-m", "davi"]
     root = ["--data.root", options.data_root] if options.data_root else []

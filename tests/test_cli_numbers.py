@@ -130,9 +130,7 @@ def test_evaluations_of_older_versions_are_of_the_first_images(pair: tuple[Path,
     assert "chosen: the first ones (A), spread evenly (B)" in said
     assert say("compare", first, "--json") == 0
     (note,) = json.loads(capsys.readouterr().out)["groups"][0]["rows"][0]["notes"]
-    assert (
-        note == "its evaluation, of an older version, does not say which weights it is of; evaluate it again to be sure"
-    )
+    assert note == "its evaluation, of an older version, does not say which weights it is of; evaluate again to be sure"
 
 
 def test_runs_are_not_compared_by_numbers_of_other_weights(pair: tuple[Path, Path], capsys: Capture) -> None:

@@ -292,11 +292,13 @@ def test_what_the_hashes_tell_about_training(trained: dict[str, str], changes: d
     protocol = {**made.measured.result["protocol"], "data": data}
     assert trained_on_these(protocol) is seen
     for count in (0, 1):  # counted: the hashes need not be asked
-        assert trained_on_these({**protocol, "data": {**data, "other_images": "x", "training_images": count}}) is bool(
-            count
-        )
-    unknown = {**protocol, "data": {**data, "other_images": "x", "training_images": None}}
-    assert trained_on_these(unknown) is seen
+        counted = {**data, "other_images": "--data x", "training_images": count}
+        assert trained_on_these({**protocol, "data": counted}) is bool(count)
+    split = changes["split"]
+    own = {**data, "other_images": None, "training_images": None}
+    assert trained_on_these({**protocol, "data": own}) is (split == "train" or "ab" * 32 in trained.values())
+    unknown = {**data, "other_images": "--data toy", "training_images": None}
+    assert trained_on_these({**protocol, "data": unknown}) is (seen or (split == "test" and trained == WHOLE))
 
 
 def test_no_run_is_ranked_on_images_it_was_trained_on() -> None:

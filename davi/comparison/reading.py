@@ -83,9 +83,7 @@ def _weights(folder: Path, model: Mapping[str, Any]) -> tuple[str, ...]:
     """Refuse an evaluation of other weights than those of the run; notes where that cannot be found out."""
     measured, present = model.get("weights_sha256"), weights_of(folder)
     if measured is None:
-        return (
-            "its evaluation, of an older version, does not say which weights it is of; evaluate it again to be sure",
-        )
+        return ("its evaluation, of an older version, does not say which weights it is of; evaluate again to be sure",)
     if present is None:
         return ("the run holds no weights now, which its evaluation could be checked against",)
     if measured != present:
@@ -130,10 +128,10 @@ def _seconds(record: Mapping[str, Any], key: str) -> float | None:
 def trained_on_these(protocol: Mapping[str, Any]) -> bool:
     """Whether a model was trained on images that it was measured on, or on others of the same share of its set.
 
-    ``davi evaluate`` says whether the images are the run's own, which its validation and test images are not trained
-    on, or others, and counts how many of these are training images. Of a result that does not say it, the hashes decide:
-    the measured images are all of the training images; or they are of the set that the model was trained on, but for
-    its test images, and either of its training images, or the rest of the set is not what the model was trained on, so
+    ``davi evaluate`` says whether the images are the run's own, of which it was trained on those for training alone, or
+    others, and counts how many of these are training images. Of a result that does not say it, the hashes decide: the
+    measured images are all of the training images; or they are of the set that the model was trained on, but for its
+    test images, and either of its training images, or the rest of the set is not what the model was trained on, so
     that another share of it was kept out then.
 
     Arguments:
@@ -147,8 +145,10 @@ def trained_on_these(protocol: Mapping[str, Any]) -> bool:
         return True
     if "other_images" in data and data["other_images"] is None:
         return bool(split == "train")
-    if known is None or split == "test" or trained.get("set") != data.get("set"):
+    if known is None or trained.get("set") != data.get("set"):
         return False
+    if split == "test":
+        return data.get("other_images") is not None
     return bool(split != "validation" or known != data.get("train_sha256"))
 
 
