@@ -21,6 +21,7 @@ from common import write
 from numpy.typing import NDArray
 
 from davi import measurements
+from davi.clusters import Groups, standard_error
 from davi.evidence import bits_per_dim
 from davi.runs import MODEL, read_metrics
 
@@ -35,7 +36,7 @@ ARMS: dict[str, dict[str, list[str]]] = {
     "photos": {"on": [], "off": [*OFF, "--model.width=23"]},
 }
 LIMIT = {"mnist": 1000, "photos": 130}
-"""Test images that are measured: the first thousand, and all there are."""
+"""Test images that are measured: a thousand, spread evenly, and all there are."""
 
 
 def davi(*words: str) -> None:
@@ -70,16 +71,18 @@ def summary(run: Path) -> dict[str, Any]:
     }
 
 
-def paired(on: Path, off: Path, dims: int) -> dict[str, float]:
+def paired(on: Path, off: Path, dims: int) -> dict[str, float | None]:
     """Difference of the bounds, on minus off, over the same images: mean and standard error, nats per image."""
-    difference = measurements.load(on).bound - measurements.load(off).bound
-    return spread(difference, dims)
+    first, second = measurements.load(on), measurements.load(off)
+    return spread(first.bound - second.bound, dims, first.groups)
 
 
-def spread(values: Sequence[float] | NDArray[np.float64], dims: int) -> dict[str, float]:
+def spread(
+    values: Sequence[float] | NDArray[np.float64], dims: int, groups: Groups | None = None
+) -> dict[str, float | None]:
     """Mean and its standard error in nats, and the mean in bits/dim (positive: the first needs fewer bits)."""
     array = np.asarray(values)
-    mean, error = float(array.mean()), float(array.std(ddof=1) / math.sqrt(len(array)))
+    mean, error = float(array.mean()), standard_error(array, groups)
     return {"nats": mean, "standard_error": error, "bits_per_dim_saved": -bits_per_dim(mean, dims), "n": len(array)}
 
 
