@@ -71,15 +71,13 @@ def summary(run: Path) -> dict[str, Any]:
     }
 
 
-def paired(on: Path, off: Path, dims: int) -> dict[str, float | None]:
+def paired(on: Path, off: Path, dims: int) -> dict[str, Any]:
     """Difference of the bounds, on minus off, over the same images: mean and standard error, nats per image."""
     first, second = measurements.load(on), measurements.load(off)
     return spread(first.bound - second.bound, dims, first.groups)
 
 
-def spread(
-    values: Sequence[float] | NDArray[np.float64], dims: int, groups: Groups | None = None
-) -> dict[str, float | None]:
+def spread(values: Sequence[float] | NDArray[np.float64], dims: int, groups: Groups | None = None) -> dict[str, Any]:
     """Mean and its standard error in nats, and the mean in bits/dim (positive: the first needs fewer bits)."""
     array = np.asarray(values)
     mean, error = float(array.mean()), standard_error(array, groups)

@@ -7,13 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import davi
 from davi import data, files, measurements, runs
 from davi.baselines import baselines
 from davi.cli import main
+from davi.clusters import standard_error
+from davi.comparison import trained_on_these
 from davi.data.subsets import positions
 from davi.evaluation import evaluate
 
@@ -74,10 +78,11 @@ def _section(run: Path) -> dict[str, Any]:
 def test_reconstructions_are_spread_over_the_set(pair: tuple[Path, Path], capsys: Capture) -> None:
     assert say("reconstruct", pair[0], "--n", 3) == 0
     assert (
-        "digits/test: 3 of 397 images, spread evenly, seed 0, each beside its reconstruction" in capsys.readouterr().out
+        "3 of 397 images, spread evenly, seed 0, of digits/test, each beside its reconstruction"
+        in capsys.readouterr().out
     )
     assert say("reconstruct", pair[0], "--n", 400) == 0
-    assert "digits/test: all 397 images, each beside its reconstruction" in capsys.readouterr().out
+    assert "397 images of digits/test, each beside its reconstruction" in capsys.readouterr().out
 
 
 def test_an_evaluation_says_which_weights_it_is_of(trained: Path) -> None:
@@ -188,3 +193,56 @@ def test_patches_of_two_photographs_claim_nothing(tmp_path: Path, capsys: Captur
     assert say("inspect", run, "--no-figures") == 0
     page = " ".join((run / "inspection.html").read_text(encoding="utf-8").split())
     assert "clustered by file (30 patches of 2 files; from fewer than 5 files no interval" in page
+
+
+def test_validation_images_of_one_run_that_another_was_trained_on(tmp_path: Path, capsys: Capture) -> None:
+    """The first run keeps out 100 images, which are training images of the second one."""
+    fair, unfair = tmp_path / "fair", tmp_path / "unfair"
+    for run, kept in ((fair, 100), (unfair, 0)):
+        words = ["--training.steps", 1, "--training.validate_every=0", "--data.validation", kept]
+        assert say("train", TINY, "--run", run, *words) == 0
+    assert say("evaluate", fair, "--split", "validation") == 0
+    assert say("evaluate", unfair, "--split", "validation", "--data.validation", 100) == 0
+    both = [evaluation(run)["protocol"] for run in (fair, unfair)]
+    assert both[0]["images_sha256"] == both[1]["images_sha256"]
+    assert both[0]["split"] == both[1]["split"] == "validation"
+    capsys.readouterr()
+    assert say("compare", fair, unfair, "--json") == 2
+    said = capsys.readouterr()
+    groups = json.loads(said.out)["groups"]
+    assert [[(row["run"], row["rank"]) for row in group["rows"]] for group in groups] == [
+        [(str(fair), 1)],
+        [(str(unfair), None)],
+    ]
+    assert said.err == (
+        f"davi: {unfair}: not ranked; got an evaluation on images that the run was trained on, expected images that "
+        "training has not seen, such as --split test\n"
+    )
+    for old in (both[0], both[1]):  # an older version did not count: its hashes tell as much
+        old["data"] = {k: v for k, v in old["data"].items() if k not in ("other_images", "training_images")}
+    assert [trained_on_these(protocol) for protocol in both] == [False, True]
+
+
+def test_patches_of_a_folder_are_of_their_files(tmp_path: Path, capsys: Capture) -> None:
+    """All 60 patches of six files, as another set: clustered by file, and enough files for an interval."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(6):
+        values = np.random.default_rng(i).integers(256, size=(16, 40, 3), dtype=np.uint8)
+        Image.fromarray(values).save(pictures / f"{i}.png")
+    words = ["--data", pictures, "--data.patches", "[8, 8]", "--data.test_fraction", "0.5"]
+    run = tmp_path / "run"
+    likelihood = ["--model.likelihood", "logistic_mixture", "--training.validate_every=0", "--data.validation=0"]
+    assert say("train", TINY, "--run", run, "--training.steps", 1, *words, *likelihood) == 0
+    capsys.readouterr()
+    assert say("evaluate", run, "--data", pictures, "--split", "all") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "60 patches of 6 files" in said
+    assert "clustered by file" in said
+    assert "fewer than" not in said
+    measured = measurements.load(run)
+    assert measured.groups is not None
+    assert np.unique(measured.groups, return_counts=True)[1].tolist() == [10] * 6
+    bound = measured.result["bound"]["nats"]["standard_error"]
+    assert bound == pytest.approx(standard_error(measured.bound, measured.groups), rel=1e-12)
+    assert bound != pytest.approx(standard_error(measured.bound), rel=1e-3)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import davi
 from davi.cli import main
-from davi.comparison.ranking import compare, read
+from davi.comparison import compare, read
 from davi.comparison.tables import to_terminal
 from davi.data import DataConfig, select
 from davi.evaluation import evaluate

@@ -73,7 +73,8 @@ def _reconstruct(request: Request) -> int:
     made = _whole(made, f"for {images.name}").to(originals.dtype)
     target = Path(options.out or folder / "reconstructions.png")
     save_png(pairs(originals, made, model.levels), target)
-    which = f"{images.name}: {rule(len(images), options.n) or f'all {len(images)} images'}"
+    some = rule(len(images), options.n)
+    which = f"{len(images)} images of {images.name}" if some is None else f"{some}, of {images.name}"
     print(f"{which}, each beside its reconstruction: {target}")
     return 0
 
