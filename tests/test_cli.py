@@ -263,7 +263,7 @@ def test_import_makes_a_run(need_shared: Callable[[str], Path], tmp_path: Path, 
     images = tmp_path / "some.npy"
     np.save(images, np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
     assert say("evaluate", folder, "--data", images, "--limit", 2) == 0
-    assert f"{images}: the first 2 of 20 images" in " ".join(capsys.readouterr().out.split())
+    assert f"{images}: 2 of 20 images, spread evenly, seed 0" in " ".join(capsys.readouterr().out.split())
     assert say("import", "attentive", file, "--run", folder) == 2
     assert capsys.readouterr().err == f"davi: run: {folder} is not empty; choose another folder\n"
 
