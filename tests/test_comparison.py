@@ -322,7 +322,7 @@ def test_the_pace_is_that_of_training_alone() -> None:
     """30 steps in 3 seconds; a validation of 7 seconds is taken out, an interval with a checkpoint is left out."""
     records: list[dict[str, Any]] = [
         {"kind": "train", "step": 10, "seconds": 1.0},
-        {"kind": "validation", "step": 10, "seconds": 1.0, "seconds_taken": 7.0},
+        {"kind": "validation", "step": 10, "seconds": 1.0, "images": 14, "images_per_second": 2.0},
         {"kind": "train", "step": 20, "seconds": 9.0},
         {"kind": "checkpoint", "step": 25, "seconds": 9.5},
         {"kind": "train", "step": 30, "seconds": 60.0},
@@ -330,7 +330,7 @@ def test_the_pace_is_that_of_training_alone() -> None:
         {"kind": "train", "step": 40, "seconds": 61.0},
     ]
     assert pace(records) == pytest.approx(10.0, rel=1e-14)
-    old = [{key: value for key, value in record.items() if key != "seconds_taken"} for record in records]
+    old = [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
     assert pace(old) == pytest.approx(10.0, rel=1e-14)  # of the intervals without a validation
     assert pace(old[:3]) == pytest.approx(10.0, rel=1e-14)
     assert pace(old[1:3]) is None

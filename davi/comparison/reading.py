@@ -13,8 +13,8 @@ from davi.errors import UserError
 from davi.measurements import EVALUATION, Measured, load
 from davi.runs import read_metrics, weights_of
 
-_LONGEST = 1e12
-"""Seconds; no training takes longer."""
+_LARGEST = 1e12
+"""No training takes more seconds, and none has more images a second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def read(folder: Path, name: str | None = None) -> Entry:
     step = protocol["model"].get("step", math.inf)
     steps = [record["step"] for record in records if record["step"] < 2**63]
     until = [record for record in records if record["step"] <= step]
-    seconds = [time for record in until if (time := _seconds(record, "seconds")) is not None]
+    seconds = [time for record in until if (time := _number(record, "seconds")) is not None]
     return Entry(
         name or str(folder),
         measured,
@@ -98,17 +98,18 @@ def pace(records: Iterable[Mapping[str, Any]]) -> float | None:
     """Steps per second of training alone, from the records of a run in their order.
 
     The steps between two ``train`` records, and the time between them less what validations between the two have taken
-    (``seconds_taken``), both summed over the run. Left out are intervals in which a checkpoint was written, training
-    was rolled back, or a validation does not say how long it took, as in runs of older versions. None where no
-    interval is left.
+    (``images`` by ``images_per_second``), both summed over the run. Left out are intervals in which a checkpoint was
+    written, training was rolled back, or a validation does not say how fast it was, as in runs of older versions. None
+    where no interval is left.
     """
     steps, seconds = 0, 0.0
     before, aside, usable = (0, 0.0), 0.0, True
     for record in records:
-        kind, time = record["kind"], _seconds(record, "seconds")
+        kind, time = record["kind"], _number(record, "seconds")
         if kind == "validation":
-            taken = _seconds(record, "seconds_taken")
-            aside, usable = aside + (taken or 0.0), usable and taken is not None
+            images, rate = (_number(record, key) for key in ("images", "images_per_second"))
+            usable = usable and bool(images and rate)
+            aside += images / rate if images and rate else 0.0
         elif kind in ("checkpoint", "rollback"):
             usable = False
         elif kind == "train" and time is not None:
@@ -118,9 +119,9 @@ def pace(records: Iterable[Mapping[str, Any]]) -> float | None:
     return steps / seconds if seconds else None
 
 
-def _seconds(record: Mapping[str, Any], key: str) -> float | None:
+def _number(record: Mapping[str, Any], key: str) -> float | None:
     value = record.get(key)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < _LONGEST:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < _LARGEST:
         return None
     return float(value)
 

@@ -59,7 +59,7 @@ def positions(total: int, limit: int | None, seed: int = SEED) -> Tensor:
 
 
 def evenly(images: Images, limit: int | None, seed: int = SEED) -> Images:
-    """The images at :func:`positions`; the set itself where these are all of it.
+    """The images at :func:`davi.data.subsets.positions`; the set itself where these are all of it.
 
     Arguments:
         images: the set.
@@ -74,7 +74,7 @@ def evenly(images: Images, limit: int | None, seed: int = SEED) -> Images:
 
 
 def rule(total: int, limit: int | None, seed: int = SEED) -> str | None:
-    """Which images :func:`evenly` takes, in the words that go into a result; None where it takes all.
+    """Which images :func:`davi.data.evenly` takes, in the words that go into a result; None where it takes all.
 
     Example:
         >>> rule(10_000, 1000)

@@ -388,8 +388,8 @@ class _Run:
         batch_size = max(1, config.batch_size // state.parts)
         with whole_again(state.average.model):
             record = validate(state.average.model, some, batch_size, config.seed, self.processes)
-        took = self.clock() - began
-        record = {"epoch": self.schedule.epoch(state.step), "seconds": self.now, "seconds_taken": took, **record}
+        record["images_per_second"] = len(some) / max(self.clock() - began, 1e-9)
+        record = {"epoch": self.schedule.epoch(state.step), "seconds": self.now, **record}
         self.log.validation(state.step, **record)
         self.validated = (state.step, record)
         self._look("validation", record)
