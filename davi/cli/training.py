@@ -13,7 +13,7 @@ from davi.cli.options import Request
 from davi.cli.sets import adapted, anchored, load_told
 from davi.errors import UserError
 from davi.recipes import Recipe
-from davi.runs import RECIPE
+from davi.runs import RECIPE, check_can_go_on
 from davi.training import Interrupted, train
 from davi.training.parallel import Processes
 from davi.training.plan import plan
@@ -59,6 +59,8 @@ def _recipe(request: Request) -> tuple[Recipe, Path]:
     options = request.options
     if options.resume and options.run is None:
         raise UserError("--resume: got no --run DIR, expected the folder of the run to go on with")
+    if options.resume:
+        check_can_go_on(Path(options.run))  # before images are decoded for nothing
     if options.recipe is not None:
         recipe = adapted(options.recipe, request.assignments, print)
         return recipe, _free_folder(recipe.name) if options.run is None else Path(options.run)

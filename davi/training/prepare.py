@@ -18,7 +18,7 @@ from davi.distributions import Drawn, Normal, Posterior
 from davi.errors import UserError
 from davi.model import DataInitialised, Hierarchy, Model
 from davi.objectives import ObjectiveConfig
-from davi.runs import RECIPE, Echo, write_recipe
+from davi.runs import RECIPE, Echo, flat, write_recipe
 from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
 from davi.training.state import Feed, State
@@ -168,16 +168,9 @@ def say_resumed(
         if processes.main:
             before = load_yaml(run / RECIPE)
             write_recipe(run, recipe)
-            if changes := _changes(_flat(before), _flat(load_yaml(run / RECIPE))):
+            if changes := _changes(flat(before), flat(load_yaml(run / RECIPE))):
                 echo(f"changed in its recipe: {changes}")
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name])
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested sections as one mapping with dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {inner: x for key in value for inner, x in _flat(value[key], f"{name}.{key}" if name else key).items()}
