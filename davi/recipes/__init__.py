@@ -175,7 +175,7 @@ def geometry(data: DataConfig) -> tuple[Shape, int]:
     given by their path, ``data.levels`` says of how many levels they will be.
 
     Raises:
-        UserError: if these cannot be used.
+        UserError: if these cannot be used, or have another number of levels than ``data.levels`` says.
     """
     from davi.data import load as load_data
 
@@ -186,6 +186,8 @@ def geometry(data: DataConfig) -> tuple[Shape, int]:
         sets = load_data(data)
         return sets.shape, sets.levels
     shape, levels = GEOMETRY[data.set]
+    if data.levels not in (None, levels):
+        raise UserError(f"data.levels: got {data.levels}, expected {levels}, which {data.set} has")
     return shape, levels if data.binarization == "none" else 2
 
 
