@@ -4,6 +4,7 @@ Layout::
 
     recipe.yaml                    the complete recipe
     metrics.jsonl                  one JSON object per line: what happened, in the order of the steps
+    start.safetensors              the weights it begins with, if these are another model's (davi.training.start)
     checkpoints/step-00001234/     everything a resumed run needs (davi.training.checkpoint)
     model.safetensors              the trained model: averaged weights and buffers
 
@@ -33,6 +34,7 @@ from davi.model import Model
 from davi.models import MODELS
 
 RECIPE, METRICS, CHECKPOINTS, MODEL, LOCK = "recipe.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", ".lock"
+START = "start.safetensors"
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
 
@@ -51,7 +53,7 @@ _WORDS = {int: "a whole number", bool: "true or false", float: "a number", dict:
 Echo = Callable[[str], None]
 
 
-def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
+def create(run: Path, recipe: Mapping[str, Any], resume: bool = False, first: Callable[[], None] | None = None) -> None:
     """Make a run's folder and write its recipe.
 
     Arguments:
@@ -61,6 +63,7 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
             run can be prolonged, and ``data.root``, since the images can have moved. Its file stays as it is:
             :func:`write_recipe` replaces it once all else has been found to fit, or else a refused resumption would
             leave a run that can never be resumed.
+        first: writes what a new run needs besides; called before the recipe is written, with which the run has begun.
 
     Raises:
         UserError: if the folder is in use, cannot be written, or holds a run of another recipe.
@@ -73,10 +76,12 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
         if (run / RECIPE).exists():
             _same_recipe(run, recipe)
             return
-        if {path.name for path in run.iterdir()} - {RECIPE + ".new", LOCK}:
+        if {path.name for path in run.iterdir()} - {RECIPE + ".new", LOCK, START, START + ".new"}:
             raise UserError(f"run: {run} holds no {RECIPE}, so there is no run to resume")
     with writing(f"{run}"):
         run.mkdir(parents=True, exist_ok=True)
+    if first is not None:
+        first()
     write_recipe(run, recipe)
 
 

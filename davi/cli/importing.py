@@ -33,7 +33,9 @@ def run(request: Request) -> int:
     own = given.get("data") or {}
     candidates = partial(known, form) if base is None else tuple
     path = Path(options.file)
-    found = _read(options.form, path, Given(given.get("model") or {}, _geometry(own), candidates), options.mismatches)
+    found = _read(
+        options.form, path, Given(given.get("model") or {}, named_geometry(own), candidates), options.mismatches
+    )
     theirs = found.data if own.get("set") in (None, found.data.get("set")) else {}
     data = _data({**theirs, **own}, found.shape, found.levels, bool(own))
     folder = Path(options.run)
@@ -58,7 +60,7 @@ def model_options(name: str, recipe: Recipe, untold: Sequence[str]) -> dict[str,
     return {key: x for key, x in options.items() if key != "name" and (key not in untold or key in own)}
 
 
-def _geometry(own: Mapping[str, Any]) -> tuple[recipes.Shape, int] | None:
+def named_geometry(own: Mapping[str, Any]) -> tuple[recipes.Shape, int] | None:
     """Shape and levels of the images that a recipe or the user speaks of, where these are known by name."""
     data = parse(DataConfig, own, "command line") if "set" in own else None
     return recipes.geometry(data) if data is not None and _named(data) else None
