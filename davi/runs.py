@@ -307,7 +307,7 @@ def _load(path: Path) -> tuple[Model, dict[str, Any]]:
     tensors, info = read_tensors(path)
     _check_info(path, info)
     build = _builder(path, info)
-    wanted = _on_paper(path, build, len(tensors))
+    wanted = on_paper(f"{path}", build, len(tensors))
     _compare(path, tensors, wanted)
     with torch.random.fork_rng(devices=[]):  # the initialisation, which is overwritten, must not move anyone's draws
         model = build()
@@ -354,10 +354,18 @@ def _largest(value: Any) -> float:
     return 0.0
 
 
-def _on_paper(path: Path, build: Callable[[], Model], tensors: int) -> dict[str, Tensor]:
-    """The tensors the described model has, without memory for them.
+def on_paper(path: str, build: Callable[[], Model], tensors: int) -> dict[str, Tensor]:
+    """The tensors of a described model, without memory for them.
 
     A description may ask for any number of layers; construction stops as soon as it has more parameters than the file.
+
+    Arguments:
+        path: of the file with the description, for messages.
+        build: makes the model.
+        tensors: how many the file has.
+
+    Raises:
+        UserError: one line, if the model cannot be built or has more.
     """
     left = tensors
 

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from davi import recipes
 from davi.cli.importing import known, model_options, named_geometry
 from davi.cli.options import Request
@@ -23,7 +21,7 @@ from davi.published.importing import IMPORTERS, read_weights
 from davi.published.recognizing import Kind, recognized
 from davi.published.torch_files import load_state
 from davi.recipes import Recipe
-from davi.runs import MODEL, RECIPE, START, load_model
+from davi.runs import MODEL, RECIPE, START, load_model, on_paper
 
 _HEAD = ("likelihood", "mixture_components", "likelihood_form")
 """Options that the new run may have otherwise."""
@@ -113,9 +111,8 @@ def _training(model: Model, data: Any) -> dict[str, Any]:
         recipe = recipes.load(name)
         cls: Any = MODELS[model.name]
         try:
-            with torch.device("meta"):
-                state = cls(model.shape, model.levels, recipe.model).state_dict()
-        except ValueError:  # a likelihood or a depth that is not for these images
+            state = on_paper(name, partial(cls, model.shape, model.levels, recipe.model), len(shapes))
+        except UserError:  # larger, or not for these images
             continue
         if recipe.training is not None and {key: x.shape for key, x in state.items()} == shapes:
             fitting.append(recipe)

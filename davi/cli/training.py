@@ -33,7 +33,7 @@ def _train(request: Request, processes: Processes) -> int:
     recipe, folder, source = _asked(request)
     if recipe.data is None:
         raise UserError(
-            f"{recipe.name}: got no section data, expected one in a recipe that is to be trained, or --data"
+            f"{recipe.name}: got no section data, expected one in a recipe that is to be trained, or --data SET"
         )
     if recipe.training is None:
         raise UserError(
