@@ -11,7 +11,8 @@ from davi import recipes
 from davi.cli.options import Request
 from davi.cli.sets import anchored
 from davi.config import load_yaml, override, parse, to_dict
-from davi.data import DataConfig, check_options
+from davi.data import DataConfig
+from davi.data.sources import check_options
 from davi.errors import UserError, one_line
 from davi.published.imported import Given, Imported, Known
 from davi.published.importing import IMPORTERS, Form, read_weights

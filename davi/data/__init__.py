@@ -11,7 +11,7 @@ from davi.data.config import DataConfig, which_images
 from davi.data.images import Images
 from davi.data.presentation import Flip, Order, Presentation
 from davi.data.protocol import DataSets, Selection, check_same, load, select
-from davi.data.sources import check_options, kind_of, unused
+from davi.data.sources import kind_of, unused
 from davi.data.splitting import repeated
 from davi.data.subfolders import has_validation
 
@@ -24,7 +24,6 @@ __all__ = [
     "Order",
     "Presentation",
     "Selection",
-    "check_options",
     "check_same",
     "has_validation",
     "kind_of",
