@@ -103,6 +103,7 @@ def test_a_resumed_run_needs_no_source(
     shutil.rmtree(source)
     assert say("train", "--run", run, "--resume") == 130
     monkeypatch.setattr(Signals, "__enter__", receive)
+    words = ("train", "--from", f"{source}/", "--data", images, *BUDGET)
     assert say(*words, "--run", run, "--resume") == 0  # the same command again goes on as well
     assert (run / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     capsys.readouterr()

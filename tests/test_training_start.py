@@ -202,6 +202,12 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.undo()
     assert go(run, False, resume=True)[0] == f"nothing to resume in {run}: from the beginning"
     assert same_files(tmp_path / "whole", run)
+    left = tmp_path / "left"
+    left.mkdir()
+    shutil.copy(run / "start.safetensors", left)  # killed before its recipe was there, and now without --from
+    go(left, False, resume=True)
+    assert not (left / "start.safetensors").exists()
+    assert "started_from" not in load_model(left)[1]["protocol"]
 
 
 def test_stopped_and_resumed_it_needs_its_source_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,10 +209,10 @@ def test_training_initialises_once_and_never_on_resume(tmp_path: Path, monkeypat
     calls: list[tuple[int, ...]] = []
     real = VAE.initialise
 
-    def watched(self: VAE, images: Tensor) -> None:
+    def watched(self: VAE, images: Tensor, kept: Any) -> None:
         assert not torch.is_grad_enabled()
         calls.append(tuple(images.shape))
-        real(self, images)
+        real(self, images, kept)
 
     monkeypatch.setattr(VAE, "initialise", watched)
     first = last_bias(go(tmp_path / "run", 4, False))

@@ -132,6 +132,6 @@ def check_same_source(run: Path, source: str) -> None:
     """
     path = run / START
     begun = read_tensors(path)[1].get("started_from") if path.exists() else None
-    if begun != source:
+    if begun != str(Path(source)):
         words = f"{begun}, with which" if begun is not None else "no such option, without which"
         raise UserError(f"--from: got {source}, expected {words} {run} was begun; --resume needs none")

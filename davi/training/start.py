@@ -159,6 +159,7 @@ def keep_start(run: Path, model: Model, start: Start | None) -> None:
         UserError: if they cannot be written.
     """
     if start is None:
+        (run / START).unlink(missing_ok=True)  # of a run that was killed before it had begun
         return
     anew = sorted(model.state_dict().keys() - start.kept)
     info = {"started_from": start.name, "started_from_sha256": start.sha256, "anew": anew}
