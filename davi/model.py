@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -166,7 +166,7 @@ class DataInitialised(ABC):
     """How many images are enough (of fewer, all are given); 0 if the model needs none with its options."""
 
     @abstractmethod
-    def initialise(self, images: Tensor) -> None:
+    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
         """Set those weights, in place.
 
         Called on the model's device, in training mode and without gradients; torch's default generator is seeded, so
@@ -174,6 +174,7 @@ class DataInitialised(ABC):
 
         Arguments:
             images: training images as the model sees them, drawn at random, integers ``[N, C, H, W]``.
+            kept: names of weights that stay as they are: those that another model has lent.
         """
 
 

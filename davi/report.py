@@ -135,8 +135,9 @@ def protocol_of(
 
 
 def _trained_on(protocol: Mapping[str, Any]) -> dict[str, str | int | None]:
-    """What of the protocol of a model's training can make it differ from another: which images, in what form."""
-    told = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
+    """What of the protocol of a model's training can make it differ from another: images, their form, first weights."""
+    images = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
+    told = (*images, "started_from", "started_from_sha256")
     return {key: protocol[key] for key in told if key in protocol and type(protocol[key]) in (str, int, type(None))}
 
 

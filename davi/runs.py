@@ -4,6 +4,7 @@ Layout::
 
     recipe.yaml                    the complete recipe
     metrics.jsonl                  one JSON object per line: what happened, in the order of the steps
+    start.safetensors              the weights it begins with, if these are another model's (davi.training.start)
     checkpoints/step-00001234/     everything a resumed run needs (davi.training.checkpoint)
     model.safetensors              the trained model: averaged weights and buffers
 
@@ -33,6 +34,7 @@ from davi.model import Model
 from davi.models import MODELS
 
 RECIPE, METRICS, CHECKPOINTS, MODEL, LOCK = "recipe.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", ".lock"
+START = "start.safetensors"
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
 
@@ -51,7 +53,7 @@ _WORDS = {int: "a whole number", bool: "true or false", float: "a number", dict:
 Echo = Callable[[str], None]
 
 
-def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
+def create(run: Path, recipe: Mapping[str, Any], resume: bool = False, first: Callable[[], None] | None = None) -> None:
     """Make a run's folder and write its recipe.
 
     Arguments:
@@ -61,20 +63,25 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False) -> None:
             run can be prolonged, and ``data.root``, since the images can have moved. Its file stays as it is:
             :func:`write_recipe` replaces it once all else has been found to fit, or else a refused resumption would
             leave a run that can never be resumed.
+        first: writes what a new run needs besides; called before the recipe is written, with which the run has begun.
 
     Raises:
         UserError: if the folder is in use, cannot be written, or holds a run of another recipe.
     """
     if in_use(run):
         if not resume:
-            raise UserError(f"run: {run} is not empty; choose another folder, or go on with --resume")
+            remedy = f"begin another from it with --from {run}" if only_a_model(run) else "go on with --resume"
+            raise UserError(f"run: {run} is not empty; choose another folder, or {remedy}")
+        check_can_go_on(run)
         if (run / RECIPE).exists():
             _same_recipe(run, recipe)
             return
-        if {path.name for path in run.iterdir()} - {RECIPE + ".new", LOCK}:
+        if {path.name for path in run.iterdir()} - {RECIPE + ".new", LOCK, START, START + ".new"}:
             raise UserError(f"run: {run} holds no {RECIPE}, so there is no run to resume")
     with writing(f"{run}"):
         run.mkdir(parents=True, exist_ok=True)
+    if first is not None:
+        first()
     write_recipe(run, recipe)
 
 
@@ -106,6 +113,25 @@ def create_whole(run: Path, recipe: Mapping[str, Any], model: Model, extra: Mapp
             shutil.rmtree(beside, ignore_errors=True)
 
 
+def only_a_model(run: Path) -> bool:
+    """Whether a folder holds a model and no checkpoint: imported weights, or a run that has lost its checkpoints."""
+    kept = [path for form in ("step-*", ".was-step-*") for path in (run / CHECKPOINTS).glob(form)]
+    return (run / MODEL).exists() and not kept
+
+
+def check_can_go_on(run: Path) -> None:
+    """Refuse to resume where there is nothing to resume but a model, which would be trained anew and overwritten.
+
+    Raises:
+        UserError: one line with the remedy.
+    """
+    if only_a_model(run):
+        raise UserError(
+            f"run: {run} holds a {MODEL} and no checkpoint to go on from; a new run that begins with its weights: "
+            f"davi train --from {run}"
+        )
+
+
 def in_use(run: Path) -> bool:
     """Whether a folder holds anything but a lock; what is no folder is refused."""
     if run.exists() and not run.is_dir():
@@ -132,15 +158,35 @@ def _plain(value: Any) -> Any:
 
 
 def _same_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
-    old, new = (_rootless(sections) for sections in (load_yaml(run / RECIPE), _plain(recipe)))
-    for section in sorted({*old, *new} - {"training"}):
-        if old.get(section) != new.get(section):
-            raise UserError(f"run: {run} was begun with another {section!r} section; expected that of its {RECIPE}")
+    """Refuse a recipe for another model or other images than the folder's. The first option that differs is named."""
+    path = run / RECIPE
+    old, new = (flat(_compared(sections, f"{path}")) for sections in (load_yaml(path), _plain(recipe)))
+    differing = [key for key in {**new, **old} if (key in new, new.get(key)) != (key in old, old.get(key))]
+    # Another model has other options as well, and another recipe may have another model.
+    for key in sorted(differing, key=lambda key: (key != "model.name", key == "name")):
+        got, expected = (_shown(values, key) for values in (new, old))
+        raise UserError(f"{key}: got {got}, expected {expected}, with which {run} was begun")
 
 
-def _rootless(sections: dict[str, Any]) -> dict[str, Any]:
-    """Sections without where and how the images are read: that they are the same images, their hashes say."""
-    return {**sections, "data": which_images(sections.get("data"))}
+def _compared(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What has to be the same in a resumed run: not how it is trained, nor where and how the images are read (that they
+    are the same images, their hashes say). Options that an older version has not written have their defaults."""
+    model = sections.get("model")
+    if isinstance(model, Mapping) and (name := model.get("name")) in list(MODELS):
+        options = {key: value for key, value in model.items() if key != "name"}
+        model = {"name": name, **to_dict(parse(MODELS[name].Config, options, where))}
+    return {"model": model, "data": which_images(sections.get("data")), "name": sections.get("name")}
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return "nothing" if values.get(key) is None else str(values[key])[:100]
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested sections as one mapping with dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {inner: x for key in value for inner, x in flat(value[key], f"{name}.{key}" if name else key).items()}
 
 
 class Metrics:
@@ -274,7 +320,7 @@ def _load(path: Path) -> tuple[Model, dict[str, Any]]:
     tensors, info = read_tensors(path)
     _check_info(path, info)
     build = _builder(path, info)
-    wanted = _on_paper(path, build, len(tensors))
+    wanted = on_paper(f"{path}", build, len(tensors))
     _compare(path, tensors, wanted)
     with torch.random.fork_rng(devices=[]):  # the initialisation, which is overwritten, must not move anyone's draws
         model = build()
@@ -321,10 +367,18 @@ def _largest(value: Any) -> float:
     return 0.0
 
 
-def _on_paper(path: Path, build: Callable[[], Model], tensors: int) -> dict[str, Tensor]:
-    """The tensors the described model has, without memory for them.
+def on_paper(path: str, build: Callable[[], Model], tensors: int) -> dict[str, Tensor]:
+    """The tensors of a described model, without memory for them.
 
     A description may ask for any number of layers; construction stops as soon as it has more parameters than the file.
+
+    Arguments:
+        path: of the file with the description, for messages.
+        build: makes the model.
+        tensors: how many the file has.
+
+    Raises:
+        UserError: one line, if the model cannot be built or has more.
     """
     left = tensors
 

@@ -66,7 +66,11 @@ ERRORS: list[tuple[str, str]] = [
     ("train --resume --run {tmp}/absent", "holds no recipe.yaml, expected the folder of a run"),
     ("train TINY --run {run}", "is not empty; choose another folder, or go on with --resume"),
     ("train TINY --run {run}/recipe.yaml", "recipe.yaml, which is a file; expected a folder"),
-    ("train TINY --run {run} --resume --model.width 8", "was begun with another 'model' section"),
+    ("train TINY --run {run} --resume --model.width 8", "model.width: got 8, expected 4, with which {run} was begun"),
+    ("train --run {run} --resume --data.flip both", "data.flip: got both, expected none, with which {run} was begun"),
+    ("train nvae_digits_tiny --run {run} --resume", "model.name: got nvae, expected attentive_vae, with which {run}"),
+    ("train --run {tmp}/bereft --resume", "no checkpoint to go on from; a new run that begins with its weights: davi"),
+    ("train TINY --run {tmp}/bereft", "choose another folder, or begin another from it with --from {tmp}/bereft"),
     ("train TINY --run {tmp}/new --data digit", "(did you mean digits?)"),
     ("train TINY --run {tmp}/new --data.set mnits", "(did you mean mnist?)"),
     ("train TINY --run {tmp}/new --data mnist --data.root {tmp}", "found no folder"),
@@ -160,12 +164,14 @@ def test_a_mistake_costs_one_line(
 
 
 def spoiled_runs(run: Path, folder: Path) -> None:
-    """Runs whose model is cut short, has one changed byte, a weight that is no number, or whose recipe is lost."""
+    """Runs whose model is cut short, has one changed byte, a weight that is no number, or whose recipe or checkpoints
+    are lost."""
     content = (run / "model.safetensors").read_bytes()
     for name in ("cut", "changed", "lost"):
         (folder / name).mkdir()
         shutil.copy(run / "recipe.yaml", folder / name)
         (folder / name / "model.safetensors").write_bytes(content[:-100] if name == "cut" else content)
+    shutil.copytree(run, folder / "bereft", ignore=shutil.ignore_patterns("checkpoints"))
     (folder / "changed" / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (folder / "lost" / "recipe.yaml").unlink()
     shutil.copytree(folder / "lost", folder / "spoiled")

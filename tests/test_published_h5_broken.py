@@ -305,7 +305,7 @@ def test_files_that_are_no_hdf5_are_refused_in_one_line(weights_file: Path, tmp_
     content = weights_file.read_bytes()
     bad = tmp_path / "bad.h5"
     refused(bad, "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "is a folder, expected a file of weights")
     for text in (b"", b"weights: none", content[8:]):
         bad.write_bytes(text)
         refused(bad, "not an HDF5 file")

@@ -275,7 +275,7 @@ def test_the_recipe_that_fits_is_found(tmp_path: Path) -> None:
     assert len(weights) == 1393
     facts = Facts.of(weights)
     assert str(facts) == "33 and 43 blocks, width 384, latent_channels 16, mixture_components 10"
-    found = chosen(facts, Given(known=partial(known, "very_deep_vae")))
+    found = chosen(facts, weights, Given(known=partial(known, IMPORTERS["vdvae"])))
     assert found.name == "very_deep_vae_cifar10"
     assert found.geometry == ((3, 32, 32), 256)
 

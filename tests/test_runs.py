@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from tiny import RECIPE, vae
 
 from davi import runs
+from davi.config import to_dict
 from davi.errors import UserError
 from davi.files import digest, read_tensors, write_tensors
+from davi.models import MODELS
 from davi.runs import Metrics, create, create_whole, describe, load_model, read_metrics, save_model, write_recipe
 
 
@@ -195,14 +197,62 @@ def test_create_protects_what_is_there(tmp_path: Path) -> None:
     assert yaml.safe_load((run / "recipe.yaml").read_text()) == RECIPE  # until the resumption has succeeded
     write_recipe(run, longer)
     assert yaml.safe_load((run / "recipe.yaml").read_text())["training"] == {"steps": 99}
-    with pytest.raises(UserError, match="begun with another 'model' section"):
+    with pytest.raises(UserError) as caught:
         create(run, {**RECIPE, "model": {"name": "other"}}, resume=True)
+    assert str(caught.value) == f"model.name: got other, expected tiny, with which {run} was begun"
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").write_text("")
     with pytest.raises(UserError, match="no run to resume"):
         create(tmp_path / "holiday", RECIPE, resume=True)
     with pytest.raises(UserError, match="which is a file"):
         create(tmp_path / "holiday" / "photo.jpg", RECIPE)
+
+
+DIGITS: dict[str, Any] = {"model": {"name": "vae", "hidden": [6]}, "data": {"set": "digits"}, "name": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"name": "vae", "hidden": (7,)}}, "model.hidden: got [7], expected [6], with"),
+        (
+            {"model": {"name": "vae", "hidden": [6], "mixture_components": 9}},
+            "model.mixture_components: got 9, expected ",
+        ),
+        ({"model": {"name": "biva", "width": 3}, "data": {"set": "mnist"}}, "model.name: got biva, expected vae, with"),
+        ({"data": {"set": "photos"}}, "data.set: got photos, expected digits, with"),
+        ({"name": "other", "description": "new words"}, "name: got other, expected mine, with"),
+    ],
+)
+def test_a_refused_resumption_names_the_option(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    run = tmp_path / "run"
+    create(run, DIGITS)
+    with pytest.raises(UserError) as caught:
+        create(run, {**DIGITS, **change}, resume=True)
+    assert str(caught.value).startswith(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_an_older_version_has_not_written_has_its_default(tmp_path: Path) -> None:
+    create(tmp_path / "run", DIGITS)
+    whole = {"name": "vae", **to_dict(MODELS["vae"].Config(hidden=(6,)))}
+    create(tmp_path / "run", {**DIGITS, "model": whole, "description": "new words"}, resume=True)
+
+
+def test_a_model_without_checkpoints_is_not_overwritten(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    create_whole(run, RECIPE, vae(), {"imported": "a.h5"})
+    (run / "checkpoints" / ".new-step-00000003").mkdir(parents=True)  # never became one
+    before = (run / "model.safetensors").read_bytes()
+    with pytest.raises(
+        UserError, match=rf"^run: {run} holds a model.safetensors and no checkpoint .* davi train --from"
+    ):
+        create(run, RECIPE, resume=True)
+    with pytest.raises(UserError, match=rf"^run: {run} is not empty; .* --from {run}$"):
+        create(run, RECIPE)
+    assert (run / "model.safetensors").read_bytes() == before
+    (run / "checkpoints" / ".was-step-00000003").mkdir()  # killed while it was replaced
+    create(run, RECIPE, resume=True)
 
 
 def test_a_whole_run_appears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

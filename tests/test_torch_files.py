@@ -20,7 +20,6 @@ from davi.errors import UserError
 from davi.published.nvae import configuration
 from davi.published.parity import main as parity
 from davi.published.torch_files import fitted, load_state
-from davi.published.vdvae import without_prefix
 
 
 class Evil:
@@ -114,12 +113,6 @@ def test_numbers_of_other_widths_are_converted() -> None:
         assert torch.equal(found["ours"], x)
     parameter = fitted({"ours": torch.zeros(4)}, {"a": nn.Parameter(x)}, {"a": "ours"})
     assert torch.equal(parameter["ours"], x)
-
-
-def test_a_name_that_is_there_twice_is_refused() -> None:
-    x = torch.zeros(1)
-    with pytest.raises(UserError, match=r"^weights: a\.b is there twice, once after 'module\.'$"):
-        without_prefix({"a.b": x, "module.a.b": x})
 
 
 HUGE: dict[str, Any] = {

@@ -179,7 +179,7 @@ def test_the_images_shown_are_drawn_and_presented_as_in_training(
     """As many as are wanted, from all over the set, and binarised where training binarises."""
     shown: list[Tensor] = []
     monkeypatch.setattr(VAE, "images_wanted", 10)
-    monkeypatch.setattr(VAE, "initialise", lambda self, images: shown.append(images))
+    monkeypatch.setattr(VAE, "initialise", lambda self, images, kept: shown.append(images))
     pixels = torch.zeros(64, 1, 4, 4, dtype=torch.uint8)
     pixels[32:] = 15
     protocol = {"set": "black and white", "binarization": "dynamic", "flip": "none"}
@@ -209,10 +209,10 @@ def test_training_initialises_once_and_never_on_resume(tmp_path: Path, monkeypat
     calls: list[tuple[int, ...]] = []
     real = VAE.initialise
 
-    def watched(self: VAE, images: Tensor) -> None:
+    def watched(self: VAE, images: Tensor, kept: Any) -> None:
         assert not torch.is_grad_enabled()
         calls.append(tuple(images.shape))
-        real(self, images)
+        real(self, images, kept)
 
     monkeypatch.setattr(VAE, "initialise", watched)
     first = last_bias(go(tmp_path / "run", 4, False))
@@ -272,7 +272,7 @@ def test_resuming_what_has_no_checkpoint_yet_initialises(tmp_path: Path) -> None
 
 
 def test_a_model_that_needs_no_images_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(VAE, "initialise", lambda self, images: pytest.fail("was called"))
+    monkeypatch.setattr(VAE, "initialise", lambda self, images, kept: pytest.fail("was called"))
     go(tmp_path / "run", 1, False, likelihood="categorical")
 
 

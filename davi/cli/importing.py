@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from davi.cli.options import Request
 from davi.cli.sets import anchored
 from davi.config import load_yaml, override, parse, to_dict
 from davi.data import DataConfig
+from davi.data.sources import check_options
 from davi.errors import UserError, one_line
 from davi.published.imported import Given, Imported, Known
-from davi.published.importing import IMPORTERS, Form
+from davi.published.importing import IMPORTERS, Form, read_weights
+from davi.published.recognizing import Kind
 from davi.recipes import Recipe
 from davi.runs import create_whole
 
@@ -27,30 +29,48 @@ def run(request: Request) -> int:
     if base is not None and base.model_name != form.model:
         raise UserError(f"--recipe: got {options.recipe}, a {base.model_name}, expected one of {form.model}")
     sections = {} if base is None else base.to_dict()
-    sections.get("model", {}).pop("name", None)
+    sections["model"] = {} if base is None else model_options(options.recipe, base, form.untold)
     given = override(sections, request.assignments)
-    geometry = None if base is None or base.data is None or not _named(base.data) else recipes.geometry(base.data)
-    candidates = partial(known, form.model) if base is None else tuple
-    found = _read(form, Path(options.file), Given(given.get("model") or {}, geometry, candidates), options.mismatches)
     own = given.get("data") or {}
-    data = _data({**found.data, **own}, found.shape, found.levels, bool(own))
+    candidates = partial(known, form) if base is None else tuple
+    path = Path(options.file)
+    found = _read(
+        options.form, path, Given(given.get("model") or {}, named_geometry(own), candidates), options.mismatches
+    )
+    theirs = found.data if own.get("set") in (None, found.data.get("set")) else {}
+    data = _data({**theirs, **own}, found.shape, found.levels, bool(own))
     folder = Path(options.run)
-    recipe = Recipe(folder.name, f"imported from {Path(options.file).name}", form.model, found.config, data, None)
+    recipe = Recipe(folder.name, f"imported from {path.name}", form.model, found.config, data, None)
     model = recipes.build(recipe, found.shape, found.levels)
     model.load_state_dict(found.state)
-    create_whole(folder, recipe.to_dict(), model, {"imported": Path(options.file).name})
+    create_whole(folder, recipe.to_dict(), model, {"imported": path.name})
     for note in found.notes:
         print(note)
-    where = "unknown: give --data when evaluating" if data is None else f"{data.set} ({data.binarization} binarisation)"
+    where = "unknown: give --data when evaluating" if data is None else data.set
+    if data is not None and data.binarization != "none":
+        where += f" ({data.binarization} binarisation)"
     print(f"images of {'x'.join(map(str, found.shape))} with {found.levels} levels; data set: {where}")
     print(f"the run is {folder}")
     return 0
 
 
-def _read(form: Form, path: Path, given: Given, mismatches: bool) -> Imported:
+def model_options(name: str, recipe: Recipe, untold: Sequence[str]) -> dict[str, Any]:
+    """The options of a recipe's model, without those of ``untold`` that the recipe does not give itself."""
+    own = load_yaml(recipes.find(name))["model"]
+    options = recipe.to_dict()["model"]
+    return {key: x for key, x in options.items() if key != "name" and (key not in untold or key in own)}
+
+
+def named_geometry(own: Mapping[str, Any]) -> tuple[recipes.Shape, int] | None:
+    """Shape and levels of the images that a recipe or the user speaks of, where these are known by name."""
+    data = parse(DataConfig, own, "command line") if "set" in own else None
+    return recipes.geometry(data) if data is not None and _named(data) else None
+
+
+def _read(form: Kind, path: Path, given: Given, mismatches: bool) -> Imported:
     """What the file holds; if that does not fit, and the user wants to know, everything that does not."""
     try:
-        return form.read(path, given)
+        return read_weights(form, path, given)
     except UserError as error:
         for line in error.details if mismatches else ():
             print(one_line(line))
@@ -61,30 +81,35 @@ def _named(data: DataConfig) -> bool:
     return data.set in recipes.GEOMETRY or data.set in recipes.ELSEWHERE
 
 
-def known(model: str) -> Iterator[Known]:
+def known(form: Form) -> Iterator[Known]:
     """The program's recipes for a model."""
     for name in recipes.names():
-        if load_yaml(recipes.find(name))["model"]["name"] != model:
+        if load_yaml(recipes.find(name))["model"]["name"] != form.model:
             continue  # before the time is spent on judging every option
         recipe = recipes.load(name)
         if recipe.data is not None:
-            options = {key: value for key, value in recipe.to_dict()["model"].items() if key != "name"}
+            options = model_options(name, recipe, form.untold)
             yield Known(name, options, recipes.geometry(recipe.data), to_dict(recipe.data))
 
 
-def _data(values: Mapping[str, Any], shape: recipes.Shape, levels: int, own: bool) -> DataConfig | None:
-    """The data section: what the user gave, if anything (``own``), over what the authors used for such images.
+def _data(values: Mapping[str, Any], shape: recipes.Shape, levels: int, asked: bool) -> DataConfig | None:
+    """The data section: what the user or the recipe gave over what the authors used for such images.
 
+    A set that the user has asked for must have the images of the model, or the run could never be evaluated on it.
     Authors may have used a set with other images than it has here, such as CIFAR-10 with fewer bits: then none.
     """
     if "set" not in values:
         return None
     data = anchored(parse(DataConfig, values, "command line"))
-    if _named(data) and recipes.geometry(data) != (shape, levels):
-        if not own:
-            return None
-        got, want = recipes.geometry(data), (shape, levels)
-        raise UserError(
-            f"data: got {data.set} with images {list(got[0])} of {got[1]} levels, expected {list(want[0])} of {want[1]}"
-        )
+    try:
+        if data.set not in recipes.ELSEWHERE:
+            check_options(data)
+        got = recipes.geometry(data)
+        if got != (shape, levels):
+            images = f"images {list(got[0])} of {got[1]} levels, expected {list(shape)} of {levels}"
+            raise UserError(f"data: got {data.set} with {images}")
+    except UserError:
+        if asked:
+            raise
+        return None
     return data

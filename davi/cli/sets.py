@@ -91,18 +91,18 @@ def of_another_set(own: DataConfig, data: DataConfig) -> list[str]:
     return [f"--data.{key}={json.dumps(getattr(plain, key))}" for key in changed]
 
 
-def adapted(name_or_path: str, assignments: Sequence[str], say: Callable[[str], None]) -> Recipe:
+def adapted(load: Callable[[Sequence[str]], Recipe], assignments: Sequence[str], say: Callable[[str], None]) -> Recipe:
     """A recipe with the user's assignments. Where these name another set, options that cannot fit it are changed.
 
     Arguments:
-        name_or_path: of the recipe.
+        load: gives the recipe with assignments laid over it.
         assignments: the user's; they always have the last word.
         say: told of every change that the images or their split depend on.
 
     Raises:
         UserError: as :func:`davi.recipes.load` does.
     """
-    own, recipe = recipes.load(name_or_path).data, recipes.load(name_or_path, assignments)
+    own, recipe = load(()).data, load(assignments)
     if own is None or recipe.data is None or anchored(own).set == anchored(recipe.data).set:
         return recipe
     changes = of_another_set(own, recipe.data)
@@ -122,4 +122,4 @@ def adapted(name_or_path: str, assignments: Sequence[str], say: Callable[[str], 
                 f"data.validation: {_VALIDATION} in place of the recipe's {own.validation:g} images, which are of "
                 f"{own.set}"
             )
-    return recipes.load(name_or_path, [*changes, *assignments])
+    return load([*changes, *assignments])

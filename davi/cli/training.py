@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,12 +12,14 @@ import torch
 from davi import recipes
 from davi.cli.options import Request
 from davi.cli.sets import adapted, anchored, load_told
+from davi.cli.starting import Source, check_same_source, open_source
 from davi.errors import UserError
 from davi.recipes import Recipe
-from davi.runs import RECIPE
+from davi.runs import RECIPE, check_can_go_on
 from davi.training import Interrupted, train
 from davi.training.parallel import Processes
 from davi.training.plan import plan
+from davi.training.start import take_over
 
 
 def run(request: Request) -> int:
@@ -27,10 +30,16 @@ def run(request: Request) -> int:
 
 
 def _train(request: Request, processes: Processes) -> int:
-    recipe, folder = _recipe(request)
-    if recipe.data is None or recipe.training is None:
-        missing = "data" if recipe.data is None else "training"
-        raise UserError(f"{recipe.name}: got no section {missing}, expected one in a recipe that is to be trained")
+    recipe, folder, source = _asked(request)
+    if recipe.data is None:
+        raise UserError(
+            f"{recipe.name}: got no section data, expected one in a recipe that is to be trained, or --data SET"
+        )
+    if recipe.training is None:
+        raise UserError(
+            f"{recipe.name}: got no section training, expected one in a recipe that is to be trained, or a budget: "
+            "--training.steps, --training.epochs or --training.minutes"
+        )
     data, training = anchored(recipe.data), recipe.training
     whole = dataclasses.replace(recipe, data=data).to_dict()
     if training.threads:
@@ -42,11 +51,15 @@ def _train(request: Request, processes: Processes) -> int:
     shape = "x".join(map(str, sets.shape))
     print(f"recipe {recipe.name}: {recipe.model_name}, {parameters:,} parameters")
     print(f"data {data.set}: {len(sets.train)} training images of {shape} with {sets.levels} levels")
+    start = None
+    if source is not None:
+        start, lines = take_over(model, source.model, source.name)
+        print("\n".join(lines))
     if request.options.plan:
         print("\n".join(plan(model, sets, training).lines()))
         return 0
     try:
-        train(model, sets, training, folder, whole, request.options.resume)
+        train(model, sets, training, folder, whole, request.options.resume, start=start)
     except Interrupted as interrupted:
         if processes.main:
             print(f"davi: {interrupted}", file=sys.stderr)
@@ -54,20 +67,29 @@ def _train(request: Request, processes: Processes) -> int:
     return 0
 
 
-def _recipe(request: Request) -> tuple[Recipe, Path]:
-    """The recipe with all overrides, and the folder of the run."""
+def _asked(request: Request) -> tuple[Recipe, Path, Source | None]:
+    """The recipe with all overrides, the folder of the run, and the weights to begin with, if the run is new."""
     options = request.options
     if options.resume and options.run is None:
         raise UserError("--resume: got no --run DIR, expected the folder of the run to go on with")
+    folder = None if options.run is None else Path(options.run)
+    begun = options.resume and folder is not None and (folder / RECIPE).is_file()
+    if options.resume and folder is not None:
+        check_can_go_on(folder)  # before images are decoded for nothing
+    if begun and folder is not None and options.source is not None:
+        check_same_source(folder, options.source)
+    source = None if begun or options.source is None else open_source(request)
     if options.recipe is not None:
-        recipe = adapted(options.recipe, request.assignments, print)
-        return recipe, _free_folder(recipe.name) if options.run is None else Path(options.run)
-    if not options.resume:
+        recipe = adapted(partial(recipes.load, options.recipe), request.assignments, print)
+    elif source is not None:
+        recipe = adapted(source.load, request.assignments, print)
+    elif folder is None or not options.resume:
         raise UserError("recipe: got nothing, expected its name or the path of a .yaml file (davi recipes lists names)")
-    folder = Path(options.run)
-    if not (folder / RECIPE).is_file():
+    elif begun:
+        recipe = recipes.load(folder / RECIPE, request.assignments)
+    else:
         raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run, or a recipe to begin with")
-    return recipes.load(folder / RECIPE, request.assignments), folder
+    return recipe, _free_folder(recipe.name) if folder is None else folder, source
 
 
 def _free_folder(name: str) -> Path:

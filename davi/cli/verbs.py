@@ -94,6 +94,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="SET", help="name of a set, or path of a folder of images or of an array")
     parser.add_argument("--skip-unreadable", action="store_true", help=_SKIP)
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/RECIPE-1, -2, ...)")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="RUN",
+        help="begin with the weights of this run, model.safetensors, or original checkpoint (.th, .pt, .h5); without "
+        "RECIPE also with its model, images and training",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR; RECIPE may be left out")
     parser.add_argument(
         "--on-nan",
@@ -226,7 +233,8 @@ VERBS: dict[str, Verb] = {
         "Any option of the recipe's sections can be overridden as --model.OPTION, --data.OPTION, --training.OPTION\n"
         "(davi recipes show RECIPE shows those in use):\n"
         "  davi train attentive_mnist --model.layers '[4, 8]' --training.minutes 30 --data.root DIR\n"
-        "  davi train --run runs/attentive_mnist-1 --resume",
+        "  davi train --run runs/attentive_mnist-1 --resume\n"
+        "  davi train --from runs/attentive_mnist-1 --data FOLDER --training.minutes 30",
     ),
     "evaluate": Verb(
         "say how probable a trained model finds images",

@@ -11,7 +11,7 @@ import torch
 
 from davi.data.arrays import OneLine, hints, read_images
 from davi.data.cache import location
-from davi.data.config import DataConfig
+from davi.data.config import DataConfig, check
 from davi.data.decoded import FolderOptions, Progress
 from davi.data.embedded import digits, photos
 from davi.data.fitting import Fit, How
@@ -106,12 +106,7 @@ def source_of(config: DataConfig, progress: Progress | None = None) -> Source:
     if kind_of(config.set) == "folder":
         test = Path(config.test) if config.test is not None else None
         return _source_as(read_folder(Path(config.set), test, _folder_options(config), progress), config.levels)
-    if config.set == "binarized_mnist" and config.binarization != "none":  # known before it is read
-        raise UserError(
-            f"data.binarization: got {config.binarization!r}, expected 'none': {config.set} is binary already"
-        )
-    if config.set == "binarized_mnist" and config.validation:
-        raise _own_validation(config)
+    _refuse_binarized(config)
     found = _found(config.set, config)
     if isinstance(found, Whole):
         return two_files(found, _test_file(config)) if config.test else last_part(found, config.test_fraction)
@@ -184,6 +179,28 @@ def _test_file(config: DataConfig) -> Whole:
     if not isinstance(found, Whole):
         raise UserError(f"data.test: got {config.test!r}, expected a file in the form of {config.set}")
     return found
+
+
+def check_options(config: DataConfig) -> None:
+    """Refuse options that no set could have, or that this set has no use for; no image is read.
+
+    Raises:
+        UserError: one line, also if there is no such set.
+    """
+    check(config)
+    _refuse_unused(config)
+    _refuse_binarized(config)
+
+
+def _refuse_binarized(config: DataConfig) -> None:
+    if config.set != "binarized_mnist":
+        return
+    if config.binarization != "none":
+        raise UserError(
+            f"data.binarization: got {config.binarization!r}, expected 'none': {config.set} is binary already"
+        )
+    if config.validation:
+        raise _own_validation(config)
 
 
 def _refuse_unused(config: DataConfig) -> None:

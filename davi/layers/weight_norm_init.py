@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -29,7 +29,9 @@ _CONSTANT = 1e-6
 
 
 @torch.no_grad()
-def initialise_from_data(module: nn.Module, run: Callable[[], Any], scale: float = 1.0) -> None:
+def initialise_from_data(
+    module: nn.Module, run: Callable[[], Any], scale: float = 1.0, kept: Container[str] = ()
+) -> None:
     """Normalise the outputs of all weight-normalised convolutions of a module (module docstring).
 
     Channels that are constant, since nothing but a bias has reached them, stay as they are, and so do convolutions
@@ -39,8 +41,16 @@ def initialise_from_data(module: nn.Module, run: Callable[[], Any], scale: float
         module: whose convolutions.
         run: calls the module on the data; each convolution should be reached once, and is set the first time.
         scale: alpha.
+        kept: names of weights that stay; a convolution with one of them is left alone.
     """
-    waiting = {conv for conv in module.modules() if isinstance(conv, WeightNormConv2d) and conv.bias is not None}
+    waiting = {
+        conv
+        for name, conv in module.named_modules()
+        if isinstance(conv, WeightNormConv2d) and conv.bias is not None
+        if not any(f"{name}.{leaf}" in kept for leaf, _ in conv.named_parameters(recurse=False))
+    }
+    if not waiting:
+        return
 
     def normalise(conv: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
         if conv not in waiting:

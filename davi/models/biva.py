@@ -41,7 +41,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
@@ -316,8 +316,8 @@ class BIVA(Hierarchy, DataInitialised):
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, Recomputed))
 
-    def initialise(self, images: Tensor) -> None:
-        initialise_from_data(self, lambda: self.evidence(images), self.config.initial_scale)
+    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
+        initialise_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
     def encode(self, x: Tensor) -> Tensor:
         """u_1, ``[B, width, h, w]``: as far as inference comes without a draw."""

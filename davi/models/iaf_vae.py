@@ -31,7 +31,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, final
@@ -277,8 +277,8 @@ class IAFVAE(Hierarchy, DataInitialised):
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, Recomputed))
 
-    def initialise(self, images: Tensor) -> None:
-        initialise_from_data(self, lambda: self.evidence(images), self.config.initial_scale)
+    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
+        initialise_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
     def encode(self, x: Tensor) -> list[Lifted]:
         """Bottom-up pass over integer images ``[B, C, H, W]``: what every layer is told, the top first."""

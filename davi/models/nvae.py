@@ -31,7 +31,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import final
@@ -316,7 +316,7 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialised):
                 largest = largest + torch.stack(same).abs().amax(1).sum()
             return {"spectral_norm": self.spectral.total(self._matrices(), _ITERATIONS), "batch_norm_gain": largest}
 
-    def initialise(self, images: Tensor) -> None:
+    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
         """Bring the vectors of the spectral penalty near the singular vectors of the initial weights."""
         self.spectral.iterate(self._matrices(), _FIRST_ITERATIONS)
 

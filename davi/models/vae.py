@@ -23,7 +23,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, final
@@ -226,9 +226,11 @@ class VAE(Hierarchy, DataInitialised):
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, ResidualBlock))
 
-    def initialise(self, images: Tensor) -> None:
+    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
         """Let binary pixels be as probable from the start as they are in the images: the last layer's biases become the
         logits of the means. A convolution has one bias for all pixels of a channel."""
+        if "output.last.bias" in kept:
+            return
         bias = self.output.last.bias
         assert bias is not None
         over = (0,) if self.config.network == "dense" else (0, 2, 3)

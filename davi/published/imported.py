@@ -63,3 +63,8 @@ class Imported:
     state: dict[str, Tensor]
     notes: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def other_form(form: str) -> str:
+    """What the user is told about a form of the likelihood that is not the exact one."""
+    return f"likelihood: the form {form}, which gives no probabilities; --model.likelihood_form exact does"

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from davi.errors import UserError
 from davi.models import NVAE, AttentiveVAE, VeryDeepVAE
 from davi.published.attentive_h5 import import_h5
 from davi.published.imported import Given, Imported
 from davi.published.nvae_files import import_nvae
-from davi.published.vdvae_files import import_vdvae
+from davi.published.recognizing import REMEDIES, WORDS, Kind, recognized
+from davi.published.torch_files import check_file
+from davi.published.vdvae_files import NORMALIZATION, import_vdvae
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Form:
 
     model: str
     read: Callable[[Path, Given], Imported]
+    untold: tuple[str, ...] = ()
+    """Options of the model that no such file tells and without which its numbers would be wrong: never a default."""
 
 
 _ATTENTIVE_SETS: dict[tuple[tuple[int, int, int], int], dict[str, Any]] = {
@@ -41,9 +46,31 @@ def _attentive(path: Path, given: Given) -> Imported:
     return Imported(shape, levels, config, state, tuple(notes), data)
 
 
-IMPORTERS: dict[str, Form] = {
+IMPORTERS: dict[Kind, Form] = {
     "attentive": Form(AttentiveVAE.name, _attentive),
     "nvae": Form(NVAE.name, import_nvae),
-    "vdvae": Form(VeryDeepVAE.name, import_vdvae),
+    "vdvae": Form(VeryDeepVAE.name, import_vdvae, NORMALIZATION),
 }
 """Name of a form, as ``davi import`` takes it -> who reads it."""
+
+
+def read_weights(form: Kind, path: Path, given: Given) -> Imported:
+    """A file of weights as everything that a run needs.
+
+    Arguments:
+        form: a key of :data:`IMPORTERS`.
+        path: the file.
+        given: what is known about it.
+
+    Raises:
+        UserError: one line that begins with the path, if it is no such file or not all of it fits; if it seems to be of
+            another form, that is what the line says.
+    """
+    check_file(path)
+    try:
+        return IMPORTERS[form].read(path, given)
+    except UserError:
+        kind = recognized(path)
+        if kind is None or kind == form:
+            raise
+        raise UserError(f"{path}: looks like {WORDS[kind]}, expected {WORDS[form]}; {REMEDIES[kind]}") from None

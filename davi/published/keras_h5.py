@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from davi.errors import UserError
+from davi.published.torch_files import check_file
 
 try:
     import h5py
@@ -76,8 +77,7 @@ def read(path: Path | str) -> list[Group]:
     if h5py is None:
         raise UserError(f"{path}: Keras files need h5py; in DAVI's folder: pip install -e '.[import]'")
     try:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
+        check_file(path)
         if not h5py.is_hdf5(path):
             raise UserError(f"{path}: not an HDF5 file; expected weights saved by Keras as .h5")
         with h5py.File(path, "r") as file:

@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -73,8 +73,8 @@ def configuration(options: Mapping[str, Any], form: Form = "exact") -> tuple[int
         _check_size(config)
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(f"configuration: {reason}; expected the authors' options") from error
     return 2 if binary else 2 ** number["num_x_bits"], config
 
@@ -184,6 +184,11 @@ def _decoder(model: NVAE) -> Iterator[tuple[str, str]]:
             assert isinstance(cell, Cell)
             yield from _cell(cell, f"groups.{i}.cells.{n}", f"dec_tower.{next(number)}")
         yield f"merge.{i + 1}", f"dec_tower.{next(number)}.conv"
+
+
+def are_names(names: Iterable[str]) -> bool:
+    """Whether these seem to be the names of weights of the authors' NVAE."""
+    return any(name.startswith(("enc_sampler.", "dec_tower.", "image_conditional.")) for name in names)
 
 
 def parameter_names(model: NVAE) -> dict[str, str]:

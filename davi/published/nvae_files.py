@@ -1,7 +1,8 @@
 """Checkpoint files of NVAE's authors as everything our model needs.
 
 A file is a dictionary with the weights (``state_dict``) and the options of the program that wrote it (``args``), from
-which the configuration follows; names and shapes of all weights must agree with it. Nothing in a file is run.
+which the configuration follows; names and shapes of all weights must agree with it. Weights alone need a recipe.
+Nothing in a file is run.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import torch
 from torch import Tensor
 
 from davi.config import parse, to_dict
+from davi.data.sources import SETS
 from davi.errors import UserError
 from davi.models.nvae import NVAE, NVAEConfig
-from davi.published.imported import Given, Imported
-from davi.published.nvae import BINARY, configuration, parameter_names, to_our_layout, without_aliases
-from davi.published.torch_files import fitted, load_state
+from davi.published.imported import Given, Imported, other_form
+from davi.published.nvae import BINARY, are_names, configuration, parameter_names, to_our_layout, without_aliases
+from davi.published.torch_files import fitted, load_state, weights_among
 
 _PAD = 2
-_ITERATIONS = 40
 
 _SETS: dict[str, dict[str, Any]] = {
     "mnist": {"set": "mnist", "binarization": "dynamic"},
@@ -46,13 +47,14 @@ def import_nvae(path: Path, given: Given) -> Imported:
     """A checkpoint as everything a run needs.
 
     Arguments:
-        path: ``checkpoint.pt`` as the authors' program writes it.
+        path: ``checkpoint.pt`` as the authors' program writes it, or the weights alone.
         given: options of the ``model`` section; except for the form of the likelihood they must be those of the file.
+            Of weights alone, they are the configuration.
 
     Raises:
         UserError: one line that begins with the path, if it is no such file or does not fit together.
     """
-    loaded = load_state(path, [argparse.Namespace])
+    loaded = load_state(path)
     try:
         return _read(loaded, given)
     except UserError as error:
@@ -60,16 +62,19 @@ def import_nvae(path: Path, given: Given) -> Imported:
 
 
 def _read(loaded: Any, given: Given) -> Imported:
-    parts = loaded if isinstance(loaded, Mapping) else {}
-    weights, arguments = parts.get("state_dict"), parts.get("args")
-    if not isinstance(weights, Mapping) or not isinstance(arguments, argparse.Namespace):
-        raise UserError("holds no state_dict and args, expected a checkpoint of the authors' program")
-    options = vars(arguments)
-    levels, config = configuration(options)
-    binary = options["dataset"] in BINARY
-    config = _with(dataclasses.replace(config, pad=_PAD if binary else 0), given.options)
+    weights, place = weights_among(loaded, are_names)
+    options = _options(loaded)
+    if options is None:
+        if given.geometry is None:
+            raise UserError("holds weights without args, from which the configuration would follow; give --recipe")
+        shape, levels = given.geometry
+        config = parse(NVAEConfig, given.options, "model")
+    else:
+        levels, config = configuration(options)
+        config = dataclasses.replace(config, pad=_PAD if options["dataset"] in BINARY else 0)
+        config = _with(config, given.options)
+        shape = _shape(weights, config, given)
     found = without_aliases(weights, config.single)
-    shape = _shape(weights, config, given)
     try:
         with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
             on_paper = NVAE(shape, levels, config)
@@ -77,18 +82,34 @@ def _read(loaded: Any, given: Given) -> Imported:
         raise UserError(f"no model has these options ({' '.join(str(error).split())[:200]})") from error
     state = to_our_layout(fitted(on_paper.state_dict(), found, parameter_names(on_paper)), on_paper.head)
     notes = [f"groups {list(config.groups)}, width {config.encoder_width}, {config.latent_channels} latent channels"]
-    if levels == 256:
+    if options is None:
+        notes.append("not in the file, and taken from the recipe: all options on which no shape depends")
+    if place not in ("", "state_dict"):
+        notes.append(f"weights: those under {place!r}")
+    if config.likelihood_form != "exact":
+        notes.append(other_form(config.likelihood_form))
+    elif levels == 256:
         notes.append(_EXACT)
-    data = dict(_SETS.get(str(options["dataset"]), {}))
-    if data and levels not in (2, 256):
+    data = dict(_SETS.get(str(options["dataset"]), {})) if options is not None else {}
+    if data and levels not in (2, 256) and data["set"] not in SETS:  # those have the levels that they have
         data["levels"] = levels
     return Imported(shape, levels, config, _completed(shape, levels, config, state), tuple(notes), data)
+
+
+def _options(loaded: Any) -> Mapping[str, Any] | None:
+    """The authors' options, as argparse or a dictionary keeps them."""
+    arguments = loaded.get("args") if isinstance(loaded, Mapping) else None
+    if isinstance(arguments, argparse.Namespace):
+        return vars(arguments)
+    return arguments if isinstance(arguments, Mapping) else None
 
 
 def _with(config: NVAEConfig, options: Mapping[str, Any]) -> NVAEConfig:
     """The file's configuration with the user's form of the likelihood; all else must be as in the file."""
     values = to_dict(config)
     wanted = to_dict(parse(NVAEConfig, {**values, **options}, "model"))
+    if config.likelihood == "bernoulli" and wanted["likelihood_form"] != "exact":
+        raise UserError(f"model.likelihood_form: got {wanted['likelihood_form']}, expected exact for a bernoulli")
     for name, value in wanted.items():
         if name not in _FREE and value != values[name]:
             raise UserError(f"model.{name}: got {value}, expected {values[name]} as in the file")

@@ -1,22 +1,30 @@
-"""Weights in files that ``torch.save`` wrote, read without running anything that is in them."""
+"""Weights in files that ``torch.save`` or safetensors wrote, read without running anything that is in them."""
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from davi.errors import UserError
 
 _SHOWN = 3
 """Names that a message lists of each kind of mismatch."""
+_PREFIX = re.compile(r"(?:module\.|_orig_mod\.|model\.)+")
+"""What data parallelism, compilation and wrappers put before every name."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes; what the safetensors library accepts."""
+_AVERAGE = re.compile(r"(?:^|[^a-z])ema(?:[^a-z]|$)", re.IGNORECASE)
 _FAULTS = (
     OSError,
     RuntimeError,
@@ -31,23 +39,36 @@ _FAULTS = (
 """What torch.load raises on damaged files."""
 
 
-def load_state(path: Path | str, classes: Sequence[type] = ()) -> Any:
-    """What ``torch.save`` wrote, on the CPU.
+def check_file(path: Path) -> None:
+    """Refuse what is no file that could be read to its end.
+
+    Raises:
+        UserError: one line that begins with the path.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a file of weights")
+    if not path.is_file():
+        raise UserError(f"{path}: {'is no ordinary file' if path.exists() else 'no such file'}")
+
+
+def load_state(path: Path | str) -> Any:
+    """What ``torch.save`` wrote, on the CPU: tensors, Python's own containers, and options as argparse keeps them; or
+    the tensors of a safetensors file, into which others have converted such files.
 
     Arguments:
         path: the file.
-        classes: plain classes that it may hold besides tensors and Python's own containers.
 
     Raises:
         UserError: one line that begins with the path, if the file is missing, is none of torch's, is damaged, or wants
             to run code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    check_file(path)
     try:
-        _refuse_packed(path)
-        with torch.serialization.safe_globals(list(classes)), warnings.catch_warnings():
+        if safetensors_header(path) is not None:
+            return load_file(path)
+        _check_archive(path)
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual files; what matters is whether they can be read
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -56,17 +77,89 @@ def load_state(path: Path | str, classes: Sequence[type] = ()) -> Any:
                 f"{path}: refused, since it holds more than tensors and would run code (it asks for {asked[1][:80]})"
             ) from None
         raise UserError(f"{path}: not a file of weights that torch.save wrote, or damaged ({_short(error)})") from None
-    except (*_FAULTS, zipfile.BadZipFile) as error:
+    except (*_FAULTS, zipfile.BadZipFile, SafetensorError) as error:
         raise UserError(f"{path}: not a file of weights that torch.save wrote, or damaged ({_short(error)})") from None
 
 
-def _refuse_packed(path: Path) -> None:
-    """A few bytes can unpack to many gigabytes; torch stores its archives as they are."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            claimed = sum(entry.file_size for entry in archive.infolist())
-        if claimed > path.stat().st_size:
+def safetensors_header(path: Path) -> bytes | None:
+    """The JSON with which a safetensors file begins; None if a file begins otherwise.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= _LONGEST_HEADER or file.read(1) != b"{":
+            return None
+        return b"{" + file.read(length - 1)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse archives of other programs, those that are packed (a few bytes can unpack to many gigabytes; torch stores
+    its archives as they are), and those whose bytes have changed, which torch does not notice."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        claimed = sum(entry.file_size for entry in entries)
+        if claimed > path.stat().st_size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise ValueError(f"an archive that unpacks to {claimed} bytes")
+        if not any(entry.filename.endswith("data.pkl") for entry in entries):
+            raise ValueError("a zip archive of another program")
+        summed = any(entry.CRC for entry in entries)  # torch can be told to leave the check sums out
+        if summed and (changed := archive.testzip()) is not None:
+            raise ValueError(f"the check sum of {changed} differs")
+
+
+def weights_among(loaded: Any, known: Callable[[Iterable[str]], bool]) -> tuple[dict[str, Any], str]:
+    """The tensors by their names, wherever a file keeps them.
+
+    Arguments:
+        loaded: what the file holds: the weights, or a dictionary with them, perhaps inside another one.
+        known: whether names, without prefixes, are those of the model.
+
+    Returns:
+        The weights, without the prefixes of their names, and the key under which they were found; empty where the file
+        is nothing else. Of several, those whose key speaks of an average (``ema``) are taken: they are the ones that
+        the authors evaluate.
+
+    Raises:
+        UserError: if there are none, or several without one being the average; or if a name is there twice.
+    """
+    inside = [("", loaded)] if isinstance(loaded, Mapping) else []
+    for key, value in list(inside[0][1].items()) if inside else []:
+        inside.append((str(key), value))
+        if isinstance(value, Mapping):
+            inside += [(f"{key}.{inner}", x) for inner, x in value.items()]
+    found = {key: x for key, x in inside if isinstance(x, Mapping) and known(map(_without_prefix, x))}
+    average = {key: x for key, x in found.items() if _AVERAGE.search(key)}
+    chosen = average if len(average) == 1 else found
+    if len(chosen) > 1:
+        raise UserError(f"holds several sets of weights ({_listed(list(chosen))}), expected one")
+    for key, weights in chosen.items():
+        return without_prefix(weights), key
+    what = f"a dictionary of {len(loaded)}" if isinstance(loaded, Mapping) else type(loaded).__name__
+    raise UserError(f"holds {what} without the names of this model's weights")
+
+
+def _without_prefix(name: Any) -> str:
+    found = _PREFIX.match(str(name))
+    return str(name)[found.end() :] if found else str(name)
+
+
+def without_prefix(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the prefixes of data parallelism and the like removed, where they are.
+
+    Raises:
+        UserError: if a name is there with and without one.
+    """
+    found: dict[str, Any] = {}
+    for name, x in weights.items():
+        plain = _without_prefix(name)
+        if plain in found:
+            raise UserError(f"weights: {plain[:100]} is there twice, with a prefix such as 'module.' and without")
+        found[plain] = x
+    return found
 
 
 def _short(error: Exception) -> str:
@@ -100,6 +193,8 @@ def fitted(expected: Mapping[str, Tensor], found: Mapping[str, Any], names: Mapp
         x = found.get(name)
         if name in found and not isinstance(x, Tensor):
             values.append(f"{name} is {type(x).__name__}")
+        elif isinstance(x, Tensor) and x.is_nested:
+            values.append(f"{name} is a nested tensor")
         elif isinstance(x, Tensor) and x.shape != expected[key].shape:
             shapes.append(f"{name} {list(x.shape)}, expected {list(expected[key].shape)}")
         elif isinstance(x, Tensor) and (fault := _fault(x, expected[key].dtype)) is not None:

@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -20,9 +20,6 @@ from torch import Tensor
 from davi.errors import UserError
 from davi.layers.pixel_head import Form, PixelHead
 from davi.models.very_deep_vae import VeryDeepVAE, VeryDeepVAEConfig, parse_blocks, parse_widths
-
-PREFIX = "module."
-"""What data parallelism puts before every key."""
 
 # Our parameter names turned into theirs, in this order.
 _RULES: tuple[tuple[str, str], ...] = (
@@ -47,6 +44,11 @@ def official_name(key: str) -> str:
     return key
 
 
+def are_names(names: Iterable[str]) -> bool:
+    """Whether these seem to be the names of weights of the authors' Very Deep VAE."""
+    return any(name.startswith(("encoder.enc_blocks.", "decoder.dec_blocks.")) for name in names)
+
+
 def parameter_names(model: VeryDeepVAE) -> dict[str, str]:
     """The authors' name -> our name, for every parameter."""
     return {official_name(key): key for key in model.state_dict()}
@@ -63,19 +65,6 @@ def head_order(head: PixelHead) -> list[int]:
         return k + (channel * 3 + kind) * k + component
 
     return [*range(k), *(at(channel, kind, j) for kind in range(3) for j in range(k) for channel in range(c))]
-
-
-def without_prefix(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the prefix of data parallelism removed, where it is.
-
-    Raises:
-        UserError: if a name is there with and without it.
-    """
-    found = {str(name).removeprefix(PREFIX): x for name, x in weights.items()}
-    if len(found) < len(weights):
-        twice = next(name for name in weights if str(name).startswith(PREFIX) and str(name)[len(PREFIX) :] in weights)
-        raise UserError(f"weights: {str(twice)[len(PREFIX) :][:100]} is there twice, once after {PREFIX!r}")
-    return found
 
 
 def to_our_layout(state: Mapping[str, Tensor], head: PixelHead) -> dict[str, Tensor]:

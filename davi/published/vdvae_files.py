@@ -1,15 +1,15 @@
 """Weight files of the Very Deep VAE's authors, as they are: which configuration they are of, and whether all fits.
 
 A file holds the tensors and nothing about the configuration. Their names and shapes tell the widths, the latent
-channels, the mixture components and how many blocks there are, but not at which resolution a block stands: that must
-come from a recipe.
+channels, the mixture components and how many blocks there are, but not at which resolution a block stands, nor with
+which mean and deviation the authors normalize the input: these must be given, by a recipe or as options.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ from davi.config import parse
 from davi.errors import UserError
 from davi.layers.pixel_head import PixelHead
 from davi.models.very_deep_vae import Rows, VeryDeepVAE, VeryDeepVAEConfig
-from davi.published.imported import Given, Imported, Known
-from davi.published.torch_files import fitted, load_state
-from davi.published.vdvae import parameter_names, to_our_layout, without_prefix
+from davi.published.imported import Given, Imported, Known, other_form
+from davi.published.torch_files import fitted, load_state, weights_among
+from davi.published.vdvae import are_names, parameter_names, to_our_layout
+
+NORMALIZATION = ("input_mean", "input_deviation")
+"""Options without which the numbers of a model would be wrong, and which no file tells."""
 
 _EXACT = (
     "likelihood: the exact one; the authors' differs from it only for values whose probability is below 1e-5, where it "
@@ -97,49 +100,78 @@ def import_vdvae(path: Path, given: Given) -> Imported:
 
     Arguments:
         path: ``*-model.th``, ``*-model-ema.th`` or any state dictionary with the authors' names that ``torch.save``
-            wrote.
+            wrote, by itself or inside a dictionary.
         given: the recipe's options, or the recipes among which the one that fits is to be found.
 
     Raises:
-        UserError: one line that begins with the path, if it is no such file or fits no configuration.
+        UserError: one line that begins with the path, if it is no such file, fits no configuration, or if what it does
+            not tell is not given.
     """
     loaded = load_state(path)
     try:
-        if not isinstance(loaded, Mapping):
-            raise UserError(f"holds {type(loaded).__name__}, expected a state dictionary")
-        weights = without_prefix(loaded)
+        weights, place = weights_among(loaded, are_names)
         facts = Facts.of(weights)
-        found = chosen(facts, given)
-        config = parse(VeryDeepVAEConfig, {**found.options, **given.options}, "model")
+        source = chosen(facts, weights, given)
+        options = {**source.options, **given.options}
+        _check_normalization(options)
+        config = parse(VeryDeepVAEConfig, options, "model")
         if (reason := facts.contradiction(config)) is not None:
             raise UserError(reason)
-        shape, levels = found.geometry
-        return _fitted(weights, shape, levels, config, found)
+        notes = [f"weights: those under {place!r}"] if place else []
+        return _fitted(weights, source, config, notes)
     except UserError as error:
         raise UserError(f"{path}: {error}", error.details) from None
 
 
-def chosen(facts: Facts, given: Given) -> Known:
+def _check_normalization(options: Mapping[str, Any]) -> None:
+    """Refuse to guess what the network's input is normalized with: wrong numbers would only look like a bad model."""
+    for name in NORMALIZATION:
+        value = options.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value <= 1:
+            raise UserError(f"model.{name}: got {value}, expected 0 to 1: pixels count from 0 to 1 here, not to 255")
+    if missing := [f"--model.{name}" for name in NORMALIZATION if name not in options]:
+        raise UserError(
+            f"{' and '.join(missing)}: not given, expected mean and deviation of the pixels from 0 to 1 with which the "
+            "authors' program normalized its input, which the file does not tell (theirs for CIFAR-10: "
+            "120.63838 / 255 = 0.47309169 and 64.16736 / 255 = 0.25163671)"
+        )
+
+
+def chosen(facts: Facts, weights: Mapping[str, Any], given: Given) -> Known:
     """The recipe whose options the file has: the user's, or one of those that come with the program.
 
     Raises:
-        UserError: if none fits.
+        UserError: if none fits, or several do.
     """
     if {"encoder", "decoder"} <= set(given.options):
         config = parse(VeryDeepVAEConfig, {**facts.options, **given.options}, "model")
         size = Rows(config).finest
-        return Known("", facts.options, given.geometry or ((facts.channels, size, size), 256), {})
-    names = []
-    for known in given.known():
-        names.append(known.name)
-        if facts.contradiction(parse(VeryDeepVAEConfig, known.options, known.name)) is None:
-            return known
-    raise UserError(f"has {facts}, which fits none of {', '.join(names)}; give --recipe with the rows of blocks")
+        shape, (asked, levels) = (facts.channels, size, size), given.geometry or (None, 256)
+        return Known("", facts.options, (shape, levels if asked == shape else 256), {})
+    known = list(given.known())
+    fitting = [one for one in known if _fits(facts, weights, one)]
+    if len(fitting) == 1:
+        return fitting[0]
+    which, names = ("several", fitting) if fitting else ("none", known)
+    raise UserError(
+        f"has {facts}, which fits {which} of {', '.join(one.name for one in names)}; give --recipe with the rows of "
+        "blocks, or --model.encoder and --model.decoder"
+    )
 
 
-def _fitted(
-    weights: Mapping[str, Any], shape: tuple[int, int, int], levels: int, config: VeryDeepVAEConfig, source: Known
-) -> Imported:
+def _fits(facts: Facts, weights: Mapping[str, Any], known: Known) -> bool:
+    """Whether a file has the names and shapes of a recipe's model."""
+    config = parse(VeryDeepVAEConfig, known.options, known.name)
+    if facts.contradiction(config) is not None:
+        return False
+    with torch.device("meta"):
+        model = VeryDeepVAE(*known.geometry, config)
+    shapes = {name: model.get_parameter(key).shape for name, key in parameter_names(model).items()}
+    return shapes == {name: x.shape for name, x in weights.items() if isinstance(x, Tensor)}
+
+
+def _fitted(weights: Mapping[str, Any], source: Known, config: VeryDeepVAEConfig, notes: Sequence[str]) -> Imported:
+    shape, levels = source.geometry
     with torch.device("meta"):
         try:
             model = VeryDeepVAE(shape, levels, config)
@@ -148,11 +180,16 @@ def _fitted(
     if not model.head.autoregressive:
         raise UserError(f"model.likelihood: got {config.likelihood} for {shape[0]} channels, expected the authors'")
     state = to_our_layout(fitted(model.state_dict(), weights, parameter_names(model)), model.head)
-    notes = [f"{source.name}: its options fit the file" if source.name else "the recipe's options fit the file"]
+    assumed = (
+        f"not in the file, and taken from {source.name or 'the options given'}: at which resolution each block stands, "
+        f"and the normalization of the input, mean {config.input_mean:g} and deviation {config.input_deviation:g}"
+    )
     if levels != 256:
         state |= to_fewer_levels(state, model.head, levels)
-    notes.append(_EXACT if levels == 256 else _FEWER_LEVELS)
-    return Imported(shape, levels, config, state, tuple(notes), source.data)
+    likelihood = [_EXACT if levels == 256 else _FEWER_LEVELS]
+    if config.likelihood_form != "exact":
+        likelihood = [*likelihood[levels == 256 :], other_form(config.likelihood_form)]
+    return Imported(shape, levels, config, state, (*notes, assumed, *likelihood), source.data)
 
 
 def to_fewer_levels(state: Mapping[str, Tensor], head: PixelHead, levels: int) -> dict[str, Tensor]:

@@ -129,16 +129,30 @@ def load(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
             type, or options that contradict one another.
     """
     path = find(name_or_path)
-    values = load_yaml(path)
     where = str(path) if Path(str(name_or_path)).suffix in _SUFFIXES else path.name
+    return laid_over(load_yaml(path), assignments, where, path.stem)
+
+
+def laid_over(values: Mapping[str, Any], assignments: Sequence[str], where: str, stem: str) -> Recipe:
+    """The recipe of nested values, with assignments over them.
+
+    Arguments:
+        values: as a recipe's file holds them.
+        assignments: as for :func:`load`.
+        where: what messages about the values begin with.
+        stem: the recipe's name, unless the values have one.
+
+    Raises:
+        UserError: as :func:`load` does.
+    """
     changed = override(values, assignments)
     try:
-        return _parse(changed, where, path.stem)
+        return _parse(changed, where, stem)
     except UserError:
         if not assignments:
             raise
-        _parse(values, where, path.stem)  # if the file by itself is at fault, that is what the user needs to know
-        return _parse(changed, "command line", path.stem)
+        _parse(values, where, stem)  # if the values by themselves are at fault, that is what the user needs to know
+        return _parse(changed, "command line", stem)
 
 
 def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
@@ -175,7 +189,7 @@ def geometry(data: DataConfig) -> tuple[Shape, int]:
     given by their path, ``data.levels`` says of how many levels they will be.
 
     Raises:
-        UserError: if these cannot be used.
+        UserError: if these cannot be used, or have another number of levels than ``data.levels`` says.
     """
     from davi.data import load as load_data
 
@@ -186,6 +200,8 @@ def geometry(data: DataConfig) -> tuple[Shape, int]:
         sets = load_data(data)
         return sets.shape, sets.levels
     shape, levels = GEOMETRY[data.set]
+    if data.levels not in (None, levels):
+        raise UserError(f"data.levels: got {data.levels}, expected {levels}, which {data.set} has")
     return shape, levels if data.binarization == "none" else 2
 
 

@@ -36,6 +36,7 @@ from davi.training.parallel import Processes, RunningStatistics, SharedLog, nois
 from davi.training.schedule import Budget, Schedule
 from davi.training.sharded import average_single_numbers, gradient_norm, whole, whole_again
 from davi.training.signals import Interrupted, Signals
+from davi.training.start import Start, keep_start
 from davi.training.state import Feed, State
 from davi.training.tensorboard import check_installed
 from davi.training.validation import last_validation, validate
@@ -71,6 +72,7 @@ def train(
     recipe: Mapping[str, Any],
     resume: bool = False,
     echo: Echo = print,
+    start: Start | None = None,
 ) -> TrainingResult:
     """Train a model and leave a run folder (:mod:`davi.runs`).
 
@@ -83,6 +85,7 @@ def train(
         recipe: what to write as the run's ``recipe.yaml``.
         resume: go on from the newest whole checkpoint in ``run``; from the beginning if there is none yet.
         echo: takes the lines meant for the user.
+        start: where the model's weights come from (:func:`davi.training.start.take_over`), for a new run.
 
     Raises:
         UserError: if something does not fit, cannot be written, or the loss or gradient stays non-finite.
@@ -98,14 +101,11 @@ def train(
         with processes.together():
             if processes.main:
                 stack.enter_context(locked(run))
-                create(run, recipe, resume)
-        result = _train(processes, model, sets, config, run, recipe, resume, echo if processes.main else _nobody)
+                create(run, recipe, resume, lambda: keep_start(run, model, start))
+        told = echo if processes.main else lambda line: None
+        result = _train(processes, model, sets, config, run, recipe, resume, told)
     model.eval()  # whoever goes on with it measures or draws
     return result
-
-
-def _nobody(line: str) -> None:
-    """Takes the lines of processes that shall be silent."""
 
 
 def _train(
@@ -128,11 +128,9 @@ def _train(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
     model.to(accelerator.device).train()
-    processes.share_weights(model)
     begun = resume and processes.main_first(lambda: checkpoint.exist(run))
-    if not begun:
-        prepare.initialise(model, Feed(sets, config, accelerator.device), config, processes)
-    state = State.fresh(model, sets, config, accelerator.device, processes if sharded else None)
+    began_with = {} if begun else prepare.begin(run, model, Feed(sets, config, accelerator.device), config, processes)
+    state = State.fresh(model, sets, config, accelerator.device, processes if sharded else None, began_with)
     if begun:
         processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
     if resume:
@@ -214,6 +212,7 @@ class _Run:
         self.saved = state.seconds
         self.records = self.processes.share(read_metrics(self.run) if self.processes.main else [])
         self.validated = last_validation(self.records, state.step) if self.resumed else (-1, None)
+        self.protocol = {**self.sets.protocol, **state.started_from}
         validates = config.validate_every and self.sets.validation is not None
         self.watch = Watch(config, self.schedule, "validation" if validates else "train")
 
@@ -423,7 +422,7 @@ class _Run:
         """What the file of the averaged model says besides its description."""
         decay, state = float(self.config.ema_decay), self.state
         averaged = {"ema": bool(decay), "ema_decay": decay}
-        return {"step": state.step, **averaged, "rollbacks": len(state.rollbacks), "protocol": self.sets.protocol}
+        return {"step": state.step, **averaged, "rollbacks": len(state.rollbacks), "protocol": self.protocol}
 
     def _finish(self, budget: Budget) -> TrainingResult:
         """The last validation, checkpoint and the model's file; what a resumption finds done is not done again."""
@@ -446,5 +445,6 @@ class _Run:
             )
         else:
             self.log.say(f"trained {state.step} steps in {duration(self.clock())}; the model is {path}")
-        epoch = self.schedule.epoch(state.step)
-        return TrainingResult(state.step, epoch, self.clock(), budget, path, self.validated[1])
+        return TrainingResult(
+            state.step, self.schedule.epoch(state.step), self.clock(), budget, path, self.validated[1]
+        )

@@ -18,9 +18,10 @@ from davi.distributions import Drawn, Normal, Posterior
 from davi.errors import UserError
 from davi.model import DataInitialised, Hierarchy, Model
 from davi.objectives import ObjectiveConfig
-from davi.runs import RECIPE, Echo, write_recipe
+from davi.runs import RECIPE, Echo, flat, write_recipe
 from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
+from davi.training.start import read_start
 from davi.training.state import Feed, State
 
 
@@ -38,7 +39,8 @@ def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
         )
     if (form := getattr(model.config, "likelihood_form", "exact")) != "exact":
         raise UserError(
-            f"model.likelihood_form: got {form}, expected exact: no probabilities, only there to run published weights"
+            f"model.likelihood_form: got {form}, expected exact: no probabilities, only there to run published weights "
+            "(--model.likelihood_form exact)"
         )
     _check_objective(model, config)
 
@@ -91,9 +93,19 @@ def _device(model: Model) -> torch.device:
     return next(model.parameters()).device
 
 
+def begin(run: Path, model: Model, feed: Feed, config: TrainingConfig, processes: Processes) -> dict[str, str]:
+    """Give a model the weights with which its run begins, in all processes the same; what the protocol says of them."""
+    start = processes.main_first(lambda: read_start(run, model))
+    processes.share_weights(model)
+    initialise(model, feed, config, processes, frozenset() if start is None else start.kept)
+    return {} if start is None else start.protocol()
+
+
 @torch.no_grad()
-def initialise(model: Model, feed: Feed, config: TrainingConfig, processes: Processes) -> None:
-    """Show a model that wants to see them some training images before its first step.
+def initialise(
+    model: Model, feed: Feed, config: TrainingConfig, processes: Processes, kept: frozenset[str] = frozenset()
+) -> None:
+    """Show a model that wants to see them some training images before its first step; weights in ``kept`` stay.
 
     They are chosen and presented with generators of their own: those of the run are not touched.
     """
@@ -103,7 +115,7 @@ def initialise(model: Model, feed: Feed, config: TrainingConfig, processes: Proc
     chosen = torch.randperm(len(feed.present), generator=Generator().manual_seed(seed))[: model.images_wanted]
     generator = Generator(feed.generator.device).manual_seed(seed)
     torch.manual_seed(seed)
-    model.initialise(feed.present(chosen, generator).to(feed.device))
+    model.initialise(feed.present(chosen, generator).to(feed.device), kept)
     processes.share_weights(model)
 
 
@@ -168,16 +180,9 @@ def say_resumed(
         if processes.main:
             before = load_yaml(run / RECIPE)
             write_recipe(run, recipe)
-            if changes := _changes(_flat(before), _flat(load_yaml(run / RECIPE))):
+            if changes := _changes(flat(before), flat(load_yaml(run / RECIPE))):
                 echo(f"changed in its recipe: {changes}")
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if name in old and old[name] != new[name])
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested sections as one mapping with dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {inner: x for key in value for inner, x in _flat(value[key], f"{name}.{key}" if name else key).items()}

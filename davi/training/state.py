@@ -115,6 +115,7 @@ class State:
         accumulate: parts into which the recipe cuts a batch.
         parts: parts into which batches are cut; more where several processes share the work.
         rollbacks: what has been recorded of each time the run went back to a checkpoint.
+        started_from: what the protocol says of the weights with which the run began; nothing if they were drawn.
     """
 
     model: Model
@@ -129,6 +130,7 @@ class State:
     accumulate: int = 1
     parts: int = 1
     rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    started_from: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def fresh(
@@ -138,6 +140,7 @@ class State:
         config: TrainingConfig,
         device: torch.device,
         sharers: Processes | None = None,
+        started_from: Mapping[str, str] | None = None,
     ) -> State:
         """The state before the first step. The model's initial weights are the caller's; ``sharers`` cut them up."""
         average = Average(model, config.ema_decay)
@@ -145,6 +148,7 @@ class State:
             shard(model, average.model, sharers)
         state = cls(model, make_optimizer(model, config), average, Feed(sets, config, device), Guard(config))
         state.accumulate = state.parts = config.accumulate
+        state.started_from = dict(started_from or {})
         return state
 
     def numbers(self) -> dict[str, Any]:
@@ -161,6 +165,7 @@ class State:
             "accumulate": self.accumulate,
             "parts": self.parts,
             "rollbacks": self.rollbacks,
+            "started_from": self.started_from,
         }
 
     def load_numbers(self, numbers: Mapping[str, Any]) -> None:
@@ -182,6 +187,7 @@ class State:
         self.step, self.seconds = int(numbers["step"]), float(numbers["seconds"])
         self.skipped, self.average.updates = int(numbers["skipped"]), int(numbers["updates"])
         self.rollbacks = [dict(record) for record in numbers["rollbacks"]]
+        self.started_from = dict(numbers.get("started_from", {}))
         if numbers["accumulate"] == self.accumulate:  # else another cut is asked for knowingly
             self.parts = int(numbers["parts"])
 

@@ -1,0 +1,189 @@
+"""Training that begins with the weights of another model: what is taken over, what is drawn anew, what is remembered.
+
+Everything is taken over, weights and buffers. Only where the images have other channels or another number of levels
+does the model keep its own, newly drawn layers for what depends on them: the first convolution and the one that gives
+the pixels' parameters. The weights with which a run begins are kept in its folder (``start.safetensors``): a run killed
+before its first checkpoint begins with the same ones, whatever has become of the other model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from davi.config import to_dict
+from davi.errors import UserError
+from davi.files import digest, read_tensors, write_tensors, writing
+from davi.model import Model
+from davi.runs import START, flat
+
+_HEAD = ("likelihood", "mixture_components", "likelihood_form")
+"""Options of a model that say how its last layer is read."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the weights come from with which a run begins.
+
+    Arguments:
+        name: the run or the file, as it was given.
+        sha256: digest of its weights (:func:`davi.files.digest`), for a model of davi's own that of its file.
+        kept: names of the weights and buffers that were taken over.
+    """
+
+    name: str
+    sha256: str
+    kept: frozenset[str]
+
+    def protocol(self) -> dict[str, str]:
+        """What the protocol of a run remembers of it."""
+        return {"started_from": self.name, "started_from_sha256": self.sha256}
+
+
+def take_over(model: Model, source: Model, name: str) -> tuple[Start, list[str]]:
+    """Give a model the weights of another one of its kind.
+
+    Arguments:
+        model: newly built; changed in place.
+        source: whose weights are taken.
+        name: of the source, for messages.
+
+    Returns:
+        What was done, and lines for the user: what was drawn anew, which options differ.
+
+    Raises:
+        UserError: one line, if anything does not fit that does not depend on channels and levels; nothing has been
+            changed then.
+    """
+    if model.name != source.name:
+        raise UserError(f"model.name: got {model.name}, expected {source.name} as in {name}")
+    own, theirs = model.state_dict(), source.state_dict()
+    changes = _changes(model, source)
+    differing = _differing(own, theirs)
+    anew = set() if _images(model) == _images(source) else _of_the_images(model, source)
+    unlike = _layout(model) != _layout(source) and not anew  # even if the shapes should be the same by chance
+    if unlike or not differing <= anew:
+        here, there = (f"images of {'x'.join(map(str, each.shape))}" for each in (model, source))
+        changed = changes if model.shape == source.shape else {"images": f"{there} -> {here}", **changes}
+        raise UserError(_misfit(sorted(differing - anew), own, theirs, changed, name))
+    kept = frozenset(own.keys() - anew)
+    with torch.no_grad():
+        for key in kept:
+            own[key].copy_(theirs[key])
+    lines = [f"begins with the weights of {name}"]
+    if drawn := dict.fromkeys(key.rpartition(".")[0] or key for key, _ in model.named_parameters() if key not in kept):
+        (channels, levels), (channels_there, levels_there) = _images(model), _images(source)
+        images = f"{channels} channels and {levels} levels in place of {channels_there} and {levels_there}"
+        lines[0] += f"; drawn anew, since images have {images}: {', '.join(drawn)}"
+    told = [change for option, change in changes.items() if option.removeprefix("model.") not in _HEAD]
+    if told:
+        lines.append(f"options that differ from {name}: {', '.join(told)}")
+    return Start(name, digest(theirs), kept), lines
+
+
+def _images(model: Model) -> tuple[int, int]:
+    """Channels and levels of a model's images."""
+    return model.shape[0], model.levels
+
+
+def _options(model: Model) -> dict[str, Any]:
+    return flat({"model": to_dict(model.config)})
+
+
+def _changes(model: Model, source: Model) -> dict[str, str]:
+    """Each option that differs, with its values there and here."""
+    here, there = _options(model), _options(source)
+    return {key: f"{key} {there.get(key)} -> {here[key]}" for key in here if here[key] != there.get(key)}
+
+
+def _layout(model: Model) -> tuple[Any, ...]:
+    """What the parameters of a pixel mean."""
+    options = _options(model)
+    likelihood = options.get("model.likelihood")
+    count = {"logistic_mixture": options.get("model.mixture_components"), "categorical": model.levels}
+    return likelihood, count.get(str(likelihood)), model.shape[0]
+
+
+def _of_the_images(model: Model, source: Model) -> set[str]:
+    """Names of all that depends on channels and levels, found by building models that have others.
+
+    The last layer belongs to it if its numbers mean something else, whether or not there are as many of them.
+    """
+    theirs = source.state_dict()
+    head = {option: getattr(model.config, option) for option in _HEAD if hasattr(model.config, option)}
+    shape = (model.shape[0], *source.shape[1:])
+    found = _differing(theirs, _on_paper(source, shape, model.levels, head))
+    if _layout(model) == _layout(source):
+        return found
+    for components in (1, 2):  # one of the two numbers is not that of the source
+        other = {**head, "likelihood": "logistic_mixture", "mixture_components": components}
+        found |= _differing(theirs, _on_paper(source, source.shape, source.levels, other))
+    return found
+
+
+def _on_paper(source: Model, shape: tuple[int, int, int], levels: int, head: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a model like another one, but for its images and its last layer."""
+    cls: Any = type(source)
+    with torch.device("meta"):
+        state: dict[str, Tensor] = cls(shape, levels, dataclasses.replace(source.config, **head)).state_dict()
+    return state
+
+
+def _differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> set[str]:
+    """Names that only one has, or that stand for tensors of different shapes."""
+    return {key for key in {*one, *other} if key not in one or key not in other or one[key].shape != other[key].shape}
+
+
+def _misfit(
+    wrong: list[str], own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], changes: Mapping[str, str], name: str
+) -> str:
+    """One line about weights that do not fit."""
+    line = "model: its last layer does not mean the same"
+    if wrong:
+        here, there = (list(state[wrong[0]].shape) if wrong[0] in state else "nothing" for state in (own, theirs))
+        line = f"model: {len(wrong)} weights do not fit: got {wrong[0]} {here}, expected {there}"
+    options = f"; what differs: {', '.join(changes.values())}" if changes else ""
+    return f"{line} as in {name}{options}"
+
+
+def keep_start(run: Path, model: Model, start: Start | None) -> None:
+    """Write the weights with which a run begins into its folder, if they are another model's.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    if start is None:
+        (run / START).unlink(missing_ok=True)  # of a run that was killed before it had begun
+        return
+    anew = sorted(model.state_dict().keys() - start.kept)
+    info = {"started_from": start.name, "started_from_sha256": start.sha256, "anew": anew}
+    with writing(f"{run}"):
+        write_tensors(run / START, model.state_dict(), info)
+
+
+def read_start(run: Path, model: Model) -> Start | None:
+    """Give a model the weights with which its run begins, if it keeps any.
+
+    Raises:
+        UserError: one line, if they are damaged or of another model.
+    """
+    path = run / START
+    if not path.exists():
+        return None
+    tensors, info = read_tensors(path)
+    own = model.state_dict()
+    if _differing(own, tensors):
+        raise UserError(f"{path}: got the weights of another model, expected those of the recipe")
+    with torch.no_grad():
+        for key, x in own.items():
+            x.copy_(tensors[key])
+    name, sha256, anew = (info.get(key) for key in ("started_from", "started_from_sha256", "anew"))
+    if not isinstance(name, str) or not isinstance(sha256, str) or not isinstance(anew, list):
+        raise UserError(f"{path}: does not say where the weights come from, expected a file of davi train --from")
+    return Start(name, sha256, frozenset(own.keys() - set(map(str, anew))))

@@ -1,0 +1,273 @@
+"""A run that begins with the weights of another model: what is taken over, and that no kill loses it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killed_runs import CONFIG
+from tiny import RECIPE, same_files, sets, vae
+
+import davi
+from davi import recipes, runs
+from davi.data import load
+from davi.errors import UserError
+from davi.files import read_tensors, write_tensors
+from davi.model import DataInitialised, Model
+from davi.runs import checkpoint_folders, load_model
+from davi.training import Interrupted, prepare, train
+from davi.training.signals import Signals
+from davi.training.start import Start, take_over
+
+TINY = [name for name in recipes.names() if name.endswith("_tiny")]
+ENDS = {
+    "attentive_digits_tiny": ["preprocess.stem", "output"],
+    "biva_digits_tiny": ["stem", "output"],
+    "iaf_vae_digits_tiny": ["stem.0", "output.0"],
+    "ladder_vae_convolutional_digits_tiny": ["up.0.cell.stem", "output"],
+    "ladder_vae_digits_tiny": ["up.0.layers.0", "output.linear"],
+    "nvae_digits_tiny": ["stem", "output"],
+    "vae_convolutional_digits_tiny": ["inference.0.cell.stem", "output.last"],
+    "vae_digits_tiny": ["inference.0.hidden.0", "output.last"],
+    "very_deep_vae_digits_tiny": ["stem", "output"],
+}
+"""Layers that read the image or give the parameters of its pixels."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def equal(model: Model, source: Model, names: frozenset[str]) -> bool:
+    own, theirs = model.state_dict(), source.state_dict()
+    return all(torch.equal(own[name], theirs[name]) for name in names)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_everything_is_taken_over_for_images_of_the_same_kind(name: str) -> None:
+    model, source = davi.build(name), davi.build(name)
+    start, lines = take_over(model, source, "runs/a")
+    assert lines == ["begins with the weights of runs/a"]
+    assert start.kept == set(source.state_dict())
+    assert equal(model, source, start.kept)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_only_the_ends_are_drawn_anew_for_other_channels_and_levels(name: str) -> None:
+    model = davi.build(name, "model.likelihood=logistic_mixture", shape=(3, 8, 8), levels=256)
+    source, before = davi.build(name), {key: x.clone() for key, x in model.state_dict().items()}
+    start, lines = take_over(model, source, "runs/a")
+    assert len(lines) == 1
+    assert lines[0].endswith(
+        f"have 3 channels and 256 levels in place of 1 and {source.levels}: {', '.join(ENDS[name])}"
+    )
+    assert equal(model, source, start.kept)
+    parameters = {key for key, _ in model.named_parameters()}
+    anew = parameters - start.kept
+    assert {key.rpartition(".")[0] for key in anew} == set(ENDS[name])
+    assert all(torch.equal(before[key], model.state_dict()[key]) for key in anew)
+
+
+def test_weights_whose_shape_no_level_changes_stay() -> None:
+    """A mixture of logistics speaks of pixels from -1 to 1, however many levels there are between."""
+    model, source = (davi.build("nvae_digits_tiny", levels=levels) for levels in (256, 17))
+    start, lines = take_over(model, source, "runs/a")
+    assert lines == ["begins with the weights of runs/a"]
+    assert start.kept == set(source.state_dict())
+
+
+def test_a_last_layer_of_another_meaning_is_no_less_new_for_having_the_same_shape() -> None:
+    """30 logits of a categorical, and ten logistics of a weight, a mean and a scale."""
+    name = "vae_digits_tiny"
+    categorical = davi.build(name, "model.likelihood=categorical", levels=30)
+    mixtures = [
+        davi.build(name, "model.likelihood=logistic_mixture", "model.mixture_components=10", levels=levels)
+        for levels in (17, 30)
+    ]
+    assert mixtures[0].state_dict().keys() == categorical.state_dict().keys()
+    start, lines = take_over(mixtures[0], categorical, "runs/a")
+    assert lines[0].endswith("17 levels in place of 1 and 30: output.last")
+    assert "output.last.weight" not in start.kept
+    before = {key: x.clone() for key, x in mixtures[1].state_dict().items()}
+    with pytest.raises(
+        UserError, match=r"^model: its last layer does not mean the same as in runs/a; .*likelihood categ"
+    ):
+        take_over(mixtures[1], categorical, "runs/a")
+    assert all(torch.equal(before[key], x) for key, x in mixtures[1].state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "shape", "words"),
+    [
+        ("nvae_digits_tiny", (), (1, 8, 8), "model.name: got nvae, expected vae as in runs/a"),
+        ("vae_digits_tiny", ("model.hidden=[9,9]",), (1, 8, 8), r"do not fit: got .*hidden \[\d+, \d+\] -> \[9, 9\]"),
+        ("vae_digits_tiny", ("model.hidden=[9,9]",), (3, 8, 8), r"do not fit: got .*hidden \[\d+, \d+\] -> \[9, 9\]"),
+        ("vae_digits_tiny", (), (1, 8, 9), r"as in runs/a; what differs: images of 1x8x8 -> images of 1x8x9$"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    recipe: str, overrides: tuple[str, ...], shape: tuple[int, int, int], words: str
+) -> None:
+    model = davi.build(recipe, *overrides, shape=shape, levels=17)
+    with pytest.raises(UserError, match=words) as caught:
+        take_over(model, davi.build("vae_digits_tiny"), "runs/a")
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_change_no_shape_are_told() -> None:
+    model = davi.build("very_deep_vae_digits_tiny", "model.input_mean=0.25")
+    _, lines = take_over(model, davi.build("very_deep_vae_digits_tiny"), "runs/a")
+    assert lines[1:] == ["options that differ from runs/a: model.input_mean 0.5 -> 0.25"]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_images_shown_before_the_first_step_change_no_weight_that_was_taken_over(name: str) -> None:
+    model, source = (davi.build(name, "model.likelihood=bernoulli", levels=2) for _ in range(2))
+    if not isinstance(model, DataInitialised):
+        return
+    start, _ = take_over(model, source, "runs/a")
+    x = torch.randint(2, (16, *model.shape))
+    with torch.no_grad():
+        model.train().initialise(x, start.kept)
+        assert equal(model, source, frozenset(key for key, _ in source.named_parameters()))
+        ends = {f"{end}.{leaf}" for end in ENDS[name] for leaf in ("v", "log_g", "weight", "bias")}
+        model.initialise(x, start.kept - ends)
+    kept = frozenset(key for key, _ in source.named_parameters() if key not in ends)
+    assert equal(model, source, kept)
+    changed = {end for end in ENDS[name] if not torch.equal(*(m.get_parameter(f"{end}.bias") for m in (model, source)))}
+    expected = {"biva": ENDS[name], "iaf_vae": ENDS[name], "vae": ENDS[name][1:], "nvae": []}
+    assert changed == set(expected[model.name])
+
+
+def begun(source: int = 5) -> tuple[Model, Start]:
+    """A model with the weights of one that was trained elsewhere."""
+    model, other = vae(), vae()
+    with torch.no_grad():
+        for x in other.parameters():
+            x.add_(torch.randn(x.shape, generator=torch.Generator().manual_seed(source)), alpha=0.01)
+    start, _ = take_over(model, other, "runs/a")
+    return model, start
+
+
+def go(run: Path, started: bool, **options: Any) -> list[str]:
+    """Train; resumed runs get a model of other weights and are told nothing about where theirs came from."""
+    lines: list[str] = []
+    model, start = begun() if started else (vae(), None)
+    if not started:
+        with torch.no_grad():
+            for x in model.parameters():
+                x.zero_()
+    train(model, sets(), CONFIG, run, RECIPE, echo=lines.append, start=start, **options)
+    return lines
+
+
+def test_what_a_run_has_begun_with_is_remembered(tmp_path: Path) -> None:
+    go(tmp_path / "run", True)
+    _, start = begun()
+    told = {"started_from": "runs/a", "started_from_sha256": start.sha256}
+    assert told.items() <= load_model(tmp_path / "run")[1]["protocol"].items()
+    for folder in checkpoint_folders(tmp_path / "run"):
+        assert told.items() <= load_model(folder / "average.safetensors")[1]["protocol"].items()
+    train(vae(), sets(), CONFIG, tmp_path / "other", RECIPE, echo=[].append)
+    assert "started_from" not in load_model(tmp_path / "other")[1]["protocol"]
+    assert not (tmp_path / "other" / "start.safetensors").exists()
+    assert not same_files(tmp_path / "run", tmp_path / "other")
+
+
+def test_killed_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(tmp_path / "whole", True)
+
+    def killed(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(runs, "write_recipe", killed)  # the weights are there, the recipe is not: not begun
+    with pytest.raises(KeyboardInterrupt):
+        go(run, True)
+    assert [path.name for path in run.iterdir()] == ["start.safetensors"]
+    monkeypatch.undo()
+    monkeypatch.setattr(prepare, "initialise", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(run, True, resume=True)  # the same command once more
+    assert {path.name for path in run.iterdir()} == {"start.safetensors", "recipe.yaml"}
+    monkeypatch.undo()
+    assert go(run, False, resume=True)[0] == f"nothing to resume in {run}: from the beginning"
+    assert same_files(tmp_path / "whole", run)
+    left = tmp_path / "left"
+    left.mkdir()
+    shutil.copy(run / "start.safetensors", left)  # killed before its recipe was there, and now without --from
+    go(left, False, resume=True)
+    assert not (left / "start.safetensors").exists()
+    assert "started_from" not in load_model(left)[1]["protocol"]
+
+
+def test_stopped_and_resumed_it_needs_its_source_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(tmp_path / "whole", True)
+    run = tmp_path / "run"
+    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+    for step in (1, 2, 3):
+        with pytest.raises(Interrupted) as caught:
+            go(run, step == 1, resume=step > 1)
+        assert caught.value.step == step
+    monkeypatch.undo()
+    kept = tmp_path / "kept.safetensors"
+    shutil.move(run / "start.safetensors", kept)  # from here on the checkpoints are enough
+    go(run, False, resume=True)
+    shutil.move(kept, run / "start.safetensors")
+    assert same_files(tmp_path / "whole", run)
+
+
+def test_damaged_first_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    go(run, True)
+    shutil.rmtree(run / "checkpoints")
+    (run / "model.safetensors").unlink()
+    path = run / "start.safetensors"
+    tensors, info = read_tensors(path)
+    write_tensors(path, tensors, {**info, "anew": 3})
+    with pytest.raises(UserError, match=r"does not say where the weights come from"):
+        go(run, False, resume=True)
+    write_tensors(path, {"a": torch.zeros(1)}, info)
+    with pytest.raises(UserError, match=r"got the weights of another model"):
+        go(run, False, resume=True)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"not a complete safetensors file"):
+        go(run, False, resume=True)
+
+
+@pytest.mark.parametrize("name", ["iaf_vae_digits_tiny", "nvae_digits_tiny"])
+def test_models_that_see_images_first_go_on_where_they_were_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe = recipes.load(name)
+    assert recipe.data is not None
+    assert recipe.training is not None
+    images = load(recipe.data)
+    config = replace(CONFIG, steps=3, batch_size=16, objective=recipe.training.objective)
+    torch.manual_seed(3)
+    source = davi.build(name, shape=(1, 8, 8), levels=2)
+
+    def run(folder: Path, seed: int, resume: bool = False) -> None:
+        torch.manual_seed(seed)
+        model = davi.build(name)
+        start = None if resume else take_over(model, source, "runs/a")[0]
+        train(model, images, config, folder, RECIPE, resume=resume, echo=lambda line: None, start=start)
+
+    run(tmp_path / "whole", 1)
+    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", 1)
+    monkeypatch.undo()
+    run(tmp_path / "run", 2, resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
