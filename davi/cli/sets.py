@@ -12,6 +12,7 @@ from typing import TextIO
 from davi import recipes
 from davi.cli.telling import Telling
 from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
+from davi.data.config import HOW_READ
 from davi.errors import UserError, one_line
 from davi.recipes import Recipe
 
@@ -89,6 +90,24 @@ def of_another_set(own: DataConfig, data: DataConfig) -> list[str]:
     inherited = [key for key in ("levels", "test", *unused(data)) if getattr(own, key) == getattr(data, key)]
     changed = [key for key in dict.fromkeys(inherited) if getattr(own, key) != getattr(plain, key)]
     return [f"--data.{key}={json.dumps(getattr(plain, key))}" for key in changed]
+
+
+def of_run(path: Path, assignments: Sequence[str], undone: Sequence[str] = ()) -> Recipe:
+    """The recipe of a run with the user's assignments.
+
+    Runs of older versions may say where and how images are read in ways that their set has no use for: it never had.
+
+    Arguments:
+        path: of the run's recipe.
+        assignments: the user's; they have the last word.
+        undone: assignments that come before those.
+    """
+    own, recipe = recipes.load(path).data, recipes.load(path, [*undone, *assignments])
+    if own is None or recipe.data is None or anchored(own).set != anchored(recipe.data).set:
+        return recipe
+    useless = of_another_set(anchored(own), anchored(recipe.data))
+    useless = [word for word in useless if word.startswith(tuple(f"--data.{key}=" for key in HOW_READ))]
+    return recipes.load(path, [*useless, *undone, *assignments]) if useless else recipe
 
 
 def adapted(name_or_path: str, assignments: Sequence[str], say: Callable[[str], None]) -> Recipe:

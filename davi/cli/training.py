@@ -10,7 +10,7 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.sets import adapted, anchored, load_told
+from davi.cli.sets import adapted, anchored, load_told, of_run
 from davi.errors import UserError
 from davi.recipes import Recipe
 from davi.runs import RECIPE
@@ -67,7 +67,7 @@ def _recipe(request: Request) -> tuple[Recipe, Path]:
     folder = Path(options.run)
     if not (folder / RECIPE).is_file():
         raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run, or a recipe to begin with")
-    return recipes.load(folder / RECIPE, request.assignments), folder
+    return of_run(folder / RECIPE, request.assignments), folder
 
 
 def _free_folder(name: str) -> Path:

@@ -130,4 +130,4 @@ def _refuse_twice(folder: Path, own: Mapping[str, Sequence[str]], others: Sequen
 def _in_words(own: Mapping[str, Sequence[str]]) -> str:
     """The sub-folders in words."""
     names = [f"{own[part][0]}/" for part in NAMES if part in own]
-    return f"sub-folder{'s' * (len(names) > 1)} " + " and ".join(names)
+    return f"sub-folders {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f"sub-folder {names[0]}"
