@@ -132,7 +132,8 @@ def adapted(name_or_path: str, assignments: Sequence[str], say: Callable[[str], 
         say(f"data.binarization: {own.binarization} as in the recipe; --data.binarization none keeps the grey values")
     if kind_of(recipe.data.set) == "folder" and "data.validation" not in given:
         path = Path(recipe.data.set).expanduser()
-        if own.validation and recipe.data.test is None and has_validation(path):
+        test = None if recipe.data.test is None else Path(recipe.data.test)
+        if own.validation and has_validation(path, test):
             changes.append("--data.validation=0")
             say(f"data.validation: 0 in place of the recipe's {own.validation:g}; {path} has its own validation images")
         elif own.validation >= 1:
