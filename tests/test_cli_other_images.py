@@ -209,6 +209,8 @@ def test_binary_images_on_a_run_with_drawn_ones(place: Path, capsys: Capture, ki
     expected = evaluate(davi.load("binary"), x)
     assert measured["elbo"]["nats"]["mean"] == pytest.approx(float(expected.elbo.mean()), rel=1e-12)
     assert (measured["protocol"]["data"]["binarization"], measured["protocol"]["data"]["levels"]) == ("none", 2)
+    assert say("evaluate", "binary", "--data", name, "--data.levels", 2) == 0
+    assert result("binary")["elbo"] == measured["elbo"]
     # asked for in so many words it is refused
     assert say("evaluate", "binary", "--data", name, "--data.binarization", "dynamic") == 2
     assert "binary already" in capsys.readouterr().err
@@ -254,3 +256,17 @@ def test_options_that_other_images_have_no_use_for_are_not_inherited(
     capsys.readouterr()
     assert say("evaluate", "grey", "--data", "five.npy", f"--data.{option}", value) == 2
     assert f"data.{option}: got " in capsys.readouterr().err
+
+
+def test_runs_of_older_versions_may_hold_options_of_no_use(tmp_path: Path, capsys: Capture) -> None:
+    """They were ignored when the run was begun, so that they change nothing when it is measured or goes on."""
+    np.save(tmp_path / "set.npy", random(30))
+    run = tmp_path / "run"
+    assert say("train", "attentive_digits_tiny", *QUICK, "--data", tmp_path / "set.npy", "--run", run) == 0
+    text = (run / "recipe.yaml").read_text(encoding="utf-8")
+    for option, value in (("root", "/nowhere"), ("memory", "3.0"), ("cache", "/nowhere"), ("skip_unreadable", "true")):
+        text = re.sub(rf"^  {option}: .*$", f"  {option}: {value}", text, flags=re.MULTILINE)
+    (run / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert say("evaluate", run) == 0
+    assert say("train", "--run", run, "--resume", "--training.steps", 2) == 0
+    assert "memory 3.0 -> 1.0" in capsys.readouterr().out

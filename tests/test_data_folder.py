@@ -524,3 +524,6 @@ def test_recipes_of_binary_images_name_the_options(tmp_path: Path, capsys: pytes
         fill(folder / part, 20, first=first)
     assert main([*words, str(folder), "--training.steps", "1", "--model.width", "4"]) == 0
     assert f"data.validation: 0 in place of the recipe's 1000; {folder} has its own" in capsys.readouterr().out
+    (folder / "test").rename(tmp_path / "other")
+    assert main([*words[:-3], "--plan", "--data", str(folder), "--data.test", str(tmp_path / "other")]) == 0
+    assert f"data.validation: 0 in place of the recipe's 1000; {folder} has its own" in capsys.readouterr().out

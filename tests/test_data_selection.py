@@ -47,7 +47,7 @@ def test_sub_folders_in_any_case(tmp_path: Path, train: str, test: str, validati
     assert (rows(sets.train), rows(sets.test)) == (of(images[train]), of(images[test]))
     assert rows(sets.validation) == of(images[validation])
     assert sets.told.startswith("6 training, 6 validation and 6 test images: 18 images of ")
-    assert f"sub-folders {train}/ and {validation}/ and {test}/" in sets.told
+    assert f"sub-folders {train}/, {validation}/ and {test}/" in sets.told
 
 
 def test_a_split_may_be_a_link(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.sets import anchored, of_another_set, select_told, tell
+from davi.cli.sets import anchored, of_another_set, of_run, select_told, tell
 from davi.cli.telling import Telling
 from davi.data import DataConfig, Images, Selection, check_same, load, repeated
 from davi.data.config import HOW_READ
@@ -90,8 +90,8 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
     split = request.options.split
     if split is None and ((own is not None and own.set == data.set) or _given(request, _SPLITTING)):
         split = "test"
-    levels_given = _given(request, ("levels", "binarization"))
-    chosen = select_told(data, split, binary=info["levels"] == 2 and not levels_given)
+    binary = info["levels"] == 2 and data.levels in (None, 2) and not _given(request, ("binarization",))
+    chosen = select_told(data, split, binary)
     _check_fit(chosen.images, info)
     knowingly = _words(request)
     if not knowingly:
@@ -112,7 +112,7 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
             tell([f"{name}: not the run's own {mine} images"], sys.stderr)
     trained_on = known.get("train_sha256")
     if own is not None and trained_on is not None and trained_on != chosen.protocol.get("train_sha256"):
-        trained, protocol["training_images"] = _trained_on(own, trained_on, chosen)
+        trained, protocol["training_images"] = _trained_on(folder / RECIPE, trained_on, chosen)
         train = train or trained
     return Opened(images, chosen.split, train, protocol)
 
@@ -132,19 +132,18 @@ def _wanted(request: Request, folder: Path) -> tuple[DataConfig | None, DataConf
     path, assignments = folder / RECIPE, request.assignments
     if not path.is_file():
         raise UserError(f"run: {folder} holds no {RECIPE}, which says what images the model is for")
-    begun, data = recipes.load(path).data, recipes.load(path, assignments).data
+    begun, data = recipes.load(path).data, of_run(path, assignments).data
     if data is None:
         raise UserError(f"{path}: got no section data, expected one, or --data SET")
     if begun is None:
         return None, anchored(data)
     begun, wanted = anchored(begun), anchored(data)
-    undone = of_another_set(begun, wanted)
+    plain, undone = f"--data.test_fraction={DataConfig.test_fraction}", []
     if begun.set != wanted.set:
-        undone += ["--data.validation=0", "--data.test_fraction=0.1"]
-    else:  # a run of an older version may hold options that were of no use
-        undone = [word for word in undone if word.startswith(_NO_OTHER_SET)]
-        undone += ["--data.test_fraction=0.1"] if begun.test != wanted.test else []
-    data = recipes.load(path, [*undone, *assignments]).data
+        undone = [*of_another_set(begun, wanted), "--data.validation=0", plain]
+    elif begun.test != wanted.test:
+        undone = [plain]
+    data = of_run(path, assignments, undone).data
     assert data is not None
     return begun, anchored(data)
 
@@ -180,11 +179,13 @@ def _is_own(own: DataConfig | None, data: DataConfig, chosen: Selection, known: 
     return digest is not None and digest == known.get(f"{chosen.split}_sha256")
 
 
-def _trained_on(own: DataConfig, known: str, chosen: Selection) -> tuple[Images | None, int | None]:
+def _trained_on(recipe: Path, known: str, chosen: Selection) -> tuple[Images | None, int | None]:
     """The run's training images, and how many of those chosen are among them; None where that cannot be known."""
     try:
+        own = of_run(recipe, ()).data
+        assert own is not None
         with Telling("decoding") as telling:
-            sets = load(own, telling)
+            sets = load(anchored(own), telling)
         trouble = "its training images have changed" if sets.protocol["train_sha256"] != known else None
     except UserError as error:
         trouble = str(error)

@@ -12,6 +12,7 @@ from typing import TextIO
 from davi import recipes
 from davi.cli.telling import Telling
 from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
+from davi.data.config import HOW_READ
 from davi.errors import UserError, one_line
 from davi.recipes import Recipe
 
@@ -91,6 +92,24 @@ def of_another_set(own: DataConfig, data: DataConfig) -> list[str]:
     return [f"--data.{key}={json.dumps(getattr(plain, key))}" for key in changed]
 
 
+def of_run(path: Path, assignments: Sequence[str], undone: Sequence[str] = ()) -> Recipe:
+    """The recipe of a run with the user's assignments.
+
+    Runs of older versions may say where and how images are read in ways that their set has no use for: it never had.
+
+    Arguments:
+        path: of the run's recipe.
+        assignments: the user's; they have the last word.
+        undone: assignments that come before those.
+    """
+    own, recipe = recipes.load(path).data, recipes.load(path, [*undone, *assignments])
+    if own is None or recipe.data is None or anchored(own).set != anchored(recipe.data).set:
+        return recipe
+    useless = of_another_set(anchored(own), anchored(recipe.data))
+    useless = [word for word in useless if word.startswith(tuple(f"--data.{key}=" for key in HOW_READ))]
+    return recipes.load(path, [*useless, *undone, *assignments]) if useless else recipe
+
+
 def adapted(load: Callable[[Sequence[str]], Recipe], assignments: Sequence[str], say: Callable[[str], None]) -> Recipe:
     """A recipe with the user's assignments. Where these name another set, options that cannot fit it are changed.
 
@@ -113,7 +132,8 @@ def adapted(load: Callable[[Sequence[str]], Recipe], assignments: Sequence[str],
         say(f"data.binarization: {own.binarization} as in the recipe; --data.binarization none keeps the grey values")
     if kind_of(recipe.data.set) == "folder" and "data.validation" not in given:
         path = Path(recipe.data.set).expanduser()
-        if own.validation and recipe.data.test is None and has_validation(path):
+        test = None if recipe.data.test is None else Path(recipe.data.test)
+        if own.validation and has_validation(path, test):
             changes.append("--data.validation=0")
             say(f"data.validation: 0 in place of the recipe's {own.validation:g}; {path} has its own validation images")
         elif own.validation >= 1:

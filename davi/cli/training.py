@@ -11,7 +11,7 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.sets import adapted, anchored, load_told
+from davi.cli.sets import adapted, anchored, load_told, of_run
 from davi.cli.starting import Source, check_same_source, open_source
 from davi.errors import UserError
 from davi.recipes import Recipe
@@ -86,7 +86,7 @@ def _asked(request: Request) -> tuple[Recipe, Path, Source | None]:
     elif folder is None or not options.resume:
         raise UserError("recipe: got nothing, expected its name or the path of a .yaml file (davi recipes lists names)")
     elif begun:
-        recipe = recipes.load(folder / RECIPE, request.assignments)
+        recipe = of_run(folder / RECIPE, request.assignments)
     else:
         raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run, or a recipe to begin with")
     return recipe, _free_folder(recipe.name) if folder is None else folder, source

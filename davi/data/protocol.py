@@ -166,7 +166,7 @@ def _refuse_binary(found: Source | Whole, config: DataConfig) -> None:
         return
     got = f"data.binarization: got {config.binarization!r}, expected 'none': {config.set}"
     if (found.images if isinstance(found, Whole) else found.train).levels == 2:
-        raise UserError(f"{got} is binary already")
+        raise UserError(f"{got} is binary already (--data.binarization none)")
     if _only_bits(found):
         raise UserError(f"{got} holds only 0 and 1, which is binary already (--data.binarization none --data.levels 2)")
 

@@ -50,9 +50,15 @@ def split_folders(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def has_validation(folder: Path) -> bool:
-    """Whether a folder of images has a sub-folder with validation images of its own."""
-    return {"train", "validation", "test"} <= set(split_folders(folder))
+def has_validation(folder: Path, test: Path | None = None) -> bool:
+    """Whether a folder of images has a sub-folder with validation images of its own.
+
+    Arguments:
+        folder: the set.
+        test: a folder of test images, where the user gives one.
+    """
+    own = set(split_folders(folder))
+    return {"train", "validation"} <= own and (test is not None or "test" in own)
 
 
 def has_test(folder: Path) -> bool:
@@ -130,4 +136,4 @@ def _refuse_twice(folder: Path, own: Mapping[str, Sequence[str]], others: Sequen
 def _in_words(own: Mapping[str, Sequence[str]]) -> str:
     """The sub-folders in words."""
     names = [f"{own[part][0]}/" for part in NAMES if part in own]
-    return f"sub-folder{'s' * (len(names) > 1)} " + " and ".join(names)
+    return f"sub-folders {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f"sub-folder {names[0]}"
