@@ -20,11 +20,12 @@ fault, or the changed program could not be run at all. The exit status is 0 if e
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import multiprocessing
 import os
 import queue
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import pytest
 from mutants_networks import NETWORKS
 from mutants_numbers import NUMBERS, Mutant
 
@@ -63,6 +65,27 @@ class Outcome(NamedTuple):
     seconds: float
 
 
+_SERVER = multiprocessing.get_context("forkserver")
+_IMPORTED = ["accelerate", "jsonargparse", "PIL.Image", "rich", "safetensors.torch", "scipy.stats", "sklearn", "torch"]
+"""Every pytest is forked from a process that has imported these, which takes seconds, and nothing of ours."""
+
+
+def _pytest(root: Path, output: Path, words: list[str]) -> None:
+    """Run pytest on a copy, in this process, and exit with its status."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(root)
+    os.environ["PYTHONPATH"] = str(root)
+    sys.path[:] = [str(root), *(path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "tests"))]
+    found = importlib.util.find_spec("davi")
+    if found is None or not Path(str(found.origin)).is_relative_to(root):
+        sys.exit(f"tests in {root} would test {found}")
+    status = int(pytest.main(words))
+    sys.stdout.flush()
+    sys.exit(status)
+
+
 class Copy:
     """A copy of the package and its tests, in which faults can be put.
 
@@ -78,39 +101,21 @@ class Copy:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
             else:
                 shutil.copy2(source, target)
-        shared = os.environ.get("DAVI_SHARED") or (
-            ROOT.parent / "shared" if (ROOT.parent / "shared").is_dir() else None
-        )
-        self.environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-        if shared:
-            self.environment["DAVI_SHARED"] = str(Path(shared).resolve())
-
-    def imports_itself(self) -> bool:
-        """Whether tests that run here test what is here."""
-        code = "import davi; print(davi.__file__)"
-        command = [sys.executable, "-c", code]
-        found = subprocess.run(
-            command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False
-        )
-        return Path(found.stdout.strip() or "/").is_relative_to(self.root)
 
     def test(self, nodes: Sequence[str], first: bool = True) -> tuple[int | None, str]:
         """Status and output of pytest; no status where it took too long."""
-        words = ["-q", "-p", "no:cacheprovider", "-rf", "--tb=no", *(["-x"] if first else [])]
-        command = [sys.executable, "-m", "pytest", *words, *(f"tests/{node}" for node in nodes)]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=self.root,
-                env=self.environment,
-                capture_output=True,
-                text=True,
-                timeout=LONGEST,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+        words = ["-p", "no:cacheprovider", "-rf", "--tb=no", *(["-x"] if first else [])]
+        output = self.root / "output.txt"
+        process = _SERVER.Process(
+            target=_pytest, args=(self.root, output, [*words, *(f"tests/{node}" for node in nodes)])
+        )
+        process.start()
+        process.join(None if not first else LONGEST)
+        if process.is_alive():
+            process.kill()
+            process.join()
             return None, ""
-        return done.returncode, done.stdout + done.stderr
+        return process.exitcode, output.read_text(encoding="utf-8", errors="replace")
 
     def put(self, path: str, text: str) -> None:
         """Write a module, and forget what Python has compiled of it: two texts of one second and length look alike."""
@@ -162,8 +167,6 @@ def run(mutants: Sequence[Mutant], jobs: int) -> dict[str, Outcome]:
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="davi-"))).resolve() for _ in range(jobs)
         ]
         copies = [Copy(folder) for folder in folders]
-        if not copies[0].imports_itself():
-            sys.exit(f"tests in {folders[0]} would not test the package there; is another one installed before it?")
         nodes = sorted({node for mutant in mutants for node in mutant.tests})
         print(f"{len(mutants)} faults; their {len(nodes)} tests without any fault ...", flush=True)
         status, output = copies[0].test(nodes, first=False)
@@ -208,6 +211,11 @@ def main() -> int:
         for mutant in chosen:
             print(f"{mutant.name:<46}{mutant.file}  {' '.join(mutant.tests)}")
         return 0
+    shared = ROOT.parent / "shared"
+    if shared.is_dir():
+        os.environ.setdefault("DAVI_SHARED", str(shared))
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    _SERVER.set_forkserver_preload(_IMPORTED)
     began = time.monotonic()
     outcomes = run(chosen, options.jobs)
     fates = [outcome.fate for outcome in outcomes.values()]
