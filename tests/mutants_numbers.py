@@ -46,6 +46,13 @@ _CLAIM = (
         ("test_evaluation.py::test_terms_of_a_toy_by_hand",),
     ),
     Mutant(
+        "built-models-are-in-training-mode",
+        "davi/recipes/__init__.py",
+        "return model.eval()",
+        "return model",
+        ("test_contract.py::test_evidence_does_not_depend_on_the_other_images",),
+    ),
+    Mutant(
         "weight-without-log-q",
         "davi/model.py",
         "total = total if joint else total - step.posterior.log_prob(step.z)",
@@ -179,6 +186,13 @@ _LOGISTICS = (
         "self._rounded(means[:, 1] + c[:, 0] * self._rescaled(red))",
         "self._rounded(means[:, 1] + c[:, 0] * means[:, 0])",
         ("test_logistic_mixture.py::test_sampling_frequencies_of_colours",),
+    ),
+    Mutant(
+        "mode-given-the-channel-itself",
+        "davi/distributions/logistic_mixture.py",
+        "self._exact(x.unsqueeze(1), means)[:, :, :i].sum(2)",
+        "self._exact(x.unsqueeze(1), means)[:, :, : i + 1].sum(2)",
+        ("test_logistic_mixture.py::test_the_mode_is_the_most_probable_value_given_those_before",),
     ),
 )
 
