@@ -173,17 +173,17 @@ _LAYERS = (
         ("test_attentive_vae.py::test_attention_weights_are_a_distribution_over_the_right_layers",),
     ),
     Mutant(
-        "layers-attend-one-layer-late",
+        "layer-reads-its-own-context",
         "davi/models/attentive_vae.py",
         "resize_to(last, grid)]",
         "resize_to(self.norm_last_value(context) if self.norm_last_value else context, grid)]",
         ("test_attentive_vae.py::test_what_a_layer_reads_by_hand",),
     ),
     Mutant(
-        "weight-norm-over-outputs",
+        "weight-norm-of-each-kernel",
         "davi/layers/convolution.py",
         "torch.linalg.vector_norm(self.v, dim=(1, 2, 3), keepdim=True)",
-        "torch.linalg.vector_norm(self.v, dim=(0, 2, 3), keepdim=True).transpose(0, 1).mean()",
+        "torch.linalg.vector_norm(self.v, dim=(2, 3), keepdim=True)",
         ("test_layers.py::test_weight_norm_is_that_of_torch",),
     ),
     Mutant(

@@ -53,7 +53,7 @@ _CLAIM = (
         ("test_contract.py::test_evidence_does_not_depend_on_the_other_images",),
     ),
     Mutant(
-        "weight-without-log-q",
+        "log-q-added-to-the-weight",
         "davi/model.py",
         "total = total if joint else total - step.posterior.log_prob(step.z)",
         "total = total if joint else total + step.posterior.log_prob(step.z)",
@@ -323,7 +323,7 @@ _MEASURES = (
         "validation-drops-the-last-batch",
         "davi/training/validation.py",
         "range(rank, -(-len(images) // batch_size), count)",
-        "range(rank, max(1, len(images) // batch_size), count)",
+        "range(rank, len(images) // batch_size, count)",
         ("test_training.py",),
     ),
     Mutant(
