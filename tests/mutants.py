@@ -78,6 +78,7 @@ def _pytest(root: Path, output: Path, words: list[str]) -> None:
     os.chdir(root)
     # Plugins of other packages, which none of these tests needs, take longer to import than most of the tests to run.
     os.environ |= {"PYTHONPATH": str(root), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    os.environ["COLUMNS"] = "500"  # no name of an error shall be cut off
     sys.dont_write_bytecode = False  # or else the whole package is compiled for every fault
     sys.path[:] = [str(root), *(path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "tests"))]
     found = importlib.util.find_spec("davi")
