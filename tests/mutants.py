@@ -148,7 +148,7 @@ def judge(status: int | None, output: str) -> tuple[Fate, str]:
         return "broken", f"its tests took more than {LONGEST} s"
     if status == 0:
         return "survived", "all its tests passed" if "passed" in output else "all its tests were skipped"
-    failed = re.search(r"^FAILED (?:tests/)?(\S+)(?: - (\w*))?", output, re.MULTILINE)
+    failed = re.search(r"^FAILED (?:tests/)?(.+?)(?: - (\w*).*)?$", output, re.MULTILINE)
     if status != 1 or failed is None:
         last = output.strip().splitlines()[-1:] or ["no output"]
         return "broken", f"pytest ended with {status}: {last[0][:80]}"

@@ -42,6 +42,7 @@ def test_the_tests_that_should_notice_are_there(mutant: Mutant) -> None:
         (0, "5 passed", "survived", "passed"),
         (0, "5 skipped", "survived", "skipped"),
         (1, "F\nFAILED tests/test_a.py::test_b[1-x] - assert 1 == 2\n1 failed", "killed", "test_a.py::test_b[1-x]"),
+        (1, "F\nFAILED tests/test_a.py::test_b[a step]\n1 failed", "killed", "test_a.py::test_b[a step]"),
         (1, "F\nFAILED tests/test_a.py::test_b - NameError: name 'x' is not defined", "broken", "NameError"),
         (1, "E\nERROR tests/test_a.py::test_b - ValueError\n1 error", "broken", "1 error"),
         (2, "ERROR tests/test_a.py\n!!! Interrupted: 1 error during collection !!!", "broken", "collection"),
