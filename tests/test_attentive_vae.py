@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from davi.distributions import Normal
 from davi.evidence import Kind
-from davi.layers import DepthAttention, NonLocalBlock, SqueezeExcite
+from davi.layers import DepthAttention, LayerMemory, NonLocalBlock, SqueezeExcite
 from davi.layers.raw_normal import GaussianOptions
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention, SpatialAttention
 
@@ -211,6 +211,27 @@ def test_attended_values_reach_prior_and_posterior() -> None:
             posteriors = [i for i in range(4) if not torch.equal(before[i][1].mean, after[i][1].mean)]
             assert priors == ([layer] if side == "generative" else [])
             assert posteriors == [layer]
+
+
+@torch.no_grad()
+def test_what_a_layer_reads_by_hand() -> None:
+    """The contexts of the layers above, the last one included and its own left out."""
+    model = build(gates=0.5, generative_attention=DepthWiseAttention(2, layer_norm=False))
+    top, memory = model.top(), LayerMemory()
+    waiting, grid = [top], tuple(top.context.shape[2:])
+    first, second = (torch.randn(2, model.config.latent_channels, *grid, dtype=torch.float64) for _ in range(2))
+    one = model.generative[0](top, first, memory, waiting)
+    torch.testing.assert_close(one.result, top.context.expand_as(one.result), rtol=1e-14, atol=0.0)  # of one: weight 1
+    waiting.append(one)
+    layer = model.generative[1]
+    two = layer(one, second, memory, waiting)
+    widths = (top.context.shape[1], top.key.shape[1])
+    value, key = layer.norm_stack(torch.cat([top.context, top.key], 1)).split(widths, 1)
+    scores = torch.stack([(two.query * k).sum(1) for k in (key, one.key)], 1)  # [B, 2, h, w]
+    weights = scores.softmax(1)
+    torch.testing.assert_close(two.weights, weights, rtol=1e-12, atol=1e-14)
+    expected = weights[:, :1] * value + weights[:, 1:] * one.context
+    torch.testing.assert_close(two.result, expected, rtol=1e-12, atol=1e-14)
 
 
 # --- what may depend on what

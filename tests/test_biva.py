@@ -177,6 +177,22 @@ def test_variances_of_the_published_programs(variance: Any) -> None:
     assert all(bool((scale > 1.0).all()) for scale in scales) == (variance == "softplus_log_variance")
 
 
+@pytest.mark.parametrize(
+    ("variance", "expected"),
+    [("raw", [math.exp(0.5), math.exp(-1.0)]), ("softplus_log_variance", [2.648721, 1.367879])],
+)
+def test_a_heads_second_output_is_the_log_variance(variance: Any, expected: list[float]) -> None:
+    """Raw or through a softplus, which makes 1 + e^raw the variance."""
+    head = Head(3, [2], None, variance).double()
+    assert head.conv.bias is not None
+    torch.nn.init.constant_(head.conv.log_g, -math.inf)
+    head.conv.bias.data = torch.tensor([0.3, -0.2, 0.5, -1.0], dtype=torch.float64)
+    (found,) = head(torch.randn(1, 3, 1, 1, dtype=torch.float64))
+    assert found.mean.flatten().tolist() == [0.3, -0.2]
+    # six figures of the numbers above
+    assert found.scale.square().flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+
 def test_no_divergence_where_q_is_p() -> None:
     """Heads with zero weights and the biases of one distribution; that of q(z_L) is the standard normal."""
     model = build()

@@ -66,6 +66,40 @@ def test_posteriors_of_a_walk(steps: int) -> None:
     assert found == [(kind, (2, 1, 1)), (kind, (2, 2, 2)), (kind, (2, 4, 4)), (kind, (2, 4, 4))]
 
 
+@torch.no_grad()
+def test_both_ways_share_in_a_posterior() -> None:
+    """Its raw parameters are the sum of those that the image and the layers above give; the prior has its own."""
+    model = build(replace(SMALL, flow_steps=0))
+    x, n = images(2), SMALL.latent_channels
+
+    def top() -> tuple[Normal, Normal]:
+        asked: list[tuple[Normal, Normal]] = []
+
+        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+            assert isinstance(prior, Normal)
+            assert isinstance(posterior, Normal)
+            asked.append((prior, posterior))
+            return posterior.mean
+
+        model.top_down(choose, model.encode(x))
+        return asked[0]
+
+    prior, posterior = top()
+    up, down = (
+        model.up[0].first.bias,
+        model.down_heads[0].first.bias,
+    )  # [mean | log-scale | ..], [prior | posterior | ..]
+    up[:n] += 0.3
+    up[n : 2 * n] += 0.1
+    down[2 * n : 3 * n] += 0.4
+    down[3 * n : 4 * n] += 0.2
+    same, moved = top()
+    assert torch.equal(same.mean, prior.mean)
+    assert torch.equal(same.scale, prior.scale)
+    torch.testing.assert_close(moved.mean, posterior.mean + 0.7, rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(moved.scale, posterior.scale * math.exp(0.3), rtol=1e-12, atol=0.0)
+
+
 @pytest.mark.parametrize(
     ("layers", "channels", "steps"),
     [

@@ -227,6 +227,9 @@ def test_penalties_are_those_of_all_convolutions_and_batch_norms() -> None:
     found = {name: penalty.detach() for name, penalty in model.penalties().items()}
     convolutions = [module for module in model.modules() if isinstance(module, KernelConv2d)]
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        norms[0].weight[0], norms[1].weight[-1] = -3.0, 2.0  # a gain is as large as its absolute value
+    found["batch_norm_gain"] = model.penalties()["batch_norm_gain"].detach()
     sigma = sum(torch.linalg.svdvals(conv.kernels().detach().flatten(1))[0] for conv in convolutions)
     assert float(found["spectral_norm"]) == pytest.approx(float(sigma), rel=1e-4)
     gains = sum(float(norm.weight.detach().abs().max()) for norm in norms)

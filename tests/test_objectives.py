@@ -23,7 +23,7 @@ from davi.evidence import Evidence, Kind
 from davi.model import Hierarchy
 from davi.models import VAE
 from davi.models.vae import VAEConfig
-from davi.objectives import ObjectiveConfig, balancing, negative_elbo, objective
+from davi.objectives import ObjectiveConfig, _partial, balancing, negative_elbo, objective
 from davi.repetition import repeat_images
 from davi.training.prepare import check_fit
 
@@ -161,13 +161,14 @@ def gradients(loss: Tensor, model: torch.nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("latents", [(3,), (3, 2)])
 def test_gradient_of_the_bound_is_the_weighted_sum_of_gradients(latents: tuple[int, ...]) -> None:
+    """Of two images: the draws of each are weighed among themselves, and both images count alike."""
     model, k = small(latents), 4
-    x = torch.randint(2, (1, 1, 3, 3))
+    x = torch.randint(2, (2, 1, 3, 3))
     whole = model.evidence(repeat_images(x, k), torch.Generator().manual_seed(1))
     ours = gradients(objective(whole, iwae(k)), model)
     again = model.evidence(repeat_images(x, k), torch.Generator().manual_seed(1)).log_weight
     assert again is not None
-    shares = again.detach().softmax(0)
+    shares = torch.cat([own.softmax(0) for own in again.detach().split(k)]) / len(x)
     single = [torch.autograd.grad(-w, list(model.parameters()), retain_graph=True) for w in again]
     for i, gradient in enumerate(ours):
         summed = sum(float(share) * found[i] for share, found in zip(shares, single, strict=True))
@@ -482,6 +483,15 @@ def test_the_doubly_reparametrised_gradient_of_hierarchies(name: str) -> None:
     assert same
     for n in same:
         torch.testing.assert_close(found[0][n], found[1][n], rtol=1e-8, atol=1e-10)
+
+
+def test_derivatives_of_draws_that_follow_from_others() -> None:
+    """f = a^2 b c with b = 2 a + 1 and c = a b: its derivative by each with the others held fixed."""
+    a = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    b = 2.0 * a + 1.0  # 7
+    c = a * b  # 21
+    found = _partial(a.square() * b * c, [a, b, c])
+    assert [float(x) for x in found] == [2 * 3 * 7 * 21, 9 * 21, 9 * 7]
 
 
 @pytest.mark.parametrize("recipe", ["iaf_vae_digits_tiny", "nvae_digits_tiny"])

@@ -1,0 +1,366 @@
+"""Faults of ``tests/mutants.py`` in what is claimed, measured and minimised: small ones, such as haste would bring."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A fault.
+
+    Arguments:
+        name: of the fault, in words.
+        file: relative to the root of the repository.
+        old: text that is in the file exactly once.
+        new: what stands there instead.
+        tests: of which one must fail, in the folder of the tests.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_CLAIM = (
+    Mutant(
+        "bits-per-dim-multiplied-by-ln-2",
+        "davi/evidence.py",
+        "-nats / (dims * math.log(2.0))",
+        "-nats / dims * math.log(2.0)",
+        ("test_evidence.py::test_a_fair_coin_costs_one_bit",),
+    ),
+    Mutant(
+        "strongest-kind-of-the-parts",
+        "davi/evidence.py",
+        "return max(kinds)",
+        "return min(kinds)",
+        ("test_evidence.py::test_composite_has_the_weakest_kind",),
+    ),
+    Mutant(
+        "kl-added-to-the-bound",
+        "davi/model.py",
+        "terms[name] = -sum_per_image(maps[name])",
+        "terms[name] = sum_per_image(maps[name])",
+        ("test_evaluation.py::test_terms_of_a_toy_by_hand",),
+    ),
+    Mutant(
+        "built-models-are-in-training-mode",
+        "davi/recipes/__init__.py",
+        "return model.eval()",
+        "return model",
+        ("test_contract.py::test_evidence_does_not_depend_on_the_other_images",),
+    ),
+    Mutant(
+        "log-q-added-to-the-weight",
+        "davi/model.py",
+        "total = total if joint else total - step.posterior.log_prob(step.z)",
+        "total = total if joint else total + step.posterior.log_prob(step.z)",
+        ("test_contract.py::test_log_weight_is_the_ratio_of_the_drawn_densities",),
+    ),
+    Mutant(
+        "temperature-ignored-by-draws",
+        "davi/distributions/normal.py",
+        "return self.mean + temperature * self.scale * noise",
+        "return self.mean + self.scale * noise",
+        ("test_attentive_vae_geometry.py::test_temperature_scales_the_priors_deviations",),
+    ),
+)
+
+_DISTRIBUTIONS = (
+    Mutant(
+        "kl-in-the-other-direction",
+        "davi/distributions/normal.py",
+        "return self.kl_map(prior) if isinstance(prior, Normal)",
+        "return prior.kl_map(self) if isinstance(prior, Normal)",
+        ("test_attentive_vae.py::test_terms_of_the_bound",),
+    ),
+    Mutant(
+        "kl-shift-over-its-own-scale",
+        "davi/distributions/normal.py",
+        "shift = (self.mean - other.mean) / other.scale",
+        "shift = (self.mean - other.mean) / self.scale",
+        ("test_distributions.py::test_kl_is_the_integral",),
+    ),
+    Mutant(
+        "kl-without-half-of-the-log",
+        "davi/distributions/normal.py",
+        "0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()",
+        "0.5 * (ratio.square() + shift.square() - 1.0 - ratio.log())",
+        ("test_distributions.py::test_kl_is_the_integral",),
+    ),
+    Mutant(
+        "divergence-of-a-draw-reversed",
+        "davi/distributions/base.py",
+        "return self.log_prob_map(z) - prior.log_prob_map(z)",
+        "return prior.log_prob_map(z) - self.log_prob_map(z)",
+        ("test_posteriors.py::test_divergence_without_a_closed_form_is_that_of_the_draw",),
+    ),
+    Mutant(
+        "determinant-of-a-flow-added",
+        "davi/distributions/posterior.py",
+        "self.base.log_prob_map(z0) - log_det",
+        "self.base.log_prob_map(z0) + log_det",
+        ("test_posteriors.py::test_affine_flow_of_a_normal_is_the_normal_it_should_be",),
+    ),
+    Mutant(
+        "bounded-mean-too-steep",
+        "davi/distributions/normal.py",
+        "5.0 * torch.tanh(at_least_float32(raw_mean) / 10.0)",
+        "5.0 * torch.tanh(at_least_float32(raw_mean) / 5.0)",
+        ("test_distributions.py::test_bounded_normal_values",),
+    ),
+    Mutant(
+        "smoothstep-of-the-wrong-cubic",
+        "davi/distributions/normal.py",
+        "t.square() * (3.0 - 2.0 * t)",
+        "t.square() * (2.0 - t)",
+        ("test_distributions.py::test_asymmetric_bound_is_a_smoothstep_with_zero_gradient_outside",),
+    ),
+    Mutant(
+        "half-precision-likelihoods",
+        "davi/distributions/base.py",
+        "return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x",
+        "return x.float() if x.dtype == torch.float16 else x",
+        (
+            "test_distributions.py::test_half_precision_outputs_are_measured_in_float32",
+            "test_logistic_mixture.py::test_half_precision_is_measured_in_float32",
+        ),
+    ),
+)
+
+_LOGISTICS = (
+    Mutant(
+        "highest-level-is-no-open-end",
+        "davi/distributions/logistic_mixture.py",
+        "first, last = values == 0, values == self.levels - 1",
+        "first, last = values == 0, values == self.levels",
+        ("test_logistic_mixture.py::test_total_mass_is_one",),
+    ),
+    Mutant(
+        "levels-instead-of-intervals",
+        "davi/distributions/logistic_mixture.py",
+        "return (self.levels - 1) / 2.0",
+        "return self.levels / 2.0",
+        ("test_logistic_mixture.py::test_values_are_those_of_the_formula",),
+    ),
+    Mutant(
+        "blue-sees-itself",
+        "davi/distributions/logistic_mixture.py",
+        "self._rescaled(x[:, None, 1])  # [B, 1, H, W]",
+        "self._rescaled(x[:, None, 2])  # [B, 1, H, W]",
+        ("test_logistic_mixture.py::test_joint_mass_of_a_colour_pixel_is_one",),
+    ),
+    Mutant(
+        "coefficients-of-blue-exchanged",
+        "davi/distributions/logistic_mixture.py",
+        "c[:, :, 1] * red + c[:, :, 2] * green",
+        "c[:, :, 2] * red + c[:, :, 1] * green",
+        ("test_logistic_mixture.py::test_autoregressive_channels_and_mixing_by_hand",),
+    ),
+    Mutant(
+        "one-component-for-each-channel",
+        "davi/distributions/logistic_mixture.py",
+        "per_channel = per_channel.sum(2, keepdim=True)",
+        "per_channel = per_channel.mean(2, keepdim=True)",
+        ("test_logistic_mixture.py::test_joint_mass_of_a_colour_pixel_is_one",),
+    ),
+    Mutant(
+        "derivative-by-the-scale",
+        "davi/distributions/logistic_mixture.py",
+        "share.mul_(inside).addcmul_(beyond, below, value=-1)",
+        "share.mul_(inside).addcmul_(beyond, below, value=1)",
+        ("test_logistic_mixture.py::test_derivatives_are_those_of_the_formula",),
+    ),
+    Mutant(
+        "series-of-log1mexp",
+        "davi/distributions/logistic_mixture.py",
+        "series = log_t + t * (t / 24.0 - 0.5)",
+        "series = log_t + t * (t / 24.0 + 0.5)",
+        ("test_logistic_mixture.py::test_log1mexp",),
+    ),
+    Mutant(
+        "green-drawn-given-unrounded-red",
+        "davi/distributions/logistic_mixture.py",
+        "self._rounded(means[:, 1] + c[:, 0] * self._rescaled(red))",
+        "self._rounded(means[:, 1] + c[:, 0] * means[:, 0])",
+        ("test_logistic_mixture.py::test_sampling_frequencies_of_colours",),
+    ),
+    Mutant(
+        "mode-given-the-channel-itself",
+        "davi/distributions/logistic_mixture.py",
+        "self._exact(x.unsqueeze(1), means)[:, :, :i].sum(2)",
+        "self._exact(x.unsqueeze(1), means)[:, :, : i + 1].sum(2)",
+        ("test_logistic_mixture.py::test_the_mode_is_the_most_probable_value_given_those_before",),
+    ),
+)
+
+_OBJECTIVES = (
+    Mutant(
+        "objective-without-log-k",
+        "davi/objectives.py",
+        "return (log_weights.logsumexp(1) - math.log(config.draws)).mean()",
+        "return log_weights.logsumexp(1).mean()",
+        ("test_objectives.py::test_bound_by_enumeration",),
+    ),
+    Mutant(
+        "draws-of-other-images-in-the-bound",
+        "davi/objectives.py",
+        "log_weights = evidence.weigh().unflatten(0, (-1, config.draws))  # [B, k]",
+        "log_weights = evidence.weigh().unflatten(0, (config.draws, -1)).T  # [B, k]",
+        ("test_objectives.py::test_gradient_of_the_bound_is_the_weighted_sum_of_gradients",),
+    ),
+    Mutant(
+        "doubly-reparametrised-without-squares",
+        "davi/objectives.py",
+        "((factor * (p - q) - p) * z).sum()",
+        "(((p - q) - p) * z).sum()",
+        ("test_objectives.py::test_two_draws_integrated_exactly",),
+    ),
+    Mutant(
+        "doubly-reparametrised-through-later-draws",
+        "davi/objectives.py",
+        "found[i] = found[i] - through[0]",
+        "found[i] = found[i] + through[0]",
+        ("test_objectives.py::test_derivatives_of_draws_that_follow_from_others",),
+    ),
+    Mutant(
+        "free-bits-for-each-image",
+        "davi/objectives.py",
+        "groups = per_channel.mean(0) if",
+        "groups = per_channel.clamp_min(config.free_nats).mean(0) if",
+        ("test_objectives.py::test_free_bits_by_hand",),
+    ),
+    Mutant(
+        "gradient-through-the-balancing",
+        "davi/objectives.py",
+        "evidence.terms[name].detach().abs().mean()",
+        "evidence.terms[name].abs().mean()",
+        ("test_objectives.py::test_no_gradient_flows_through_the_weights_of_balancing",),
+    ),
+    Mutant(
+        "balancing-by-sides-not-by-areas",
+        "davi/objectives.py",
+        "4.0 ** scales.index(size)",
+        "2.0 ** scales.index(size)",
+        ("test_nvae.py::test_balancing_by_hand",),
+    ),
+    Mutant(
+        "warm-up-overshoots",
+        "davi/objectives.py",
+        "self.kl_start + (1.0 - self.kl_start) * progress",
+        "self.kl_start + progress",
+        ("test_objectives.py::test_annealing_by_epochs_is_the_papers",),
+    ),
+    Mutant(
+        "penalty-goes-the-other-way",
+        "davi/objectives.py",
+        "self.penalty_start ** (1.0 - kl_weight) * self.penalty_weight**kl_weight",
+        "self.penalty_start**kl_weight * self.penalty_weight ** (1.0 - kl_weight)",
+        ("test_nvae.py::test_the_weight_of_the_penalties",),
+    ),
+)
+
+_MEASURES = (
+    Mutant(
+        "log-k-of-one-draw-fewer",
+        "davi/evaluation.py",
+        "self._sum.log() - float(np.log(self._count))",
+        "self._sum.log() - float(np.log(max(1, self._count - 1)))",
+        ("test_evaluation.py::test_log_mean_exp_in_any_chunks",),
+    ),
+    Mutant(
+        "maximum-not-moved",
+        "davi/evaluation.py",
+        "self._sum = self._sum * (self._highest - reference).exp()",
+        "self._sum = self._sum",
+        ("test_evaluation.py::test_log_mean_exp_in_any_chunks",),
+    ),
+    Mutant(
+        "variance-without-the-batches-means",
+        "davi/evaluation.py",
+        "self._squares + squares + shift.square() * (self._count * len(values) / total)",
+        "self._squares + squares",
+        ("test_evaluation.py::test_running_variance_in_any_chunks",),
+    ),
+    Mutant(
+        "biased-variance-of-active-units",
+        "davi/evaluation.py",
+        "return self._squares / (self._count - 1)",
+        "return self._squares / self._count",
+        ("test_evaluation.py::test_running_variance_in_any_chunks",),
+    ),
+    Mutant(
+        "active-above-a-standard-deviation",
+        "davi/evaluation.py",
+        "(variance > ACTIVE_VARIANCE).sum()",
+        "(variance.sqrt() > ACTIVE_VARIANCE).sum()",
+        ("test_evaluation.py::test_active_units",),
+    ),
+    Mutant(
+        "biased-standard-error",
+        "davi/report.py",
+        "float(values.std(ddof=1) / np.sqrt(n))",
+        "float(values.std() / np.sqrt(n))",
+        ("test_report.py::test_numbers_by_hand",),
+    ),
+    Mutant(
+        "interval-of-one-side",
+        "davi/comparison/ranking.py",
+        "stdtrit(len(difference) - 1, 0.975)",
+        "stdtrit(len(difference) - 1, 0.95)",
+        ("test_comparison.py::test_the_interval_agrees_with_scipy",),
+    ),
+    Mutant(
+        "difference-of-sorted-images",
+        "davi/comparison/ranking.py",
+        "difference = values - reference\n",
+        "difference = values - reference[::-1]\n",
+        ("test_comparison.py::test_paired_differences_in_closed_form",),
+    ),
+    Mutant(
+        "validation-drops-the-last-batch",
+        "davi/training/validation.py",
+        "range(rank, -(-len(images) // batch_size), count)",
+        "range(rank, len(images) // batch_size, count)",
+        ("test_training.py",),
+    ),
+    Mutant(
+        "baselines-of-all-images",
+        "davi/cli/measuring.py",
+        "others = baselines(sets.train, measured, telling)",
+        "others = baselines(sets.train, images, telling)",
+        ("test_cli.py",),
+    ),
+    Mutant(
+        "histogram-not-smoothed-by-all-levels",
+        "davi/baselines.py",
+        "np.log2(len(seen) + levels)",
+        "np.log2(len(seen) + 1)",
+        ("test_baselines.py::test_independent_pixels_by_hand",),
+    ),
+    Mutant(
+        "expected-counts-over-levels",
+        "davi/baselines.py",
+        "for rows in _chunks(n, d)) / (seen_levels - 1)",
+        "for rows in _chunks(n, d)) / seen_levels",
+        ("test_baselines.py::test_grey_training_images_count_by_their_expectation",),
+    ),
+    Mutant(
+        "png-bits-for-each-pixel",
+        "davi/baselines.py",
+        "bits / flat.shape[1], note)",
+        "bits * test.shape[0] / flat.shape[1], note)",
+        ("test_baselines.py::test_png_is_lossless_and_counted_in_full",),
+    ),
+    Mutant(
+        "biased-error-of-baselines",
+        "davi/baselines.py",
+        "bits.std(ddof=1) / np.sqrt(len(bits))",
+        "bits.std() / np.sqrt(len(bits))",
+        ("test_baselines.py::test_independent_pixels_by_hand",),
+    ),
+)
+
+NUMBERS = (*_CLAIM, *_DISTRIBUTIONS, *_LOGISTICS, *_OBJECTIVES, *_MEASURES)
