@@ -8,7 +8,7 @@ With latents drawn from the posterior, :math:`z_k \sim q(z \mid x)`, and importa
 :math:`L_1` is the evidence lower bound (ELBO), :math:`L_K` never falls with K, and it tends to :math:`\log p(x)`. The
 sum over k is streamed in float64, so memory does not depend on K, and ln K is subtracted once, at the end.
 
-A latent unit i is called *active* when :math:`\mathrm{Var}_x(E_q[z_i \mid x]) > 0.01` (:data:`ACTIVE_RULE` in words).
+Which latent units are active, and which layers are not, is counted by :mod:`davi.activity`.
 
 All numbers are nats per image. Means, standard errors and bits per dimension are made from them by :mod:`davi.report`.
 
@@ -29,14 +29,14 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from davi import files
+from davi.activity import ACTIVE_IMAGES, ActiveUnits, UnitCounter
 from davi.clusters import Groups
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
-from davi.distributions import Normal, Posterior
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
-from davi.model import Hierarchy, LatentModel, Model
+from davi.model import Hierarchy, Model
 from davi.streaming import LogMeanExp, double
 
 Progress = Callable[[int, int], None]
@@ -44,28 +44,7 @@ Progress = Callable[[int, int], None]
 
 Array = NDArray[np.float64]
 
-ACTIVE_VARIANCE = 0.01
-
-ACTIVE_RULE = (
-    "active: the variance of the unit's posterior mean over the evaluated images (unbiased, n - 1) exceeds "
-    f"{ACTIVE_VARIANCE}; a mean that depends on other latents is taken at one draw of them, a flow's without noise"
-)
-"""What an active unit is, in the words that go into every result."""
-
 RECONSTRUCTION, KL = "reconstruction", "kl/"
-
-
-@dataclass(frozen=True)
-class ActiveUnits:
-    """How many latent units respond to the image, by :data:`ACTIVE_RULE`.
-
-    Arguments:
-        active: number of active units of each layer, top first.
-        units: number of units of each layer.
-    """
-
-    active: tuple[int, ...]
-    units: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +52,14 @@ class Evaluation:
     """What was measured, image by image, and how.
 
     Arguments:
-        elbo: evidence lower bound of each image, averaged over the draws, KL divergences in closed form; for a model
-            without latents, its claim about log p(x). ``[N]``, nats.
+        elbo: evidence lower bound of each image, averaged over the draws, KL divergences in closed form where there is
+            one; for a model without latents, its claim about log p(x). ``[N]``, nats.
         bound: importance-weighted bound :math:`L_K` of each image, ``[N]``, nats; with one sample it is ``elbo``.
-        terms: the parts that ``elbo`` is the sum of, name -> ``[N]``, nats; ``kl/..`` are minus KL divergences.
+        terms: the parts that ``elbo`` is the sum of, name -> ``[N]``, nats; ``kl/..`` are minus KL divergences, but for
+            those named in ``no_divergence``.
         kind: how ``elbo`` and ``bound`` relate to log p(x).
-        active_units: None for a model without latents, and for fewer than two images.
+        active_units: of at most :data:`davi.activity.ACTIVE_IMAGES` of the images; None for a model without latents,
+            and for fewer than two images.
         samples: K.
         seed: of the generator of all draws.
         batch_size: images per pass. Draws depend on it: a number is reproduced by the same seed *and* batch size.
@@ -93,6 +74,8 @@ class Evaluation:
         subset: in words, which images of the set were measured (:func:`davi.data.subsets.rule`); None: all.
         groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.clusters`).
         weights_sha256: of the model's state (:func:`davi.files.digest`).
+        no_divergence: names of the terms ``kl/..`` that are no KL divergences
+            (``Evidence.no_divergence``).
     """
 
     elbo: Array
@@ -113,6 +96,7 @@ class Evaluation:
     subset: str | None = None
     groups: Groups | None = None
     weights_sha256: str | None = None
+    no_divergence: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.elbo)
@@ -124,47 +108,13 @@ class Evaluation:
 
     @property
     def kl(self) -> Array:
-        """KL divergence of each image and latent layer, top first, ``[N, layers]``, nats, not negative."""
+        """Minus the terms ``kl/..`` of each image, the top layer first, ``[N, layers]``, nats.
+
+        KL divergences, but for ``no_divergence``. Those without a closed form are means of log q - log p over the draws
+        and may be negative by chance; what is no divergence may be so in expectation.
+        """
         layers = [-values for name, values in self.terms.items() if name.startswith(KL)]
         return np.stack(layers, 1) if layers else np.zeros((len(self), 0))
-
-
-class RunningVariance:
-    """Streams mean and unbiased variance over the first dimension in float64.
-
-    References:
-        Algorithms for Computing the Sample Variance, T. F. Chan, G. H. Golub, R. J. LeVeque, The American Statistician
-        1983, https://doi.org/10.1080/00031305.1983.10483115 (merging the moments of batches)
-    """
-
-    def __init__(self) -> None:
-        self._mean: Tensor | None = None
-        self._squares: Tensor | None = None
-        self._count = 0
-
-    def add(self, values: Tensor) -> None:
-        """Count in some more values, ``[n, ...]``."""
-        values = double(values)
-        mean = values.mean(0)
-        squares = (values - mean).square().sum(0)
-        if self._mean is None or self._squares is None:
-            self._mean, self._squares = mean, squares
-        else:
-            total = self._count + len(values)
-            shift = mean - self._mean
-            self._squares = self._squares + squares + shift.square() * (self._count * len(values) / total)
-            self._mean = self._mean + shift * (len(values) / total)
-        self._count += len(values)
-
-    def variance(self) -> Tensor:
-        """Unbiased (n - 1), float64.
-
-        Raises:
-            ValueError: if fewer than two values were added.
-        """
-        if self._squares is None or self._count < 2:
-            raise ValueError(f"variance: got {self._count} values, expected at least 2")
-        return self._squares / (self._count - 1)
 
 
 def importance_bound(
@@ -240,11 +190,12 @@ def evaluate(
     generator = Generator(device).manual_seed(seed)
     chosen = evenly(images, limit)
     batches: list[_Batch] = []
-    variances = _LatentVariances(model, Generator(device).manual_seed(seed))
+    units, counted = UnitCounter(model, seed, batch_size), torch.zeros(len(chosen), dtype=torch.bool)
+    counted[positions(len(chosen), ACTIVE_IMAGES)] = True
     with measuring(model):
         for start in range(0, len(chosen), batch_size):
             x = chosen.pixels[start : start + batch_size].to(device)
-            variances.add(x)
+            units.add(x[counted[start : start + batch_size].to(device)])
             told = _telling(progress, start * samples, len(chosen) * samples)
             batches.append(_measure(model, x, samples, generator, batch_size, told))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
@@ -253,7 +204,7 @@ def evaluate(
         bound=np.concatenate([batch.bound for batch in batches]),
         terms=terms,
         kind=Kind.weakest(*(batch.kind for batch in batches)),
-        active_units=variances.active(len(chosen)),
+        active_units=units.count(),
         samples=samples,
         seed=seed,
         batch_size=batch_size,
@@ -267,6 +218,7 @@ def evaluate(
         subset=rule(len(images), limit),
         groups=None if chosen.groups is None else chosen.groups.cpu().numpy(),
         weights_sha256=files.digest(model.state_dict()),
+        no_divergence=frozenset().union(*(batch.no_divergence for batch in batches)),
     )
     _refuse_non_finite(evaluation)
     return evaluation
@@ -292,6 +244,7 @@ class _Batch:
     bound: Array
     terms: dict[str, Array]
     kind: Kind
+    no_divergence: frozenset[str]
 
 
 def _measure(
@@ -300,21 +253,22 @@ def _measure(
     """Averages of all terms, and the bound, over ``samples`` draws for each image of one batch."""
     b = len(x)
     weights, sums, draws, kind = LogMeanExp(), dict[str, Tensor](), 0, Kind.EXACT
+    no_divergence: frozenset[str] = frozenset()
     for evidence in _draws(model, x, samples, generator, chunk):
         for name, term in evidence.terms.items():
             total = double(term).unflatten(0, (-1, b)).sum(0)  # [B]
             sums[name] = sums[name] + total if name in sums else total
         if samples > 1:
             weights.add(_log_weight(evidence, model, samples).unflatten(0, (-1, b)))
-        kind = Kind.weakest(kind, evidence.kind)
+        kind, no_divergence = Kind.weakest(kind, evidence.kind), evidence.no_divergence
         draws += len(evidence.log_px) // b
         progress(draws * b)
     if draws < samples:  # an exact model is done after one pass
         progress(samples * b)
     terms = {name: _array(total / draws) for name, total in sums.items()}
-    # With one draw the ELBO is the better estimate of L_1: its KL divergences are in closed form.
+    # With one draw the ELBO is the better estimate of L_1: its KL divergences are in closed form where there is one.
     bound = _array(weights.result()) if samples > 1 else np.sum(list(terms.values()), 0)
-    return _Batch(bound, terms, kind)
+    return _Batch(bound, terms, kind, no_divergence)
 
 
 def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
@@ -344,45 +298,6 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
     if evidence.kind is not Kind.EXACT and samples > 1:
         raise UserError(f"samples: got {samples}, expected 1: {type(model).__name__} has no importance weights")
     return evidence.log_px
-
-
-class _LatentVariances:
-    """Variance over images of the posterior means of every latent layer; empty for a model without latents."""
-
-    def __init__(self, model: Model, generator: Generator) -> None:
-        self._model = model
-        self._generator = generator  # its own, so that the bounds' draws are those of importance_bound
-        self._layers: list[RunningVariance] = []
-
-    def add(self, x: Tensor) -> None:
-        if not isinstance(self._model, LatentModel):
-            return
-        means = _posterior_means(self._model, x, self._generator)
-        self._layers = self._layers or [RunningVariance() for _ in means]
-        for layer, mean in zip(self._layers, means, strict=True):
-            layer.add(mean)
-
-    def active(self, images: int) -> ActiveUnits | None:
-        if images < 2 or not self._layers:
-            return None
-        variances = [layer.variance() for layer in self._layers]
-        active = tuple(int((variance > ACTIVE_VARIANCE).sum()) for variance in variances)
-        return ActiveUnits(active, tuple(variance.numel() for variance in variances))
-
-
-def _posterior_means(model: LatentModel, x: Tensor, generator: Generator) -> list[Tensor]:
-    """Posterior mean of every layer, ``[B, ...]`` each, at one draw of the latents of the layers above it."""
-    if not isinstance(model, Hierarchy):
-        return model.latents(x)
-    means: list[Tensor] = []
-
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
-        assert posterior is not None
-        means.extend([] if prior is None else [posterior.mean])
-        return posterior.sample(generator)
-
-    model.top_down(choose, model.encode(x))
-    return means
 
 
 def _array(x: Tensor) -> Array:

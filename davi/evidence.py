@@ -46,15 +46,18 @@ class Evidence:
 
     Arguments:
         terms: name -> ``[B]``, nats. They sum to :attr:`log_px`: ``"reconstruction"``, ``"kl/03"`` (minus the KL
-            divergence of latent layer 3), ``"log_det"``, ...
+            divergence of latent layer 3, but see ``no_divergence``), ``"log_det"``, ...
         kind: whether the sum is exact, a lower bound, or an estimate.
         weigh: computes :attr:`log_weight` when somebody asks; training with an analytic KL never does. With
             ``joint=True`` it is :math:`\log p(x, z)` alone.
         penalties: scalars that are *not* part of the claim. Only objectives may use them.
-        kl_maps: the KL divergence of every latent variable, ``[B, ...]``, nats, under the name of its layer's term; the
-            term is minus its sum. Only objectives may use them.
+        kl_maps: the KL divergence of every latent variable (log q - log p where there is none), ``[B, ...]``, nats,
+            under the name of its layer's term; the term is minus its sum. Only objectives may use them.
         draws: the latents behind the terms, one tensor per layer, in the order in which they were drawn. Only
             objectives may use them.
+        no_divergence: names of the terms ``kl/..`` that are minus E[log q - log p] of latents drawn on the way up
+            (:class:`davi.distributions.Drawn`). Their prior depends on latents that were inferred from them, and the
+            expectation may have either sign. Only together all layers are the KL divergence of q(z | x) from p(z).
 
     Example:
         >>> import torch
@@ -69,6 +72,7 @@ class Evidence:
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
     kl_maps: Mapping[str, Tensor] = field(default_factory=dict)
     draws: tuple[Tensor, ...] = ()
+    no_divergence: frozenset[str] = frozenset()
 
     @cached_property
     def log_px(self) -> Tensor:

@@ -246,14 +246,15 @@ _PROTOCOL = {
     "model": _MODEL,
     "data": _DATA,
 }
+_TOLD = {"divergence?": _Each(list, bool), "inactive?": _Each(list, str), "rule?": str}
 _UNITS = {"active": _COUNT, "units": _COUNT}
 _RESULT: dict[str, Any] = {
     "kind": _Word(tuple(kind.name for kind in Kind)),
     "bound": {"samples": _SIZE, **_BOTH},
     "elbo": _BOTH,
     "terms": _Each(dict, _BOTH),
-    "kl": _Perhaps({"total": _BOTH, "layers": _Each(list, {"name": str, **_BOTH})}),
-    "active_units": _Perhaps({**_UNITS, "layers": _Each(list, _UNITS), "rule": str}),
+    "kl": _Perhaps({"total": _BOTH, "layers": _Each(list, {"name": str, **_BOTH}), **_TOLD}),
+    "active_units": _Perhaps({**_UNITS, "layers": _Each(list, _UNITS), "images?": _SIZE, "draws?": _SIZE, "rule": str}),
     "baselines": _Each(
         list, {"name": str, "bits_per_dim": _Perhaps(float), "standard_error": _Perhaps(float), "note": str}
     ),

@@ -149,8 +149,15 @@ class Step:
     posterior: Posterior
     z: Tensor
 
+    @property
+    def is_divergence(self) -> bool:
+        """Whether :meth:`kl` is, or estimates, a KL divergence; of latents drawn on the way up it is log q - log p,
+        whose expectation may be negative (:class:`~davi.distributions.Drawn`)."""
+        return not isinstance(self.posterior, Drawn)
+
     def kl_map(self) -> Tensor:
-        """KL divergence of the posterior from the prior, of every latent variable, ``[B, ...]``, nats."""
+        """KL divergence of the posterior from the prior, of every latent variable, ``[B, ...]``, nats; log q - log p at
+        the draw where it has no closed form."""
         return self.posterior.divergence_map(self.prior, self.z)
 
     def kl(self) -> Tensor:
@@ -222,6 +229,9 @@ class Hierarchy(LatentModel, ABC):
         r"""The evidence lower bound with one draw of the latents and KL divergences in closed form where there is one.
 
         .. math:: \log p(x) \ge E_q[\log p(x \mid z)] - \sum_i E_q[KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))]
+
+        The term of latents drawn on the way up is minus :math:`E_q[\log q(z_i) - \log p(z_i)]`, no KL divergence
+        (``Evidence.no_divergence``).
         """
         return self.explain(x, self.encode(x), generator)
 
@@ -262,7 +272,8 @@ class Hierarchy(LatentModel, ABC):
 
         penalties = self.penalties() if self.training else {}
         kind = Kind.LOWER_BOUND if pixels.normalised else Kind.ESTIMATE
-        return Evidence(terms, kind, weigh, penalties, maps, tuple(drawn))
+        early = frozenset(name for name, step in zip(maps, steps, strict=True) if not step.is_divergence)
+        return Evidence(terms, kind, weigh, penalties, maps, tuple(drawn), early)
 
     @final
     @torch.no_grad()

@@ -5,7 +5,8 @@ table of it that fits into 80 columns, and :func:`write_json` a file. Here, at t
 per dimension come into being.
 
 Nats are those of the log-likelihood, thus mostly negative; bits per dimension are those that a code would need, thus
-positive: -nats / (dims ln 2). KL divergences are positive in both units.
+positive: -nats / (dims ln 2). KL divergences are positive in both units; so are the terms of latents drawn on the way
+up, where they cost, but such a term is no divergence and may be negative (:mod:`davi.activity`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import numpy as np
 import torch
 
 from davi import __version__, clusters
+from davi.activity import ACTIVE_RULE, INACTIVE_NATS, INACTIVE_RULE, inactive_layers
 from davi.baselines import Baseline
 from davi.clusters import Groups, standard_error, witnesses
-from davi.evaluation import ACTIVE_RULE, KL, Array, Evaluation
+from davi.evaluation import KL, Array, Evaluation
 from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
 
@@ -51,8 +53,11 @@ def to_json(
     Returns:
         ``kind``; ``bound`` (with its number of ``samples``), ``elbo`` and ``terms`` (all parts of the ELBO but the KL
         divergences), each with ``nats`` and ``bits_per_dim``, which have a ``mean`` and a ``standard_error`` (null for
-        a single image or file; of patches it is clustered by file, :mod:`davi.clusters`); ``kl`` with its ``total`` and
-        named ``layers``, top first; ``active_units``; ``baselines``; ``protocol``.
+        a single image or file; of patches it is clustered by file, :mod:`davi.clusters`); ``kl``; ``active_units``;
+        ``baselines``; ``protocol``. ``kl`` has the ``total``, which is the KL divergence of all latents together, named
+        ``layers``, top first, whether each of them is a ``divergence`` of its own, the names of those that are
+        ``inactive``, and the ``rule`` for that. ``active_units`` has ``active`` of ``units``, in all and for each of
+        its ``layers``, over how many ``images`` and ``draws``, and their ``rule``.
     """
     dims, kl, groups = evaluation.dims, evaluation.kl, evaluation.groups  # kl: [N, layers]
     units, layers = evaluation.active_units, [name for name in evaluation.terms if name.startswith(KL)]
@@ -70,6 +75,9 @@ def to_json(
             "layers": [
                 {"name": name, **_divergence(layer, dims, groups)} for name, layer in zip(layers, kl.T, strict=True)
             ],
+            "divergence": [name not in evaluation.no_divergence for name in layers],
+            "inactive": inactive_layers(dict(zip(layers, kl.mean(0).tolist(), strict=True)), evaluation.no_divergence),
+            "rule": INACTIVE_RULE,
         }
         if layers
         else None,
@@ -79,6 +87,8 @@ def to_json(
             "active": sum(units.active),
             "units": sum(units.units),
             "layers": [{"active": a, "units": n} for a, n in zip(units.active, units.units, strict=True)],
+            "images": units.images,
+            "draws": units.draws,
             "rule": ACTIVE_RULE,
         },
         "baselines": [
@@ -257,20 +267,39 @@ def _available(baseline: Mapping[str, Any]) -> bool:
 
 
 def _layers(result: Mapping[str, Any]) -> list[str]:
-    """KL divergence and active units layer by layer; layers without any active unit by name."""
+    """The layers one by one: KL divergences or terms, inactive ones by name, and active units."""
     lines = []
-    if result["kl"] is not None:
-        each = "  ".join(f"{layer['nats']['mean']:.2f}" for layer in result["kl"]["layers"])
-        lines += _labelled("KL by layer, top first", f"{each} nats")
-    units = result["active_units"]
+    kl, units = result["kl"], result["active_units"]
+    if kl is not None:
+        terms = [layer["name"] for layer in kl["layers"] if not _is_divergence(kl, layer["name"])]
+        each = "  ".join(f"{layer['nats']['mean']:.2f}" for layer in kl["layers"])
+        lines += _labelled(f"{'term' if terms else 'KL'} by layer, top first", f"{each} nats")
+        if terms:
+            lines += _labelled("no KL divergence", f"{', '.join(terms)}: {NO_DIVERGENCE}")
+        if kl.get("inactive"):
+            lines += _labelled("inactive layers", f"{', '.join(kl['inactive'])} ({_why_inactive(kl)})")
     if units is not None:
         each = "  ".join(f"{layer['active']}/{layer['units']}" for layer in units["layers"])
         lines += _labelled("active units", f"{units['active']} of {units['units']}: {each}")
-        names = [layer["name"] for layer in result["kl"]["layers"]] if result["kl"] is not None else []
-        inactive = [name for name, layer in zip(names, units["layers"], strict=False) if not layer["active"]]
-        if inactive:
-            lines += _labelled("inactive layers", f"{', '.join(inactive)} (no active unit; kl/00 is the top)")
+        if "draws" in units:
+            lines += _labelled("", f"({units['images']} images, {units['draws']} draws of the latents each)")
     return lines
+
+
+NO_DIVERGENCE = "E[log q - log p] of latents drawn on the way up, which may be below zero"
+"""What the terms are that are no KL divergences."""
+
+
+def _is_divergence(kl: Mapping[str, Any], name: str) -> bool:
+    """Results of older versions do not tell, and count all as divergences."""
+    names = [layer["name"] for layer in kl["layers"]]
+    return bool(kl.get("divergence", [True] * len(names))[names.index(name)])
+
+
+def _why_inactive(kl: Mapping[str, Any]) -> str:
+    if all(_is_divergence(kl, name) for name in kl["inactive"]):
+        return f"KL divergence below {INACTIVE_NATS:g} nats; kl/00 is the top"
+    return f"all layers together below {INACTIVE_NATS:g} nats"
 
 
 def which_images(protocol: Mapping[str, Any]) -> str:

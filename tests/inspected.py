@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from davi.activity import ActiveUnits
 from davi.baselines import Baseline
-from davi.evaluation import ActiveUnits, Evaluation
+from davi.evaluation import Evaluation
 from davi.evidence import Kind
 from davi.inspection import (
     BitMaps,
@@ -45,7 +46,7 @@ def result(samples: int = 100, **changes: Any) -> dict[str, Any]:
         "bound": np.array([-83.0, -87.0, -91.0]),
         "terms": {"reconstruction": np.array([-80.0, -84.0, -88.0]), "kl/00": np.full(3, -4.0)},
         "kind": Kind.LOWER_BOUND,
-        "active_units": ActiveUnits((3,), (4,)),
+        "active_units": ActiveUnits((3,), (4,), images=3, draws=16),
         "samples": samples,
         "seed": 5,
         "batch_size": 64,

@@ -23,7 +23,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     | {"repetition", "streaming"},
     frozenset({"model"}),
     frozenset({"models"}),
-    frozenset({"coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
+    frozenset({"activity", "coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
     frozenset({"comparison", "measurements", "page", "pictures", "recalibration", "report", "runs", "training"}),
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),

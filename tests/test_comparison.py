@@ -12,10 +12,11 @@ import pytest
 from scipy import stats
 
 from davi import measurements
+from davi.activity import ActiveUnits
 from davi.clusters import standard_error
 from davi.comparison import Entry, compare, pace, paired, read, to_markdown, to_terminal, trained_on_these
 from davi.errors import UserError
-from davi.evaluation import ActiveUnits, Evaluation
+from davi.evaluation import Evaluation
 from davi.evidence import Kind
 from davi.report import protocol_of, to_json
 
@@ -364,7 +365,7 @@ def test_an_evaluation_that_does_not_say_of_which_images(tmp_path: Path) -> None
 
 
 def test_the_table_for_a_terminal() -> None:
-    units = ActiveUnits((2, 1), (2, 2))
+    units = ActiveUnits((2, 1), (2, 2), images=2, draws=16)
     runs = [
         entry("runs/on", HARD + 1, active_units=units),
         entry("runs/off", seconds=None, pace=None),

@@ -244,6 +244,21 @@ def test_log_weight_is_the_ratio_of_the_drawn_densities(hierarchy: Hierarchy) ->
     torch.testing.assert_close(weight.double(), reconstruction + ratio, rtol=1e-5, atol=1e-4)
 
 
+def test_terms_that_are_no_divergences_are_those_of_latents_drawn_on_the_way_up(hierarchy: Hierarchy) -> None:
+    early = set()
+
+    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        assert posterior is not None
+        if prior is None:
+            early.add(f"kl/{layer:02d}")
+        return posterior.sample()
+
+    x = some_images(hierarchy, 2)
+    hierarchy.top_down(choose, hierarchy.encode(x))
+    assert hierarchy.evidence(x).no_divergence == early
+    assert bool(early) == (hierarchy.name == "biva" or (hierarchy.name == "vae" and hierarchy.num_layers > 1))
+
+
 def test_the_walk_is_the_same_with_and_without_the_image(hierarchy: Hierarchy) -> None:
     """Priors and p(x | z) depend on the latents alone, whether inference chose them or somebody else."""
     hierarchy.double()

@@ -13,12 +13,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from davi import files
+from davi.activity import ActiveUnits, RunningCovariance
 from davi.data import Images
 from davi.data.protocol import digest
 from davi.data.subsets import positions
 from davi.distributions import Categorical, Distribution, Normal
 from davi.errors import UserError
-from davi.evaluation import ActiveUnits, LogMeanExp, RunningVariance, evaluate, importance_bound, measuring
+from davi.evaluation import LogMeanExp, evaluate, importance_bound, measuring
 from davi.evidence import Evidence, Kind
 from davi.model import Choose, Hierarchy, LatentModel, Model
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
@@ -156,20 +157,10 @@ def test_log_mean_exp_is_in_float64() -> None:
 def test_streams_need_values() -> None:
     with pytest.raises(ValueError, match="log-mean-exp: got no values, expected at least one"):
         LogMeanExp().result()
-    variance = RunningVariance()
-    variance.add(torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="variance: got 1 values, expected at least 2"):
-        variance.variance()
-
-
-@pytest.mark.parametrize("sizes", [[20], [1] * 20, [3, 16, 1]])
-def test_running_variance_in_any_chunks(sizes: list[int]) -> None:
-    values = 1e6 + torch.randn(20, 4, 3, dtype=torch.float64)  # far from zero: sums of squares would cancel
-    stream = RunningVariance()
-    for part in values.split(sizes):
-        stream.add(part)
-    expected = torch.from_numpy(np.var(values.numpy(), axis=0, ddof=1))
-    torch.testing.assert_close(stream.variance(), expected, rtol=1e-8, atol=0)  # 1e6 * float64 epsilon, with room
+    covariance = RunningCovariance()
+    covariance.add(torch.zeros(1, 3), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="covariance: got 1 values, expected at least 2"):
+        covariance.covariance()
 
 
 def test_terms_of_a_toy_by_hand() -> None:
@@ -275,13 +266,14 @@ def test_a_model_without_weights_has_no_importance_bound(kind: Kind) -> None:
 @pytest.mark.parametrize(("slope", "active"), [(0.0, 0), (0.0999, 0), (0.1001, 2), (-0.101, 2), (3.0, 2)])
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_active_units(slope: float, active: int, batch_size: int) -> None:
-    """Three images of variance 1: active iff slope^2 > 0.01. The second layer's mean is a draw: active by the rule."""
+    """Three images of variance 1: active iff slope^2 > 0.01. The second layer's mean is a draw of the first, whose
+    noise does not count: its mean over all draws is slope x as well."""
     result = evaluate(Toy(slope), images(3), batch_size=batch_size)
-    assert result.active_units == ActiveUnits((active, 2), (2, 2))
+    assert result.active_units == ActiveUnits((active, active), (2, 2), images=3, draws=16)
 
 
 def test_active_units_of_a_model_that_is_no_hierarchy() -> None:
-    assert evaluate(Single(), images()).active_units == ActiveUnits((1,), (2,))
+    assert evaluate(Single(), images()).active_units == ActiveUnits((1,), (2,), images=6, draws=1)
 
 
 def test_one_image_has_no_variance() -> None:

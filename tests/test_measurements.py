@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from davi import measurements
+from davi.activity import ActiveUnits
 from davi.baselines import Baseline
 from davi.errors import UserError
-from davi.evaluation import ActiveUnits, Evaluation
+from davi.evaluation import Evaluation
 from davi.evidence import Kind
 from davi.files import write_tensors
 from davi.report import protocol_of, to_json
@@ -27,7 +28,7 @@ DATA = {"set": "toy", "shape": [1, 2, 2], "levels": 2, "binarization": "none", "
 def evaluation(n: int = 3, shift: float = 0.0) -> Evaluation:
     rest = np.linspace(-5.0, -1.0, n) + shift
     terms = {"reconstruction": rest - 1.0, "kl/00": np.full(n, -0.5)}
-    units = ActiveUnits((1,), (4,)) if n > 1 else None
+    units = ActiveUnits((1,), (4,), images=n, draws=16) if n > 1 else None
     return Evaluation(
         rest - 1.5, rest, terms, Kind.LOWER_BOUND, units, 10, 0, 100, None, n, "toy/test", 4, "cpu", "float32", "cd"
     )

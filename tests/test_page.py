@@ -7,6 +7,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,8 +22,9 @@ from PIL import Image
 from davi import page
 from davi.errors import UserError
 from davi.evidence import Kind
-from davi.page import charts, curves, pixels
-from davi.page.blocks import Chart, Figure, Prose, Source, Table
+from davi.inspection import Layer
+from davi.page import charts, curves, latents, pixels
+from davi.page.blocks import Chart, Figure, Prose, Section, Source, Table
 from davi.page.saved import inline
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -164,7 +166,7 @@ def test_events_are_listed_and_long_lists_cut() -> None:
         "rollback",
         "failed at step 57 in the loss; went back to step 50 and on with the learning rate times 0.5",
     )
-    assert table.rows[1][1:] == ("collapse", "kl/01 stays near 0 nats")
+    assert table.rows[1][1:] == ("inactive layers", "kl/01 stays near 0 nats")
     many = [*records(), *({"kind": "watch", "step": k, "message": f"m{k}"} for k in range(1000))]
     table = curves.curves(many).blocks[-1]
     assert isinstance(table, Table)
@@ -346,7 +348,7 @@ def test_chart_texts_give_the_numbers() -> None:
     assert kl.alt == "Bar chart of the KL divergence in nats: layer 0 0.00, layer 1 1.00, layer 2 2.00."
     lead = sections["kl"].blocks[0]
     assert isinstance(lead, Prose)
-    assert lead.text.startswith("1 of 3 layers is inactive, with less than 0.01 nats per image: kl/00.")
+    assert lead.text.startswith("1 of 3 layers is inactive, with a KL divergence below 0.01 nats per image: kl/00.")
     scales = sections["kl"].blocks[2]
     assert isinstance(scales, Table)
     assert scales.rows == (("1 x 1", "1", "0.000", "0.0 %"), ("4 x 4", "2", "3.000", "100.0 %"))
@@ -354,16 +356,49 @@ def test_chart_texts_give_the_numbers() -> None:
 
 def test_estimates_of_divergences_say_so() -> None:
     plain = inspection().layers
-    layers = (plain[0], plain[1], replace(plain[2], nats=-0.25, inactive=True, drawn=True, latent="z1 bottom-up"))
-    (section,) = (s for s in page.compose(contents(inspection=inspection(layers=layers)), 96) if s.anchor == "kl")
+    layers = (plain[0], plain[1], replace(plain[2], nats=-0.25, inactive=True, drawn=True, latent="z1 top-down"))
+    section = kl_section(layers)
+    assert section.title == "KL divergence of the latent layers"
     _, _, told, _, table = section.blocks
     assert isinstance(told, Prose)
     assert "no closed form" in told.text
     assert isinstance(table, Table)
     assert table.head == ("layer", "latent", "grid", "channels", "nats", "state")
-    assert table.rows[2] == ("kl/02", "z1 bottom-up", "4 x 4", "2", "-0.250 ± 0.100", "inactive, an estimate")
+    assert table.rows[2] == ("kl/02", "z1 top-down", "4 x 4", "2", "-0.250 ± 0.100", "inactive, an estimate")
     drawing = charts.bars([1.0, -0.25], [0.1, 0.1], [False, True], "nats", "layer")
     assert drawing.axes[0].get_ylim()[0] < -0.3  # the bar and its error are within the frame
+
+
+def kl_section(layers: Sequence[Layer]) -> Section:
+    return latents.divergences(inspection(layers=tuple(layers)))
+
+
+def test_terms_that_are_no_divergences_are_called_terms() -> None:
+    plain = inspection().layers
+    term = replace(plain[2], nats=-1.26, drawn=True, divergence=False)
+    section = kl_section([plain[0], plain[1], term])
+    assert section.title == "Terms of the latent layers"
+    lead, figure, told, _, table = section.blocks
+    assert isinstance(lead, Prose)
+    assert lead.text.startswith("1 of 3 layers is inactive, with a KL divergence below 0.01 nats per image: kl/00.")
+    assert isinstance(figure, Figure)
+    (chart,) = figure.charts()
+    assert chart.alt == "Bar chart of the terms in nats: layer 0 0.00, layer 1 1.00, layer 2 -1.26."
+    assert isinstance(told, Prose)
+    assert "no KL divergence" in told.text
+    assert isinstance(table, Table)
+    assert table.rows[2][-2:] == ("-1.260 ± 0.100", "term, no divergence")
+    lead = kl_section([plain[1], term]).blocks[0]
+    assert isinstance(lead, Prose)
+    assert lead.text.startswith("The one layer that can be judged alone, kl/01, is not inactive")
+    lead = kl_section([replace(layer, inactive=True) for layer in (plain[0], term)]).blocks[0]
+    assert isinstance(lead, Prose)
+    assert lead.text.startswith("All 2 layers are inactive: together their terms are below 0.01 nats per image.")
+    bits = next(
+        s for s in page.compose(contents(inspection=inspection(layers=(*plain[:2], term))), 96) if s.anchor == "bits"
+    )
+    (table,) = (block for figure in bits.figures() for block in figure.content if isinstance(block, Table))
+    assert table.head[-3:] == ("KL of layer 0", "KL of layer 1", "term of layer 2")
 
 
 def test_the_result_may_come_from_a_file() -> None:

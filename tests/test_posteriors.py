@@ -31,6 +31,7 @@ class Laplace(Posterior):
         raise AssertionError("the draw was made already")
 
     mode = sample
+    sample_with = sample  # type: ignore[assignment]  # nor is it made of noise
 
 
 def test_divergence_without_a_closed_form_is_that_of_the_draw() -> None:

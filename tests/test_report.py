@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 
 from davi import __version__
+from davi.activity import ACTIVE_RULE, INACTIVE_RULE, ActiveUnits
 from davi.baselines import Baseline
 from davi.errors import UserError
-from davi.evaluation import ACTIVE_RULE, ActiveUnits, Evaluation
+from davi.evaluation import Evaluation
 from davi.evidence import Kind
-from davi.report import commit, protocol_of, to_json, to_terminal, write_json
+from davi.report import NO_DIVERGENCE, commit, protocol_of, to_json, to_terminal, write_json
 
 LN2 = math.log(2.0)
 
@@ -60,7 +62,7 @@ def evaluation(**changes: Any) -> Evaluation:
             "kl/01": np.array([-2.0, -2.0, -2.0]),
         },
         "kind": Kind.LOWER_BOUND,
-        "active_units": ActiveUnits((3, 0), (4, 8)),
+        "active_units": ActiveUnits((3, 0), (4, 8), images=3, draws=16),
         "samples": 100,
         "seed": 5,
         "batch_size": 64,
@@ -99,8 +101,12 @@ def test_numbers_by_hand() -> None:
         "active": 3,
         "units": 12,
         "layers": [{"active": 3, "units": 4}, {"active": 0, "units": 8}],
+        "images": 3,
+        "draws": 16,
         "rule": ACTIVE_RULE,
     }
+    kl = found["kl"]
+    assert (kl["divergence"], kl["inactive"], kl["rule"]) == ([True, True], [], INACTIVE_RULE)
     assert found["baselines"][0] == {
         "name": "independent pixels",
         "bits_per_dim": 2.0,
@@ -203,7 +209,7 @@ def test_table_of_binary_images() -> None:
     assert rows["lossless WebP"][:2] == ["not", "available:"]
     assert rows["KL by layer, top first"] == ["1.00", "2.00", "nats"]
     assert rows["active units"] == ["3", "of", "12:", "3/4", "0/8"]
-    assert rows["inactive layers"][0] == "kl/01"
+    assert f"{'':<28}(3 images, 16 draws of the latents each)" in lines
     assert "  independent pixels: counts" in lines
     assert rows["binarisation"][0] == "dynamic:"
     assert rows["order of the images"][:3] == ["sorted", "by", "class:"]
@@ -216,8 +222,52 @@ def test_table_of_other_images_gives_bits_first() -> None:
     assert next(line for line in lines if line.startswith("ELBO")).split()[1] == f"{2 / LN2:.4f}"
 
 
-def test_no_word_about_inactive_layers_where_there_are_none() -> None:
-    assert "inactive" not in to_terminal(result(active_units=ActiveUnits((3, 1), (4, 8))))
+def with_terms(*nats: float, no_divergence: Collection[str] = ()) -> dict[str, Any]:
+    """The result of a model whose layers have these terms."""
+    terms = {f"kl/{i:02d}": np.full(3, -value) for i, value in enumerate(nats)}
+    return result(terms={"reconstruction": np.zeros(3), **terms}, no_divergence=frozenset(no_divergence))
+
+
+def labelled(found: Mapping[str, Any], label: str) -> str:
+    """What a row of the table says; nothing if it is missing."""
+    lines = to_terminal(found).splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith(label)), len(lines))
+    end = next((i for i in range(start + 1, len(lines)) if lines[i][:1] != " "), len(lines))
+    return " ".join(line[28:].strip() for line in lines[start:end])
+
+
+def test_inactive_layers_are_named_by_their_divergence() -> None:
+    """Active units, of which the second layer has none, say something else."""
+    found = with_terms(2.0, 0.0101)
+    assert found["kl"]["inactive"] == []
+    assert "inactive" not in to_terminal(found)
+    found = with_terms(2.0, 0.0099)
+    assert found["kl"]["inactive"] == ["kl/01"]
+    assert labelled(found, "inactive layers") == "kl/01 (KL divergence below 0.01 nats; kl/00 is the top)"
+    assert labelled(found, "KL by layer, top first") == "2.00  0.01 nats"
+
+
+def test_terms_that_are_no_divergences_are_called_so_and_judged_together() -> None:
+    found = with_terms(2.0, -1.26, 0.5, no_divergence=["kl/01", "kl/02"])
+    assert (found["kl"]["divergence"], found["kl"]["inactive"]) == ([True, False, False], [])
+    assert labelled(found, "term by layer, top first") == "2.00  -1.26  0.50 nats"
+    assert labelled(found, "no KL divergence") == f"kl/01, kl/02: {NO_DIVERGENCE}"
+    assert "inactive" not in to_terminal(found)
+    assert "KL by layer" not in to_terminal(found)
+    assert labelled(found, "  KL divergence").startswith("1.24")  # of all latents together it is one, in nats
+    nothing = with_terms(2.0, -1.9901, no_divergence=["kl/01"])
+    assert nothing["kl"]["inactive"] == ["kl/00", "kl/01"]
+    assert labelled(nothing, "inactive layers") == "kl/00, kl/01 (all layers together below 0.01 nats)"
+
+
+def test_results_of_older_versions_are_shown() -> None:
+    found = with_terms(2.0, 0.001)
+    for key in ("divergence", "inactive", "rule"):
+        del found["kl"][key]
+    for key in ("images", "draws"):
+        del found["active_units"][key]
+    assert labelled(found, "KL by layer, top first") == "2.00  0.00 nats"
+    assert "inactive" not in to_terminal(found)
 
 
 def test_rollbacks_are_said() -> None:
@@ -281,7 +331,7 @@ def test_a_model_without_latents_has_one_row() -> None:
 def test_the_table_fits_into_eighty_columns() -> None:
     layers = 45
     terms = {f"kl/{i:02d}": np.full(3, -123456.789) for i in range(layers)}
-    units = ActiveUnits((10240,) * layers, (20480,) * layers)
+    units = ActiveUnits((10240,) * layers, (20480,) * layers, images=500, draws=16)
     found = result(
         elbo=np.array([-123456.0, -1234567.0, -1.0]),
         terms={"reconstruction": np.array([-1e6, -2e6, -3e6]), **terms},

@@ -54,7 +54,9 @@ def kind(run: Path, name: str) -> list[dict[str, Any]]:
 
 def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     run = tmp_path / "deep" / "run"
-    result, lines = go(vae(), run, steps=12, validate_every=5)
+    trained = vae()
+    result, lines = go(trained, run, steps=12, validate_every=5)
+    assert not any(module.training for module in trained.modules())
     assert (result.step, result.epoch, result.budget) == (12, 2, "steps")  # 5 batches of 8 in 40 images
     assert {p.name for p in run.iterdir()} == {"recipe.yaml", "metrics.jsonl", "checkpoints", "model.safetensors"}
     assert [r["step"] for r in kind(run, "train")] == [4, 8, 12]

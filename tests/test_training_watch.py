@@ -32,10 +32,25 @@ def test_collapse_is_said_when_it_changes() -> None:
     told = [eye.see(record(step, 50.0 - step, *kl)) for step, kl in enumerate([(1, 1), (1, 0.09), (1, 0), (0, 0)])]
     assert told[0] == told[2] == []
     assert [change["layers"] for change in (*told[1], *told[3])] == [["kl/01"], ["kl/00", "kl/01"]]
-    assert told[1][0]["message"] == "posterior collapse: 1 of 2 latent layers carry less than 0.1 nats: kl/01"
+    assert told[1][0]["message"] == "1 of 2 latent layers is inactive, KL divergence below 0.1 nats: kl/01"
+    assert told[3][0]["message"] == "2 of 2 latent layers are inactive, KL divergence below 0.1 nats: kl/00, kl/01"
     (over,) = eye.see(record(4, 40.0, 0.1, 0.1))
     assert (over["what"], over["active"], over["layers"]) == ("collapse", False, [])
-    assert over["message"] == "posterior collapse is over: each of 2 latent layers carries at least 0.1 nats per image"
+    assert over["message"] == ("no latent layer is inactive any more: KL divergences are at least 0.1 nats per image")
+
+
+def test_of_terms_that_are_no_divergences_the_sum_is_judged() -> None:
+    eye = watch()
+    values = [(2.0, -1.26), (2.0, -1.995), (0.005, 1.0), (2.0, 0.0)]
+    records = [{**record(step, 50.0 - step, *kl), "no_divergence": ["kl/01"]} for step, kl in enumerate(values)]
+    told = [[change["message"] for change in eye.see(one)] for one in records]
+    assert told == [
+        [],
+        ["all 2 latent layers are inactive: together below 0.01 nats per image"],
+        ["1 of 2 latent layers is inactive, KL divergence below 0.01 nats: kl/00"],
+        ["no latent layer is inactive any more: KL divergences are at least 0.01 nats per image"],
+    ]
+    assert len(watch().see(record(1, 50.0, 2.0, -1.26))) == 1  # a divergence, estimated, would be inactive
 
 
 def test_nothing_is_said_while_the_divergences_weigh_less() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+
+Noise = Callable[[Tensor], Tensor]
+"""Standard Normal noise of somebody's choice: of the shape, type and device of the tensor that it is given."""
 
 
 class Distribution(ABC):
@@ -45,11 +49,15 @@ class Posterior(Distribution):
     def mean(self) -> Tensor:
         """The latents when the noise is zero: the mean of a Normal, and where a flow takes it."""
 
+    @abstractmethod
+    def sample_with(self, noise: Noise) -> Tensor:
+        """The draw that given noise makes, in place of a generator's."""
+
     def divergence_map(self, prior: Distribution, z: Tensor) -> Tensor:
         r"""KL divergence from the prior at the grain of the latents, ``[B, ...]``, nats.
 
-        Here its estimate from one draw, :math:`\log q(z) - \log p(z)`; a subclass that knows the closed form returns
-        that.
+        Here its estimate from one draw, :math:`\log q(z) - \log p(z)`, which may be below zero by chance; a subclass
+        that knows the closed form returns that.
 
         Arguments:
             prior: p.

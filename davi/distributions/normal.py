@@ -25,7 +25,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions.base import Distribution, Posterior, at_least_float32, sum_per_image
+from davi.distributions.base import Distribution, Noise, Posterior, at_least_float32, sum_per_image
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -78,6 +78,9 @@ class Normal(Posterior):
         """A reparametrised draw, ``mean + temperature * scale * noise``."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + temperature * self.scale * noise
+
+    def sample_with(self, noise: Noise) -> Tensor:
+        return self.mean + self.scale * noise(self.mean)
 
     def mode(self) -> Tensor:
         """Where the density is largest: the mean."""

@@ -17,7 +17,7 @@ from typing import final
 
 from torch import Generator, Tensor
 
-from davi.distributions.base import Posterior
+from davi.distributions.base import Noise, Posterior
 from davi.distributions.normal import Normal
 
 Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -49,6 +49,9 @@ class TransformedNormal(Posterior):
         """A reparametrised draw; ``temperature`` scales the noise of the base."""
         return self._through(self.base.sample(generator, temperature))
 
+    def sample_with(self, noise: Noise) -> Tensor:
+        return self._through(self.base.sample_with(noise))
+
     def mode(self) -> Tensor:
         """Where the flow takes the mode of its base, which is not the mode of the result in general."""
         return self.mean
@@ -72,10 +75,11 @@ class TransformedNormal(Posterior):
 
 @final
 class Drawn(Posterior):
-    """A posterior whose draw has been made already, because the posteriors of other latents depended on it.
+    r"""A posterior whose draw has been made already, because the posteriors of other latents depended on it.
 
-    The divergence is that of the draw: in closed form it would treat those other latents, and with them the prior, as
-    independent of this one, and the result would be no bound.
+    Its part of a bound is :math:`\log q(z) - \log p(z)` at the draw. In closed form it would treat those other latents,
+    and with them the prior, as independent of this one, and the result would be no bound. For the same reason its
+    expectation is no KL divergence: it can be negative, and near zero it does not say that the latents are unused.
 
     Arguments:
         posterior: where the latents came from.
@@ -95,6 +99,10 @@ class Drawn(Posterior):
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """The draw; always the same one."""
+        return self.z
+
+    def sample_with(self, noise: Noise) -> Tensor:
+        """The draw, which was made already."""
         return self.z
 
     def mode(self) -> Tensor:

@@ -17,7 +17,6 @@ Example:
 
 from davi.inspection.inspecting import inspect
 from davi.inspection.views import (
-    INACTIVE_NATS,
     BitMaps,
     Chosen,
     DepthAttentionView,
@@ -28,7 +27,6 @@ from davi.inspection.views import (
 )
 
 __all__ = [
-    "INACTIVE_NATS",
     "BitMaps",
     "Chosen",
     "DepthAttentionView",

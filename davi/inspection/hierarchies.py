@@ -8,20 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from davi.activity import inactive_layers
 from davi.clusters import standard_error
 from davi.data import Images
 from davi.distributions import Distribution, Normal, Posterior
 from davi.evaluation import KL, Evaluation
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
-from davi.inspection.views import (
-    INACTIVE_NATS,
-    BitMaps,
-    DepthAttentionView,
-    Layer,
-    Progressive,
-    SpatialAttentionView,
-)
+from davi.inspection.views import BitMaps, DepthAttentionView, Layer, Progressive, SpatialAttentionView
 from davi.inspection.walks import as_map, depths_of, walk
 from davi.model import Hierarchy, Step
 
@@ -138,13 +132,26 @@ def _layers(
 ) -> tuple[Layer, ...]:
     names = [name for name in evaluation.terms if name.startswith(KL)]
     units = evaluation.active_units
+    means = dict(zip(names, evaluation.kl.mean(0).tolist(), strict=True))
+    inactive = inactive_layers(means, evaluation.no_divergence)
     found = []
     for i, (name, (_, channels, height, width)) in enumerate(zip(names, shapes, strict=True)):
         values = evaluation.kl[:, i]
-        nats = float(values.mean())
         error = standard_error(values, evaluation.groups)
         active, all_units = (units.active[i], units.units[i]) if units else (0, 0)
-        inactive, grid = nats < INACTIVE_NATS, (height, width)
-        latent = model.latent_name(i)
-        found.append(Layer(name, grid, channels, nats, error, active, all_units, inactive, drawn[i], latent))
+        found.append(
+            Layer(
+                name,
+                (height, width),
+                channels,
+                means[name],
+                error,
+                active,
+                all_units,
+                inactive=name in inactive,
+                drawn=drawn[i],
+                latent=model.latent_name(i),
+                divergence=name not in evaluation.no_divergence,
+            )
+        )
     return tuple(found)

@@ -92,6 +92,7 @@ def inspect(
         depth_attention=found.depth_attention,
         spatial_attention=found.spatial_attention,
         bits=found.bits,
+        active_units=evaluation.active_units,
     )
 
 

@@ -7,8 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-INACTIVE_NATS = 0.01
-"""A latent layer whose KL divergence stays below this many nats per image tells nothing about the image."""
+from davi.activity import ActiveUnits
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +18,16 @@ class Layer:
         name: of its term of the evidence, such as ``kl/00``; 00 is the top.
         grid: height and width of its latent map; (1, 1) for a vector.
         channels: of its latent map.
-        nats: mean KL divergence over the inspected images, nats per image.
+        nats: minus its term: mean KL divergence over the inspected images, nats per image (but see ``divergence``).
         standard_error: of that mean (:mod:`davi.clusters`); None for a single image or file.
-        active: number of active units, by :data:`davi.evaluation.ACTIVE_RULE`.
+        active: number of active units, by :data:`davi.activity.ACTIVE_RULE`.
         units: number of units; 0, like ``active``, where a single image leaves nothing to compare.
-        inactive: whether ``nats`` is below :data:`INACTIVE_NATS`.
-        drawn: whether the divergence has no closed form, so that ``nats`` comes from one draw for each image and may be
-            below zero by chance.
+        inactive: by :data:`davi.activity.INACTIVE_RULE`.
+        drawn: whether the term has no closed form, so that ``nats`` comes from one draw for each image and may be below
+            zero by chance.
         latent: what the model's paper calls it (:meth:`davi.model.Hierarchy.latent_name`).
+        divergence: whether ``nats`` is a KL divergence. Of latents drawn on the way up it is E[log q - log p], which
+            may be below zero in truth (``Evidence.no_divergence``).
 
     References:
         Ladder Variational Autoencoders, C. K. Sonderby, T. Raiko, L. Maaloe, S. K. Sonderby, O. Winther, NeurIPS 2016,
@@ -46,6 +47,7 @@ class Layer:
     inactive: bool
     drawn: bool = False
     latent: str = ""
+    divergence: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +79,10 @@ class Progressive:
     .. math:: -\log p(x) \le E\Big[-\log p(x \mid z) + \sum_{i<k} KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))\Big],
               \qquad z_{<k} \sim q,\; z_{\ge k} \sim p(z_{\ge k} \mid z_{<k}),
 
-    which is the evidence lower bound with the posterior :math:`q(z_{<k} \mid x)\, p(z_{\ge k} \mid z_{<k})`. Lower is
-    better; at k = L it is minus the ELBO. Every k takes the same noise, so that differences between them are those of
-    the layers. The images are drawn without noise: posterior means, then prior means.
+    which is the evidence lower bound with the posterior :math:`q(z_{<k} \mid x)\, p(z_{\ge k} \mid z_{<k})`; latents
+    that were drawn on the way up have log q - log p in place of a divergence. Lower is better; at k = L it is minus the
+    ELBO. Every k takes the same noise, so that differences between them are those of the layers. The images are drawn
+    without noise: posterior means, then prior means.
 
     Arguments:
         originals: integers ``[n, C, H, W]``.
@@ -161,7 +164,7 @@ class BitMaps:
     Arguments:
         images: integers ``[n, C, H, W]``.
         reconstruction: bits of the pixels given the latents, summed over channels, ``[n, H, W]``, float64.
-        layers: bits of the KL divergence of each layer, ``[n, L, H, W]``, float64: those of a latent pixel are spread
+        layers: bits of the term of each layer, ``[n, L, H, W]``, float64: those of a latent pixel are spread
             evenly over the image pixels that it covers, or given to the nearest ones if it covers padding alone.
     """
 
@@ -185,6 +188,7 @@ class Inspection:
         depth_attention: one view for each side that has any.
         spatial_attention: one view for each of some non-local blocks.
         bits: maps of at most four images: the best, two typical, the worst.
+        active_units: how they were counted; the numbers of each layer stand with it.
     """
 
     images: int
@@ -197,3 +201,4 @@ class Inspection:
     depth_attention: tuple[DepthAttentionView, ...]
     spatial_attention: tuple[SpatialAttentionView, ...]
     bits: BitMaps | None
+    active_units: ActiveUnits | None = None

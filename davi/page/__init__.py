@@ -19,7 +19,7 @@ from markupsafe import Markup
 from davi import __version__
 from davi.errors import UserError
 from davi.files import replace_text, writing
-from davi.inspection import INACTIVE_NATS, Inspection
+from davi.inspection import Inspection
 from davi.page import attention, curves, images, latents, numbers
 from davi.page.blocks import Chart, Prose, Section, Source
 from davi.page.pixels import data_uri
@@ -126,7 +126,7 @@ def compose(contents: Contents, longest: int) -> list[Section]:
         curves.curves(contents.records),
         images.samples(found, levels, longest),
         images.chosen(found, levels, longest),
-        latents.divergences(found, INACTIVE_NATS),
+        latents.divergences(found),
         latents.units(found),
         latents.progressive(found, levels, longest),
         attention.depth(found, levels, longest),

@@ -13,6 +13,9 @@ from davi.page.charts import PURPLE, VERMILION, Curve, Mark
 _MOST_EVENTS = 50
 """Rows: a run in which more happened is told by its first and last."""
 
+_WHAT = {"collapse": "inactive layers"}
+"""What the records call otherwise."""
+
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -33,7 +36,8 @@ def curves(records: Records) -> Section:
     if events:
         blocks.append(Table("What happened on the way", ("step", "event", "details"), tuple(_rows(events))))
     else:
-        blocks.append(Prose("Nothing was rolled back, and the watch on collapse and plateaus had nothing to say."))
+        text = "Nothing was rolled back, and the watch on inactive layers and plateaus had nothing to say."
+        blocks.append(Prose(text))
     return Section("curves", title, tuple(blocks))
 
 
@@ -63,8 +67,9 @@ def _figures(train: Records, validation: Records, events: Records) -> Iterator[F
         yield Figure(
             "curve-kl",
             (Chart(charts.lines(kl, "KL divergence, nats per image", "step", marks, cut=True), _told(kl, "nats")),),
-            "How to read it: how much the latents say about an image. A curve that falls to zero is posterior "
-            "collapse: the model has given its latents up." + marked,
+            "How to read it: what the latents of all layers together cost; they say no more than that about an image. "
+            "Where the curve falls to zero all layers are inactive (posterior collapse): the model has given its "
+            "latents up." + marked,
             "The effect of warm-up that such a curve shows is discussed in Ladder Variational Autoencoders (Sønderby "
             "et al., NeurIPS 2016).",
         )
@@ -124,4 +129,5 @@ def _rows(events: Records) -> Iterator[tuple[str, str, str]]:
             )
             yield str(event["step"]), "rollback", details
         else:
-            yield str(event["step"]), str(event.get("what", "warning")), str(event.get("message", ""))
+            what = str(event.get("what", "warning"))
+            yield str(event["step"]), _WHAT.get(what, what), str(event.get("message", ""))

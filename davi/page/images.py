@@ -117,7 +117,9 @@ def bits(inspection: Inspection, levels: int, longest: int) -> Section:
     shown = torch.stack([total, maps.reconstruction, *(maps.layers[:, layer] for layer in layers)], 1)
     shown = pixels.shrunk(shown, longest)  # [n, 2 + layers, h, w]
     high, high_kl = _brightest(shown[:, :2]), _brightest(shown[:, 2:])
-    names = ("all bits", "pixels given latents", *(f"KL of layer {layer}" for layer in layers))
+    kinds = ["KL" if layer.divergence else "term" for layer in inspection.layers]
+    names = ("all bits", "pixels given latents", *(f"{kinds[layer]} of layer {layer}" for layer in layers))
+    estimated = any(layer.drawn for layer in inspection.layers)
     rows = []
     for i, original in enumerate(maps.images):
         bits = float(total[i].sum())
@@ -132,6 +134,7 @@ def bits(inspection: Inspection, levels: int, longest: int) -> Section:
         "How to read it: bright is where the model pays. The map of all bits is the sum of all others: what the pixels "
         "cost given the latents, and what each latent layer costs, spread evenly over the pixels that one of its own "
         "covers. The maps of the layers have a scale of their own; the brightest half percent are cut off."
+        + (" What is below zero, as terms that are estimated may be, is as dark as zero." if estimated else "")
         + (some if maps.layers.shape[1] > len(layers) else "")
         + _reduced(inspection, longest)
     )
@@ -139,7 +142,11 @@ def bits(inspection: Inspection, levels: int, longest: int) -> Section:
     content = (
         Table("Bits per pixel", ("image", "original", *names), tuple(rows)),
         pixels.legend(high, "all bits, and pixels given latents, bits per pixel"),
-        *((pixels.legend(high_kl, "KL of a layer, bits per pixel"),) if layers else ()),
+        *(
+            (pixels.legend(high_kl, f"{' or '.join(dict.fromkeys(kinds))} of a layer, bits per pixel"),)
+            if layers
+            else ()
+        ),
     )
     return Section("bits", title, (Figure("bits", content, reading, paper),))
 

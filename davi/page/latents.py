@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from davi.evaluation import ACTIVE_RULE
+from davi.activity import ACTIVE_RULE, INACTIVE_NATS
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
 from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table
@@ -21,33 +21,43 @@ _NO_CLOSED_FORM = (
     "one draw each, and may be below zero by chance. Such a layer may be in use or not, within its standard error."
 )
 
+_NO_DIVERGENCE = (
+    "Layers marked as terms hold latents that are drawn on the way up, before their prior is known. Their bar is the "
+    "mean of log q(z) - log p(z) over images, with one draw each, and no KL divergence: the prior depends on latents "
+    "that were inferred from these, and a layer that does its work may be below zero. So none of them is called "
+    "inactive by its own term. The sum over all layers is a KL divergence again."
+)
 
-def divergences(inspection: Inspection, inactive_nats: float) -> Section:
-    """KL divergence of each layer and of each scale; inactive layers by name.
 
-    Arguments:
-        inspection: of the model.
-        inactive_nats: KL divergence below which a layer counts as inactive.
-    """
+def divergences(inspection: Inspection) -> Section:
+    """KL divergence of each layer and of each scale, or its term where that is none; inactive layers by name."""
     title, layers = "KL divergence of the latent layers", inspection.layers
     if not layers:
         return Section("kl", title, (Prose(_NO_LATENTS),))
+    pure = all(layer.divergence for layer in layers)
+    what, plural = ("KL divergence",) * 2 if pure else ("term", "terms")
+    title = title if pure else "Terms of the latent layers"
     heights = [layer.nats for layer in layers]
     errors = [layer.standard_error or 0.0 for layer in layers]
     hollow = [layer.inactive for layer in layers]
-    drawing = charts.bars(heights, errors, hollow, "KL divergence, nats per image", "latent layer, 0 is the top")
+    drawing = charts.bars(heights, errors, hollow, f"{what}, nats per image", "latent layer, 0 is the top")
     told = ", ".join(f"layer {i} {layer.nats:.2f}" for i, layer in enumerate(layers))
     figure = Figure(
         "kl",
-        (Chart(drawing, f"Bar chart of the KL divergence in nats: {told}."),),
-        "How to read it: a bar is what one layer tells about an image, with its standard error; all bars together are "
-        "the KL part of the ELBO. Outlined bars are inactive layers.",
+        (Chart(drawing, f"Bar chart of the {plural} in nats: {told}."),),
+        f"How to read it: a bar is what one layer costs for an image, mean and standard error over {inspection.images} "
+        "images with one draw each; all bars together are the KL divergence in the ELBO, that of the posterior of all "
+        "latents from their prior. "
+        + ("A layer tells no more about an image than it costs. " if pure else "")
+        + "Outlined bars are inactive layers.",
         "The kind of figure shown in Ladder Variational Autoencoders (Sønderby et al., NeurIPS 2016); Deep Attentive "
         "Variational Inference (Apostolopoulou et al., ICLR 2022) shows the use of the latent layers to the same end.",
     )
     heads = ("layer", *(("latent",) if _named(layers) else ()), "grid", "channels", "nats", "state")
-    blocks: list[Block] = [Prose(_inactive(layers, inactive_nats)), figure]
-    if any(layer.drawn for layer in layers):
+    blocks: list[Block] = [Prose(_inactive(layers)), figure]
+    if not pure:
+        blocks.append(Prose(_NO_DIVERGENCE))
+    if any(layer.drawn and layer.divergence for layer in layers):
         blocks.append(Prose(_NO_CLOSED_FORM))
     blocks.append(Table("By scale", ("latent grid", "layers", "nats", "share"), tuple(_scales(layers))))
     blocks.append(Table("By layer, top first", heads, tuple(_by_layer(layers))))
@@ -58,15 +68,26 @@ def _named(layers: Sequence[Layer]) -> bool:
     return any(layer.latent for layer in layers)
 
 
-def _inactive(layers: Sequence[Layer], nats: float) -> str:
+def _inactive(layers: Sequence[Layer]) -> str:
     names = [layer.name for layer in layers if layer.inactive]
-    if not names:
-        return f"No layer is inactive: each tells at least {nats:g} nats about an image."
-    verb = "is" if len(names) == 1 else "are"
-    return (
-        f"{len(names)} of {len(layers)} layers {verb} inactive, with less than {nats:g} nats per image: "
-        f"{', '.join(names)}. The posterior of such a layer has collapsed onto its prior."
-    )
+    judged = [layer for layer in layers if layer.divergence]
+    if any(layer.inactive for layer in layers if not layer.divergence):
+        return (
+            f"All {len(layers)} layers are inactive: together their terms are below {INACTIVE_NATS:g} nats per image. "
+            "The posterior of the latents is their prior, whatever the image."
+        )
+    if names:
+        return (
+            f"{len(names)} of {len(layers)} layers {'is' if len(names) == 1 else 'are'} inactive, with a KL divergence "
+            f"below {INACTIVE_NATS:g} nats per image: {', '.join(names)}. The posterior of such a layer is its prior, "
+            "whatever the image."
+        )
+    least = f"a KL divergence of at least {INACTIVE_NATS:g} nats per image"
+    if len(judged) == len(layers):
+        return f"No layer is inactive: each has {least}."
+    if len(judged) == 1:
+        return f"The one layer that can be judged alone, {judged[0].name}, is not inactive: it has {least}."
+    return f"None of the {len(judged)} layers that can be judged alone is inactive: each has {least}."
 
 
 def _scales(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
@@ -86,9 +107,16 @@ def _grid(grid: tuple[int, int]) -> str:
 def _by_layer(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
     for layer in layers:
         error = "" if layer.standard_error is None else f" ± {layer.standard_error:.3f}"
-        state = ("inactive" if layer.inactive else "in use") + (", an estimate" if layer.drawn else "")
+        state = "inactive" if layer.inactive else "in use" if layer.divergence else "term, no divergence"
+        state += ", an estimate" if layer.drawn and layer.divergence else ""
         name = (layer.name, layer.latent) if _named(layers) else (layer.name,)
         yield *name, _grid(layer.grid), str(layer.channels), f"{layer.nats:.3f}{error}", state
+
+
+def _measured(inspection: Inspection) -> str:
+    """Over what active units were counted; inspections made by hand need not say."""
+    counted = inspection.active_units
+    return "" if counted is None else f" over {counted.images} images, with {counted.draws} draws of the latents each"
 
 
 def units(inspection: Inspection) -> Section:
@@ -108,9 +136,9 @@ def units(inspection: Inspection) -> Section:
     figure = Figure(
         "active-units",
         (Chart(drawing, f"Bar chart of the share of active units: {told}."),),
-        f"How to read it: {active} of {all_} units are active over {inspection.images} images. {ACTIVE_RULE[0].upper()}"
-        f"{ACTIVE_RULE[1:]}. A unit whose prior moves with the layers above is active even if it tells nothing of its "
-        "own: its layer's KL divergence says whether it does. More images find more active units.",
+        f"How to read it: {active} of {all_} units are active{_measured(inspection)}. {ACTIVE_RULE[0].upper()}"
+        f"{ACTIVE_RULE[1:]}. A unit whose prior moves with what the layers above have inferred is active even if it "
+        "tells nothing of its own; where its layer has a KL divergence, that says whether it does.",
         "The measure of Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, ICLR 2016), there a number "
         "for each layer.",
     )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from davi.activity import INACTIVE_NATS
 from davi.objectives import ObjectiveConfig
 
 _MOST = 1e15
@@ -72,8 +73,8 @@ class TrainingConfig:
         checkpoint_steps: steps between checkpoints; 0: only by minutes and at the end.
         keep_checkpoints: how many are kept, the newest.
         log_every: steps between lines of the log.
-        collapse_nats: a latent layer whose mean KL divergence stays below that many nats per image after the warm-up of
-            its weight is reported as collapsed; 0: never.
+        collapse_nats: a latent layer whose mean KL divergence is below that many nats per image after the warm-up of
+            its weight is reported as inactive, by the rule of :mod:`davi.activity`; 0: never.
         plateau_validations: a validation bound that has not improved by a thousandth for that many validations is
             reported as a plateau; 0: never.
         tensorboard: write the log for TensorBoard as well, into the run's folder; needs the extra of that name.
@@ -122,7 +123,7 @@ class TrainingConfig:
     checkpoint_steps: int = 0
     keep_checkpoints: int = 2
     log_every: int = 50
-    collapse_nats: float = 0.01
+    collapse_nats: float = INACTIVE_NATS
     plateau_validations: int = 10
     tensorboard: bool = False
     seed: int = 0

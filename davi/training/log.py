@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -16,20 +16,24 @@ from davi.runs import Echo, Metrics
 from davi.training.tensorboard import Board
 
 
-def summary(terms: Mapping[str, float], dims: int) -> dict[str, Any]:
+def summary(terms: Mapping[str, float], dims: int, no_divergence: Collection[str] = ()) -> dict[str, Any]:
     """Means of an evidence's terms as the log reports them.
 
     Arguments:
         terms: mean of each term over images, nats.
         dims: values in one image.
+        no_divergence: names of the terms ``kl/..`` that are no KL divergences
+            (``Evidence.no_divergence``).
 
     Returns:
         ``nats`` (minus the sum of the terms: the negative bound, per image), ``bits_per_dim`` of the same,
-        ``kl`` (sum of all divergences, nats), and the ``terms``.
+        ``kl`` (minus the sum of all terms ``kl/..``: the KL divergence of all latents together, nats), the ``terms``,
+        and ``no_divergence``, if there are any.
     """
     total = sum(terms.values())
     kl = -sum(value for name, value in terms.items() if name.startswith("kl/"))
-    return {"nats": -total, "bits_per_dim": bits_per_dim(total, dims), "kl": kl, "terms": dict(terms)}
+    told = {"no_divergence": sorted(no_divergence)} if no_divergence else {}
+    return {"nats": -total, "bits_per_dim": bits_per_dim(total, dims), "kl": kl, "terms": dict(terms), **told}
 
 
 def duration(seconds: float) -> str:

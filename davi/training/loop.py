@@ -346,7 +346,7 @@ class _Run:
                 "seconds": seconds,
                 "seconds_left": self._seconds_left(seconds),
                 "loss": loss,
-                **summary(means, state.model.dims),
+                **summary(means, state.model.dims, state.meters.no_divergence),
                 "kl_weight": beta,
                 "learning_rate": rate,
                 "images_per_second": steps * state.feed.order.batch_size / time_used,

@@ -55,6 +55,7 @@ class Meters:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.no_divergence: frozenset[str] = frozenset()
         self.batch: Tensor | None = None
         self.totals: list[float] = []
         self.steps = 0
@@ -62,7 +63,7 @@ class Meters:
     @torch.no_grad()
     def add(self, evidence: Evidence, loss: Tensor, weight: float) -> None:
         """Take in a part of a batch; the weights of a batch's parts sum to 1."""
-        self.names = ["loss", *evidence.terms]
+        self.names, self.no_divergence = ["loss", *evidence.terms], evidence.no_divergence
         values = torch.stack([loss.detach(), *(term.detach().mean() for term in evidence.terms.values())]).float()
         self.batch = values * weight if self.batch is None else self.batch + values * weight
 

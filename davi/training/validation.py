@@ -34,20 +34,22 @@ def validate(
     device = next(model.parameters()).device
     rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
     names: list[str] = []
+    no_divergence: frozenset[str] = frozenset()
     own: dict[int, Tensor] = {}
     for number in range(rank, -(-len(images) // batch_size), count):
         x = images.pixels[number * batch_size : (number + 1) * batch_size].to(device)
         # A generator for each batch: its draws must not depend on who computed the batches before.
-        terms = model.evidence(x, Generator(device).manual_seed(noise_seed(seed, number))).terms
-        names = list(terms)
+        evidence = model.evidence(x, Generator(device).manual_seed(noise_seed(seed, number)))
+        names, no_divergence = list(evidence.terms), evidence.no_divergence
         # float64 so that the mean over ten thousand images does not depend on how they are cut into batches
-        own[number] = torch.stack([term.double().sum() for term in terms.values()])
-    told = names, {number: sums.tolist() for number, sums in own.items()}
+        own[number] = torch.stack([term.double().sum() for term in evidence.terms.values()])
+    told = names, no_divergence, {number: sums.tolist() for number, sums in own.items()}
     gathered = [told] if processes is None else processes.gather(told)
-    batches = {number: sums for _, shares in gathered for number, sums in shares.items()}
+    batches = {number: sums for *_, shares in gathered for number, sums in shares.items()}
     columns = zip(*(batches[number] for number in sorted(batches)), strict=True)
-    means = {name: sum(column) / len(images) for name, column in zip(gathered[0][0], columns, strict=True)}
-    return {**summary(means, model.dims), "images": len(images)}
+    names, no_divergence, _ = gathered[0]  # the first process has the first batch
+    means = {name: sum(column) / len(images) for name, column in zip(names, columns, strict=True)}
+    return {**summary(means, model.dims, no_divergence), "images": len(images)}
 
 
 def last_validation(records: Sequence[Mapping[str, Any]], step: int) -> tuple[int, dict[str, Any] | None]:

@@ -1,11 +1,11 @@
-"""A watch on what goes wrong without an error: layers that carry nothing, and a bound that no longer improves.
+"""A watch on what goes wrong without an error: inactive latent layers, and a bound that no longer improves.
 
 It looks at the validations, or at the log's lines in a run without any, and changes nothing about the training. What it
 says follows from the records alone, so a resumed run reads them and goes on as if it had never stopped.
 
 References:
     Generating Sentences from a Continuous Space, S. R. Bowman et al., CoNLL 2016, https://arxiv.org/abs/1511.06349
-    (posteriors that collapse to the prior)
+    (posteriors that collapse to the prior: the layers that are called inactive here)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from davi.activity import inactive_layers
 from davi.training.config import TrainingConfig
 from davi.training.schedule import Schedule
 
@@ -23,8 +24,9 @@ IMPROVEMENT = 1e-3
 class Watch:
     """Says when a run's state changes, once each time.
 
-    - *Collapse*: the mean KL divergence of a latent layer is below ``collapse_nats`` although the weight of the
-      divergences has reached 1.
+    - *Collapse*: latent layers are inactive by the rule of :mod:`davi.activity`, with the threshold ``collapse_nats``,
+      although the weight of the divergences has reached 1. Of layers whose terms are no KL divergences only the sum
+      with all others is judged.
     - *Plateau*: the bound has not improved by :data:`IMPROVEMENT` for ``plateau_validations`` validations.
 
     Arguments:
@@ -35,7 +37,7 @@ class Watch:
 
     def __init__(self, config: TrainingConfig, schedule: Schedule, kind: str) -> None:
         self.config, self.schedule, self.kind = config, schedule, kind
-        self.collapsed: list[str] = []
+        self.inactive: list[str] = []
         self.best: tuple[float, int] | None = None
         """The bound (nats, lower is better) that later ones must beat, and its step."""
         self.since = 0
@@ -59,15 +61,20 @@ class Watch:
         if self.schedule.kl_weight(record["step"], record["seconds"]) < 1.0:
             return []
         terms = {name: -term for name, term in record["terms"].items() if name.startswith("kl/") and _number(term)}
-        layers = [name for name, kl in terms.items() if kl < least]
-        if layers == self.collapsed:
+        told = record.get("no_divergence")
+        no_divergence = [name for name in terms if isinstance(told, list) and name in told]
+        layers = inactive_layers(terms, no_divergence, least) if least else []
+        if layers == self.inactive:
             return []
-        self.collapsed = layers
+        self.inactive = layers
         of = f"of {len(terms)} latent layers"
         if not layers:
-            message = f"posterior collapse is over: each {of} carries at least {least:g} nats per image"
+            message = f"no latent layer is inactive any more: KL divergences are at least {least:g} nats per image"
+        elif set(layers) & set(no_divergence):
+            message = f"all {len(terms)} latent layers are inactive: together below {least:g} nats per image"
         else:
-            message = f"posterior collapse: {len(layers)} {of} carry less than {least:g} nats: {', '.join(layers)}"
+            are = "is" if len(layers) == 1 else "are"
+            message = f"{len(layers)} {of} {are} inactive, KL divergence below {least:g} nats: {', '.join(layers)}"
         return [{"what": "collapse", "active": bool(layers), "layers": layers, "message": message}]
 
     def _plateau(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
