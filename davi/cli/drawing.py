@@ -69,14 +69,26 @@ def _reconstruct(request: Request) -> int:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     originals = evenly(images, options.n).pixels
     with measuring(model):
-        made = torch.cat([model.reconstruct(x.to(device)).cpu() for x in originals.split(_BATCH)])
-    made = _whole(made, f"for {images.name}").to(originals.dtype)
+        made = torch.cat([_reconstructed(model, x.to(device), images.name) for x in originals.split(_BATCH)])
+    made = made.to(originals.dtype)
     target = Path(options.out or folder / "reconstructions.png")
     save_png(pairs(originals, made, model.levels), target)
     some = rule(len(images), options.n)
     which = f"{len(images)} images of {images.name}" if some is None else f"{some}, of {images.name}"
     print(f"{which}, each beside its reconstruction: {target}")
     return 0
+
+
+def _reconstructed(model: LatentModel, x: Tensor, name: str) -> Tensor:
+    """:meth:`~davi.model.LatentModel.reconstruct`, of a model whose distribution of the pixels has finite numbers.
+
+    A mode is some integer whatever the numbers behind it are, so they are asked for its probability.
+    """
+    pixels = model.decode(model.latents(x))
+    made = pixels.mode()
+    if not bool(pixels.log_prob(made).isfinite().all()):
+        raise UserError(f"run: the model computes no finite pixels for {name}; expected usable weights")
+    return made.cpu()
 
 
 def _whole(images: Tensor, when: str) -> Tensor:
