@@ -1,8 +1,8 @@
 """Time and peak memory of a training step, and sampling speed, of small models of the family.
 
-The configurations are those in which the original implementations were timed on a CPU: 32x32 colour images in batches
-of 8, float32, two threads. A step is forward, backward and optimiser. ``default`` is what ``davi train`` does (channels
-innermost, optimiser calls for all tensors at once), ``plain`` is eager PyTorch without these. Every round takes one
+The configurations are those in which the original implementations were timed on a CPU: 32x32 color images in batches
+of 8, float32, two threads. A step is forward, backward and optimizer. ``default`` is what ``davi train`` does (channels
+innermost, optimizer calls for all tensors at once), ``plain`` is eager PyTorch without these. Every round takes one
 step of each, so that whatever else the machine does hits both; medians are reported. Peak memory is that of a fresh
 process.
 
@@ -92,7 +92,7 @@ def build(name: str, variant: str) -> Model:
 
 
 def speed(config: Configuration, variant: str) -> dict[str, bool]:
-    """How the optimiser goes over the tensors."""
+    """How the optimizer goes over the tensors."""
     if variant == "plain":
         return {"foreach": False}
     return {"fused": True} if config.optimizer is torch.optim.AdamW else {"foreach": True}

@@ -1,4 +1,4 @@
-"""The table of the IWAE paper in small: draws and objectives after equally many steps, on dynamically binarised MNIST.
+"""The table of the IWAE paper in small: draws and objectives after equally many steps, on dynamically binarized MNIST.
 
 python benchmarks/iwae.py --runs FOLDER --data-root FOLDER --steps 20000 --seeds 0
 

@@ -1,6 +1,6 @@
 """Runs that are killed (SIGKILL) at random instants and resumed: how many end with the weights of one that was not.
 
-Each run trains a small Deep Attentive VAE on images streamed from a folder, with dynamic binarisation, mirroring,
+Each run trains a small Deep Attentive VAE on images streamed from a folder, with dynamic binarization, mirroring,
 gradient accumulation, skipped steps and the moving average, and saves every third step (``tests/killed_runs.py``). It
 is killed at one to three random instants, counted in the time that an uninterrupted run takes, and resumed after each.
 A kill that comes when a run has ended already is no kill; runs are made until enough kills have happened.
@@ -30,7 +30,7 @@ LATEST = 0.95
 
 
 def draw_pictures(folder: Path) -> None:
-    """Fifty grey pictures [4, 4] of random levels."""
+    """Fifty gray pictures [4, 4] of random levels."""
     folder.mkdir()
     for i, picture in enumerate(np.random.default_rng(3).integers(0, 256, (50, 4, 4), dtype=np.uint8)):
         Image.fromarray(picture).save(folder / f"{i:02d}.png")

@@ -70,7 +70,7 @@ def bound(run: Path, recipe: recipes.Recipe, rate: float, steps: int, sets: Data
         torch.manual_seed(config.seed)
         model = recipes.build(recipe, sets.shape, sets.levels)
         written = dataclasses.replace(recipe, training=config).to_dict()
-        train(model, sets, config, run, written, resume=run.exists(), echo=lambda line: None)
+        train(model, sets, config, run, written, resume=run.exists(), print_fn=lambda line: None)
     model, _ = load_model(run / MODEL)
     return evaluate(model, sets.validation, config.objective.draws).bound
 

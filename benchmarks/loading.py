@@ -37,7 +37,7 @@ from davi import recipes
 from davi.data import DataConfig, DataSets, load
 from davi.objectives import negative_elbo
 from davi.training import TrainingConfig
-from davi.training.state import Feed, State
+from davi.training.state import BatchLoader, State
 
 CPU = torch.device("cpu")
 
@@ -89,11 +89,11 @@ def forget(cache: Path) -> None:
 
 def pass_rate(sets: DataSets, case: Case) -> float:
     """Images per second of one pass in random order."""
-    feed = Feed(sets, TrainingConfig(steps=1, batch_size=case.batch_size), CPU)
+    loader = BatchLoader(sets, TrainingConfig(steps=1, batch_size=case.batch_size), CPU)
     began = time.perf_counter()
-    for _ in range(feed.order.batches_per_epoch):
-        next(feed)
-    return feed.order.batches_per_epoch * feed.order.batch_size / (time.perf_counter() - began)
+    for _ in range(loader.sampler.batches_per_epoch):
+        next(loader)
+    return loader.sampler.batches_per_epoch * loader.sampler.batch_size / (time.perf_counter() - began)
 
 
 def rates(folder: Path, cache: Path, case: Case) -> dict[str, float]:
@@ -122,7 +122,7 @@ def steps(sets: DataSets, case: Case, count: int) -> Iterator[tuple[float, float
     state = State.fresh(model, sets, config, CPU)
     for _ in range(count):
         began = time.perf_counter()
-        batch = next(state.feed)
+        batch = next(state.loader)
         waited = time.perf_counter()
         negative_elbo(model(batch)).backward()
         state.optimizer.step()

@@ -5,7 +5,7 @@ to the count of each level (Laplace's rule of succession), so that no test image
 
 .. math:: p_j(v) = \frac{n_j(v) + 1}{N + L}, \qquad \log_2 p(x) = \sum_j \log_2 p_j(x_j)
 
-With binary test images and grey training images (which a model sees drawn afresh at each presentation) the counts are
+With binary test images and gray training images (which a model sees drawn afresh at each presentation) the counts are
 their expectations, :math:`n_j(1) = \sum_n g_{nj} / (L_g - 1)`.
 
 *PNG* and *lossless WebP*: length of the file of each image, encoded on its own by Pillow, headers included. Small
@@ -113,7 +113,7 @@ def independent_pixels(train: Images, test: Images) -> Baseline:
         place = np.arange(len(counts))
         for rows in _chunks(len(coded), len(counts)):
             bits[rows] -= log_p[place, coded[rows, part]].sum(1)
-    how = "expected counts of the grey values" if train.levels != levels else "counts"
+    how = "expected counts of the gray values" if train.levels != levels else "counts"
     among = "" if len(seen) == len(train) else f" ({rule(len(train), len(seen))})"
     note = f"{how} of {len(seen)} training images{among} at each position and channel, one added to each level"
     return _baseline("independent pixels", bits / dims, test, note)
@@ -139,7 +139,7 @@ def _chunks(rows: int, width: int) -> Iterator[slice]:
 def png(test: Images) -> Baseline:
     """Every image as a PNG file: bilevel for two levels, 8 or 16 bits a channel for more.
 
-    One channel is stored as grey, two as grey and alpha, three as colour, four as colour and alpha; other numbers of
+    One channel is stored as gray, two as gray and alpha, three as color, four as color and alpha; other numbers of
     channels, and more than one channel above 256 levels, have no PNG file here.
     """
     name, channels, deep = "PNG", test.shape[0], test.levels > 256
@@ -153,7 +153,7 @@ def png(test: Images) -> Baseline:
 
 
 def webp(test: Images, progress: Progress | None = None) -> Baseline:
-    """Every image as a lossless WebP file, with the most thorough search; grey is stored as colour.
+    """Every image as a lossless WebP file, with the most thorough search; gray is stored as color.
 
     WebP holds 8 bits, three channels or four, and sides of at most 16383 pixels.
     """
@@ -164,9 +164,9 @@ def webp(test: Images, progress: Progress | None = None) -> Baseline:
         return Baseline(name, None, None, _unfit(test))
 
     def save(image: Image.Image, file: io.BytesIO) -> None:
-        colour = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
-        # exact: or else the colour of fully transparent pixels is thrown away.
-        colour.save(file, "WEBP", lossless=True, quality=100, method=6, exact=True)
+        color = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+        # exact: or else the color of fully transparent pixels is thrown away.
+        color.save(file, "WEBP", lossless=True, quality=100, method=6, exact=True)
 
     return _files(name, test, "lossless, quality 100, method 6", save, progress)
 
@@ -174,7 +174,7 @@ def webp(test: Images, progress: Progress | None = None) -> Baseline:
 def _counts(seen: NDArray[np.generic], seen_levels: int, levels: int) -> NDArray[np.float64]:
     """How often every level was seen at every position: ``[N, d]`` -> ``[d, levels]``; expected where it is drawn."""
     n, d = seen.shape
-    if seen_levels != levels:  # grey values, of which binary ones are drawn
+    if seen_levels != levels:  # gray values, of which binary ones are drawn
         ones = sum(seen[rows].sum(0, dtype=np.float64) for rows in _chunks(n, d)) / (seen_levels - 1)
         return np.stack([n - ones, ones], 1)
     counts = np.zeros(d * levels)

@@ -166,7 +166,7 @@ def evaluate(
 
     Arguments:
         model: the model.
-        images: the images, as they are evaluated (binarised already, where they are to be).
+        images: the images, as they are evaluated (binarized already, where they are to be).
         samples: K, importance samples for each image. They also serve to average the ELBO and its parts.
         batch_size: images per pass; where fewer are left, each is drawn several times in a pass.
         seed: of all draws.
@@ -282,7 +282,7 @@ def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, c
         x = x.repeat(copies, 1, 1, 1)  # [copies * B, C, H, W]
         context = model.encode(x)
         for _ in range(samples // copies):
-            yield model.explain(x, context, generator)
+            yield model.elbo(x, context, generator)
         return
     for _ in range(samples):
         evidence = model.evidence(x, generator)

@@ -48,7 +48,7 @@ class Evidence:
         terms: name -> ``[B]``, nats. They sum to :attr:`log_px`: ``"reconstruction"``, ``"kl/03"`` (minus the KL
             divergence of latent layer 3, but see ``no_divergence``), ``"log_det"``, ...
         kind: whether the sum is exact, a lower bound, or an estimate.
-        weigh: computes :attr:`log_weight` when somebody asks; training with an analytic KL never does. With
+        log_weight_fn: computes :attr:`log_weight` when somebody asks; training with an analytic KL never does. With
             ``joint=True`` it is :math:`\log p(x, z)` alone.
         penalties: scalars that are *not* part of the claim. Only objectives may use them.
         kl_maps: the KL divergence of every latent variable (log q - log p where there is none), ``[B, ...]``, nats,
@@ -68,7 +68,7 @@ class Evidence:
 
     terms: Mapping[str, Tensor]
     kind: Kind
-    weigh: Callable[..., Tensor] | None = None
+    log_weight_fn: Callable[..., Tensor] | None = None
     penalties: Mapping[str, Tensor] = field(default_factory=dict)
     kl_maps: Mapping[str, Tensor] = field(default_factory=dict)
     draws: tuple[Tensor, ...] = ()
@@ -90,7 +90,7 @@ class Evidence:
 
         Its exponential has expectation :math:`p(x)` under :math:`q`, which is what importance sampling needs.
         """
-        return None if self.weigh is None else self.weigh()
+        return None if self.log_weight_fn is None else self.log_weight_fn()
 
 
 def bits_per_dim(nats: float, dims: int) -> float:

@@ -36,7 +36,7 @@ _BARE_TYPES = (torch.uint16, torch.uint32, torch.uint64)
 
 
 class Model(nn.Module, ABC):
-    """A normalised probability over integer images.
+    """A normalized probability over integer images.
 
     Arguments:
         shape: (C, H, W) of one image.
@@ -165,15 +165,15 @@ class Step:
         return sum_per_image(self.kl_map())
 
 
-class DataInitialised(ABC):
-    """A model some of whose initial weights follow from training images. Training calls :meth:`initialise` once, before
+class DataInitialized(ABC):
+    """A model some of whose initial weights follow from training images. Training calls :meth:`initialize` once, before
     the first step of a new run; a resumed run has its weights already."""
 
     images_wanted: int = 256
     """How many images are enough (of fewer, all are given); 0 if the model needs none with its options."""
 
     @abstractmethod
-    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
+    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
         """Set those weights, in place.
 
         Called on the model's device, in training mode and without gradients; torch's default generator is seeded, so
@@ -233,14 +233,14 @@ class Hierarchy(LatentModel, ABC):
         The term of latents drawn on the way up is minus :math:`E_q[\log q(z_i) - \log p(z_i)]`, no KL divergence
         (``Evidence.no_divergence``).
         """
-        return self.explain(x, self.encode(x), generator)
+        return self.elbo(x, self.encode(x), generator)
 
     def forward(self, x: Tensor, draws: int = 1) -> Evidence:
         """As in every model, but the images are encoded once, however many draws are made."""
-        return self.explain(repeat_images(x, draws), repeat_images(self.encode(x), draws))
+        return self.elbo(repeat_images(x, draws), repeat_images(self.encode(x), draws))
 
     @final
-    def explain(self, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
+    def elbo(self, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
         """:meth:`evidence` for images that are already encoded: many draws need the bottom-up pass only once."""
         steps: list[Step] = []
         drawn: list[Tensor] = []
@@ -263,7 +263,7 @@ class Hierarchy(LatentModel, ABC):
             maps[name] = step.kl_map()
             terms[name] = -sum_per_image(maps[name])
 
-        def weigh(joint: bool = False) -> Tensor:
+        def log_weight_fn(joint: bool = False) -> Tensor:
             total = reconstruction
             for step in steps:
                 total = total + step.prior.log_prob(step.z)
@@ -271,9 +271,9 @@ class Hierarchy(LatentModel, ABC):
             return total
 
         penalties = self.penalties() if self.training else {}
-        kind = Kind.LOWER_BOUND if pixels.normalised else Kind.ESTIMATE
+        kind = Kind.LOWER_BOUND if pixels.normalized else Kind.ESTIMATE
         early = frozenset(name for name, step in zip(maps, steps, strict=True) if not step.is_divergence)
-        return Evidence(terms, kind, weigh, penalties, maps, tuple(drawn), early)
+        return Evidence(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early)
 
     @final
     @torch.no_grad()

@@ -1,4 +1,4 @@
-r"""What is minimised: one scalar made from a model's evidence. What is *reported* never passes through here.
+r"""What is minimized: one scalar made from a model's evidence. What is *reported* never passes through here.
 
 The evidence lower bound of a hierarchy is a reconstruction term minus KL divergences. Training a deep hierarchy with it
 from the first step tends to switch latent layers off before they carry anything, so the divergences may be weighted
@@ -31,7 +31,7 @@ The *importance-weighted bound* of k draws replaces the whole sum,
 .. math:: \mathcal L_k = -\frac 1B \sum_b \log \frac 1k \sum_{j=1}^k \exp w_{bj}, \qquad
           w_{bj} = \log p(x_b, z_{bj}) - \log q(z_{bj} \mid x_b)
 
-and its *doubly reparametrised* gradient, in which the encoder's part is weighted by the square of the normalised
+and its *doubly reparameterized* gradient, in which the encoder's part is weighted by the square of the normalized
 :math:`e^{w}`, does not lose its signal in the noise as k grows.
 
 References:
@@ -68,7 +68,7 @@ from davi.evidence import Evidence
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised.
+    """What is minimized.
 
     The weight of the KL divergences rises over at most one length; without any it is 1 from the start.
 
@@ -86,7 +86,7 @@ class ObjectiveConfig:
         free_group: what a group is, a channel map of a layer or a layer.
         draws: k, draws of the latents for each image.
         bound: ``elbo``, the mean over the draws, or ``importance_weighted``, L_k.
-        gradient: ``reparametrised``, or ``doubly_reparametrised`` for the importance-weighted bound of a model all of
+        gradient: ``reparameterized``, or ``doubly_reparameterized`` for the importance-weighted bound of a model all of
             whose posteriors are Normal.
     """
 
@@ -101,7 +101,7 @@ class ObjectiveConfig:
     free_group: Literal["channel", "layer"] = "channel"
     draws: int = 1
     bound: Literal["elbo", "importance_weighted"] = "elbo"
-    gradient: Literal["reparametrised", "doubly_reparametrised"] = "reparametrised"
+    gradient: Literal["reparameterized", "doubly_reparameterized"] = "reparameterized"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.kl_start <= 1.0:
@@ -136,7 +136,7 @@ class ObjectiveConfig:
         if self.bound == "importance_weighted":
             if self.warms_up or self.free_nats:
                 raise ValueError("bound: got importance_weighted with a warm-up or free bits, expected neither")
-        elif self.gradient != "reparametrised":
+        elif self.gradient != "reparameterized":
             raise ValueError(f"gradient: got {self.gradient} for the bound elbo, expected bound importance_weighted")
 
     def kl_weight(self, step: int, epoch: int, fraction: float) -> float:
@@ -164,7 +164,7 @@ class ObjectiveConfig:
 
 
 def objective(evidence: Evidence, config: ObjectiveConfig, kl_weight: float = 1.0) -> Tensor:
-    """The scalar to be minimised, in nats per image (module docstring).
+    """The scalar to be minimized, in nats per image (module docstring).
 
     Arguments:
         evidence: what the model claims about every image ``config.draws`` times, side by side
@@ -174,7 +174,7 @@ def objective(evidence: Evidence, config: ObjectiveConfig, kl_weight: float = 1.
 
     Raises:
         ValueError: if the evidence has no terms, the weight is negative or not finite, or the evidence lacks what the
-            objective needs (latents; Normal posteriors, if the gradient is to be doubly reparametrised).
+            objective needs (latents; Normal posteriors, if the gradient is to be doubly reparameterized).
     """
     if not (math.isfinite(kl_weight) and kl_weight >= 0.0):
         raise ValueError(f"kl_weight: got {kl_weight}, expected a finite number >= 0")
@@ -238,28 +238,28 @@ def balancing(evidence: Evidence) -> dict[str, Tensor]:
 
 def _importance_weighted(evidence: Evidence, config: ObjectiveConfig) -> Tensor:
     """Mean of L_k over the images; its gradient as the configuration says."""
-    if evidence.weigh is None:
+    if evidence.log_weight_fn is None:
         raise ValueError("evidence: got no log weights, expected a model with latents")
-    if config.gradient == "reparametrised":
-        log_weights = evidence.weigh().unflatten(0, (-1, config.draws))  # [B, k]
+    if config.gradient == "reparameterized":
+        log_weights = evidence.log_weight_fn().unflatten(0, (-1, config.draws))  # [B, k]
         return (log_weights.logsumexp(1) - math.log(config.draws)).mean()
-    return _doubly_reparametrised(evidence, config.draws)
+    return _doubly_reparameterized(evidence, config.draws)
 
 
-def _doubly_reparametrised(evidence: Evidence, k: int) -> Tensor:
+def _doubly_reparameterized(evidence: Evidence, k: int) -> Tensor:
     """Mean of L_k over the images, with the other gradient (module docstring).
 
     To hold the latents fixed, what a gradient would say through them is subtracted: of log p(x, z) only what it says to
     the generative model is left, and the posterior learns from ``z`` alone. Latents that were drawn given others pass
     on what is theirs to pass on.
     """
-    assert evidence.weigh is not None
-    log_weights = evidence.weigh().unflatten(0, (-1, k))  # [B, k]
+    assert evidence.log_weight_fn is not None
+    log_weights = evidence.log_weight_fn().unflatten(0, (-1, k))  # [B, k]
     value = (log_weights.logsumexp(1) - math.log(k)).mean().detach()
     if not any(z.requires_grad for z in evidence.draws):
         return value
     shares = log_weights.detach().softmax(1) / len(log_weights)
-    joint = (shares * evidence.weigh(joint=True).unflatten(0, (-1, k))).sum()
+    joint = (shares * evidence.log_weight_fn(joint=True).unflatten(0, (-1, k))).sum()
     posterior = joint - (shares * log_weights).sum()  # of log q
     of_joint, of_posterior = (_partial(total, evidence.draws) for total in (joint, posterior))
     surrogate = joint

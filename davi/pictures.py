@@ -1,8 +1,8 @@
 """Integer images as pictures: grids, pairs, and PNG files that are whole or absent.
 
 Levels 0..L-1 are shown linearly as 0..255, pixels are enlarged by whole factors without smoothing, so that what is
-seen is what the model was given or has drawn. Pictures have the mode ``RGB``. Images of one channel are grey, of three
-channels coloured; of any other number of channels all are shown, as grey images side by side, since no colour would
+seen is what the model was given or has drawn. Pictures have the mode ``RGB``. Images of one channel are gray, of three
+channels colored; of any other number of channels all are shown, as gray images side by side, since no color would
 be honest.
 """
 
@@ -24,7 +24,7 @@ LONGEST_SIDE = 1000
 """Pixels. Grids are enlarged as far as this allows; images that are larger by themselves are never shrunk."""
 
 GAP_LEVEL = 170
-"""Grey of the gaps: seen against black and against white images."""
+"""Gray of the gaps: seen against black and against white images."""
 
 
 def grid(

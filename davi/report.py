@@ -205,7 +205,7 @@ def to_terminal(result: Mapping[str, Any]) -> str:
     units = ("nats", "bits/dim") if nats_first else ("bits/dim", "nats")
     lines = [*_heading(protocol), " " * _NAME + "".join(f"{unit:>{_VALUE}}" for unit in units)]
     lines += [_row(name, values, nats_first) for name, values in _measured(result)]
-    lines += _labelled("kind of claim", _CLAIMS[Kind[result["kind"]]])
+    lines += _labeled("kind of claim", _CLAIMS[Kind[result["kind"]]])
     if result["baselines"]:
         lines += ["", "for comparison"]
         dims = protocol.get("dims")
@@ -253,7 +253,7 @@ def _cell(value: Mapping[str, Any], digits: int) -> str:
 def _baseline_lines(baseline: Mapping[str, Any], dims: int | None, nats_first: bool) -> list[str]:
     mean, error = baseline["bits_per_dim"], baseline["standard_error"]
     if not _available(baseline):
-        return _labelled(baseline["name"], f"not available: {baseline['note']}")
+        return _labeled(baseline["name"], f"not available: {baseline['note']}")
     bits = {"mean": mean, "standard_error": error}
     if dims is None:
         return [f"{baseline['name']:<{_NAME}}{_cell(bits, 4):>{_VALUE}}"]
@@ -273,16 +273,16 @@ def _layers(result: Mapping[str, Any]) -> list[str]:
     if kl is not None:
         terms = [layer["name"] for layer in kl["layers"] if not _is_divergence(kl, layer["name"])]
         each = "  ".join(f"{layer['nats']['mean']:.2f}" for layer in kl["layers"])
-        lines += _labelled(f"{'term' if terms else 'KL'} by layer, top first", f"{each} nats")
+        lines += _labeled(f"{'term' if terms else 'KL'} by layer, top first", f"{each} nats")
         if terms:
-            lines += _labelled("no KL divergence", f"{', '.join(terms)}: {NO_DIVERGENCE}")
+            lines += _labeled("no KL divergence", f"{', '.join(terms)}: {NO_DIVERGENCE}")
         if kl.get("inactive"):
-            lines += _labelled("inactive layers", f"{', '.join(kl['inactive'])} ({_why_inactive(kl)})")
+            lines += _labeled("inactive layers", f"{', '.join(kl['inactive'])} ({_why_inactive(kl)})")
     if units is not None:
         each = "  ".join(f"{layer['active']}/{layer['units']}" for layer in units["layers"])
-        lines += _labelled("active units", f"{units['active']} of {units['units']}: {each}")
+        lines += _labeled("active units", f"{units['active']} of {units['units']}: {each}")
         if "draws" in units:
-            lines += _labelled("", f"({units['images']} images, {units['draws']} draws of the latents each)")
+            lines += _labeled("", f"({units['images']} images, {units['draws']} draws of the latents each)")
     return lines
 
 
@@ -339,23 +339,23 @@ def _protocol(protocol: Mapping[str, Any]) -> list[str]:
     data = protocol["data"]
     lines = []
     if other := data.get("other_images"):
-        lines += _labelled("images", f"{other}, not the run's own" + _among(data.get("training_images")))
+        lines += _labeled("images", f"{other}, not the run's own" + _among(data.get("training_images")))
     if data.get("binarization", "none") != "none":
-        lines += _labelled("binarisation", f"{data['binarization']}: {data.get('evaluated', '')}")
+        lines += _labeled("binarization", f"{data['binarization']}: {data.get('evaluated', '')}")
     first = protocol["images"] < protocol["images_available"] and protocol.get("subset") is None
     if first and "test_order" in data and protocol["split"] == "test":
-        lines += _labelled("order of the images", data["test_order"])
+        lines += _labeled("order of the images", data["test_order"])
     if protocol.get("files") is not None:
         few = f"; {clusters.FEW}" if protocol["files"] < clusters.FEWEST else ""
-        lines += _labelled("standard errors", f"clustered by file{few}")
+        lines += _labeled("standard errors", f"clustered by file{few}")
     if rollbacks := protocol["model"].get("rollbacks"):
-        lines += _labelled("rollbacks in training", f"{rollbacks}, each of which halved the learning rate")
+        lines += _labeled("rollbacks in training", f"{rollbacks}, each of which halved the learning rate")
     code = f"davi {protocol['version']}" + (f" ({protocol['commit']})" if protocol["commit"] else "")
     how = (
         f"K = {protocol['importance_samples']}, seed {protocol['seed']}, batch size {protocol['batch_size']}, "
         f"{protocol['precision']} on {protocol['device']}, {code}, torch {protocol['torch']}"
     )
-    return [*lines, *_labelled("measured with", how)]
+    return [*lines, *_labeled("measured with", how)]
 
 
 def _among(trained: int | None) -> str:
@@ -365,7 +365,7 @@ def _among(trained: int | None) -> str:
     return f"; the model was trained on {trained} of them" if trained else ""
 
 
-def _labelled(label: str, text: str) -> list[str]:
+def _labeled(label: str, text: str) -> list[str]:
     """A label in the column of the names, and a text wrapped beside it."""
     wrapped = textwrap.wrap(text, COLUMNS - _NAME) or [""]
     return [f"{label if i == 0 else '':<{_NAME}}{line}" for i, line in enumerate(wrapped)]

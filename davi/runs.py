@@ -26,14 +26,16 @@ import yaml
 from torch import Tensor, nn
 
 from davi import __version__
-from davi.config import load_yaml, parse, to_dict
+from davi.config import parse, to_dict
 from davi.data import which_images
 from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
 from davi.model import Model
 from davi.models import MODELS
+from davi.renamed import RECIPE as RECIPE
+from davi.renamed import read, upgraded
 
-RECIPE, METRICS, CHECKPOINTS, MODEL, LOCK = "recipe.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", ".lock"
+METRICS, CHECKPOINTS, MODEL, LOCK = "metrics.jsonl", "checkpoints", "model.safetensors", ".lock"
 START = "start.safetensors"
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
@@ -50,7 +52,7 @@ _KINDS: dict[type, str] = {
 }
 _WORDS = {int: "a whole number", bool: "true or false", float: "a number", dict: "a mapping", str: "text"}
 
-Echo = Callable[[str], None]
+PrintFunction = Callable[[str], None]
 
 
 def create(run: Path, recipe: Mapping[str, Any], resume: bool = False, first: Callable[[], None] | None = None) -> None:
@@ -160,7 +162,7 @@ def _plain(value: Any) -> Any:
 def _same_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
     """Refuse a recipe for another model or other images than the folder's. The first option that differs is named."""
     path = run / RECIPE
-    old, new = (flat(_compared(sections, f"{path}")) for sections in (load_yaml(path), _plain(recipe)))
+    old, new = (flat(_compared(sections, f"{path}")) for sections in (read(path), _plain(recipe)))
     differing = [key for key in {**new, **old} if (key in new, new.get(key)) != (key in old, old.get(key))]
     # Another model has other options as well, and another recipe may have another model.
     for key in sorted(differing, key=lambda key: (key != "model.name", key == "name")):
@@ -268,7 +270,7 @@ def save_model(
         write_tensors(path, model.state_dict() if weights is None else weights, {**(extra or {}), **describe(model)})
 
 
-def load_model(path: Path | str, echo: Echo | None = None) -> tuple[Model, dict[str, Any]]:
+def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Model, dict[str, Any]]:
     """The trained model of a run or a file, in eval mode on the CPU, and what the file says about it.
 
     All or nothing: the names, shapes and types of all tensors must be those of the model that the file describes, and
@@ -276,7 +278,7 @@ def load_model(path: Path | str, echo: Echo | None = None) -> tuple[Model, dict[
 
     Arguments:
         path: a run's folder or a ``.safetensors`` file. For a run that has not ended, its newest whole checkpoint.
-        echo: is told when a checkpoint stands in for the final model.
+        print_fn: is told when a checkpoint stands in for the final model.
 
     Returns:
         The model; and ``name``, ``shape``, ``levels``, ``config``, ``parameters``, ``version``, ``source`` (the file)
@@ -297,8 +299,8 @@ def load_model(path: Path | str, echo: Echo | None = None) -> tuple[Model, dict[
         except UserError as error:
             trouble = str(error)
             continue
-        if echo is not None:
-            echo(f"{path}: training has not ended; using the checkpoint of step {info.get('step')}")
+        if print_fn is not None:
+            print_fn(f"{path}: training has not ended; using the checkpoint of step {info.get('step')}")
         return model, info
     raise UserError(trouble)
 
@@ -322,7 +324,7 @@ def _load(path: Path) -> tuple[Model, dict[str, Any]]:
     build = _builder(path, info)
     wanted = on_paper(f"{path}", build, len(tensors))
     _compare(path, tensors, wanted)
-    with torch.random.fork_rng(devices=[]):  # the initialisation, which is overwritten, must not move anyone's draws
+    with torch.random.fork_rng(devices=[]):  # the initialization, which is overwritten, must not move anyone's draws
         model = build()
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
@@ -352,7 +354,7 @@ def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Model]:
         raise UserError(f"{path}: got a model option above {_LARGEST_NUMBER}; the file is damaged")
     # Every registered model is built from shape, levels and options; the abstract class has no options.
     cls: Callable[[tuple[int, ...], int, Any], Model] = MODELS[name]
-    options: Any = parse(MODELS[name].Config, config, str(path))
+    options: Any = parse(MODELS[name].Config, upgraded({"model": config})["model"], str(path))
     return lambda: cls(tuple(numbers[:3]), numbers[3], options)
 
 

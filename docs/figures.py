@@ -20,8 +20,8 @@ from davi.models.ladder_vae import merged
 from davi.models.very_deep_vae import Rows, VeryDeepVAEConfig
 
 STATIC = Path(__file__).parent / "_static"
-COLOURS = ("#0072b2", "#d55e00", "#009e73")
-"""Three of the colours of Okabe and Ito, which people with any form of colour vision can tell apart."""
+COLORS = ("#0072b2", "#d55e00", "#009e73")
+"""Three of the colors of Okabe and Ito, which people with any form of color vision can tell apart."""
 
 LATENTS = 20
 NARROWNESS = (0.9, 0.7, 0.55)
@@ -58,13 +58,13 @@ def importance() -> Figure:
     counts = 2 ** np.arange(0, 13)
     axes.axhline(0.0, color="#333333", linewidth=1.2)
     axes.text(counts[-1], 0.03, "log p(x)", ha="right", va="bottom")
-    for ratio, colour in zip(NARROWNESS, COLOURS, strict=True):
+    for ratio, color in zip(NARROWNESS, COLORS, strict=True):
         bounds = [-gap(ratio, int(k)) for k in counts]
-        axes.plot(counts, bounds, "o", color=colour, markersize=4.5, label=f"variance of q: {ratio:g} v")
+        axes.plot(counts, bounds, "o", color=color, markersize=4.5, label=f"variance of q: {ratio:g} v")
         smooth = np.geomspace(1, counts[-1], 400)
         expansion = -relative_variance(ratio) / (2.0 * smooth)
         shown = expansion > -0.45
-        axes.plot(smooth[shown], expansion[shown], color=colour, linewidth=1.0)
+        axes.plot(smooth[shown], expansion[shown], color=color, linewidth=1.0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts[::2], [f"{k:,}" for k in counts[::2]])
     axes.set_xlabel("importance samples K")
@@ -87,8 +87,8 @@ def who_reads_whom(layers: int = 6) -> Figure:
         for row in range(layers):
             for column in range(columns):
                 own = axes is right and row == column
-                colour = COLOURS[1] if own else COLOURS[0] if offered[row, column] else "#eeeeee"
-                axes.add_patch(mpl.patches.Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=colour))
+                color = COLORS[1] if own else COLORS[0] if offered[row, column] else "#eeeeee"
+                axes.add_patch(mpl.patches.Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, color=color))
         axes.set(xlim=(-0.6, columns - 0.4), ylim=(layers - 0.4, -0.6), aspect="equal", title=title)
         axes.set_xticks(range(columns), [*map(str, range(layers)), *(["image"] if columns > layers else [])])
         axes.set_yticks(range(layers))
@@ -99,16 +99,16 @@ def who_reads_whom(layers: int = 6) -> Figure:
     return figure
 
 
-def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-    box = mpl.patches.FancyBboxPatch((x - 0.72, y - 0.22), 1.44, 0.44, "round,pad=0.02", color=colour, alpha=0.25, lw=0)
+def _box(axes: Axes, x: float, y: float, text: str, color: str) -> None:
+    box = mpl.patches.FancyBboxPatch((x - 0.72, y - 0.22), 1.44, 0.44, "round,pad=0.02", color=color, alpha=0.25, lw=0)
     axes.add_patch(box)
     axes.text(x, y, text, ha="center", va="center")
 
 
 def _draw_layer(axes: Axes) -> None:
     """One layer of the way down: from the map x at its resolution to the map that it leaves."""
-    blue, orange, green = COLOURS
-    for x, y, text, colour in (
+    blue, orange, green = COLORS
+    for x, y, text, color in (
         (0.0, 4.4, "x", "#999999"),
         (2.0, 4.4, "encoder's a", "#999999"),
         (0.0, 3.3, "prior f", blue),
@@ -117,7 +117,7 @@ def _draw_layer(axes: Axes) -> None:
         (-1.0, 1.1, "x + d + P z", "#999999"),
         (-1.0, 0.0, "x + f(x)", "#999999"),
     ):
-        _box(axes, x, y, text, colour)
+        _box(axes, x, y, text, color)
     arrows = [((0.0, 4.4), (0.0, 3.3)), ((0.0, 4.4), (2.0, 3.3)), ((2.0, 4.4), (2.0, 3.3)), ((0.0, 3.3), (1.0, 2.2))]
     arrows += [((2.0, 3.3), (1.0, 2.2)), ((1.0, 2.2), (-1.0, 1.1)), ((-1.0, 1.1), (-1.0, 0.0))]
     for (x0, y0), (x1, y1) in arrows:
@@ -138,12 +138,12 @@ def very_deep_vae() -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     _draw_layer(left)
     places = np.arange(len(rows.reached))
-    for shift, row, label, colour in (
+    for shift, row, label, color in (
         (-0.2, rows.encoder, "encoder", "#999999"),
-        (0.2, rows.decoder, "decoder", COLOURS[2]),
+        (0.2, rows.decoder, "decoder", COLORS[2]),
     ):
         counts = [sum(entry.resolution == resolution for entry in row) for resolution in rows.reached]
-        right.barh(places + shift, counts, 0.38, color=colour, label=f"{label}: {len(row)} blocks")
+        right.barh(places + shift, counts, 0.38, color=color, label=f"{label}: {len(row)} blocks")
     for place, resolution in zip(places, rows.reached, strict=True):
         layers = sum(entry.resolution == resolution for entry in rows.decoder)
         variables = layers * config.latent_channels * resolution**2
@@ -180,7 +180,7 @@ def iaf() -> Figure:
             z, log_gate = _back(z, moved)
             log_density -= log_gate
         density = np.exp(log_density - 0.5 * (z**2).sum(0)) / (2.0 * np.pi)
-        axes.contour(*plane, density, levels=(0.01, 0.03, 0.09, 0.15), colors=COLOURS[0], linewidths=1.0)
+        axes.contour(*plane, density, levels=(0.01, 0.03, 0.09, 0.15), colors=COLORS[0], linewidths=1.0)
         axes.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal", title=title, xlabel="$z_1$", ylabel="$z_2$")
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -199,9 +199,9 @@ def biva() -> Figure:
     sides = (("generative: p(x, z)", above, none), ("inference: q(z | x)", climbed + descended, set(descended)))
     for axes, (title, arrows, late) in zip(figure.subplots(1, 2), sides, strict=True):
         for start, end in arrows:
-            colour = COLOURS[1] if (start, end) in late else COLOURS[0]
+            color = COLORS[1] if (start, end) in late else COLORS[0]
             bend = "arc3,rad=0.12" if place[start][0] == place[end][0] else "arc3,rad=0"
-            style = {"arrowstyle": "->", "color": colour, "connectionstyle": bend, "shrinkA": 13, "shrinkB": 13}
+            style = {"arrowstyle": "->", "color": color, "connectionstyle": bend, "shrinkA": 13, "shrinkB": 13}
             axes.annotate("", place[end], place[start], arrowprops=style)
         for name, (x, y) in place.items():
             axes.add_patch(mpl.patches.Circle((x, y), 0.24, facecolor="white", edgecolor="#333333"))
@@ -213,8 +213,8 @@ def biva() -> Figure:
 
 def _draw_group(axes: Axes) -> None:
     """One group of NVAE's way down."""
-    blue, orange, green = COLOURS
-    for x, y, text, colour in (
+    blue, orange, green = COLORS
+    for x, y, text, color in (
         (0.0, 4.4, "cells(s)", "#999999"),
         (2.0, 4.4, "encoder's h", "#999999"),
         (0.0, 3.3, "prior", blue),
@@ -222,7 +222,7 @@ def _draw_group(axes: Axes) -> None:
         (1.0, 2.2, "z", green),
         (0.0, 1.1, "conv [s | z]", "#999999"),
     ):
-        _box(axes, x, y, text, colour)
+        _box(axes, x, y, text, color)
     arrows = [((0.0, 4.4), (0.0, 3.3)), ((0.0, 4.4), (2.0, 3.3)), ((2.0, 4.4), (2.0, 3.3)), ((0.0, 3.3), (1.0, 2.2))]
     arrows += [((2.0, 3.3), (1.0, 2.2)), ((1.0, 2.2), (0.0, 1.1))]
     for (x0, y0), (x1, y1) in arrows:
@@ -242,7 +242,7 @@ def nvae() -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1.0))
     _draw_group(left)
     grids = [finest >> scale for scale in reversed(range(len(groups)))]
-    right.barh(range(len(groups)), groups, 0.5, color=COLOURS[2])
+    right.barh(range(len(groups)), groups, 0.5, color=COLORS[2])
     for place, (count, grid) in enumerate(zip(groups, grids, strict=True)):
         right.text(count + 0.5, place, f"{count * channels * grid**2:,} latents", va="center", fontsize=8.5)
     right.set_yticks(range(len(groups)), [f"{grid} x {grid}" for grid in grids])
@@ -273,9 +273,9 @@ def gradient_signal() -> Figure:
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.subplots()
     counts = 2 ** np.arange(0, 11)
-    for doubly, label, colour in ((False, "reparametrised", COLOURS[1]), (True, "doubly reparametrised", COLOURS[0])):
+    for doubly, label, color in ((False, "reparameterized", COLORS[1]), (True, "doubly reparameterized", COLORS[0])):
         found = [encoder_gradients(int(k), 2**21 // int(k), doubly) for k in counts]
-        axes.plot(counts, [abs(g.mean()) / g.std() for g in found], "o-", color=colour, markersize=4.5, label=label)
+        axes.plot(counts, [abs(g.mean()) / g.std() for g in found], "o-", color=color, markersize=4.5, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(counts[::2], [f"{k:,}" for k in counts[::2]])
@@ -292,19 +292,19 @@ def ladder() -> Figure:
     left, right = figure.subplots(1, 2)
     prior, measured = Normal(torch.zeros(1), torch.ones(1)), Normal(torch.full((1,), 1.8), torch.full((1,), 0.7))
     z = torch.linspace(-3.0, 4.0, 300)
-    for q, label, colour in (
-        (prior, "prior", COLOURS[0]),
-        (measured, "measurement", COLOURS[1]),
-        (merged(measured, prior), "posterior", COLOURS[2]),
+    for q, label, color in (
+        (prior, "prior", COLORS[0]),
+        (measured, "measurement", COLORS[1]),
+        (merged(measured, prior), "posterior", COLORS[2]),
     ):
-        left.plot(z, q.log_prob_map(z).exp(), color=colour, label=label)
+        left.plot(z, q.log_prob_map(z).exp(), color=color, label=label)
     left.set(xlabel="z", ylabel="density")
     left.legend(frameon=False)
     scales = torch.logspace(-2.0, 2.0, 200)
     q = merged(Normal(torch.full_like(scales, 1.8), scales), prior)
     right.plot(scales, q.kl_map(prior), color="#333333", label="KL(q || p), nats")
-    right.plot(scales, q.mean, color=COLOURS[2], label="mean of q")
-    right.plot(scales, q.scale, color=COLOURS[2], linestyle="--", label="standard deviation of q")
+    right.plot(scales, q.mean, color=COLORS[2], label="mean of q")
+    right.plot(scales, q.scale, color=COLORS[2], linestyle="--", label="standard deviation of q")
     right.set(xscale="log", xlabel="standard deviation of the measurement")
     right.legend(frameon=False)
     for axes in (left, right):

@@ -43,7 +43,7 @@ SMALL = AttentiveVAEConfig(
 )
 SMALL_SHAPE = (3, 8, 6)
 
-# By hand. c: convolution, u: convolution without bias, n: gain and offset of a normalisation, s: non-local block,
+# By hand. c: convolution, u: convolution without bias, n: gain and offset of a normalization, s: non-local block,
 # t: the same without biases, =: a single weight; behind the bar f: flag of a convolution, m: moving statistics.
 _LOWER = """=:variational_layers/{i}/decoder_gate =:variational_layers/{i}/encoder_gate
     c:encoder_layers/{i}/block0/node0/conv n:encoder_layers/{i}/block0/node0/bn

@@ -64,7 +64,7 @@ def split(path: Path, test: Path | None = None, levels: int | None = None) -> So
 
 
 def refused(path: Path, match: str, test: Path | None = None, levels: int | None = None) -> None:
-    """The file or folder is recognised, and refused in one line that contains its path and the words."""
+    """The file or folder is recognized, and refused in one line that contains its path and the words."""
     assert is_distribution(path)
     with pytest.raises(UserError, match=match) as caught:
         split(path, test, levels)

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # every first optimiser step imports it: once here is enough for all forks
+import torch._dynamo  # every first optimizer step imports it: once here is enough for all forks
 from tiny import RECIPE, sets, vae
 
 from davi import runs
 from davi.data import DataConfig, DataSets, load
 from davi.data.cache import Writer
 from davi.training import TrainingConfig, checkpoint, loop, train
-from davi.training.guard import Guard
 from davi.training.optimizer import Average
+from davi.training.step_filter import StepFilter
 
 CONFIG = TrainingConfig(
     steps=12,
@@ -54,7 +54,7 @@ CONFIG = TrainingConfig(
 
 TARGETS: dict[str, tuple[Any, str]] = {
     "part": (loop, "objective"),  # between the parts of a batch
-    "verdict": (Guard, "judge"),  # after the backward pass
+    "verdict": (StepFilter, "judge"),  # after the backward pass
     "average": (Average, "update"),  # after the weights moved, before the average did
     "validate": (loop, "validate"),
     "tensors": (checkpoint, "write_tensors"),  # within a checkpoint
@@ -88,7 +88,7 @@ def run_once(folder: Path, point: str | None, seconds: float = 0.0) -> int:
     try:
         if point is not None and not point.startswith("at:"):
             arm(point)
-        train(vae(), images(folder), CONFIG, folder, RECIPE, resume=True, echo=lambda line: None)
+        train(vae(), images(folder), CONFIG, folder, RECIPE, resume=True, print_fn=lambda line: None)
         os._exit(0)
     except BaseException as error:
         print(f"{folder.name}: {error!r}", flush=True)

@@ -101,7 +101,7 @@ TIFF: dict[str, tuple[Any, ...]] = {
     "order": ("<", ">"),
     "big": (False, True),
 }
-"""Options of a TIFF file and their values: ``extra`` the kinds of samples beyond the colours (1 and 2 are opacities),
+"""Options of a TIFF file and their values: ``extra`` the kinds of samples beyond the colors (1 and 2 are opacities),
 ``fill`` the order of the bits in a byte, ``big`` offsets of 64 bits."""
 
 
@@ -216,7 +216,7 @@ def stored(row: Row, seed: int = 0) -> Array:
     return rng.integers(0, 2 ** DEPTHS[kind], shape).astype(f"u{max(1, (DEPTHS[kind] + 7) // 8)}".replace("u3", "u4"))
 
 
-def colours(row: Row) -> Array:
+def colors(row: Row) -> Array:
     """The palette of a row, ``[2^bits, 3]``, of 8 bits."""
     return np.random.default_rng(1).integers(0, 256, (2 ** DEPTHS[row["kind"]], 3), dtype=np.uint8)
 
@@ -291,7 +291,7 @@ def tiff(row: Row, values: Array, more: Tags | None = None, without: int = 0) ->
     if row["predictor"] == 2:
         tags[317] = ("H", [2])
     if row["photometric"] == 3:
-        tags[320] = ("H", (colours(row).T.astype(int) * 257).ravel().tolist())
+        tags[320] = ("H", (colors(row).T.astype(int) * 257).ravel().tolist())
     if row["extra"]:
         tags[338] = ("H", row["extra"])
     if row["kind"][0] != "u":

@@ -22,7 +22,7 @@ from PIL import Image
 
 Make = Callable[[Path], None]
 MARK = "mark"
-GREY = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+GRAY = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
 
 
 def put(content: bytes) -> Make:
@@ -124,7 +124,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int = 8, height: int = 8, data: bytes = bytes(72), before: bytes = b"", depth: int = 8) -> bytes:
-    """A grey PNG, whatever its parts say."""
+    """A gray PNG, whatever its parts say."""
     header = chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
@@ -142,7 +142,7 @@ def image(kind: str, mode: str = "L", size: tuple[int, int] = (8, 8), **options:
 
 def frames(kind: str) -> Make:
     def make(path: Path) -> None:
-        first, second = (Image.fromarray(values) for values in GREY[:2])
+        first, second = (Image.fromarray(values) for values in GRAY[:2])
         first.save(path, kind, save_all=True, append_images=[second])
 
     return make
@@ -165,12 +165,12 @@ def bmp(width: int, height: int) -> bytes:
 
 def good_images(folder: Path) -> None:
     folder.mkdir()
-    for i, values in enumerate(GREY):
+    for i, values in enumerate(GRAY):
         Image.fromarray(values).save(folder / f"good-{i:02}.png")
 
 
 def beside_good(name: str, make: Make) -> Make:
-    """A folder of twelve good grey images and one thing more."""
+    """A folder of twelve good gray images and one thing more."""
 
     def make_folder(path: Path) -> None:
         good_images(path)

@@ -85,7 +85,7 @@ _TRAINING = (
     Mutant(
         "parts-of-a-batch-weigh-the-same",
         "davi/training/loop.py",
-        "weight = len(parts[part]) / state.feed.order.batch_size",
+        "weight = len(parts[part]) / state.loader.sampler.batch_size",
         "weight = 1.0 / state.parts",
         ("test_training.py::test_parts_of_unequal_size_are_weighted",),
     ),
@@ -187,7 +187,7 @@ _LAYERS = (
         ("test_depth_attention.py::test_weights_are_a_distribution_over_the_layers",),
     ),
     Mutant(
-        "gradient-of-attention-uncentred",
+        "gradient-of-attention-uncentered",
         "davi/layers/depth_attention.py",
         "weights * (grad_weights - (weights * grad_weights).sum(1, keepdim=True))",
         "weights * grad_weights",
@@ -285,7 +285,7 @@ _MODELS = (
         "davi/models/ladder_vae.py",
         "torch.sigmoid(2.0 * (prior.scale.log() - measured.scale.log()))",
         "torch.sigmoid(prior.scale.log() - measured.scale.log())",
-        ("test_ladder_vae.py::test_the_merge_is_the_normalised_product_of_the_densities",),
+        ("test_ladder_vae.py::test_the_merge_is_the_normalized_product_of_the_densities",),
     ),
     Mutant(
         "log-variance-taken-for-log-deviation",
@@ -332,14 +332,14 @@ _DATA = (
         "davi/data/binarization.py",
         "torch.randint(levels - 1, pixels.shape",
         "torch.randint(levels, pixels.shape",
-        ("test_data_images.py::test_draw_has_the_stated_probability_at_every_grey_value",),
+        ("test_data_images.py::test_draw_has_the_stated_probability_at_every_gray_value",),
     ),
     Mutant(
-        "grey-of-one-half-is-white",
+        "gray-of-one-half-is-white",
         "davi/data/binarization.py",
         "(pixels > (levels - 1) // 2)",
         "(pixels >= (levels - 1) // 2)",
-        ("test_data_images.py::test_threshold_at_every_grey_value",),
+        ("test_data_images.py::test_threshold_at_every_gray_value",),
     ),
     Mutant(
         "test-images-drawn-as-training-images",

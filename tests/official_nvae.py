@@ -80,7 +80,7 @@ class Official:
     def conv(
         self, name: str, o: int, x: Tensor, k: int, stride: int = 1, bias: bool = True, mask: Tensor | None = None
     ) -> Tensor:
-        """With weight normalisation, which sees the masked weights."""
+        """With weight normalization, which sees the masked weights."""
         depthwise = mask is not None and mask.shape[1] == 1
         i = 1 if depthwise else x.shape[1]
         w = self.weight(f"{name}.weight", o, i, k, k, spread=(i * k * k) ** -0.5)
@@ -263,13 +263,13 @@ def log_likelihood(options: Options, params: Tensor, x: Tensor) -> Tensor:
         return nats[:, :, 2:-2, 2:-2].flatten(1).sum(1)
     k, top = options["num_mixture_dec"], 2 ** options["num_x_bits"] - 1
     params, target = params.movedim(1, -1), (2 * x - 1).movedim(1, -1)
-    logits, rest = params[..., :k], params[..., k:].unflatten(-1, (3, 3, k))  # [..., colour, kind, K]
+    logits, rest = params[..., :k], params[..., k:].unflatten(-1, (3, 3, k))  # [..., color, kind, K]
     total = logits.log_softmax(-1)
-    for colour in range(3):
-        mean, log_scale, t = rest[..., colour, 0, :], rest[..., colour, 1, :].clamp_min(-7), target[..., colour, None]
-        if colour == 1:
+    for color in range(3):
+        mean, log_scale, t = rest[..., color, 0, :], rest[..., color, 1, :].clamp_min(-7), target[..., color, None]
+        if color == 1:
             mean = mean + rest[..., 0, 2, :].tanh() * target[..., 0, None]
-        if colour == 2:
+        if color == 2:
             mean = mean + rest[..., 1, 2, :].tanh() * target[..., 0, None]
             mean = mean + rest[..., 2, 2, :].tanh() * target[..., 1, None]
         inverse = (-log_scale).exp()

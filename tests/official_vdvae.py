@@ -91,7 +91,7 @@ class Official:
         return x
 
     def encode(self, x: Tensor) -> dict[int, Tensor]:
-        """``x``: normalised images."""
+        """``x``: normalized images."""
         h = self.conv("encoder.in_conv", x)
         activations = {h.shape[2]: h}
         for n, (_, kind, factor) in enumerate(entries(self.options["enc_blocks"])):
@@ -136,7 +136,7 @@ def log_likelihood(params: Tensor, x: Tensor, k: int, five_bits: bool = False) -
     params, x = params.movedim(1, -1), x.movedim(1, -1)
     values = (x // 8 * 8 if five_bits else x).to(params.dtype)
     target = (values - 127.5) / 127.5  # [B, H, W, 3]
-    logits, rest = params[..., :k], params[..., k:].unflatten(-1, (3, 3, k))  # [..., colour, kind, K]
+    logits, rest = params[..., :k], params[..., k:].unflatten(-1, (3, 3, k))  # [..., color, kind, K]
     means, log_scales, c = rest[..., 0, :], rest[..., 1, :].clamp_min(-7.0), rest[..., 2, :].tanh()
     red, green = target[..., 0, None], target[..., 1, None]
     green_means = means[..., 1, :] + c[..., 0, :] * red
@@ -147,5 +147,5 @@ def log_likelihood(params: Tensor, x: Tensor, k: int, five_bits: bool = False) -
     difference, middle = above.sigmoid() - below.sigmoid(), (t - means) / log_scales.exp()
     density = middle - log_scales - 2 * F.softplus(middle) + torch.tensor(2 * half).log()
     inner = torch.where(difference > 1e-5, difference.clamp_min(1e-12).log(), density)
-    per_colour = torch.where(t < -0.999, F.logsigmoid(above), torch.where(t > 0.999, -F.softplus(below), inner))
-    return torch.logsumexp(per_colour.sum(-2) + logits.log_softmax(-1), -1).flatten(1).sum(1)
+    per_color = torch.where(t < -0.999, F.logsigmoid(above), torch.where(t > 0.999, -F.softplus(below), inner))
+    return torch.logsumexp(per_color.sum(-2) + logits.log_softmax(-1), -1).flatten(1).sum(1)

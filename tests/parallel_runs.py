@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # every first optimiser step imports it: once here is enough for all forks
+import torch._dynamo  # every first optimizer step imports it: once here is enough for all forks
 from tiny import RECIPE, sets, vae
 
 from davi.errors import UserError

@@ -56,7 +56,7 @@ def from_the_posterior(model: Hierarchy, x: Tensor, variables: int, points: int,
     images = x.expand(len(grid), -1, -1, -1)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         taken = _instead_of_draws(patch, grid)
-        log_ratio = model.explain(images, model.encode(images)).log_weight
+        log_ratio = model.elbo(images, model.encode(images)).log_weight
     assert sum(taken) == variables
     assert log_ratio is not None
     return float((log_weights + log_ratio).logsumexp(0).exp())

@@ -31,13 +31,13 @@ def bits_of(values: Array, bits: int) -> Array:
     return np.packbits((values[..., None] >> shifts & 1).astype(np.uint8).reshape(len(values), -1), axis=1)
 
 
-def png(values: Array, bits: int, colour: int, interlaced: bool = False, before: bytes = b"") -> bytes:
+def png(values: Array, bits: int, color: int, interlaced: bool = False, before: bytes = b"") -> bytes:
     """A PNG file.
 
     Arguments:
         values: samples as stored, ``[H, W, S]``.
         bits: of a sample.
-        colour: 0 grey, 2 colour, 3 indexed, 4 and 6 grey and colour with opacity.
+        color: 0 gray, 2 color, 3 indexed, 4 and 6 gray and color with opacity.
         interlaced: stored in seven passes.
         before: chunks before the pixels.
     """
@@ -49,7 +49,7 @@ def png(values: Array, bits: int, colour: int, interlaced: bool = False, before:
         if part.size:
             lines = bits_of(part.reshape(len(part), -1), bits)
             data += b"".join(b"\0" + line.tobytes() for line in lines)
-    header = struct.pack(">2I5B", width, height, bits, colour, 0, 0, interlaced)
+    header = struct.pack(">2I5B", width, height, bits, color, 0, 0, interlaced)
     return b"".join(
         (b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), before, chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b""))
     )
@@ -83,10 +83,10 @@ def bmp(
     lines = np.pad(lines, ((0, 0), (0, -lines.shape[1] % 4)))
     if data is None:
         data = (lines if top_down else lines[::-1]).tobytes()
-    colours = b""
+    colors = b""
     if palette is not None:
         rest = [] if header == 12 else [np.zeros((len(palette), 1))]
-        colours = np.concatenate([palette[:, ::-1], *rest], axis=1).astype(np.uint8).tobytes()
+        colors = np.concatenate([palette[:, ::-1], *rest], axis=1).astype(np.uint8).tobytes()
     used = 0 if palette is None or len(palette) == 2**bits else len(palette)
     packed_masks = struct.pack(f"<{len(masks)}I", *masks)
     if header == 12:
@@ -95,5 +95,5 @@ def bmp(
         rows = -height if top_down else height
         words = struct.pack("<IiiHHIIiiII", header, width, rows, 1, bits, compression, len(data), 0, 0, used, 0)
         words = (words + packed_masks).ljust(header, b"\0")  # of 40 bytes, the masks come after them
-    start = 14 + len(words) + len(colours)
-    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + words + colours + data
+    start = 14 + len(words) + len(colors)
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + words + colors + data

@@ -19,7 +19,7 @@ LONGEST_FILE = 450
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"clusters", "config", "data", "distributions", "evidence", "files", "flows", "layers"})
+    frozenset({"clusters", "config", "data", "distributions", "evidence", "files", "flows", "layers", "renamed"})
     | {"repetition", "streaming"},
     frozenset({"model"}),
     frozenset({"models"}),

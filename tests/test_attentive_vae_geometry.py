@@ -262,7 +262,7 @@ def test_contradictory_options_are_refused(options: dict[str, Any], message: str
             (1, 4, 4),
             17,
             {"likelihood": "bernoulli"},
-            "likelihood: got bernoulli for 17 levels, expected 2 (binarise the data?)",
+            "likelihood: got bernoulli for 17 levels, expected 2 (binarize the data?)",
         ),
     ],
 )

@@ -48,8 +48,8 @@ def test_independent_pixels_by_hand() -> None:
     assert "counts of 3 training images" in result.note
 
 
-def test_grey_training_images_count_by_their_expectation() -> None:
-    """Grey values 255, 51 and 0 of 255: 1.2 ones are expected in 3 draws; p(1) = 2.2 / 5."""
+def test_gray_training_images_count_by_their_expectation() -> None:
+    """Gray values 255, 51 and 0 of 255: 1.2 ones are expected in 3 draws; p(1) = 2.2 / 5."""
     result = independent_pixels(images([[255], [51], [0]], 256, "toy/train"), images([[1], [0], [0]], 2))
     expected = -(math.log2(2.2 / 5) + 2 * math.log2(2.8 / 5)) / 3
     assert result.bits_per_dim == pytest.approx(expected, rel=1e-14)
@@ -138,7 +138,7 @@ def test_png_is_lossless_and_counted_in_full(shape: tuple[int, int, int], levels
 def test_webp_is_lossless(channels: int, levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     test = noise((2, channels, 6, 7), levels)
     if channels == 4:
-        test.pixels[:, 3] = 0  # fully transparent: their colours are the first that a careless encoder drops
+        test.pixels[:, 3] = 0  # fully transparent: their colors are the first that a careless encoder drops
     saved: list[np.ndarray] = []
     original = Image.Image.save
 

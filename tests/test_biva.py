@@ -20,14 +20,14 @@ from davi import recipes
 from davi.data import Images
 from davi.distributions import Drawn, Normal, Posterior
 from davi.inspection import inspect
-from davi.layers.weight_norm_init import initialise_from_data
+from davi.layers.weight_norm_init import initialize_from_data
 from davi.model import Step
 from davi.models.biva import BIVA, BIVAConfig, GatedBlock, Head
 from davi.objectives import ObjectiveConfig
 from davi.training import TrainingConfig, train
 from davi.training.parallel import Processes
-from davi.training.prepare import initialise
-from davi.training.state import Feed
+from davi.training.prepare import initialize
+from davi.training.state import BatchLoader
 
 SMALL = BIVAConfig(
     latents=(3, 2, 2), strides=(2, 1, 2), dense=False, width=4, blocks=1, first_kernel=3, likelihood="bernoulli"
@@ -291,7 +291,7 @@ def test_the_first_weights_of_a_run_do_not_depend_on_earlier_draws() -> None:
         torch.manual_seed(0)
         model = BIVA((1, 4, 4), 2, SMALL).train()
         torch.manual_seed(seed)
-        initialise(model, Feed(sets(), config, torch.device("cpu")), config, Processes())
+        initialize(model, BatchLoader(sets(), config, torch.device("cpu")), config, Processes())
         found.append(model.state_dict())
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
@@ -301,7 +301,7 @@ class Killed(BaseException):
 
 
 def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed before its first checkpoint, so that it is initialised from images again, and between two checkpoints;
+    """Killed before its first checkpoint, so that it is initialized from images again, and between two checkpoints;
     with dropout, free bits and a warm-up."""
     config = TrainingConfig(
         steps=6,
@@ -315,13 +315,13 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
 
     def go(run: Path) -> None:
         torch.manual_seed(0)
-        train(BIVA((1, 4, 4), 2, options), sets(), config, run, RECIPE, resume=True, echo=lambda line: None)
+        train(BIVA((1, 4, 4), 2, options), sets(), config, run, RECIPE, resume=True, print_fn=lambda line: None)
 
     go(tmp_path / "whole")
     calls, encode = itertools.count(1), BIVA.encode
 
     def killing(self: BIVA, x: Tensor) -> Tensor:
-        # 1: initialisation, 2 and 3: steps; 4: initialisation, 5 to 9: steps, a checkpoint after the third of them
+        # 1: initialization, 2 and 3: steps; 4: initialization, 5 to 9: steps, a checkpoint after the third of them
         if next(calls) in (3, 9):
             raise Killed
         return encode(self, x)
@@ -334,9 +334,9 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     assert same_files(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_initialised_from_data_it_computes_what_it_was_initialised_with() -> None:
+def test_initialized_from_data_it_computes_what_it_was_initialized_with() -> None:
     model, x, found = build(shake=0.0), images(32), []
-    initialise_from_data(model, lambda: found.append(model.evidence(x, seeded())), scale=0.1)
+    initialize_from_data(model, lambda: found.append(model.evidence(x, seeded())), scale=0.1)
     # 1e-9: float64; lengths of kernels are stored as logarithms.
     torch.testing.assert_close(model.evidence(x, seeded()).log_px, found[0].log_px, rtol=1e-9, atol=0.0)
 

@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Colour images of 8x8."""
+    """Color images of 8x8."""
     np.save(tmp_path / "rgb.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
     return tmp_path / "rgb.npy"
 
@@ -123,7 +123,7 @@ def test_killed_before_anything_was_saved(
 
     assert say("train", "--from", trained, "--run", tmp_path / "whole", *BUDGET) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "initialise", killed)
+        patch.setattr(prepare, "initialize", killed)
         assert say("train", "--from", trained, "--run", tmp_path / "run", *BUDGET) == 130
     assert say("train", "--run", tmp_path / "run", "--resume") == 0
     assert "from the beginning" in capsys.readouterr().out
@@ -159,19 +159,19 @@ def test_from_original_checkpoints(need_shared: Need, images: Path, tmp_path: Pa
     )
     np.save(tmp_path / "rgb32.npy", np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
     one = ("--training.steps", 1, "--training.batch_size", 1, "--training.threads", 1)
-    colour = ("--data", tmp_path / "rgb32.npy", *one)
-    assert say("train", "--from", vdvae, "--run", tmp_path / "vdvae", *colour, *ROWS) == 2
+    color = ("--data", tmp_path / "rgb32.npy", *one)
+    assert say("train", "--from", vdvae, "--run", tmp_path / "vdvae", *color, *ROWS) == 2
     assert "--model.input_mean and --model.input_deviation: not given" in capsys.readouterr().err
-    assert say("train", "--from", vdvae, "--run", tmp_path / "vdvae", *colour, *ROWS, *NORMALIZATION) == 0
+    assert say("train", "--from", vdvae, "--run", tmp_path / "vdvae", *color, *ROWS, *NORMALIZATION) == 0
     assert "not in the file, and taken from the options given" in capsys.readouterr().out
     model, info = load_model(tmp_path / "vdvae")
     assert model.config.input_mean == 0.47309169
     assert info["protocol"]["started_from"] == str(vdvae)
-    np.save(tmp_path / "grey32.npy", np.random.default_rng(0).integers(0, 256, (20, 32, 32), dtype=np.uint8))
-    grey = ("--data", tmp_path / "grey32.npy", *one, *ROWS, *NORMALIZATION)
-    assert say("train", "--from", vdvae, "--run", tmp_path / "grey", *grey) == 0
+    np.save(tmp_path / "gray32.npy", np.random.default_rng(0).integers(0, 256, (20, 32, 32), dtype=np.uint8))
+    gray = ("--data", tmp_path / "gray32.npy", *one, *ROWS, *NORMALIZATION)
+    assert say("train", "--from", vdvae, "--run", tmp_path / "gray", *gray) == 0
     assert "since images have 1 channels and 256 levels in place of 3 and 256: stem, output" in capsys.readouterr().out
-    assert say("train", "--from", need_shared("fixtures/attentive_h5/att_cifar_trained.h5"), "--plan", *colour) == 0
+    assert say("train", "--from", need_shared("fixtures/attentive_h5/att_cifar_trained.h5"), "--plan", *color) == 0
     assert "begins with the weights of " in capsys.readouterr().out
 
 

@@ -41,11 +41,11 @@ def fill(folder: Path, images: np.ndarray) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a run on grey images of a folder, and one on images that are drawn black and white."""
+    """A folder with a run on gray images of a folder, and one on images that are drawn black and white."""
     place = tmp_path_factory.mktemp("other")
     fill(place / "train", random(30))
     words = ["train", "attentive_digits_tiny", *QUICK]
-    assert say(*words, "--data", place / "train", "--run", place / "grey") == 0
+    assert say(*words, "--data", place / "train", "--run", place / "gray") == 0
     binary = ["--data.binarization", "dynamic", "--model.likelihood", "bernoulli"]
     assert say(*words, *binary, "--data", place / "train", "--run", place / "binary") == 0
     fill(place / "held", random(5, 1))
@@ -79,31 +79,31 @@ def result(run: str) -> Any:
 def test_all_images_are_measured_and_named(place: Path, capsys: Capture, data: str, images: int, split: str) -> None:
     name = data if split == "all" else f"{data}/{split}"
     capsys.readouterr()
-    assert say("evaluate", "grey", "--data", data) == 0
+    assert say("evaluate", "gray", "--data", data) == 0
     said = capsys.readouterr()
     assert said.out.startswith(f"{name}: {images} images, 1 x 8 x 8, 256 levels\n")
     assert f"images                      --data {data}, not the run's own\n" in said.out
     assert f"data: {name}: not the run's own test images\n" in said.err
-    measured = result("grey")
+    measured = result("gray")
     protocol = measured["protocol"]
     assert (protocol["set"], protocol["split"], protocol["images"]) == (name, split, images)
     assert (protocol["data"]["other_images"], protocol["data"]["training_images"]) == (f"--data {data}", 0)
     assert protocol["data"]["set"] == str(place / data)
     chosen = select(DataConfig(set=data))
-    expected = evaluate(davi.load("grey"), chosen.images)
+    expected = evaluate(davi.load("gray"), chosen.images)
     assert protocol["images_sha256"] == expected.images_sha256
     # the same seed and batch size on the same machine: equal up to the decimal form
     assert measured["elbo"]["nats"]["mean"] == pytest.approx(float(expected.elbo.mean()), rel=1e-12)
     assert [b["name"] for b in measured["baselines"] if b["bits_per_dim"] is None] == []  # the run's images are at hand
-    assert f"{name}: {images} images" in to_terminal(compare([read(Path("grey"))]))
-    assert say("reconstruct", "grey", "--data", data) == 0
+    assert f"{name}: {images} images" in to_terminal(compare([read(Path("gray"))]))
+    assert say("reconstruct", "gray", "--data", data) == 0
     assert f"{images} images of {name}, each beside its reconstruction" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("data", ["held", "one.npy"])
 def test_a_page_about_other_images(place: Path, capsys: Capture, data: str) -> None:
-    assert say("inspect", "grey", "--data", data, "--importance-samples", 2, "--no-figures") == 0
-    text = Path("grey/inspection.html").read_text(encoding="utf-8")
+    assert say("inspect", "gray", "--data", data, "--importance-samples", 2, "--no-figures") == 0
+    text = Path("gray/inspection.html").read_text(encoding="utf-8")
     shown = re.sub(r"<[^>]+>", " ", text)
     assert f"images of {data}" in shown
     assert re.search(rf"data: other images\s+--data {data}", shown)
@@ -112,17 +112,17 @@ def test_a_page_about_other_images(place: Path, capsys: Capture, data: str) -> N
 def test_the_runs_own_images_are_told_apart(place: Path, capsys: Capture) -> None:
     for words in ([], ["--data", "train"], ["--split", "test"]):
         capsys.readouterr()
-        assert say("evaluate", "grey", *words) == 0
+        assert say("evaluate", "gray", *words) == 0
         said = capsys.readouterr()
         assert "not the run's own" not in said.out + said.err
         assert "data: 28 training and 2 test images: 30 images of train, by SHA-256" in said.err
-        protocol = result("grey")["protocol"]
+        protocol = result("gray")["protocol"]
         assert (protocol["set"], protocol["split"], protocol["data"]["other_images"]) == ("train/test", "test", None)
 
 
 def test_images_that_the_run_was_trained_on_are_counted(place: Path, capsys: Capture) -> None:
     fill(place / "mixed", np.concatenate([random(30), random(4, 7)]))
-    for run in ("grey", "binary"):  # of the second before any draw
+    for run in ("gray", "binary"):  # of the second before any draw
         capsys.readouterr()
         assert say("evaluate", run, "--data", "mixed") == 0
         said = capsys.readouterr()
@@ -130,15 +130,15 @@ def test_images_that_the_run_was_trained_on_are_counted(place: Path, capsys: Cap
         assert "the model was trained on 28 of them" in " ".join(said.out.split())
         assert result(run)["protocol"]["data"]["training_images"] == 28
     for words in ([], ["--data", "train"]):
-        assert say("evaluate", "grey", "--split", "all", *words) == 0
+        assert say("evaluate", "gray", "--split", "all", *words) == 0
         assert "data: 28 of these 30 images were training images of the run\n" in capsys.readouterr().err
-        assert result("grey")["protocol"]["data"]["other_images"].endswith("--split all")
+        assert result("gray")["protocol"]["data"]["other_images"].endswith("--split all")
     # another cut of the run's own folder is not its test split
-    assert say("evaluate", "grey", "--data.test_fraction", 0.5) == 0
+    assert say("evaluate", "gray", "--data.test_fraction", 0.5) == 0
     said = capsys.readouterr()
     assert re.search(r"data: \d+ of these \d+ images were training images of the run\n", said.err)
     assert "--data.test_fraction=0.5, not the run's own" in " ".join(said.out.split())
-    assert result("grey")["protocol"]["set"] == f"{place / 'train'}/test"
+    assert result("gray")["protocol"]["set"] == f"{place / 'train'}/test"
 
 
 def test_where_the_training_images_are_gone(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,21 +169,21 @@ def test_splits_that_are_asked_for(place: Path, capsys: Capture) -> None:
         (["--data.validation", 0], "many"),
         (["--split", "all"], "many"),
     ):
-        assert say("evaluate", "grey", "--data", "many", *words) == 0
-        protocol = result("grey")["protocol"]
+        assert say("evaluate", "gray", "--data", "many", *words) == 0
+        protocol = result("gray")["protocol"]
         assert protocol["set"] == name
         assert (protocol["images"] == 40) == (name == "many")
     for words in (["--split", "test"], ["--data.test_fraction", 0.999]):
         capsys.readouterr()
-        assert say("evaluate", "grey", "--data", "one.npy", *words) == 2
-        assert say("evaluate", "grey", "--data", "held", "--data.test_fraction", 0.999) == 2
+        assert say("evaluate", "gray", "--data", "one.npy", *words) == 2
+        assert say("evaluate", "gray", "--data", "held", "--data.test_fraction", 0.999) == 2
         said = capsys.readouterr().err
         option, value = re.findall(r"--(data\.test_fraction) ([0-9.]+), or more images", said)[0]
-        assert say("evaluate", "grey", "--data", "held", f"--{option}", value) == 0
-    assert say("evaluate", "grey", "--data", "splits", "--split", "all") == 0
-    assert (result("grey")["protocol"]["set"], result("grey")["protocol"]["images"]) == ("splits", 7)
-    assert say("evaluate", "grey", "--data.test", "held") == 0
-    protocol = result("grey")["protocol"]
+        assert say("evaluate", "gray", "--data", "held", f"--{option}", value) == 0
+    assert say("evaluate", "gray", "--data", "splits", "--split", "all") == 0
+    assert (result("gray")["protocol"]["set"], result("gray")["protocol"]["images"]) == ("splits", 7)
+    assert say("evaluate", "gray", "--data.test", "held") == 0
+    protocol = result("gray")["protocol"]
     assert (protocol["set"], protocol["split"], protocol["images"]) == ("held/test", "test", 5)
     assert protocol["data"]["other_images"] == "--data.test=held"
 
@@ -216,7 +216,7 @@ def test_binary_images_on_a_run_with_drawn_ones(place: Path, capsys: Capture, ki
     assert "binary already" in capsys.readouterr().err
 
 
-def test_grey_images_on_a_run_with_drawn_ones(place: Path, capsys: Capture) -> None:
+def test_gray_images_on_a_run_with_drawn_ones(place: Path, capsys: Capture) -> None:
     """They are drawn as the run's test images are, and 0 and 255 are certain."""
     bits = random(12, 3, levels=2)
     np.save("sharp.npy", bits * np.uint8(255))
@@ -244,17 +244,17 @@ def test_options_that_other_images_have_no_use_for_are_not_inherited(
     place: Path, capsys: Capture, option: str, value: object
 ) -> None:
     """From the run they are undone; from the user they are refused."""
-    recipe = Path("grey/recipe.yaml")
+    recipe = Path("gray/recipe.yaml")
     before = recipe.read_text(encoding="utf-8")
     recipe.write_text(
         re.sub(rf"^  {option}: .*$", f"  {option}: {json.dumps(value)}", before, flags=re.M), encoding="utf-8"
     )
     try:
-        assert say("evaluate", "grey", "--data", "five.npy") == 0
+        assert say("evaluate", "gray", "--data", "five.npy") == 0
     finally:
         recipe.write_text(before, encoding="utf-8")
     capsys.readouterr()
-    assert say("evaluate", "grey", "--data", "five.npy", f"--data.{option}", value) == 2
+    assert say("evaluate", "gray", "--data", "five.npy", f"--data.{option}", value) == 2
     assert f"data.{option}: got " in capsys.readouterr().err
 
 

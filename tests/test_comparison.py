@@ -374,7 +374,7 @@ def test_the_table_for_a_terminal() -> None:
     text = to_terminal(compare(runs))
     lines = text.splitlines()
     head = " ".join(lines[:2])
-    assert head.startswith("toy/test: 4 images of the test split, 1 x 2 x 4, 2 levels, binarisation dynamic; lower")
+    assert head.startswith("toy/test: 4 images of the test split, 1 x 2 x 4, 2 levels, binarization dynamic; lower")
     rows = [line.split() for line in lines]
     assert ["rank", "run", "nats", "parameters", "steps", "time", "steps/s", "active", "units"] in rows
     assert ["1", "runs/on", "-290.25", "±", "236.96", "1,000", "10", "5s", "2", "3/4"] in rows

@@ -308,7 +308,7 @@ def test_decode_wants_one_latent_for_each_layer(hierarchy: Hierarchy) -> None:
 
 
 def test_rows_of_a_batch_do_not_mix_in_eval_mode(hierarchy: Hierarchy) -> None:
-    """With latents at the posterior mean, what is found for an image does not depend on its neighbours."""
+    """With latents at the posterior mean, what is found for an image does not depend on its neighbors."""
     hierarchy.double()
     first, second = some_images(hierarchy, 4), some_images(hierarchy, 4)
     second[1] = first[1]

@@ -1,4 +1,4 @@
-"""Sets without files, the user's own arrays, splits, binarisation and the protocol."""
+"""Sets without files, the user's own arrays, splits, binarization and the protocol."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ def sha(images: Images, dtype: str = "u1") -> str:
     return hashlib.sha256(images.pixels.numpy().astype(dtype).tobytes()).hexdigest()
 
 
-def saved(folder: Path, n: int = 40, name: str = "grey.npy") -> str:
-    """A file of n random grey 4x3 images; returns its path."""
+def saved(folder: Path, n: int = 40, name: str = "gray.npy") -> str:
+    """A file of n random gray 4x3 images; returns its path."""
     path = folder / name
     np.save(path, np.random.default_rng(n).integers(0, 256, (n, 4, 3), dtype=np.uint8))
     return str(path)
@@ -102,9 +102,9 @@ def test_own_array_is_split_in_file_order(tmp_path: Path) -> None:
     assert data.protocol["counts"] == {"train": 36, "validation": 5, "test": 4}
     assert "the last tenth (4 images) for test" in data.protocol["split"]
     assert [i.name for i in (data.train, data.validation, data.test)] == [
-        "grey.npy/train",
-        "grey.npy/validation",
-        "grey.npy/test",
+        "gray.npy/train",
+        "gray.npy/validation",
+        "gray.npy/test",
     ]
 
 
@@ -121,7 +121,7 @@ def test_own_test_array(tmp_path: Path) -> None:
         load(DataConfig(set=path, test=str(tmp_path / "deep.npy")))
 
 
-def test_sixteen_bit_colours(tmp_path: Path) -> None:
+def test_sixteen_bit_colors(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 65536, (10, 2, 3, 3), dtype=np.uint16)
     np.savez(tmp_path / "deep.npz", images=array)
     data = load(DataConfig(set=str(tmp_path / "deep.npz")))
@@ -149,7 +149,7 @@ def test_validation_out_of_range(tmp_path: Path, kept: Any) -> None:
 
 def test_static_draws_everything_once(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    grey = load(DataConfig(set=path))
+    gray = load(DataConfig(set=path))
     config = DataConfig(set=path, binarization="static", binarization_seed=3)
     data, again = load(config), load(config)
     assert data.levels == data.train.levels == 2
@@ -158,21 +158,21 @@ def test_static_draws_everything_once(tmp_path: Path) -> None:
     other = load(DataConfig(set=path, binarization="static", binarization_seed=4))
     assert not torch.equal(data.train.pixels, other.train.pixels)
     assert not torch.equal(data.test.pixels, other.test.pixels)
-    p = grey.train.pixels.double() / 255
+    p = gray.train.pixels.double() / 255
     # The sum of independent draws: five standard deviations of its distribution.
     assert abs((data.train.pixels - p).sum()) < 5 * (p * (1 - p)).sum().sqrt()
-    assert not data.train.pixels[grey.train.pixels == 0].any()
-    assert data.train.pixels[grey.train.pixels == 255].all()
+    assert not data.train.pixels[gray.train.pixels == 0].any()
+    assert data.train.pixels[gray.train.pixels == 255].all()
 
 
-def test_dynamic_keeps_train_grey_and_draws_the_rest_once(tmp_path: Path) -> None:
+def test_dynamic_keeps_train_gray_and_draws_the_rest_once(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    grey = load(DataConfig(set=path, validation=6))
+    gray = load(DataConfig(set=path, validation=6))
     static = load(DataConfig(set=path, validation=6, binarization="static", binarization_seed=3))
     data = load(DataConfig(set=path, validation=6, binarization="dynamic", binarization_seed=3))
     assert data.validation is not None
     assert static.validation is not None
-    assert torch.equal(data.train.pixels, grey.train.pixels)
+    assert torch.equal(data.train.pixels, gray.train.pixels)
     assert (data.train.levels, data.levels, data.validation.levels) == (256, 2, 2)
     # One seed means one set of drawn images, whatever happens to the training images.
     assert torch.equal(data.test.pixels, static.test.pixels)
@@ -190,8 +190,8 @@ def test_draws_do_not_depend_on_the_validation_split(tmp_path: Path) -> None:
 
 
 def test_train_and_test_are_drawn_from_different_streams(tmp_path: Path) -> None:
-    for name, grey in (("train.npy", 127), ("test.npy", 128)):
-        np.save(tmp_path / name, np.full((20, 8, 8), grey, np.uint8))
+    for name, gray in (("train.npy", 127), ("test.npy", 128)):
+        np.save(tmp_path / name, np.full((20, 8, 8), gray, np.uint8))
     paths = (str(tmp_path / name) for name in ("train.npy", "test.npy"))
     data = load(DataConfig(set=next(paths), test=next(paths), binarization="static"))
     # One stream would draw the same but for one value in 255; two agree in half of 1,280 values, five deviations of 18.
@@ -284,7 +284,7 @@ def test_options_refused_in_one_line(options: dict[str, Any], match: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_binary_array_is_not_binarised_again(tmp_path: Path) -> None:
+def test_binary_array_is_not_binarized_again(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((10, 3, 3), bool))
     config: dict[str, Any] = {"set": str(tmp_path / "x.npy")}
     assert load(DataConfig(**config)).levels == 2

@@ -78,7 +78,7 @@ def test_types_and_levels(
         assert images.pixels[n, c, h, w] == array[n, h, w, c]
 
 
-def test_grey_gets_a_channel(tmp_path: Path) -> None:
+def test_gray_gets_a_channel(tmp_path: Path) -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     np.save(tmp_path / "x.npy", array)
     images = read_images(tmp_path / "x.npy", None, "set")

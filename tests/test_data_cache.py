@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from davi.data import DataConfig, DataSets, Images, Order, Presentation, decoded, load, which_images
+from davi.data import Augmentation, DataConfig, DataSets, Images, Sampler, decoded, load, which_images
 from davi.data.cache import INDEX, Writer, fetch, location
 from davi.data.decoded import FILES
 from davi.data.decoding import decode
@@ -34,7 +34,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of 30 grey images."""
+    """A folder of 30 gray images."""
     (tmp_path / "images").mkdir()
     for i in range(30):
         write(tmp_path / "images" / f"{i}.png", i)
@@ -201,8 +201,8 @@ def test_a_large_set_is_mapped_and_trained_on(own: Path, images: Path) -> None:
     with Path("/proc/self/maps").open() as maps:
         mappings = maps.read()
     assert str(entry / "train.npy") in mappings
-    order, generator = Order(len(mapped.train), 8, seed=3), torch.Generator()
-    present = [Presentation(sets.train, "dynamic", "both") for sets in (held, mapped)]
+    order, generator = Sampler(len(mapped.train), 8, seed=3), torch.Generator()
+    present = [Augmentation(sets.train, "dynamic", "both") for sets in (held, mapped)]
     for _ in range(5):
         batch = next(order)
         first, second = (p(batch, generator.manual_seed(1)) for p in present)

@@ -47,7 +47,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(values: Array, colour: int) -> bytes:
+def png(values: Array, color: int) -> bytes:
     """A PNG file of 16 bits by the words of its specification, each row with the next of the five filters."""
     height, width = values.shape[:2]
     data = values.astype(">u2").tobytes()
@@ -62,12 +62,12 @@ def png(values: Array, colour: int) -> bytes:
             paeth = min((a, b, c), key=lambda v: abs(p - v))  # the first of equals, as the specification has it
             out.append((x - (0, a, b, (a + b) // 2, paeth)[y % 5]) % 256)
         above, rows = row, rows + bytes(out)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def tiff(values: Array, order: str, packed: bool) -> bytes:
-    """A colour TIFF file of 16 bits by the words of its specification: one strip, as it is or packed (Deflate)."""
+    """A color TIFF file of 16 bits by the words of its specification: one strip, as it is or packed (Deflate)."""
     height, width, channels = values.shape
     data = values.astype(f"{order}u2").tobytes()
     data = zlib.compress(data) if packed else data
@@ -88,7 +88,7 @@ def test_eight_bits_are_kept(form: str, shape: tuple[int, ...]) -> None:
     values = random(*shape)
     picture = decoded(saved(Image.fromarray(values), form, **({"lossless": True} if form == "WEBP" else {})))
     expected = values if values.ndim == 3 else values[:, :, None]
-    if form == "WEBP":  # has no grey of its own
+    if form == "WEBP":  # has no gray of its own
         expected = np.broadcast_to(expected, (5, 7, 3))
     assert picture.levels == 256
     assert picture.values.dtype == np.uint8
@@ -103,7 +103,7 @@ def test_jpeg_is_what_pillow_decodes(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_sixteen_bits_of_grey_are_kept(form: str) -> None:
+def test_sixteen_bits_of_gray_are_kept(form: str) -> None:
     values = random(6, 9, levels=65536)
     picture = decoded(saved(Image.fromarray(values), form))
     assert (picture.levels, picture.values.dtype) == (65536, np.dtype(np.uint16))
@@ -111,7 +111,7 @@ def test_sixteen_bits_of_grey_are_kept(form: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "<", ">", "< packed", "> packed"])
-def test_sixteen_bits_of_colour_are_kept(kind: str) -> None:
+def test_sixteen_bits_of_color_are_kept(kind: str) -> None:
     values = random(11, 9, 3, levels=65536)
     picture = decoded(png(values, 2) if kind == "png" else tiff(values, kind[0], "packed" in kind))
     assert picture.levels == 65536
@@ -126,14 +126,14 @@ def test_one_bit_has_two_levels() -> None:
         assert np.array_equal(picture.values[:, :, 0], values)
 
 
-def test_indexed_images_have_the_channels_of_their_colours() -> None:
+def test_indexed_images_have_the_channels_of_their_colors() -> None:
     indices = random(6, 6, levels=3)
-    for colours, channels in (([[9, 9, 9], [50, 50, 50], [7, 7, 7]], 1), ([[9, 8, 9], [50, 0, 50], [7, 7, 7]], 3)):
+    for colors, channels in (([[9, 9, 9], [50, 50, 50], [7, 7, 7]], 1), ([[9, 8, 9], [50, 0, 50], [7, 7, 7]], 3)):
         image = Image.fromarray(indices)
-        image.putpalette(np.ravel(colours).tolist())
+        image.putpalette(np.ravel(colors).tolist())
         assert image.mode == "P"
         picture = decoded(saved(image, "PNG"))
-        assert np.array_equal(picture.values, np.asarray(colours)[indices][:, :, :channels])
+        assert np.array_equal(picture.values, np.asarray(colors)[indices][:, :, :channels])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -180,13 +180,13 @@ def broken_checksum() -> bytes:
 
 REFUSED: dict[str, tuple[bytes, str]] = {
     "rgba": (saved(Image.new("RGBA", (4, 4)), "PNG"), r"transparency \(RGBA\), expected none \(flatten it: magick"),
-    "grey alpha": (saved(Image.new("LA", (4, 4)), "PNG"), "flatten it"),
-    "transparent colour": (saved(Image.new("RGB", (4, 4)), "PNG", transparency=(0, 0, 0)), "flatten it"),
+    "gray alpha": (saved(Image.new("LA", (4, 4)), "PNG"), "flatten it"),
+    "transparent color": (saved(Image.new("RGB", (4, 4)), "PNG", transparency=(0, 0, 0)), "flatten it"),
     "transparent index": (saved(Image.new("P", (4, 4)), "PNG", transparency=0), "flatten it"),
     "16-bit rgba": (png(random(3, 3, 4, levels=65536), 6), "flatten it"),
-    "cmyk": (saved(Image.new("CMYK", (4, 4)), "JPEG"), "CMYK, expected grey or RGB"),
+    "cmyk": (saved(Image.new("CMYK", (4, 4)), "JPEG"), "CMYK, expected gray or RGB"),
     "float": (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point values"),
-    "lab": (saved(Image.new("LAB", (4, 4)), "TIFF"), "CIE Lab, expected grey or RGB"),
+    "lab": (saved(Image.new("LAB", (4, 4)), "TIFF"), "CIE Lab, expected gray or RGB"),
     "signed": (saved(Image.fromarray(np.full((4, 4), 5, np.int32)), "TIFF"), "signed or unknown integers of 32 bits"),
     "animated": (animated(), "3 frames, expected one"),
     "pages": (pages(), "2 frames"),
@@ -242,7 +242,7 @@ def test_resizing() -> None:
     assert np.array_equal(Fit("resize", (40, 60))(values, 256, "x")[0], values)
     ramp = np.tile(np.arange(400, dtype=np.uint16) * 100, (200, 1))[:, :, None]
     halved = Fit("resize", (100, 200))(ramp, 65536, "x")[0, :, :, 0]
-    # Pixel j of the half is centred at 2j + 1/2; away from the ends a symmetric filter keeps a ramp, +-1 by rounding.
+    # Pixel j of the half is centered at 2j + 1/2; away from the ends a symmetric filter keeps a ramp, +-1 by rounding.
     assert np.abs(halved[:, 5:-5].astype(int) - (np.arange(200) * 200 + 50)[5:-5]).max() <= 1
     edge = np.repeat(np.asarray([0, 255], np.uint8), 50)[None, :, None].repeat(20, 0)
     assert Fit("resize", (10, 50))(edge, 256, "x").max() == 255  # the overshoot is cut off, not wrapped
@@ -380,7 +380,7 @@ def test_mixed_sizes_need_a_choice(tmp_path: Path) -> None:
     assert len(patches.train) + len(patches.test) == 30 * 2 + 30 * 6
     assert crop.protocol["files"] == files  # the split does not depend on what is cut
     assert not rows(patches.train) & rows(patches.test)
-    assert (crop.protocol["fit"], patches.protocol["fit"]) == ("centre of 4x8", "patches of 4x8")
+    assert (crop.protocol["fit"], patches.protocol["fit"]) == ("center of 4x8", "patches of 4x8")
     assert patches.protocol["test_order"] == "by relative path, patches row by row"
     with pytest.raises(UserError, match=r"data\.crop: got 10x8, expected no more than 9x8, the size of .*000\.png"):
         read(folder, crop=(10, 8))
@@ -393,12 +393,10 @@ def test_mixed_sizes_need_a_choice(tmp_path: Path) -> None:
 def test_mixed_kinds_are_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", 5)
     fill(folder, 1, (6, 5, 3), first=5)
-    with pytest.raises(
-        UserError, match=r"000\.png is grey of 256 levels, .*005\.png is colour of 256 levels, .*magick"
-    ):
+    with pytest.raises(UserError, match=r"000\.png is gray of 256 levels, .*005\.png is color of 256 levels, .*magick"):
         read(folder)
     fill(folder, 1, (6, 5), 65536, first=5)
-    with pytest.raises(UserError, match=r"000\.png is grey of 256 levels, .*005\.png is grey of 65536 levels"):
+    with pytest.raises(UserError, match=r"000\.png is gray of 256 levels, .*005\.png is gray of 65536 levels"):
         read(folder)
 
 
@@ -457,7 +455,7 @@ def test_no_images(tmp_path: Path) -> None:
         load(DataConfig(crop=(4, 4)))
 
 
-def test_binarised_validation_images_are_drawn_once(tmp_path: Path) -> None:
+def test_binarized_validation_images_are_drawn_once(tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", 60)
     sets = read(folder, validation=0.3, binarization="dynamic")
     assert sets.validation is not None
@@ -465,9 +463,9 @@ def test_binarised_validation_images_are_drawn_once(tmp_path: Path) -> None:
     again = read(folder, validation=0.3, binarization="dynamic").validation
     assert again is not None
     assert torch.equal(sets.validation.pixels, again.pixels)
-    fill(tmp_path / "colour", 30, (6, 5, 3))
+    fill(tmp_path / "color", 30, (6, 5, 3))
     with pytest.raises(UserError, match=r"data\.binarization: got 'dynamic' for images of 3 channels .*likelihood log"):
-        read(tmp_path / "colour", binarization="dynamic")
+        read(tmp_path / "color", binarization="dynamic")
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((9, 14, 3), 256), ((7, 5), 65536)])
@@ -509,13 +507,13 @@ def test_recipes_with_a_fixed_padding_say_what_to_change(tmp_path: Path, capsys:
 
 def test_recipes_of_binary_images_name_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "attentive_mnist", "--run", str(tmp_path / "run"), "--data"]
-    assert main([*words, str(fill(tmp_path / "colour", 80, (6, 5, 3)))]) == 2
+    assert main([*words, str(fill(tmp_path / "color", 80, (6, 5, 3)))]) == 2
     said = capsys.readouterr()
     assert "data.binarization: dynamic as in the recipe" in said.out
     assert "--data.binarization none" in said.err
     assert "--model.likelihood logistic_mixture" in said.err
     assert said.err.count("\n") == 1
-    assert main([*words, str(fill(tmp_path / "grey", 80)), "--data.binarization", "none"]) == 2
+    assert main([*words, str(fill(tmp_path / "gray", 80)), "--data.binarization", "none"]) == 2
     said = capsys.readouterr()
     assert "--model.likelihood logistic_mixture takes any" in said.err
     assert said.err.count("\n") == 1

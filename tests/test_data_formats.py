@@ -1,4 +1,4 @@
-"""Original distribution files: recognised, read whole, or refused in one line; and the named sets made of them."""
+"""Original distribution files: recognized, read whole, or refused in one line; and the named sets made of them."""
 
 from __future__ import annotations
 

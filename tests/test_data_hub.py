@@ -109,7 +109,7 @@ def test_sixteen_bits(tmp_path: Path) -> None:
 
 def test_images_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path, cache = tmp_path / "set.parquet", tmp_path / "cache"
-    grey = [encoded(image) for image in images(2, (5, 4))]
+    gray = [encoded(image) for image in images(2, (5, 4))]
     for other, words in (
         (
             encoded(images(1, (4, 5))[0]),
@@ -118,11 +118,11 @@ def test_images_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[str
         (encoded(images(1)[0]), r"row 2: got \[H, W, C\] = \[5, 4, 3\]"),
         (encoded(images(1, (5, 4, 4))[0]), "row 2: got a transparency"),
         ({"bytes": b"junk", "path": None}, "row 2: got something else, expected a PNG"),
-        ({"bytes": grey[0]["bytes"][:-20], "path": None}, "row 2: cannot be read"),
+        ({"bytes": gray[0]["bytes"][:-20], "path": None}, "row 2: cannot be read"),
         ({"bytes": None, "path": "/etc/hostname"}, "row 2: got no bytes of an image"),
         (None, "row 2: got no bytes of an image"),
     ):
-        write(path, {"image": [*grey, other]})
+        write(path, {"image": [*gray, other]})
         capfd.readouterr()
         refused(f"hub:{path}", cache, words, capfd)
 

@@ -1,4 +1,4 @@
-"""Images in memory, and black and white from grey."""
+"""Images in memory, and black and white from gray."""
 
 import math
 
@@ -10,20 +10,20 @@ from davi.data.binarization import draw, stream, threshold
 from davi.errors import UserError
 
 
-def grey(levels: int = 256, n: int = 5) -> Images:
+def gray(levels: int = 256, n: int = 5) -> Images:
     dtype = torch.uint8 if levels <= 256 else torch.int32
     pixels = torch.arange(n * 3 * 2 * 4).reshape(n, 3, 2, 4) % levels
     return Images(pixels.to(dtype), levels, "set/train")
 
 
 def test_shape_and_length() -> None:
-    images = grey(n=5)
+    images = gray(n=5)
     assert images.shape == (3, 2, 4)
     assert len(images) == 5
 
 
 def test_subset_by_slice_shares_memory_and_by_index_keeps_the_order() -> None:
-    images = grey()
+    images = gray()
     part = images.subset(slice(1, 3), "set/part")
     assert part.name == "set/part"
     assert part.pixels.data_ptr() == images.pixels[1].data_ptr()
@@ -36,9 +36,9 @@ def test_subset_by_slice_shares_memory_and_by_index_keeps_the_order() -> None:
 @pytest.mark.parametrize(("chosen", "match"), [([5], "got index 5"), ([0, -6], "got index -6"), ([], "got shape")])
 def test_subset_refuses(chosen: list[int], match: str) -> None:
     with pytest.raises(UserError, match=match):
-        grey().subset(chosen)
+        gray().subset(chosen)
     with pytest.raises(UserError, match="at least one image"):
-        grey().subset(slice(9, None))
+        gray().subset(slice(9, None))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_images_refuse(pixels: torch.Tensor, levels: int, match: str) -> None:
 
 
 @pytest.mark.parametrize("levels", [17, 256, 65536])
-def test_draw_has_the_stated_probability_at_every_grey_value(levels: int) -> None:
+def test_draw_has_the_stated_probability_at_every_gray_value(levels: int) -> None:
     n = 20_000
     values = torch.tensor([0, 1, levels // 3, levels // 2, levels - 2, levels - 1])
     dtype = torch.uint8 if levels <= 256 else torch.int32
@@ -81,7 +81,7 @@ def test_draw_treats_pixels_independently() -> None:
 
 
 @pytest.mark.parametrize("levels", [3, 4, 17, 255, 256, 65536])
-def test_threshold_at_every_grey_value(levels: int) -> None:
+def test_threshold_at_every_gray_value(levels: int) -> None:
     values = torch.arange(levels, dtype=torch.int32)
     expected = [int(2 * value > levels - 1) for value in range(levels)]
     assert threshold(values, levels).tolist() == expected

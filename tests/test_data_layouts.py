@@ -26,7 +26,7 @@ from layouts import (
     Row,
     Rules,
     Tags,
-    colours,
+    colors,
     covering,
     keeps,
     packed_by_pillow,
@@ -71,7 +71,7 @@ def outcome(content: bytes) -> Picture | str:
 
 
 def independent(content: bytes) -> Array:
-    """What tifffile makes of it, ``[H, W, S]``, as stored: neither turned nor inverted nor coloured."""
+    """What tifffile makes of it, ``[H, W, S]``, as stored: neither turned nor inverted nor colored."""
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages[0]
         assert isinstance(page, tifffile.TiffPage)
@@ -100,7 +100,7 @@ def meant(row: Row, values: Array) -> tuple[Array, int]:
     bits, photometric = DEPTHS[row["kind"]], row["photometric"]
     values = seen(values.astype(int), row["orientation"])
     if photometric == 3:
-        return colours(row).astype(int)[values[..., 0]], 256
+        return colors(row).astype(int)[values[..., 0]], 256
     if photometric == 0:
         values = 2**bits - 1 - values
     if bits in (2, 4):
@@ -181,15 +181,15 @@ ASIDE: dict[str, tuple[Row, Tags, int, str]] = {
         {"photometric": 2, "extra": (0,)},
         {},
         0,
-        r"4 channels, 1 beyond its colours, expected 3 \(a .npy",
+        r"4 channels, 1 beyond its colors, expected 3 \(a .npy",
     ),
     "more channels than it says": ({"photometric": 2, "extra": (0,)}, {}, 338, "4 channels"),
     "opacity": ({"photometric": 2, "extra": (2,)}, {}, 0, "transparency, expected none .*-flatten"),
-    "grey with opacity": ({"extra": (1,)}, {}, 0, "transparency, expected none .*-flatten"),
-    "CMYK": ({"photometric": 2, "extra": (0,)}, {262: ("H", [5])}, 338, "CMYK, expected grey or RGB .*-colorspace"),
-    "Lab": ({"photometric": 2}, {262: ("H", [8])}, 0, "CIE Lab, expected grey or RGB"),
-    "unknown colours": ({}, {262: ("H", [77])}, 0, "colours of kind 77"),
-    "luma and chroma": ({"photometric": 2}, {262: ("H", [6])}, 0, "colours as YCbCr"),
+    "gray with opacity": ({"extra": (1,)}, {}, 0, "transparency, expected none .*-flatten"),
+    "CMYK": ({"photometric": 2, "extra": (0,)}, {262: ("H", [5])}, 338, "CMYK, expected gray or RGB .*-colorspace"),
+    "Lab": ({"photometric": 2}, {262: ("H", [8])}, 0, "CIE Lab, expected gray or RGB"),
+    "unknown colors": ({}, {262: ("H", [77])}, 0, "colors of kind 77"),
+    "luma and chroma": ({"photometric": 2}, {262: ("H", [6])}, 0, "colors as YCbCr"),
     "no photometric": ({}, {}, 262, r"no tag 262 \(PhotometricInterpretation\), expected one"),
     "no width": ({}, {}, 256, "no tag 256"),
     "no strips": ({}, {}, 273, "neither strips nor tiles"),
@@ -204,7 +204,7 @@ ASIDE: dict[str, tuple[Row, Tags, int, str]] = {
     "several depths": ({"photometric": 2}, {258: ("H", [5, 6, 5])}, 0, "5, 6, 5 bits a channel"),
     "12 bits from the other end": ({"kind": "u12", "order": ">"}, {}, 0, "12 bits in big-endian order"),
     "32 bits": ({"kind": "u32"}, {}, 0, "32 bits a channel"),
-    "planar colours of 16 bits": ({"kind": "u16", "photometric": 2, "planar": 2}, {}, 0, "an unusual layout"),
+    "planar colors of 16 bits": ({"kind": "u16", "photometric": 2, "planar": 2}, {}, 0, "an unusual layout"),
     "compression without a name": ({}, {259: ("H", [999])}, 0, "compression 999 of 8 bits"),
     "old JPEG": ({}, {259: ("H", [6])}, 0, "compression 6 of 8 bits"),
     "a predictor that is ignored": ({}, {317: ("H", [2])}, 0, "predictor 2 with compression 1"),
@@ -249,15 +249,15 @@ XMP: Tags = {700: ("B", list(b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/
 
 
 def test_palettes_of_either_kind() -> None:
-    """Programs store 8 bits as 16 times 256 or times 257; grey is what has only grey colours in use."""
+    """Programs store 8 bits as 16 times 256 or times 257; gray is what has only gray colors in use."""
     row = {**PLAIN, "photometric": 3}
     indices = stored(row)
     for factor in (256, 257):
-        content = tiff(row, indices, {320: ("H", (colours(row).T.astype(int) * factor).ravel().tolist())})
-        assert np.array_equal(decoded(content).values, colours(row)[indices[..., 0]])
-    greys = np.repeat(np.arange(256)[:, None], 3, 1)
-    greys[200:, 0] = 1
-    more: Tags = {320: ("H", (greys.T * 257).ravel().tolist())}
+        content = tiff(row, indices, {320: ("H", (colors(row).T.astype(int) * factor).ravel().tolist())})
+        assert np.array_equal(decoded(content).values, colors(row)[indices[..., 0]])
+    grays = np.repeat(np.arange(256)[:, None], 3, 1)
+    grays[200:, 0] = 1
+    more: Tags = {320: ("H", (grays.T * 257).ravel().tolist())}
     assert np.array_equal(decoded(tiff(row, indices % 200, more)).values, indices % 200)
     assert decoded(tiff(row, indices, more)).values.shape == (HEIGHT, WIDTH, 3)
 

@@ -48,13 +48,13 @@ def test_mnist_is_the_original() -> None:
 
 
 @real("mnist")
-def test_dynamic_mnist_follows_the_grey_values() -> None:
-    grey = load(DataConfig(set="mnist", root=str(ROOT)))
+def test_dynamic_mnist_follows_the_gray_values() -> None:
+    gray = load(DataConfig(set="mnist", root=str(ROOT)))
     data = load(DataConfig(set="mnist", root=str(ROOT), binarization="dynamic", binarization_seed=1))
-    p = grey.test.pixels.double() / 255
+    p = gray.test.pixels.double() / 255
     difference = (data.test.pixels - p).sum(dim=(1, 2, 3))
     deviation = (p * (1 - p)).sum(dim=(1, 2, 3)).sqrt()
-    # Standard scores of the images with enough grey in them: mean 0 and variance 1, within five standard errors each.
+    # Standard scores of the images with enough gray in them: mean 0 and variance 1, within five standard errors each.
     score = (difference / deviation)[deviation > 1]
     n = len(score)
     assert n > 9000
@@ -103,9 +103,9 @@ def test_binarized_mnist() -> None:
 def test_binarized_mnist_agrees_with_mnist_sorted_by_class() -> None:
     fixed = load(DataConfig(set="binarized_mnist", root=str(ROOT))).test.pixels
     order = np.argsort(np.load(ROOT / "mnist" / "test.npz")["labels"], kind="stable")
-    grey = load(DataConfig(set="mnist", root=str(ROOT))).test.pixels[torch.from_numpy(order)]
-    assert not fixed[grey == 0].any()
-    assert fixed[grey == 255].all()
+    gray = load(DataConfig(set="mnist", root=str(ROOT))).test.pixels[torch.from_numpy(order)]
+    assert not fixed[gray == 0].any()
+    assert fixed[gray == 255].all()
 
 
 @real("cifar10")
@@ -130,7 +130,7 @@ def test_cifar10_is_the_original() -> None:
     ]
 
 
-def small_grey(root: Path, name: str = "mnist", train: str = "train", test: str = "test") -> None:
+def small_gray(root: Path, name: str = "mnist", train: str = "train", test: str = "test") -> None:
     (root / name).mkdir()
     for stem, n in ((train, 5), (test, 3)):
         images = np.random.default_rng(n).integers(0, 256, (n, 28, 28), dtype=np.uint8)
@@ -140,10 +140,10 @@ def small_grey(root: Path, name: str = "mnist", train: str = "train", test: str 
 @pytest.mark.parametrize(
     ("name", "train", "test"), [("fashion_mnist", "train", "test"), ("omniglot28", "background", "evaluation")]
 )
-def test_grey_form_and_the_environment_variable(
+def test_gray_form_and_the_environment_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, train: str, test: str
 ) -> None:
-    small_grey(tmp_path, name, train, test)
+    small_gray(tmp_path, name, train, test)
     monkeypatch.setenv("DAVI_DATA", str(tmp_path))
     data = load(DataConfig(set=name))
     assert np.array_equal(data.train.pixels[:, 0].numpy(), np.load(tmp_path / name / f"{train}.npz")["images"])
@@ -154,7 +154,7 @@ def test_grey_form_and_the_environment_variable(
 
 
 def test_data_root_comes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_grey(tmp_path)
+    small_gray(tmp_path)
     monkeypatch.setenv("DAVI_DATA", str(tmp_path / "elsewhere"))
     assert len(load(DataConfig(set="mnist", root=str(tmp_path))).train) == 5
     with pytest.raises(UserError, match=r"DAVI_DATA: got .*elsewhere, found no folder .*mnist"):
@@ -176,7 +176,7 @@ def test_missing_directory_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_wrong_contents_under_a_set_name(tmp_path: Path) -> None:
-    small_grey(tmp_path)
+    small_gray(tmp_path)
     path = tmp_path / "mnist" / "test.npz"
     np.savez(path, images=np.zeros((3, 28, 27), np.uint8))
     with pytest.raises(UserError, match=r"test\.npz: got uint8 \(3, 28, 27\), expected uint8 \[N, 28, 28\]"):
@@ -204,19 +204,19 @@ def test_binarized_form(tmp_path: Path) -> None:
 
 
 def mosaic(path: Path, seed: int) -> np.ndarray:
-    """Write a mosaic of flat tiles, tile n of colour ``colours[n]``; returns the colours, ``[10000, 3]``."""
-    colours = np.random.default_rng(seed).integers(0, 256, (10000, 3), dtype=np.uint8)
-    tiles = colours.reshape(100, 100, 3).repeat(32, axis=0).repeat(32, axis=1)
+    """Write a mosaic of flat tiles, tile n of color ``colors[n]``; returns the colors, ``[10000, 3]``."""
+    colors = np.random.default_rng(seed).integers(0, 256, (10000, 3), dtype=np.uint8)
+    tiles = colors.reshape(100, 100, 3).repeat(32, axis=0).repeat(32, axis=1)
     Image.fromarray(tiles).save(path, lossless=True, quality=0, method=0)
-    return colours
+    return colors
 
 
 def test_cifar10_form_with_some_shards(tmp_path: Path) -> None:
     folder = tmp_path / "cifar10"
     folder.mkdir()
-    colours = [mosaic(folder / f"{stem}.webp", i) for i, stem in enumerate(("train-1", "train-3", "test"))]
+    colors = [mosaic(folder / f"{stem}.webp", i) for i, stem in enumerate(("train-1", "train-3", "test"))]
     data = load(DataConfig(set="cifar10", root=str(tmp_path)))
-    for images, expected in ((data.train, np.concatenate(colours[:2])), (data.test, colours[2])):
+    for images, expected in ((data.train, np.concatenate(colors[:2])), (data.test, colors[2])):
         assert np.array_equal(images.pixels[:, :, 0, 0].numpy(), expected)
         assert np.array_equal(images.pixels[:, :, 31, 17].numpy(), expected)
     assert "train-1, train-3 (20000 images, NOT the 50000 of the whole set) for training" in data.protocol["split"]

@@ -19,7 +19,7 @@ N, SHAPE = 30, (6, 6)
 
 
 def values(seed: int = 0, n: int = N, side: tuple[int, int] = SHAPE) -> np.ndarray:
-    """Grey images of at most 17 levels."""
+    """Gray images of at most 17 levels."""
     return np.random.default_rng(seed).integers(0, 17, (n, *side), dtype=np.uint8)
 
 
@@ -90,13 +90,13 @@ OTHERS: dict[Callable[[Path], str], Callable[[Path, int], str]] = {
 }
 """Kinds of sets whose test images can be given, and what makes these."""
 
-GREY, WHOLE, FOLDER = (digits, named, array, idx_file, idx_folder, by_content, by_name, hub), (array, idx_file, hub), 0
+GRAY, WHOLE, FOLDER = (digits, named, array, idx_file, idx_folder, by_content, by_name, hub), (array, idx_file, hub), 0
 KINDS: dict[str, tuple[Callable[[Path], str], ...]] = {
     "root": (named,),
-    "binarization": GREY,
-    "binarization_seed": GREY,
-    "flip": GREY,
-    "validation": GREY,
+    "binarization": GRAY,
+    "binarization_seed": GRAY,
+    "flip": GRAY,
+    "validation": GRAY,
     "levels": (array, idx_file, idx_folder, by_content, by_name, hub),
     "test": tuple(OTHERS),
     "test_fraction": (*WHOLE, by_content),
@@ -160,7 +160,7 @@ def is_honored(option: str, given: Any, sets: DataSets, without: DataSets | None
     raise AssertionError(f"no test of {option}")
 
 
-@pytest.mark.parametrize("make", GREY, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", GRAY, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("option", KINDS)
 def test_an_option_is_honored_or_refused(option: str, make: Callable[[Path], str], tmp_path: Path) -> None:
     name = make(tmp_path)

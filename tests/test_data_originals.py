@@ -40,14 +40,14 @@ def test_chardata_is_stored_column_after_column(tmp_path: Path, compress: bool) 
 
 def test_levels_of_chardata(tmp_path: Path) -> None:
     path = tmp_path / "chardata.mat"
-    grey = np.random.default_rng(0).random((4, 28, 28))
-    write_chardata(path, grey, grey[:1])
+    gray = np.random.default_rng(0).random((4, 28, 28))
+    write_chardata(path, gray, gray[:1])
     source = split(path)
     assert source.train.levels == 65536
     # Rounding to a multiple of 1/65535 moves a value by half of that at most.
-    assert np.abs(source.train.pixels[:, 0].numpy() / 65535 - grey).max() <= 0.5 / 65535 + 1e-12
+    assert np.abs(source.train.pixels[:, 0].numpy() / 65535 - gray).max() <= 0.5 / 65535 + 1e-12
     assert "rounded to multiples of 1/65535" in source.split
-    assert np.array_equal(split(path, levels=16).train.pixels[:, 0].numpy(), np.rint(grey * 15))
+    assert np.array_equal(split(path, levels=16).train.pixels[:, 0].numpy(), np.rint(gray * 15))
     write_chardata(path, (random((4, 28, 28)) / 255).astype(np.float32), random((1, 28, 28)).astype(np.float32) / 255)
     assert split(path).train.levels == 256  # single precision is near enough
 

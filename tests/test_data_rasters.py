@@ -40,41 +40,41 @@ def random(*shape: int, most: int = 256) -> Array:
 
 
 def palette(name: str, bits: int) -> Array:
-    """Colours that an index of these bits can choose from."""
+    """Colors that an index of these bits can choose from."""
     number = 2**bits
     return {
-        "colours": random(number, 3),
-        "greys": np.repeat(np.arange(number)[:, None] * (255 // (number - 1)), 3, axis=1),
-        "dark greys": np.repeat(np.arange(number)[:, None], 3, axis=1),
+        "colors": random(number, 3),
+        "grays": np.repeat(np.arange(number)[:, None] * (255 // (number - 1)), 3, axis=1),
+        "dark grays": np.repeat(np.arange(number)[:, None], 3, axis=1),
         "white, black": np.asarray([[255] * 3, [0] * 3]),
         "black, white": np.asarray([[0] * 3, [255] * 3]),
         "three": random(min(3, number), 3),
     }[name]
 
 
-PALETTES = ("colours", "greys", "dark greys", "white, black", "black, white", "three")
+PALETTES = ("colors", "grays", "dark grays", "white, black", "black, white", "three")
 
 
-def same(picture: Picture, colours: Array, bits: int) -> None:
-    """Indexed images: of one channel if they are grey, of two levels if they are of one bit, black and white."""
-    grey = (colours == colours[..., :1]).all()
-    two = bits == 1 and grey and np.isin(colours, (0, 255)).all()
+def same(picture: Picture, colors: Array, bits: int) -> None:
+    """Indexed images: of one channel if they are gray, of two levels if they are of one bit, black and white."""
+    gray = (colors == colors[..., :1]).all()
+    two = bits == 1 and gray and np.isin(colors, (0, 255)).all()
     assert picture.levels == (2 if two else 256)
-    assert picture.values.shape[2] == (1 if grey else 3)
-    assert np.array_equal(np.broadcast_to(picture.values * (255 if two else 1), colours.shape), colours)
+    assert picture.values.shape[2] == (1 if gray else 3)
+    assert np.array_equal(np.broadcast_to(picture.values * (255 if two else 1), colors.shape), colors)
 
 
 def independent(values: Array) -> Array:
-    """What imagecodecs decodes, with a channel for grey."""
+    """What imagecodecs decodes, with a channel for gray."""
     return values[:, :, None] if values.ndim == 2 else values
 
 
-@pytest.mark.parametrize(("colour", "bits"), [*itertools.product([0], [1, 2, 4, 8, 16]), (2, 8), (2, 16)])
+@pytest.mark.parametrize(("color", "bits"), [*itertools.product([0], [1, 2, 4, 8, 16]), (2, 8), (2, 16)])
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("before", [b"", chunk(b"gAMA", struct.pack(">I", 100000)) + chunk(b"sRGB", b"\0")])
-def test_png(colour: int, bits: int, interlaced: bool, before: bytes) -> None:
-    values = random(HEIGHT, WIDTH, 1 if colour == 0 else 3, most=2**bits)
-    content = png(values, bits, colour, interlaced, before)
+def test_png(color: int, bits: int, interlaced: bool, before: bytes) -> None:
+    values = random(HEIGHT, WIDTH, 1 if color == 0 else 3, most=2**bits)
+    content = png(values, bits, color, interlaced, before)
     picture = decoded(content)
     assert picture.levels == {1: 2, 16: 65536}.get(bits, 256)
     stretched = values * (255 // (2**bits - 1)) if bits < 8 else values  # as libpng does
@@ -86,57 +86,57 @@ def test_png(colour: int, bits: int, interlaced: bool, before: bytes) -> None:
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("name", PALETTES)
 def test_indexed_png(bits: int, interlaced: bool, name: str) -> None:
-    colours = palette(name, bits)
-    indices = random(HEIGHT, WIDTH, 1, most=len(colours))
-    content = png(indices, bits, 3, interlaced, chunk(b"PLTE", colours.astype(np.uint8).tobytes()))
+    colors = palette(name, bits)
+    indices = random(HEIGHT, WIDTH, 1, most=len(colors))
+    content = png(indices, bits, 3, interlaced, chunk(b"PLTE", colors.astype(np.uint8).tobytes()))
     right = imagecodecs.png_decode(content)
-    assert np.array_equal(right, colours[indices[..., 0]])
+    assert np.array_equal(right, colors[indices[..., 0]])
     same(decoded(content), right, bits)
 
 
 @pytest.mark.parametrize(("bits", "unused"), [(2, [[9, 0, 0], [7, 8, 9]]), (8, [[0, 255, 0]] * 200), (1, [])])
-def test_colours_that_no_pixel_uses_have_no_say(bits: int, unused: list[list[int]]) -> None:
-    colours = np.asarray([[20] * 3, [30] * 3, *unused])
+def test_colors_that_no_pixel_uses_have_no_say(bits: int, unused: list[list[int]]) -> None:
+    colors = np.asarray([[20] * 3, [30] * 3, *unused])
     indices = random(HEIGHT, WIDTH, 1, most=2)
-    picture = decoded(png(indices, bits, 3, before=chunk(b"PLTE", colours.astype(np.uint8).tobytes())))
+    picture = decoded(png(indices, bits, 3, before=chunk(b"PLTE", colors.astype(np.uint8).tobytes())))
     assert picture.levels == 256
     assert np.array_equal(picture.values, 20 + 10 * indices)
     if bits != 2:  # which BMP has not
-        again = decoded(bmp(indices[..., 0], bits, palette=colours))
+        again = decoded(bmp(indices[..., 0], bits, palette=colors))
         assert np.array_equal(again.values, picture.values)
 
 
 @pytest.mark.parametrize(
-    ("colour", "bits", "before"),
+    ("color", "bits", "before"),
     [
         *((0, bits, chunk(b"tRNS", b"\0\1")) for bits in (1, 2, 4, 8, 16)),
         *((2, bits, chunk(b"tRNS", bytes(6))) for bits in (8, 16)),
         *((3, bits, chunk(b"PLTE", bytes(6)) + chunk(b"tRNS", bytes(1))) for bits in (1, 2, 4, 8)),
-        *((colour, bits, b"") for colour in (4, 6) for bits in (8, 16)),
+        *((color, bits, b"") for color in (4, 6) for bits in (8, 16)),
     ],
 )
 @pytest.mark.parametrize("interlaced", [False, True])
-def test_transparent_png_is_refused(colour: int, bits: int, before: bytes, interlaced: bool) -> None:
-    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    refused(png(random(HEIGHT, WIDTH, samples, most=2), bits, colour, interlaced, before), "got a transparency")
+def test_transparent_png_is_refused(color: int, bits: int, before: bytes, interlaced: bool) -> None:
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    refused(png(random(HEIGHT, WIDTH, samples, most=2), bits, color, interlaced, before), "got a transparency")
 
 
-def test_an_index_without_a_colour_is_refused() -> None:
+def test_an_index_without_a_color_is_refused() -> None:
     indices = np.asarray([[[0], [1], [3]]])
-    refused(png(indices, 2, 3, before=chunk(b"PLTE", bytes(6))), "got colour 3 of a palette of 2")
+    refused(png(indices, 2, 3, before=chunk(b"PLTE", bytes(6))), "got color 3 of a palette of 2")
     refused(png(indices, 2, 3), "cannot be read")
-    refused(bmp(indices[..., 0], 8, palette=palette("black, white", 1)), "got colour 3 of a palette of 2")
+    refused(bmp(indices[..., 0], 8, palette=palette("black, white", 1)), "got color 3 of a palette of 2")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize(("colour", "bits"), [(0, 1), (0, 16), (2, 16), (3, 4)])
-def test_turned_png(orientation: int, colour: int, bits: int) -> None:
+@pytest.mark.parametrize(("color", "bits"), [(0, 1), (0, 16), (2, 16), (3, 4)])
+def test_turned_png(orientation: int, color: int, bits: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    values = random(HEIGHT, WIDTH, 3 if colour == 2 else 1, most=2**bits)
-    before = chunk(b"PLTE", palette("greys", 4).astype(np.uint8).tobytes()) if colour == 3 else b""
-    plain = decoded(png(values, bits, colour, before=before)).values
-    found = decoded(png(values, bits, colour, before=before + chunk(b"eXIf", exif.tobytes()[6:]))).values
+    values = random(HEIGHT, WIDTH, 3 if color == 2 else 1, most=2**bits)
+    before = chunk(b"PLTE", palette("grays", 4).astype(np.uint8).tobytes()) if color == 3 else b""
+    plain = decoded(png(values, bits, color, before=before)).values
+    found = decoded(png(values, bits, color, before=before + chunk(b"eXIf", exif.tobytes()[6:]))).values
     turned = [plain, plain[:, ::-1], plain[::-1, ::-1], plain[::-1]]
     turned += [plain.swapaxes(0, 1), np.rot90(plain, -1), np.rot90(plain, 2).swapaxes(0, 1), np.rot90(plain)]
     assert np.array_equal(found, turned[orientation - 1])
@@ -147,12 +147,12 @@ def test_turned_png(orientation: int, colour: int, bits: int) -> None:
 @pytest.mark.parametrize("bits", [1, 4, 8])
 def test_indexed_bmp(header: int, top_down: bool, bits: int) -> None:
     for name in PALETTES:
-        colours = palette(name, bits)
-        if header == 12 and (top_down or len(colours) < 2**bits):
+        colors = palette(name, bits)
+        if header == 12 and (top_down or len(colors) < 2**bits):
             continue  # there are no such files
-        indices = random(HEIGHT, WIDTH, most=len(colours))
-        content = bmp(indices, bits, header=header, top_down=top_down, palette=colours)
-        right = colours[indices]
+        indices = random(HEIGHT, WIDTH, most=len(colors))
+        content = bmp(indices, bits, header=header, top_down=top_down, palette=colors)
+        right = colors[indices]
         if header != 12:  # which imagecodecs does not know
             assert np.array_equal(np.broadcast_to(independent(imagecodecs.bmp_decode(content)), right.shape), right)
         same(decoded(content), right, bits)
@@ -160,7 +160,7 @@ def test_indexed_bmp(header: int, top_down: bool, bits: int) -> None:
 
 @pytest.mark.parametrize("header", [12, 40, 108, 124])
 @pytest.mark.parametrize("top_down", [False, True])
-def test_bmp_of_colours(header: int, top_down: bool) -> None:
+def test_bmp_of_colors(header: int, top_down: bool) -> None:
     if header == 12 and top_down:
         pytest.skip("there are no such files")
     for bits, fourth in ((24, None), (32, 0), (32, 255)):

@@ -318,7 +318,7 @@ def test_black_and_white_as_0_and_255_stays_what_it_is(tmp_path: Path, binarizat
             r"is read as \[N, H, W, C\]: 9 images of 3x4 pixels, 4 channels; if it is \[N, C, H, W\], save x\.tr",
         ),
     ],
-    ids=["2", "17", "8 of 16 bits", "0 and 255", "stretched", "colour", "channels first"],
+    ids=["2", "17", "8 of 16 bits", "0 and 255", "stretched", "color", "channels first"],
 )
 def test_hints(tmp_path: Path, array: np.ndarray, words: str) -> None:
     np.save(tmp_path / "x.npy", array)
@@ -333,7 +333,7 @@ def test_hints(tmp_path: Path, array: np.ndarray, words: str) -> None:
 
 def test_no_hint_without_a_reason(tmp_path: Path) -> None:
     for name, array, levels in (
-        ("grey", random(90), None),
+        ("gray", random(90), None),
         ("told", random(90, levels=17), 17),
         ("few", random(2), None),
     ):

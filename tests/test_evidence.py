@@ -38,12 +38,12 @@ def test_composite_has_the_weakest_kind() -> None:
 def test_weight_is_computed_once_and_only_when_asked_for() -> None:
     calls = 0
 
-    def weigh() -> torch.Tensor:
+    def log_weight_fn() -> torch.Tensor:
         nonlocal calls
         calls += 1
         return torch.tensor([1.0])
 
-    evidence = Evidence({"a": torch.zeros(1)}, Kind.LOWER_BOUND, weigh)
+    evidence = Evidence({"a": torch.zeros(1)}, Kind.LOWER_BOUND, log_weight_fn)
     assert evidence.log_px.tolist() == [0.0]
     assert calls == 0
     assert [evidence.log_weight, evidence.log_weight] == [torch.tensor([1.0])] * 2
@@ -53,7 +53,7 @@ def test_weight_is_computed_once_and_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("log_density", "levels", "dims", "published"),
-    # NICE: log-densities of images scaled to [-1, 1) and [0, 1), with the volume of a grey level in those units
+    # NICE: log-densities of images scaled to [-1, 1) and [0, 1), with the volume of a gray level in those units
     [(5371.78, 128, 3072, 4.477), (1980.50, 256, 784, 4.36)],
 )
 def test_published_bits_per_dim(log_density: float, levels: int, dims: int, published: float) -> None:

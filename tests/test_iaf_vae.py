@@ -224,10 +224,10 @@ def test_recomputed_blocks_have_the_same_gradients() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
-def test_initialised_from_data_the_outputs_have_the_scale() -> None:
+def test_initialized_from_data_the_outputs_have_the_scale() -> None:
     """The stem's convolution, and its bias that undoes the images' mean; later ones likewise, in order."""
     model, x = build(shake=0.0), images(64)
-    model.initialise(x)
+    model.initialize(x)
     seen: list[Tensor] = []
     for conv in (model.stem[0], model.up[-1].first):
         conv.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs))

@@ -21,7 +21,7 @@ from davi.evaluation import evaluate
 from davi.evidence import Evidence
 from davi.inspection import Inspection, inspect
 from davi.inspection.bits import spread
-from davi.inspection.inspecting import pick
+from davi.inspection.inspect import pick
 from davi.inspection.walks import depths_of
 from davi.layers import Padding
 from davi.model import Choose
@@ -288,7 +288,7 @@ def test_bits_add_up(shape: tuple[int, int, int], levels: int, options: dict[str
     found = inspect(model, images, samples=1, seed=SEED)
     assert found.bits is not None
     with torch.no_grad():
-        terms = model.explain(images.pixels, model.encode(images.pixels), Generator().manual_seed(SEED)).terms
+        terms = model.elbo(images.pixels, model.encode(images.pixels), Generator().manual_seed(SEED)).terms
     shown = [int((images.pixels == image).flatten(1).all(1).nonzero()) for image in found.bits.images]
     costs = {item.index: item.bits_per_dim * model.dims for item in found.chosen}
     assert found.bits.reconstruction.shape == (len(shown), *shape[1:])

@@ -54,7 +54,7 @@ def inputs_of(model: AttentiveVAE, x: Tensor, kind: type[nn.Module]) -> dict[str
         if isinstance(module, kind):
             module.register_forward_pre_hook(lambda _, given, name=name: found.update({name: given}))
     with torch.no_grad():
-        model.explain(x, model.encode(x), Generator().manual_seed(SEED))
+        model.elbo(x, model.encode(x), Generator().manual_seed(SEED))
     return found
 
 
@@ -137,7 +137,7 @@ def test_sources_are_the_layers_that_offer_the_keys() -> None:
                     expected = stem if source == model.num_layers else features.features[source][1]
                 elif source == site.layer - 1:
                     expected = states[source].key
-                else:  # normalised when layer source + 2 takes it in
+                else:  # normalized when layer source + 2 takes it in
                     both = torch.cat([states[source].context, states[source].key], 1)
                     expected = model.generative[source + 1].norm_stack(both)[:, states[source].context.shape[1] :]
                 assert torch.equal(key, resize_to(expected, tuple(query.shape[2:])))

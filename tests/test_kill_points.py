@@ -1,6 +1,6 @@
 """Ten kills that a run must survive bit for bit while it streams its images from the disk.
 
-In play: a folder of pictures decoded into a cache and read through a memory map, dynamic binarisation, mirroring,
+In play: a folder of pictures decoded into a cache and read through a memory map, dynamic binarization, mirroring,
 gradient accumulation, skipped steps, the moving average; kills within the making of the cache, between the parts of a
 batch, before and after the weights move, within the writing and the renaming of checkpoints, and twice in one run.
 """
@@ -26,7 +26,7 @@ POINTS = (
 
 
 def draw_pictures(folder: Path) -> None:
-    """Fifty grey pictures [4, 4] of random levels, all different."""
+    """Fifty gray pictures [4, 4] of random levels, all different."""
     folder.mkdir()
     levels = np.random.default_rng(3).integers(0, 256, (50, 4, 4), dtype=np.uint8)
     for i, picture in enumerate(levels):

@@ -40,7 +40,7 @@ def test_a_heads_second_output_is_the_variance_before_its_softplus() -> None:
         assert not measured.mean.any()
 
 
-def test_the_merge_is_the_normalised_product_of_the_densities() -> None:
+def test_the_merge_is_the_normalized_product_of_the_densities() -> None:
     """log q - log p_hat - log p is the same number everywhere, and precisions add up."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(2, 50, 1, generator=generator, dtype=torch.float64)

@@ -44,7 +44,7 @@ def close(ours: object, theirs: object) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=IDENTITY)
 
 
-# --- weight-normalised convolution
+# --- weight-normalized convolution
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -102,10 +102,10 @@ def test_initial_weights_are_uniform_and_of_their_own_length() -> None:
     assert "16, 40, kernel_size=3, stride=1" in repr(conv)
 
 
-# --- normalisation and gates
+# --- normalization and gates
 
 
-def test_layer_norm_normalises_the_channels_of_every_pixel() -> None:
+def test_layer_norm_normalizes_the_channels_of_every_pixel() -> None:
     norm = shake(ChannelLayerNorm(5))
     x = 3 + 2 * torch.randn(2, 5, 3, 4)
     y = norm(x)

@@ -72,7 +72,7 @@ def test_layout_of_the_parameters() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bernoulli", 1, 17), "likelihood: got bernoulli for 17 levels, expected 2 (binarise the data?)"),
+        (("bernoulli", 1, 17), "likelihood: got bernoulli for 17 levels, expected 2 (binarize the data?)"),
         (("categorical", 1, 65536), "likelihood: got categorical for 65536 levels, expected at most 256"),
         (("logistic_mixture", 1, 256, 0), "mixture components: got 0, expected at least 1"),
     ],

@@ -1,4 +1,4 @@
-"""The discretised logistic mixture against 50-digit arithmetic, enumeration of all values, and its own draws."""
+"""The discretized logistic mixture against 50-digit arithmetic, enumeration of all values, and its own draws."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_total_mass_of_mixtures_is_one(levels: int) -> None:
     assert (mass - 1).abs().max() < 1e-6
 
 
-def test_joint_mass_of_a_colour_pixel_is_one() -> None:
+def test_joint_mass_of_a_color_pixel_is_one() -> None:
     levels, n, k = 8, 20, 3
-    colours = torch.tensor(list(itertools.product(range(levels), repeat=3)))  # [512, 3]
-    x = colours.T.view(1, 3, 1, -1).expand(n, 3, 1, 512)
+    colors = torch.tensor(list(itertools.product(range(levels), repeat=3)))  # [512, 3]
+    x = colors.T.view(1, 3, 1, -1).expand(n, 3, 1, 512)
 
     def spread(p: Tensor) -> Tensor:
         return p.view(n, k, -1, 1, 1).expand(n, k, p.shape[2], 1, 512)
@@ -106,7 +106,7 @@ PROBES = [
 def test_values_are_those_of_the_formula(
     value: int, mean: float, log_scale: float, levels: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    # The centre, a number of levels, is rounded once; divided by the scale in levels that is the error in nats.
+    # The center, a number of levels, is rounded once; divided by the scale in levels that is the error in nats.
     rounding = 2 * torch.finfo(dtype).eps / math.exp(log_scale)
     mean = torch.tensor(mean, dtype=dtype).item()  # the oracle is given the number that the code is given
     one = torch.ones(1, 1, 1, 1, 1, dtype=dtype)
@@ -206,7 +206,7 @@ def test_absurdly_large_scales_have_finite_values_and_gradients(levels: int) -> 
 
 def test_openai_form_sums_to_one_within_its_known_error() -> None:
     means, log_scales = torch.tensor(GRID, dtype=torch.float64).unbind(1)
-    inside = means.abs() <= 1  # outside, the density at the centre stands for most values
+    inside = means.abs() <= 1  # outside, the density at the center stands for most values
     mass = over_all_levels(means[inside, None], log_scales[inside, None], 256, form="openai").exp().sum(1)
     error = (mass - 1).abs().max().item()
     # Known: within 7e-6 at moderate scales. The density replaces differences up to 1e-5 in each of 256 values.
@@ -235,7 +235,7 @@ def test_published_forms_exceed_one_by_the_known_amount(form: str) -> None:
 
 
 def test_smallest_difference_of_the_forms() -> None:
-    """Below a difference of 1e-5 all three take the density at the centre; inside the logarithm nothing is clamped."""
+    """Below a difference of 1e-5 all three take the density at the center; inside the logarithm nothing is clamped."""
     mean, log_scale, value = 0.0, -5.0, 200
     one = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
     x = 2 * value / 255 - 1
@@ -288,7 +288,7 @@ def test_sampling_frequencies_of_one_channel() -> None:
     assert torch.equal(draws, mixture.sample(torch.Generator().manual_seed(1)).flatten())
 
 
-def test_sampling_frequencies_of_colours() -> None:
+def test_sampling_frequencies_of_colors() -> None:
     """Later channels are conditioned on the rounded, clipped earlier ones, as the likelihood is."""
     n, levels = 40_000, 4
     logits = torch.tensor([[0.0], [1.0]])
@@ -299,9 +299,9 @@ def test_sampling_frequencies_of_colours() -> None:
     *maps, coefficients = pixels(n, logits, means, log_scales, c)
     draws = DiscretizedLogisticMixture(*maps, levels, coefficients).sample(torch.Generator().manual_seed(2))
     index = (draws[0, 0] * levels + draws[0, 1]) * levels + draws[0, 2]
-    colours = torch.tensor(list(itertools.product(range(levels), repeat=3)))
+    colors = torch.tensor(list(itertools.product(range(levels), repeat=3)))
     *maps, coefficients = pixels(64, logits, means, log_scales, c)
-    log_p = DiscretizedLogisticMixture(*maps, levels, coefficients).log_prob_map(colours.T.view(1, 3, 1, 64))
+    log_p = DiscretizedLogisticMixture(*maps, levels, coefficients).log_prob_map(colors.T.view(1, 3, 1, 64))
     assert chi_square(index.flatten(), log_p.flatten().exp()) > 1e-4
 
 
@@ -323,10 +323,10 @@ def test_independent_channels_are_drawn_independently(channels: int) -> None:
 
 
 def by_enumeration(mixture: DiscretizedLogisticMixture) -> Tensor:
-    """Channel by channel the value with the largest sum of the probabilities of all colours that begin so."""
+    """Channel by channel the value with the largest sum of the probabilities of all colors that begin so."""
     b, _, c, h, w = mixture.means.shape
-    colours = torch.tensor(list(itertools.product(range(mixture.levels), repeat=c)))
-    log_p = torch.stack([mixture.log_prob_map(v.view(1, c, 1, 1).expand(b, c, h, w)).sum(1) for v in colours], -1)
+    colors = torch.tensor(list(itertools.product(range(mixture.levels), repeat=c)))
+    log_p = torch.stack([mixture.log_prob_map(v.view(1, c, 1, 1).expand(b, c, h, w)).sum(1) for v in colors], -1)
     p = log_p.exp().unflatten(-1, (mixture.levels,) * c)  # [B, H, W, levels, levels, ..]
     chosen = []
     for _ in range(c):

@@ -223,7 +223,7 @@ def test_spectral_norms_converge_to_the_largest_singular_values() -> None:
 def test_penalties_are_those_of_all_convolutions_and_batch_norms() -> None:
     model = small(shifts=1, depth_attention=ContextAttentionOptions(2, 3)).double()
     for _ in range(15):
-        model.initialise(torch.empty(0))
+        model.initialize(torch.empty(0))
     found = {name: penalty.detach() for name, penalty in model.penalties().items()}
     convolutions = [module for module in model.modules() if isinstance(module, KernelConv2d)]
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -319,7 +319,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
 
     def run(name: str, steps: int, resume: bool = False) -> None:
         shorter = replace(config, steps=steps)
-        train(model(), images, shorter, tmp_path / name, RECIPE, resume=resume, echo=lambda line: None)
+        train(model(), images, shorter, tmp_path / name, RECIPE, resume=resume, print_fn=lambda line: None)
 
     run("whole", 6)
     run("halves", 3)

@@ -1,4 +1,4 @@
-"""What is minimised is the evidence, reweighted as said, and nothing else."""
+"""What is minimized is the evidence, reweighted as said, and nothing else."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_no_annealing_by_default() -> None:
         ({"kl_balance": True}, "kl_balance: got true without a warm-up"),
         ({"bound": "importance_weighted", "kl_steps": 1}, "bound: got importance_weighted with a warm-up"),
         ({"bound": "importance_weighted", "free_nats": 1.0}, "bound: got importance_weighted with a warm-up or free"),
-        ({"gradient": "doubly_reparametrised"}, "gradient: got doubly_reparametrised for the bound elbo"),
+        ({"gradient": "doubly_reparameterized"}, "gradient: got doubly_reparameterized for the bound elbo"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
@@ -121,7 +121,7 @@ def weighted(log_weights: Tensor) -> Evidence:
     return Evidence({"reconstruction": log_weights}, Kind.LOWER_BOUND, lambda joint=False: log_weights)
 
 
-def iwae(k: int, gradient: str = "reparametrised") -> ObjectiveConfig:
+def iwae(k: int, gradient: str = "reparameterized") -> ObjectiveConfig:
     return ObjectiveConfig(draws=k, bound="importance_weighted", gradient=gradient)  # type: ignore[arg-type]
 
 
@@ -138,7 +138,7 @@ def test_bound_by_enumeration(k: int, expected: float) -> None:
     assert float(-value) < math.log(0.2)
 
 
-@pytest.mark.parametrize("gradient", ["reparametrised", "doubly_reparametrised"])
+@pytest.mark.parametrize("gradient", ["reparameterized", "doubly_reparameterized"])
 @pytest.mark.parametrize("k", [1, 5, 50])
 def test_of_the_exact_posterior_every_bound_is_log_p(k: int, gradient: str) -> None:
     evidence = weighted(torch.full((3 * k,), -7.25, dtype=torch.float64))
@@ -146,7 +146,7 @@ def test_of_the_exact_posterior_every_bound_is_log_p(k: int, gradient: str) -> N
     assert float(objective(evidence, iwae(k, gradient))) == pytest.approx(7.25, abs=1e-12)
 
 
-DOUBLE = "doubly_reparametrised"
+DOUBLE = "doubly_reparameterized"
 
 
 def small(latents: tuple[int, ...] = (3,)) -> VAE:
@@ -184,19 +184,19 @@ def test_several_draws_of_the_plain_bound_are_their_mean() -> None:
     assert torch.equal(repeat_images(x, config.draws)[5:10], x[1:2].expand(5, -1, -1, -1))
 
 
-# The doubly reparametrised gradient, where q = N(m, s^2), p(z) = N(0, 1), p(x | z) = N(z, 1): all is known
+# The doubly reparameterized gradient, where q = N(m, s^2), p(z) = N(0, 1), p(x | z) = N(z, 1): all is known
 
 
 def gaussian(m: Tensor, s: Tensor, noise: Tensor, x: float = 1.5) -> Evidence:
     q = Normal(m.expand(len(noise), 1), s.expand(len(noise), 1))
     z = q.mean + q.scale * noise[:, None]
 
-    def weigh(joint: bool = False) -> Tensor:
+    def log_weight_fn(joint: bool = False) -> Tensor:
         log_p = Normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z)
         log_p = log_p + Normal(z, torch.ones_like(z)).log_prob(torch.full_like(z, x))
         return log_p if joint else log_p - q.log_prob(z)
 
-    return Evidence({"reconstruction": z.sum(1)}, Kind.LOWER_BOUND, weigh, draws=(z,))
+    return Evidence({"reconstruction": z.sum(1)}, Kind.LOWER_BOUND, log_weight_fn, draws=(z,))
 
 
 def encoder_gradients(k: int, gradient: str, n: int, seed: int) -> Tensor:
@@ -212,7 +212,7 @@ def encoder_gradients(k: int, gradient: str, n: int, seed: int) -> Tensor:
 def test_with_one_draw_both_gradients_have_the_closed_form_as_their_mean() -> None:
     """-ELBO = (m^2 + s^2) / 2 - log s + ((x - m)^2 + s^2) / 2 + const: d/dm = 2 m - x, d/ds = 2 s - 1 / s."""
     expected = torch.tensor([2 * 0.4 - 1.5, 2 * 0.9 - 1 / 0.9], dtype=torch.float64)
-    for gradient in ("reparametrised", "doubly_reparametrised"):
+    for gradient in ("reparameterized", "doubly_reparameterized"):
         found = encoder_gradients(1, gradient, 20_000, seed=3)
         error = found.std(0) / math.sqrt(len(found))
         assert bool(((found.mean(0) - expected).abs() < 4 * error).all())
@@ -227,7 +227,7 @@ def test_two_draws_integrated_exactly() -> None:
     noise = torch.cartesian_prod(nodes, nodes)  # [3600, 2]
     mass = torch.outer(masses, masses).flatten()
     means = []
-    for gradient in ("reparametrised", "doubly_reparametrised"):
+    for gradient in ("reparameterized", "doubly_reparameterized"):
         m = torch.full((len(noise), 1), 0.4, dtype=torch.float64, requires_grad=True)
         s = torch.full((len(noise), 1), 0.9, dtype=torch.float64, requires_grad=True)
         evidence = gaussian(m.repeat_interleave(2, 0), s.repeat_interleave(2, 0), noise.flatten())
@@ -237,17 +237,18 @@ def test_two_draws_integrated_exactly() -> None:
     assert bool((means[0].abs() > 0.01).all())
 
 
-def test_with_many_draws_the_doubly_reparametrised_gradient_varies_less() -> None:
-    plain, double = (encoder_gradients(50, name, 4000, seed=4) for name in ("reparametrised", "doubly_reparametrised"))
+def test_with_many_draws_the_doubly_reparameterized_gradient_varies_less() -> None:
+    forms = "reparameterized", "doubly_reparameterized"
+    plain, double = (encoder_gradients(50, form, 4000, seed=4) for form in forms)
     error = ((plain.var(0) + double.var(0)) / len(plain)).sqrt()
     assert bool(((plain.mean(0) - double.mean(0)).abs() < 4 * error).all())
     assert bool((double.var(0) < 0.1 * plain.var(0)).all())
 
 
-def test_the_doubly_reparametrised_gradient_leaves_value_and_decoder_alone() -> None:
+def test_the_doubly_reparameterized_gradient_leaves_value_and_decoder_alone() -> None:
     model, x = small(), torch.randint(2, (2, 1, 3, 3))
     values, found = [], []
-    for gradient in ("reparametrised", "doubly_reparametrised"):
+    for gradient in ("reparameterized", "doubly_reparameterized"):
         config = iwae(5, gradient)
         loss = objective(model.evidence(repeat_images(x, config.draws), torch.Generator().manual_seed(1)), config)
         values.append(loss.detach())
@@ -260,15 +261,15 @@ def test_the_doubly_reparametrised_gradient_leaves_value_and_decoder_alone() -> 
             assert not torch.allclose(found[0][name], found[1][name], rtol=1e-3)
 
 
-def test_the_doubly_reparametrised_gradient_of_an_exact_posterior_is_zero() -> None:
+def test_the_doubly_reparameterized_gradient_of_an_exact_posterior_is_zero() -> None:
     """Pixels that ignore z, and q = p(z): all weights are equal, and nothing is left of the gradient but the score's
-    noise, which the doubly reparametrised one does not have."""
+    noise, which the doubly reparameterized one does not have."""
     model, found = small(), []
     with torch.no_grad():
         for layer in (model.inference[0].mean, model.inference[0].log_scale, model.output.hidden[0]):
             layer.weight.zero_()
             layer.bias.zero_()
-    for gradient in ("reparametrised", "doubly_reparametrised"):
+    for gradient in ("reparameterized", "doubly_reparameterized"):
         config = iwae(5, gradient)
         evidence = model.evidence(repeat_images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), config.draws))
         inference = list(model.inference.parameters())
@@ -278,7 +279,7 @@ def test_the_doubly_reparametrised_gradient_of_an_exact_posterior_is_zero() -> N
 
 
 @pytest.mark.parametrize("latents", [(3,), (3, 2)])
-def test_the_doubly_reparametrised_gradient_by_networks_that_are_frozen(latents: tuple[int, ...]) -> None:
+def test_the_doubly_reparameterized_gradient_by_networks_that_are_frozen(latents: tuple[int, ...]) -> None:
     """With several layers a draw moves the posteriors of later ones. By definition: the weights' densities come from a
     copy that nobody learns from, the generative model learns at fixed draws, and the posterior through them."""
     model, k = small(latents), 3
@@ -459,13 +460,13 @@ def test_a_model_without_latents_is_refused(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["attentive", "biva", "ladder_vae", "vae", "very_deep_vae"])
-def test_the_doubly_reparametrised_gradient_of_hierarchies(name: str) -> None:
+def test_the_doubly_reparameterized_gradient_of_hierarchies(name: str) -> None:
     """Value and gradient of the likelihood's own parameters are those of the plain one; the others exist."""
     model = davi.build(f"{name}_digits_tiny").eval().double()
     assert isinstance(model, Hierarchy)
     check_fit(model, of(model), iwae(3, DOUBLE))
     x, values, found = torch.randint(model.levels, (2, *model.shape)), [], []
-    for gradient in ("reparametrised", DOUBLE):
+    for gradient in ("reparameterized", DOUBLE):
         evidence = model.evidence(repeat_images(x, 3), torch.Generator().manual_seed(1))
         loss = objective(evidence, iwae(3, gradient))
         values.append(loss.detach())
@@ -495,7 +496,7 @@ def test_derivatives_of_draws_that_follow_from_others() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["iaf_vae_digits_tiny", "nvae_digits_tiny"])
-def test_the_doubly_reparametrised_gradient_refuses_flows(recipe: str) -> None:
+def test_the_doubly_reparameterized_gradient_refuses_flows(recipe: str) -> None:
     model = davi.build(recipe).train()
     assert isinstance(model, Hierarchy)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

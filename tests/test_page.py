@@ -235,11 +235,11 @@ def test_large_images_are_means_over_blocks() -> None:
 def test_maps_go_from_dark_to_bright_and_what_is_no_number_is_transparent() -> None:
     values = torch.tensor([[[0.0, 0.5, 1.0, 7.0, float("nan")]]])
     picture = decoded(pixels.data_uri(pixels.maps(values, 1.0, "alt", 96).image))
-    colours = np.asarray(picture.convert("RGBA"))[0].tolist()
-    assert colours[0] == [*pixels.PALETTE[0], 255]
-    assert colours[2] == colours[3] == [*pixels.PALETTE[-1], 255]
-    assert colours[4][3] == 0
-    lightness = [sum(colour[:3]) for colour in colours[:3]]
+    colors = np.asarray(picture.convert("RGBA"))[0].tolist()
+    assert colors[0] == [*pixels.PALETTE[0], 255]
+    assert colors[2] == colors[3] == [*pixels.PALETTE[-1], 255]
+    assert colors[4][3] == 0
+    lightness = [sum(color[:3]) for color in colors[:3]]
     assert lightness == sorted(lightness)
     assert picture.mode == "P"
 
@@ -247,22 +247,22 @@ def test_maps_go_from_dark_to_bright_and_what_is_no_number_is_transparent() -> N
 def test_the_query_is_framed() -> None:
     plain = pixels.maps(torch.zeros(1, 4, 4), 1.0, "alt", 96, room=32)  # each pixel eight times
     framed = pixels.marked(plain, (1, 2), (4, 4))
-    colours = np.asarray(framed.image.convert("RGB"))
-    frame = (colours != pixels.PALETTE[0]).any(-1)
+    colors = np.asarray(framed.image.convert("RGB"))
+    frame = (colors != pixels.PALETTE[0]).any(-1)
     rows, columns = np.nonzero(frame)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 15, 16, 23)
     assert not frame[11:13, 19:21].any()
     assert framed.image.width * framed.scale == 32
 
 
-def test_charts_take_the_colours_of_the_page() -> None:
+def test_charts_take_the_colors_of_the_page() -> None:
     drawing = charts.lines([charts.Curve("a < b & $c$", [1, 2], [3.0, 4.0])], "y", "x")
     text = inline(drawing, "one", 'said "so"')
     root = ElementTree.fromstring(text)
     assert root.get("aria-label") == 'said "so"'
     assert "var(--ink)" in text
     assert "var(--blue)" in text
-    assert not any(colour in text for colour in charts.THEME)
+    assert not any(color in text for color in charts.THEME)
     assert all(identifier.startswith("one-") for identifier in re.findall(r' id="([^"]+)"', text))
     assert inline(drawing, "one", 'said "so"') == text
     assert "<style" not in text

@@ -66,7 +66,7 @@ FAINT = """() => {
     const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
     if (!own) continue;
     const drawn = element.closest("svg");
-    // Numbers in the cells of a matrix stand on the colour of the cell, which is the same in every theme.
+    // Numbers in the cells of a matrix stand on the color of the cell, which is the same in every theme.
     if (drawn && !(element.getAttribute("style") || "").includes("var(--")) continue;
     const style = getComputedStyle(element);
     const color = channels(drawn ? style.fill : style.color);

@@ -21,18 +21,18 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-def grey(image: Image.Image) -> list[list[int]]:
+def gray(image: Image.Image) -> list[list[int]]:
     array = pixels(image)
     assert (array == array[..., :1]).all()
     return array[..., 0].tolist()
 
 
-def test_grid_of_grey_images_pixel_by_pixel() -> None:
+def test_grid_of_gray_images_pixel_by_pixel() -> None:
     images = torch.tensor(
         [[[[0, 1]]], [[[2, 4]]], [[[3, 0]]]]
     )  # [3, 1, 1, 2], five levels: 0, 63.75, 127.5, 191.25, 255
     result = pictures.grid(images, levels=5, columns=2, scale=1, padding=1)
-    assert grey(result) == [
+    assert gray(result) == [
         [G, G, G, G, G, G, G],
         [G, 0, 64, G, 128, 255, G],
         [G, G, G, G, G, G, G],
@@ -41,16 +41,16 @@ def test_grid_of_grey_images_pixel_by_pixel() -> None:
     ]
 
 
-def test_colours_and_enlargement_without_smoothing() -> None:
+def test_colors_and_enlargement_without_smoothing() -> None:
     images = torch.tensor([[[[255, 0]], [[0, 10]], [[7, 0]]]], dtype=torch.uint8)  # [1, 3, 1, 2]
     result = pixels(pictures.grid(images, levels=256, scale=2, padding=0))
     left, right = [255, 0, 7], [0, 10, 0]
     assert result.tolist() == [[left, left, right, right]] * 2
 
 
-def test_other_channel_counts_stand_side_by_side_in_grey() -> None:
+def test_other_channel_counts_stand_side_by_side_in_gray() -> None:
     images = torch.arange(8).reshape(1, 4, 2, 1)
-    assert grey(pictures.grid(images, levels=256, scale=1, padding=0)) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert gray(pictures.grid(images, levels=256, scale=1, padding=0)) == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_other_channel_counts_stand_side_by_side_in_grey() -> None:
 )
 def test_levels_span_black_to_white(levels: int, dtype: torch.dtype, expected: list[int]) -> None:
     images = torch.tensor([0, 1, levels - 1], dtype=dtype).reshape(1, 1, 1, 3)
-    assert grey(pictures.grid(images, levels, scale=1, padding=0)) == [expected]
+    assert gray(pictures.grid(images, levels, scale=1, padding=0)) == [expected]
 
 
 def test_pairs_pixel_by_pixel() -> None:
@@ -67,7 +67,7 @@ def test_pairs_pixel_by_pixel() -> None:
     result = pictures.pairs(originals, 1 - originals, levels=2, columns=2, scale=1, padding=1)
     # Three gaps of 3 around two pairs of 1 + 1 + 1.
     row = [G, G, G, 0, G, 255, G, G, G, 255, G, 0, G, G, G]
-    assert grey(result) == [[G] * len(row)] * 3 + [row] + [[G] * len(row)] * 3
+    assert gray(result) == [[G] * len(row)] * 3 + [row] + [[G] * len(row)] * 3
 
 
 @pytest.mark.parametrize(

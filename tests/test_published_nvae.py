@@ -134,7 +134,7 @@ def test_penalties_are_the_authors(need_shared: Callable[[str], Path], name: str
     assert (len(convolutions), len(norms)) == (theirs["n_conv_layers"], theirs["n_bn_layers"])
     with torch.no_grad():
         exact = sum(float(torch.linalg.svdvals(conv.kernels().flatten(1))[0]) for conv in convolutions)
-        model.initialise(torch.empty(0))
+        model.initialize(torch.empty(0))
         ours = {kind: float(x) for kind, x in model.penalties().items()}
     # Theirs are sums of float32 numbers.
     assert exact == pytest.approx(theirs["spectral_sum_exact_svd"], rel=1e-6)
@@ -213,7 +213,7 @@ def test_a_checkpoint_becomes_a_run_with_the_authors_numbers(
     kl = torch.stack([step.kl() for step in steps], 1)
     torch.testing.assert_close(kl, torch.tensor(facts["float32"]["kl_nats_per_layer_per_image"]), rtol=0, atol=1e-3)
     spectral = {name: x.clone() for name, x in model.state_dict().items() if name.startswith("spectral.left")}
-    model.initialise(torch.empty(0))
+    model.initialize(torch.empty(0))
     assert all(float((model.state_dict()[name] - x).abs().max()) < 0.3 for name, x in spectral.items())
 
 
@@ -356,7 +356,7 @@ OPTIONS = {
 def test_published_configurations_have_the_official_number_of_keys(
     changes: dict[str, Any], shape: tuple[int, int, int], keys: int
 ) -> None:
-    """Convolutions without weight normalisation are counted twice: the authors store an alias of each."""
+    """Convolutions without weight normalization are counted twice: the authors store an alias of each."""
     levels, config = configuration({**OPTIONS, **changes})
     with torch.device("meta"):
         model = NVAE(shape, levels, config)

@@ -21,7 +21,7 @@ from torch import Tensor
 import davi
 from davi import recipes
 from davi.cli import main as davi_main
-from davi.cli.importing import known
+from davi.cli.import_ import known
 from davi.cli.verbs import FORMS
 from davi.distributions import DiscretizedLogisticMixture
 from davi.errors import UserError

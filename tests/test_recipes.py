@@ -111,7 +111,7 @@ def test_the_papers_longer_schedule_restarts_once() -> None:
     assert rate[4] == pytest.approx(1e-4, rel=1e-2)
 
 
-def test_the_papers_optimiser_and_batches() -> None:
+def test_the_papers_optimizer_and_batches() -> None:
     paper = training("attentive_cifar10")
     assert (paper.optimizer, paper.betas, paper.eps, paper.learning_rate) == ("adamax", (0.9, 0.999), 1e-3, 0.01)
     # Keras's l2(0.00015) adds 0.00015 w^2 to the loss, whose gradient is 0.0003 w.
@@ -131,7 +131,7 @@ def test_what_is_known_of_named_sets_is_true(name: str, need_shared: Callable[[s
     assert recipes.geometry(data.DataConfig(set=name)) == (sets.shape, sets.levels)
 
 
-def test_binarisation_leaves_two_levels() -> None:
+def test_binarization_leaves_two_levels() -> None:
     assert recipes.geometry(data.DataConfig(set="mnist", binarization="threshold")) == ((1, 28, 28), 2)
 
 

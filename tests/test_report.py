@@ -211,7 +211,7 @@ def test_table_of_binary_images() -> None:
     assert rows["active units"] == ["3", "of", "12:", "3/4", "0/8"]
     assert f"{'':<28}(3 images, 16 draws of the latents each)" in lines
     assert "  independent pixels: counts" in lines
-    assert rows["binarisation"][0] == "dynamic:"
+    assert rows["binarization"][0] == "dynamic:"
     assert rows["order of the images"][:3] == ["sorted", "by", "class:"]
     assert rows["measured with"][:5] == ["K", "=", "100,", "seed", "5,"]
 
@@ -228,7 +228,7 @@ def with_terms(*nats: float, no_divergence: Collection[str] = ()) -> dict[str, A
     return result(terms={"reconstruction": np.zeros(3), **terms}, no_divergence=frozenset(no_divergence))
 
 
-def labelled(found: Mapping[str, Any], label: str) -> str:
+def labeled(found: Mapping[str, Any], label: str) -> str:
     """What a row of the table says; nothing if it is missing."""
     lines = to_terminal(found).splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith(label)), len(lines))
@@ -243,21 +243,21 @@ def test_inactive_layers_are_named_by_their_divergence() -> None:
     assert "inactive" not in to_terminal(found)
     found = with_terms(2.0, 0.0099)
     assert found["kl"]["inactive"] == ["kl/01"]
-    assert labelled(found, "inactive layers") == "kl/01 (KL divergence below 0.01 nats; kl/00 is the top)"
-    assert labelled(found, "KL by layer, top first") == "2.00  0.01 nats"
+    assert labeled(found, "inactive layers") == "kl/01 (KL divergence below 0.01 nats; kl/00 is the top)"
+    assert labeled(found, "KL by layer, top first") == "2.00  0.01 nats"
 
 
 def test_terms_that_are_no_divergences_are_called_so_and_judged_together() -> None:
     found = with_terms(2.0, -1.26, 0.5, no_divergence=["kl/01", "kl/02"])
     assert (found["kl"]["divergence"], found["kl"]["inactive"]) == ([True, False, False], [])
-    assert labelled(found, "term by layer, top first") == "2.00  -1.26  0.50 nats"
-    assert labelled(found, "no KL divergence") == f"kl/01, kl/02: {NO_DIVERGENCE}"
+    assert labeled(found, "term by layer, top first") == "2.00  -1.26  0.50 nats"
+    assert labeled(found, "no KL divergence") == f"kl/01, kl/02: {NO_DIVERGENCE}"
     assert "inactive" not in to_terminal(found)
     assert "KL by layer" not in to_terminal(found)
-    assert labelled(found, "  KL divergence").startswith("1.24")  # of all latents together it is one, in nats
+    assert labeled(found, "  KL divergence").startswith("1.24")  # of all latents together it is one, in nats
     nothing = with_terms(2.0, -1.9901, no_divergence=["kl/01"])
     assert nothing["kl"]["inactive"] == ["kl/00", "kl/01"]
-    assert labelled(nothing, "inactive layers") == "kl/00, kl/01 (all layers together below 0.01 nats)"
+    assert labeled(nothing, "inactive layers") == "kl/00, kl/01 (all layers together below 0.01 nats)"
 
 
 def test_results_of_older_versions_are_shown() -> None:
@@ -266,7 +266,7 @@ def test_results_of_older_versions_are_shown() -> None:
         del found["kl"][key]
     for key in ("images", "draws"):
         del found["active_units"][key]
-    assert labelled(found, "KL by layer, top first") == "2.00  0.00 nats"
+    assert labeled(found, "KL by layer, top first") == "2.00  0.00 nats"
     assert "inactive" not in to_terminal(found)
 
 

@@ -19,7 +19,7 @@ REFUSED = r"^run: \S+ is in use by another process; wait for its end or choose a
 
 
 def go(run: Path, resume: bool = False) -> None:
-    train(vae(), sets(), TrainingConfig(steps=1, batch_size=8), run, RECIPE, resume=resume, echo=[].append)
+    train(vae(), sets(), TrainingConfig(steps=1, batch_size=8), run, RECIPE, resume=resume, print_fn=[].append)
 
 
 def held_elsewhere(run: Path) -> int:
@@ -59,12 +59,12 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path, r
 def test_the_lock_is_held_while_training(tmp_path: Path) -> None:
     run, lines = tmp_path / "run", []
 
-    def echo(line: str) -> None:
+    def print_fn(line: str) -> None:
         lines.append(line)
         with pytest.raises(UserError, match=REFUSED), locked(run):
             pass
 
-    train(vae(), sets(), TrainingConfig(steps=1, batch_size=8), run, RECIPE, echo=echo)
+    train(vae(), sets(), TrainingConfig(steps=1, batch_size=8), run, RECIPE, print_fn=print_fn)
     assert lines
 
 

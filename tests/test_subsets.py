@@ -22,7 +22,7 @@ def test_one_image_of_each_part(total: int, n: int) -> None:
     assert chosen.tolist() == sorted(chosen.tolist())
     assert 0 <= int(chosen[0]) <= int(chosen[-1]) < total
     gaps = torch.cat([chosen.diff(), chosen[:1] + total - chosen[-1:]])  # around the end as well
-    assert int(gaps.max()) < 2 * (total // n + 1)  # neighbours are of neighbouring parts
+    assert int(gaps.max()) < 2 * (total // n + 1)  # neighbors are of neighboring parts
     assert chosen.tolist() == positions(total, n).tolist()
     assert total < 20 or chosen.tolist() != positions(total, n, seed=1).tolist()
 
@@ -95,7 +95,7 @@ def test_patches_of_a_folder_know_their_file(tmp_path: Path) -> None:
     assert whole.train.groups is None
 
 
-def test_binarised_patches_keep_their_files(tmp_path: Path) -> None:
+def test_binarized_patches_keep_their_files(tmp_path: Path) -> None:
     for part in ("train", "test"):
         save(tmp_path / part, f"{part}.png", (4, 8))
     for binarization in ("static", "dynamic", "threshold"):

@@ -16,7 +16,7 @@ import torch
 from tiny import RECIPE, Logistic, sets, vae
 from torch import Tensor
 
-from davi.data import Order
+from davi.data import Sampler
 from davi.errors import UserError
 from davi.files import read_tensors
 from davi.model import Model
@@ -45,7 +45,7 @@ def _one_thread() -> Iterator[None]:
 def go(model: Model, run: Path, data: Any = None, **options: Any) -> tuple[TrainingResult, list[str]]:
     lines: list[str] = []
     config = TrainingConfig(**{**QUIET, **options})
-    return train(model, data or sets(), config, run, RECIPE, echo=lines.append), lines
+    return train(model, data or sets(), config, run, RECIPE, print_fn=lines.append), lines
 
 
 def kind(run: Path, name: str) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ def test_one_update_is_the_optimizers(tmp_path: Path, clip_norm: float) -> None:
     data = sets(binarization="none", flip="none", size=2)
     model, twin = (Logistic((1, 2, 2), 16).double() for _ in range(2))
     go(model, tmp_path / "run", data, steps=1, ema_decay=0.0, schedule="constant", clip_norm=clip_norm)
-    x = data.train.pixels[next(Order(40, 8, 0))]
+    x = data.train.pixels[next(Sampler(40, 8, 0))]
     twin.evidence(x).log_px.mean().neg().backward()
     if clip_norm:
         assert float(torch.nn.utils.clip_grad_norm_(twin.parameters(), clip_norm)) > clip_norm
@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(checkpoint, "write_tensors", full)
     config = TrainingConfig(**{**QUIET, "steps": 9, "checkpoint_steps": 3})
     with pytest.raises(UserError) as caught:
-        train(vae(), sets(), config, run, RECIPE, resume=True, echo=[].append)
+        train(vae(), sets(), config, run, RECIPE, resume=True, print_fn=[].append)
     assert "No space left on device" in str(caught.value)
     assert "last good checkpoint: " in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -335,7 +335,7 @@ def test_what_is_not_finite_pushes_no_good_checkpoint_out(tmp_path: Path) -> Non
         steps=20, batch_size=8, learning_rate=1e30, schedule="constant", checkpoint_steps=1, nonfinite_limit=5
     )
     with pytest.raises(UserError, match="5 steps in a row without finite loss"):
-        train(vae(), sets(), config, tmp_path / "run", RECIPE, echo=[].append)
+        train(vae(), sets(), config, tmp_path / "run", RECIPE, print_fn=[].append)
     assert [path.name for path in checkpoint_folders(tmp_path / "run")] == ["step-00000001"]
 
 
@@ -394,4 +394,4 @@ def test_the_model_remembers_the_decay_of_its_average(tmp_path: Path) -> None:
 def test_a_batch_norm_of_one_value_is_refused(tmp_path: Path) -> None:
     config = TrainingConfig(steps=1, batch_size=1)
     with pytest.raises(UserError, match=r"batch_size: got parts of 1 image of \[1, 1, 1\]"):
-        train(vae(size=1), sets(size=1), config, tmp_path / "run", RECIPE, echo=[].append)
+        train(vae(size=1), sets(size=1), config, tmp_path / "run", RECIPE, print_fn=[].append)

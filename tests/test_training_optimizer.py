@@ -1,4 +1,4 @@
-"""One optimiser call for each tensor does what one for each operation does."""
+"""One optimizer call for each tensor does what one for each operation does."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PROGRAM = Path(__file__).with_name("parallel_runs.py")
 
 def alone(run: Path, accumulate: int, steps: int, *options: str) -> list[str]:
     lines: list[str] = []
-    train(vae(), sets(), config(accumulate, steps, *options), run, RECIPE, resume=True, echo=lines.append)
+    train(vae(), sets(), config(accumulate, steps, *options), run, RECIPE, resume=True, print_fn=lines.append)
     return lines
 
 
@@ -96,15 +96,15 @@ def test_a_run_of_one_process_goes_on_with_two(folder: Path, name: str) -> None:
 
 
 def test_adamw_in_shares(folder: Path) -> None:
-    """Its fused step gets shares as well; the recipes' other optimiser is in the runs above."""
+    """Its fused step gets shares as well; the recipes' other optimizer is in the runs above."""
     check_same(folder / "adamw-in-shares", folder / "single-adamw")
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match=r"^shard: got true for nvae, expected false: its penalties need all weights"):
         check_shares(davi.build("nvae_digits_tiny"), ObjectiveConfig())
-    double = ObjectiveConfig(draws=2, bound="importance_weighted", gradient="doubly_reparametrised")
-    with pytest.raises(UserError, match=r"^shard: got true with the doubly reparametrised gradient, expected false$"):
+    double = ObjectiveConfig(draws=2, bound="importance_weighted", gradient="doubly_reparameterized")
+    with pytest.raises(UserError, match=r"^shard: got true with the doubly reparameterized gradient, expected false$"):
         check_shares(vae(), double)
     check_shares(vae(), ObjectiveConfig())
 

@@ -36,11 +36,11 @@ class Counted(Model):
         super().__init__(shape, levels)
         self.config = Counted.Config()
         self.weight = nn.Parameter(torch.full(shape, -0.1))
-        self.register_buffer("centre", torch.full(shape, 0.5))
+        self.register_buffer("center", torch.full(shape, 0.5))
 
     def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
-        assert isinstance(self.centre, Tensor)
-        energy = ((x - self.centre) * self.weight).exp()  # keeps x - centre, and its own result
+        assert isinstance(self.center, Tensor)
+        energy = ((x - self.center) * self.weight).exp()  # keeps x - center, and its own result
         return Evidence({"reconstruction": -energy.flatten(1).sum(1)}, Kind.ESTIMATE)
 
     def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:

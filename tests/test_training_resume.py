@@ -36,7 +36,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 def go(run: Path, resume: bool = False, config: TrainingConfig = CONFIG) -> list[str]:
     lines: list[str] = []
-    train(vae(), sets(), config, run, RECIPE, resume=resume, echo=lines.append)
+    train(vae(), sets(), config, run, RECIPE, resume=resume, print_fn=lines.append)
     return lines
 
 
@@ -194,7 +194,7 @@ def test_what_no_resumption_may_change_is_refused(tmp_path: Path, option: str, v
     other = dataclasses.replace(CONFIG, steps=20, **{option: value})
     changed = {**RECIPE, "training": {option: value}}
     with pytest.raises(UserError, match=option):
-        train(vae(), sets(), other, run, changed, resume=True, echo=[].append)
+        train(vae(), sets(), other, run, changed, resume=True, print_fn=[].append)
     assert (run / "recipe.yaml").read_bytes() == before
     assert go(run, resume=True)[0] == f"resuming {run} after step 12"  # as if nobody had tried
 
@@ -213,17 +213,17 @@ def test_the_only_checkpoint_outlives_its_replacement(tmp_path: Path) -> None:
 def test_another_model_is_refused(tmp_path: Path) -> None:
     go(tmp_path / "run")
     with pytest.raises(UserError, match="weights of another model"):
-        train(vae(width=6), sets(), CONFIG, tmp_path / "run", RECIPE, resume=True, echo=[].append)
+        train(vae(width=6), sets(), CONFIG, tmp_path / "run", RECIPE, resume=True, print_fn=[].append)
 
 
 def test_other_images_are_refused(tmp_path: Path) -> None:
     run, data = tmp_path / "run", sets()
     known = dataclasses.replace(data, protocol={**data.protocol, "train_sha256": "a" * 64})
-    train(vae(), known, CONFIG, run, RECIPE, echo=[].append)
+    train(vae(), known, CONFIG, run, RECIPE, print_fn=[].append)
     other = dataclasses.replace(data, protocol={**data.protocol, "train_sha256": "b" * 64})
     before = (run / "recipe.yaml").read_bytes()
     with pytest.raises(UserError, match=r"^data: got train_sha256 b{12}\.\.\., expected a{12}\.\.\. as when") as caught:
-        train(vae(), other, dataclasses.replace(CONFIG, steps=20), run, RECIPE, resume=True, echo=[].append)
+        train(vae(), other, dataclasses.replace(CONFIG, steps=20), run, RECIPE, resume=True, print_fn=[].append)
     assert "\n" not in str(caught.value)
     assert (run / "recipe.yaml").read_bytes() == before
 
@@ -263,7 +263,7 @@ def test_every_model_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: p
 
     def run(folder: Path, resume: bool = False) -> None:
         torch.manual_seed(4)
-        train(davi.build(name), images, config, folder, RECIPE, resume=resume, echo=lambda line: None)
+        train(davi.build(name), images, config, folder, RECIPE, resume=resume, print_fn=lambda line: None)
 
     run(tmp_path / "whole")
     monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)

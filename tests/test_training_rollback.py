@@ -31,7 +31,7 @@ class KilledError(Exception):
 
 def go(run: Path, config: TrainingConfig = BACK, resume: bool = False) -> list[str]:
     lines: list[str] = []
-    train(vae(), sets(), config, run, RECIPE, resume=resume, echo=lines.append)
+    train(vae(), sets(), config, run, RECIPE, resume=resume, print_fn=lines.append)
     return lines
 
 
@@ -45,7 +45,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, cures: int, steps: range, kill: tuple
 
     ``kill`` is a step and a number of rollbacks at which the process ends, once.
     """
-    begin_part, minimised, bad, left = loop._Run._begin_part, loop.objective, [False], [kill]
+    begin_part, minimized, bad, left = loop._Run._begin_part, loop.objective, [False], [kill]
 
     def begin(self: loop._Run, part: int, step: int) -> None:
         if left[0] == (step, len(self.state.rollbacks)):
@@ -56,7 +56,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, cures: int, steps: range, kill: tuple
         begin_part(self, part, step)
 
     def objective(*args: Any) -> Tensor:
-        loss = minimised(*args)
+        loss = minimized(*args)
         return loss * math.nan if bad[0] else loss
 
     monkeypatch.setattr(loop._Run, "_begin_part", begin)

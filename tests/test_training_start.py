@@ -18,7 +18,7 @@ from davi import recipes, runs
 from davi.data import load
 from davi.errors import UserError
 from davi.files import read_tensors, write_tensors
-from davi.model import DataInitialised, Model
+from davi.model import DataInitialized, Model
 from davi.runs import checkpoint_folders, load_model
 from davi.training import Interrupted, prepare, train
 from davi.training.signals import Signals
@@ -132,15 +132,15 @@ def test_options_that_change_no_shape_are_told() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_images_shown_before_the_first_step_change_no_weight_that_was_taken_over(name: str) -> None:
     model, source = (davi.build(name, "model.likelihood=bernoulli", levels=2) for _ in range(2))
-    if not isinstance(model, DataInitialised):
+    if not isinstance(model, DataInitialized):
         return
     start, _ = take_over(model, source, "runs/a")
     x = torch.randint(2, (16, *model.shape))
     with torch.no_grad():
-        model.train().initialise(x, start.kept)
+        model.train().initialize(x, start.kept)
         assert equal(model, source, frozenset(key for key, _ in source.named_parameters()))
         ends = {f"{end}.{leaf}" for end in ENDS[name] for leaf in ("v", "log_g", "weight", "bias")}
-        model.initialise(x, start.kept - ends)
+        model.initialize(x, start.kept - ends)
     kept = frozenset(key for key, _ in source.named_parameters() if key not in ends)
     assert equal(model, source, kept)
     changed = {end for end in ENDS[name] if not torch.equal(*(m.get_parameter(f"{end}.bias") for m in (model, source)))}
@@ -166,7 +166,7 @@ def go(run: Path, started: bool, **options: Any) -> list[str]:
         with torch.no_grad():
             for x in model.parameters():
                 x.zero_()
-    train(model, sets(), CONFIG, run, RECIPE, echo=lines.append, start=start, **options)
+    train(model, sets(), CONFIG, run, RECIPE, print_fn=lines.append, start=start, **options)
     return lines
 
 
@@ -177,7 +177,7 @@ def test_what_a_run_has_begun_with_is_remembered(tmp_path: Path) -> None:
     assert told.items() <= load_model(tmp_path / "run")[1]["protocol"].items()
     for folder in checkpoint_folders(tmp_path / "run"):
         assert told.items() <= load_model(folder / "average.safetensors")[1]["protocol"].items()
-    train(vae(), sets(), CONFIG, tmp_path / "other", RECIPE, echo=[].append)
+    train(vae(), sets(), CONFIG, tmp_path / "other", RECIPE, print_fn=[].append)
     assert "started_from" not in load_model(tmp_path / "other")[1]["protocol"]
     assert not (tmp_path / "other" / "start.safetensors").exists()
     assert not same_files(tmp_path / "run", tmp_path / "other")
@@ -195,7 +195,7 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.
         go(run, True)
     assert [path.name for path in run.iterdir()] == ["start.safetensors"]
     monkeypatch.undo()
-    monkeypatch.setattr(prepare, "initialise", killed)
+    monkeypatch.setattr(prepare, "initialize", killed)
     with pytest.raises(KeyboardInterrupt):
         go(run, True, resume=True)  # the same command once more
     assert {path.name for path in run.iterdir()} == {"start.safetensors", "recipe.yaml"}
@@ -260,7 +260,7 @@ def test_models_that_see_images_first_go_on_where_they_were_stopped(
         torch.manual_seed(seed)
         model = davi.build(name)
         start = None if resume else take_over(model, source, "runs/a")[0]
-        train(model, images, config, folder, RECIPE, resume=resume, echo=lambda line: None, start=start)
+        train(model, images, config, folder, RECIPE, resume=resume, print_fn=lambda line: None, start=start)
 
     run(tmp_path / "whole", 1)
     monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)

@@ -25,7 +25,7 @@ CONFIG = TrainingConfig(
 
 def go(run: Path, resume: bool = False, **changes: Any) -> None:
     config = dataclasses.replace(CONFIG, **changes)
-    train(vae(), sets(), config, run, RECIPE, resume=resume, echo=[].append)
+    train(vae(), sets(), config, run, RECIPE, resume=resume, print_fn=[].append)
 
 
 def shown(run: Path) -> dict[str, list[tuple[int, Any]]]:

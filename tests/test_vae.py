@@ -145,7 +145,7 @@ def test_pixels_begin_as_probable_as_they_are() -> None:
     images[:250, 0, 3, 4] = 1
     images[:, 0, 5, 6] = 1
     with torch.no_grad():
-        model.initialise(images)
+        model.initialize(images)
     begun = last_bias(model).view(28, 28).sigmoid()
     # 1e-4: the logit of 0.999 in float32
     assert [begun[at].item() for at in ((3, 4), (5, 6), (0, 0))] == pytest.approx([0.25, 0.999, 0.001], rel=1e-4)
@@ -156,7 +156,7 @@ def test_pixels_of_a_convolution_share_the_mean_of_their_channel() -> None:
     images = torch.zeros(8, 2, 4, 4, dtype=torch.uint8)
     images[:2, 0] = 1
     with torch.no_grad():
-        model.initialise(images)
+        model.initialize(images)
     assert last_bias(model).sigmoid().tolist() == pytest.approx([0.25, 0.001], rel=1e-4)
 
 
@@ -176,16 +176,16 @@ STILL: dict[str, Any] = {"learning_rate": 0.0, "schedule": "constant"}
 def test_the_images_shown_are_drawn_and_presented_as_in_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as are wanted, from all over the set, and binarised where training binarises."""
+    """As many as are wanted, from all over the set, and binarized where training binarizes."""
     shown: list[Tensor] = []
     monkeypatch.setattr(VAE, "images_wanted", 10)
-    monkeypatch.setattr(VAE, "initialise", lambda self, images, kept: shown.append(images))
+    monkeypatch.setattr(VAE, "initialize", lambda self, images, kept: shown.append(images))
     pixels = torch.zeros(64, 1, 4, 4, dtype=torch.uint8)
     pixels[32:] = 15
     protocol = {"set": "black and white", "binarization": "dynamic", "flip": "none"}
     data = DataSets(Images(pixels, 16, "train"), None, Images(pixels // 15, 2, "test"), protocol)
     config = TrainingConfig(steps=1, batch_size=8, validate_every=0, **STILL)
-    train(paper_of_16_pixels(), data, config, tmp_path / "run", {}, echo=lambda line: None)
+    train(paper_of_16_pixels(), data, config, tmp_path / "run", {}, print_fn=lambda line: None)
     (images,) = shown
     assert images.shape == (10, 1, 4, 4)
     assert images.unique().tolist() == [0, 1]
@@ -201,20 +201,20 @@ def go(run: Path, steps: int, resume: bool, **options: Any) -> VAE:
     model = VAE((1, 4, 4), 2, VAEConfig(**{"latents": (2,), "hidden": (4,), **options}))
     config = TrainingConfig(steps=steps, batch_size=8, checkpoint_steps=2, validate_every=0, threads=1, **STILL)
     recipe = {"model": {"name": "vae", "latents": [2], "hidden": [4]}}
-    train(model, binary(), config, run, recipe, resume, echo=lambda line: None)
+    train(model, binary(), config, run, recipe, resume, print_fn=lambda line: None)
     return model
 
 
-def test_training_initialises_once_and_never_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_initializes_once_and_never_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
-    real = VAE.initialise
+    real = VAE.initialize
 
     def watched(self: VAE, images: Tensor, kept: Any) -> None:
         assert not torch.is_grad_enabled()
         calls.append(tuple(images.shape))
         real(self, images, kept)
 
-    monkeypatch.setattr(VAE, "initialise", watched)
+    monkeypatch.setattr(VAE, "initialize", watched)
     first = last_bias(go(tmp_path / "run", 4, False))
     assert calls == [(64, 1, 4, 4)]
     assert first.view(4, 4).sigmoid()[[1, 2], [1, 2]].tolist() == pytest.approx([0.999, 0.5], rel=1e-4)
@@ -228,13 +228,13 @@ def test_training_initialises_once_and_never_on_resume(tmp_path: Path, monkeypat
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The batches that are explained from here on."""
     seen: list[Tensor] = []
-    real = Hierarchy.explain
+    real = Hierarchy.elbo
 
-    def explain(self: Hierarchy, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
+    def elbo(self: Hierarchy, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
         seen.append(x)
         return real(self, x, context, generator)
 
-    monkeypatch.setattr(Hierarchy, "explain", explain)
+    monkeypatch.setattr(Hierarchy, "elbo", elbo)
     return seen
 
 
@@ -246,7 +246,7 @@ def test_every_image_of_a_batch_is_drawn_for_as_often_as_asked(tmp_path: Path, m
     config = TrainingConfig(steps=2, batch_size=8, accumulate=2, objective=DRAWS, **STILL)
     plan(paper_of_16_pixels(), binary(), config)
     planned = len(seen)
-    train(paper_of_16_pixels(), binary(), config, tmp_path / "run", {}, echo=lambda line: None)
+    train(paper_of_16_pixels(), binary(), config, tmp_path / "run", {}, print_fn=lambda line: None)
     assert (planned, len(seen)) == (4, 8)  # two steps of two parts each
     for x in seen:
         assert len(x) == 12
@@ -261,18 +261,18 @@ def test_a_diagnosis_repeats_the_draws_too(tmp_path: Path, monkeypatch: pytest.M
     torch.nn.init.constant_(layer.log_scale.bias, math.nan)
     config = TrainingConfig(steps=2, batch_size=8, nonfinite_limit=1, objective=DRAWS, **STILL)
     with pytest.raises(UserError, match=r"first layer: inference\.0\.log_scale"):
-        train(model, binary(), config, tmp_path / "run", {}, echo=lambda line: None)
+        train(model, binary(), config, tmp_path / "run", {}, print_fn=lambda line: None)
     assert [len(x) for x in seen] == [24, 24]
 
 
-def test_resuming_what_has_no_checkpoint_yet_initialises(tmp_path: Path) -> None:
+def test_resuming_what_has_no_checkpoint_yet_initializes(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     bias = last_bias(go(tmp_path / "run", 1, True))
     assert bias.view(4, 4).sigmoid()[[1, 2], [1, 2]].tolist() == pytest.approx([0.999, 0.5], rel=1e-4)
 
 
 def test_a_model_that_needs_no_images_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(VAE, "initialise", lambda self, images, kept: pytest.fail("was called"))
+    monkeypatch.setattr(VAE, "initialize", lambda self, images, kept: pytest.fail("was called"))
     go(tmp_path / "run", 1, False, likelihood="categorical")
 
 

@@ -23,8 +23,8 @@ from davi.models.very_deep_vae import (
 )
 from davi.objectives import objective
 from davi.training.config import TrainingConfig
-from davi.training.guard import Guard
 from davi.training.optimizer import make_optimizer
+from davi.training.step_filter import StepFilter
 
 SMALL: dict[str, Any] = {
     "encoder": "8x2,8d2,4x1,4d4,1x1",
@@ -309,19 +309,19 @@ PUBLISHED: dict[str, Any] = {"steps": 1, "clip_norm": 200.0, "skip_norm": 400.0,
 
 def test_the_published_rule_can_be_said() -> None:
     """Clip at one norm; skip above another, or if the loss is not finite; -1 there is 0 here."""
-    guard = Guard(TrainingConfig(**PUBLISHED))
+    step_filter = StepFilter(TrainingConfig(**PUBLISHED))
     for loss, norm, update in ((1.0, 10.0, True), (1.0, 399.0, True), (1.0, 401.0, False), (math.nan, 1.0, False)):
-        verdict = guard.judge(loss, norm)
+        verdict = step_filter.judge(loss, norm)
         assert (verdict.update, verdict.limit if verdict.update else 200.0) == (update, 200.0)
-    off = Guard(TrainingConfig(**{**PUBLISHED, "skip_norm": 0.0}))
+    off = StepFilter(TrainingConfig(**{**PUBLISHED, "skip_norm": 0.0}))
     assert all(off.judge(1.0, 10.0**i).update for i in range(30))
 
 
 def test_a_stream_of_large_gradients_does_not_stall_it() -> None:
     """There, norms that stay above the threshold ended the training in silence."""
     config = TrainingConfig(**PUBLISHED, skip_limit=10)
-    guard = Guard(config)
-    verdicts = [guard.judge(1.0, 1000.0 + i) for i in range(110)]
+    step_filter = StepFilter(config)
+    verdicts = [step_filter.judge(1.0, 1000.0 + i) for i in range(110)]
     forced = [i for i, verdict in enumerate(verdicts) if verdict.update]
     assert forced == list(range(10, 110, 11))
     assert all(verdicts[i].reason == "forced" and verdicts[i].limit == 200.0 for i in forced)

@@ -1,4 +1,4 @@
-"""Data-dependent initialisation: what the network computes afterwards is what it computed while it was initialised."""
+"""Data-dependent initialization: what the network computes afterwards is what it computed while it was initialized."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.layers import WeightNormConv2d
-from davi.layers.weight_norm_init import initialise_from_data
+from davi.layers.weight_norm_init import initialize_from_data
 
 ROUNDING = 1e-10
 """float64; lengths are stored as logarithms."""
@@ -31,7 +31,7 @@ class Network(nn.Module):
 def test_the_initial_pass_and_every_later_one_agree() -> None:
     model, x, found = Network().double(), 3.0 + 5.0 * torch.randn(6, 3, 8, 8, dtype=torch.float64), []
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    initialise_from_data(model, lambda: found.append(model(x)), scale=0.3)
+    initialize_from_data(model, lambda: found.append(model(x)), scale=0.3)
     torch.testing.assert_close(model(x), found[0], rtol=ROUNDING, atol=ROUNDING)
     outputs = model.first(x)
     for y in (outputs, model.second(F.elu(outputs))):
@@ -47,7 +47,7 @@ def test_what_is_constant_stays() -> None:
     """Zeros as input: nothing but the bias arrives, and no length makes that vary."""
     conv = WeightNormConv2d(2, 3).double()
     before = {name: tensor.clone() for name, tensor in conv.state_dict().items()}
-    initialise_from_data(conv, lambda: conv(torch.zeros(4, 2, 5, 5, dtype=torch.float64)))
+    initialize_from_data(conv, lambda: conv(torch.zeros(4, 2, 5, 5, dtype=torch.float64)))
     assert all(torch.equal(before[name], tensor) for name, tensor in conv.state_dict().items())
 
 
@@ -59,5 +59,5 @@ def test_only_the_first_pass_counts() -> None:
         conv(first)
         conv(100.0 * second)
 
-    initialise_from_data(conv, run)
+    initialize_from_data(conv, run)
     assert abs(float(conv(first).detach().std(correction=0)) - 1.0) < ROUNDING

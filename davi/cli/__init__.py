@@ -19,14 +19,14 @@ from davi.cli.options import parse
 from davi.errors import UserError, one_line
 
 _MODULES = {
-    "recipes": "davi.cli.listing",
-    "train": "davi.cli.training",
-    "evaluate": "davi.cli.measuring",
-    "compare": "davi.cli.comparing",
-    "sample": "davi.cli.drawing",
-    "reconstruct": "davi.cli.drawing",
-    "inspect": "davi.cli.inspecting",
-    "import": "davi.cli.importing",
+    "recipes": "davi.cli.recipes",
+    "train": "davi.cli.train",
+    "evaluate": "davi.cli.evaluate",
+    "compare": "davi.cli.compare",
+    "sample": "davi.cli.sample",
+    "reconstruct": "davi.cli.reconstruct",
+    "inspect": "davi.cli.inspect",
+    "import": "davi.cli.import_",
 }
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "size calculation overflowed")

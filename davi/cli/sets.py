@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from davi import recipes
-from davi.cli.telling import Telling
+from davi.cli.progress import ProgressBar
 from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
 from davi.data.config import HOW_READ
 from davi.errors import UserError, one_line
@@ -27,8 +27,8 @@ def load_told(data: DataConfig, out: TextIO) -> DataSets:
         UserError: as :func:`davi.data.load` does.
     """
     _check_loadable(data)
-    with Telling("decoding") as telling:
-        sets = load(data, telling)
+    with ProgressBar("decoding") as progress:
+        sets = load(data, progress)
     tell((*sets.notes, sets.told), out)
     return sets
 
@@ -40,8 +40,8 @@ def select_told(data: DataConfig, split: str | None, binary: bool) -> Selection:
         UserError: as :func:`davi.data.select` does.
     """
     _check_loadable(data)
-    with Telling("decoding") as telling:
-        chosen = select(data, split, telling, binary)
+    with ProgressBar("decoding") as progress:
+        chosen = select(data, split, progress, binary)
     tell(chosen.notes, sys.stderr)
     return chosen
 
@@ -129,7 +129,7 @@ def adapted(load: Callable[[Sequence[str]], Recipe], assignments: Sequence[str],
     if own.levels is not None and "data.levels" not in given:
         say(f"data.levels: those of {recipe.data.set} in place of the recipe's {own.levels}")
     if own.binarization != "none" and "data.binarization" not in given:
-        say(f"data.binarization: {own.binarization} as in the recipe; --data.binarization none keeps the grey values")
+        say(f"data.binarization: {own.binarization} as in the recipe; --data.binarization none keeps the gray values")
     if kind_of(recipe.data.set) == "folder" and "data.validation" not in given:
         path = Path(recipe.data.set).expanduser()
         test = None if recipe.data.test is None else Path(recipe.data.test)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from davi import recipes
-from davi.cli.importing import known, model_options, named_geometry
+from davi.cli.import_ import known, model_options, named_geometry
 from davi.cli.options import Request
 from davi.config import load_yaml, override, to_dict
 from davi.errors import UserError
@@ -21,6 +21,7 @@ from davi.published.importing import IMPORTERS, read_weights
 from davi.published.recognizing import Kind, recognized
 from davi.published.torch_files import load_state
 from davi.recipes import Recipe
+from davi.renamed import read
 from davi.runs import MODEL, RECIPE, START, load_model, on_paper
 
 _HEAD = ("likelihood", "mixture_components", "likelihood_form")
@@ -69,7 +70,7 @@ def open_source(request: Request) -> Source:
         model, _ = load_model(path, print)
         file = path / RECIPE if path.is_dir() else path.with_name(RECIPE)
         if file.is_file() and (path.is_dir() or path.name == MODEL):
-            sections = load_yaml(file)
+            sections = read(file)
     elif kind in IMPORTERS:
         found = _original(path, kind, request)
         cls: Any = MODELS[IMPORTERS[kind].model]

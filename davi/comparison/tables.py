@@ -80,7 +80,7 @@ def _heading(group: Mapping[str, Any], result: Mapping[str, Any], mark: Mark = _
     split = "" if protocol["split"] == "all" else f" of the {mark(protocol['split'])} split"
     return (
         f"{label}{mark(protocol['set'])}: {protocol['images']} images{split}{chosen}, {shape}, "
-        f"{protocol['levels']} levels, binarisation {mark(protocol['binarization'])}; "
+        f"{protocol['levels']} levels, binarization {mark(protocol['binarization'])}; "
         f"{_claim(protocol['kind'])} of log p(x){draws}"
     )
 

@@ -1,6 +1,6 @@
-r"""Black and white from grey: the three ways that the literature uses, which must never be compared with each other.
+r"""Black and white from gray: the three ways that the literature uses, which must never be compared with each other.
 
-A grey value :math:`g \in \{0 .. L-1\}` is read as the probability :math:`g / (L - 1)` of a one.
+A gray value :math:`g \in \{0 .. L-1\}` is read as the probability :math:`g / (L - 1)` of a one.
 
 - *static* (stochastic, once): every image is drawn once and then stays as it is.
 - *dynamic*: a training image is drawn afresh whenever it is presented; validation and test images are drawn once.
@@ -31,7 +31,7 @@ def stream(*key: int) -> Generator:
     """A source of random numbers on the CPU that depends on the key and on nothing else.
 
     Arguments:
-        key: non-negative numbers such as (seed, epoch). Neighbouring keys give unrelated streams.
+        key: non-negative numbers such as (seed, epoch). Neighboring keys give unrelated streams.
     """
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     return Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def draw(pixels: Tensor, levels: int, generator: Generator) -> Tensor:
 
 
 def threshold(pixels: Tensor, levels: int) -> Tensor:
-    """One where the grey value is above half of the largest, else zero; ``torch.uint8`` of the same shape."""
+    """One where the gray value is above half of the largest, else zero; ``torch.uint8`` of the same shape."""
     return (pixels > (levels - 1) // 2).to(torch.uint8)  # 2 g > L - 1 in whole numbers
 
 
@@ -62,7 +62,7 @@ def binarized(images: Images, binarization: Binarization, generator: Generator) 
     """The images as they are evaluated: unchanged, drawn once, or cut at one half.
 
     Arguments:
-        images: grey images.
+        images: gray images.
         binarization: ``static`` and ``dynamic`` both draw the whole set once, in order.
         generator: source of that draw.
     """

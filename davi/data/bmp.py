@@ -1,6 +1,6 @@
-"""BMP files as integers: 1, 4 or 8 bits of a palette, 24 or 32 of colours, uncompressed, from the bottom or the top.
+"""BMP files as integers: 1, 4 or 8 bits of a palette, 24 or 32 of colors, uncompressed, from the bottom or the top.
 
-Read here by the words of the format: Pillow takes some palettes for grey of another depth and drops a fourth channel.
+Read here by the words of the format: Pillow takes some palettes for gray of another depth and drops a fourth channel.
 
 References:
     Microsoft, "Bitmap Storage", https://learn.microsoft.com/en-us/windows/win32/gdi/bitmap-storage
@@ -62,7 +62,7 @@ def decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         masks = struct.unpack_from("<3I", head, 54) if masked else (0xFF0000, 0xFF00, 0xFF)
         if masked and (size >= 56 or compression == 6) and struct.unpack_from("<I", head, 66)[0]:
             raise _transparent(name)
-        return Picture(_colours(lines, width, bits, masks, name), 256)
+        return Picture(_colors(lines, width, bits, masks, name), 256)
     entry = 3 if size == _OLD else 4
     file.seek(14 + size)
     table = file.read(min(min(used or 2**bits, 2**bits) * entry, start - 14 - size))
@@ -79,11 +79,11 @@ def _indices(lines: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.stack((lines >> 4, lines & 15), axis=2).reshape(len(lines), -1)
 
 
-def _colours(lines: NDArray[np.uint8], width: int, bits: int, masks: tuple[int, ...], name: str) -> NDArray[np.uint8]:
+def _colors(lines: NDArray[np.uint8], width: int, bits: int, masks: tuple[int, ...], name: str) -> NDArray[np.uint8]:
     """Red, green and blue, ``[H, W, 3]``."""
     pixels = lines[:, : width * bits // 8].reshape(len(lines), width, bits // 8)
     if len(set(masks)) != 3 or any(mask not in _BYTE for mask in masks):
-        raise _refused(name, f"the masks {', '.join(map(hex, masks))}", "a byte for each colour")
+        raise _refused(name, f"the masks {', '.join(map(hex, masks))}", "a byte for each color")
     order = [_BYTE[mask] for mask in masks]
     if bits == 32:
         (rest,) = {0, 1, 2, 3} - set(order)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from davi.data.augmentation import Flip, check_choice
 from davi.data.binarization import Binarization
 from davi.data.images import check_levels
 from davi.data.picture import MAX_PIXELS
-from davi.data.presentation import Flip, check_choice
 from davi.errors import UserError
 
 HOW_READ = ("root", "cache", "memory", "skip_unreadable", "max_pixels")
@@ -30,7 +30,7 @@ class DataConfig:
         root: directory with one folder for each named set; the environment variable DAVI_DATA when not given. For no
             set that is given by its path.
         binarization: none; static (all images drawn once); dynamic (training images drawn at each presentation,
-            validation and test once); threshold (one where the grey value is above one half).
+            validation and test once); threshold (one where the gray value is above one half).
         binarization_seed: seed of everything that is drawn once.
         flip: mirror training images at random at each presentation: none, horizontal, or both ways.
         validation: training images kept out for validation, the last ones: a fraction below 1, or a number of images.
@@ -41,8 +41,8 @@ class DataConfig:
             folder if that is one. Copies of test images are left out of training.
         test_fraction: of the images, for test: of a folder chosen by content, of an array or another file that holds a
             whole set the last ones. For no set that has test images of its own, and not beside ``test``.
-        crop: [H, W] in pixels: of each image of a folder the centre is taken.
-        resize: [H, W] in pixels: of each image of a folder the largest centred part with these proportions is
+        crop: [H, W] in pixels: of each image of a folder the center is taken.
+        resize: [H, W] in pixels: of each image of a folder the largest centered part with these proportions is
             resampled to this size (Lanczos).
         patches: [H, W] in pixels: each image of a folder is cut into parts of this size side by side, from the top
             left; what is left over is not used. All parts are in the split of their image.
@@ -52,7 +52,7 @@ class DataConfig:
         cache: folder where decoded images (of a folder, or of hub:NAME) are kept; the environment variable DAVI_CACHE
             when not given, else ~/.cache/davi.
         memory: GiB. Decoded images of a folder that take more are read from the cache as they are needed; but static
-            and threshold binarisation make images anew, in memory, one byte a value.
+            and threshold binarization make images anew, in memory, one byte a value.
     """
 
     set: str = "digits"

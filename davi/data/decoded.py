@@ -222,13 +222,13 @@ def _check_alike(first: str, one: Image, name: str, other: Image) -> None:
     """Refuse a set whose images differ in channels, levels or size."""
 
     def kind(image: Image) -> str:
-        colour = "grey" if image.images.shape[1] == 1 else "colour"
-        return f"{colour} of {image.levels} levels"
+        color = "gray" if image.images.shape[1] == 1 else "color"
+        return f"{color} of {image.levels} levels"
 
     if kind(one) != kind(other):
         raise UserError(
             f"data.set: {first} is {kind(one)}, {name} is {kind(other)}, expected all alike (convert some: magick IN "
-            "-colorspace Gray -depth 8 OUT.png, or -type TrueColor for colour; or move them elsewhere)"
+            "-colorspace Gray -depth 8 OUT.png, or -type TrueColor for color; or move them elsewhere)"
         )
     if one.images.shape[1:] != other.images.shape[1:]:
         sizes = ["x".join(map(str, image.size)) for image in (one, other)]

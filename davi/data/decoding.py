@@ -1,12 +1,12 @@
-"""One image file as integers: PNG, JPEG, WebP, TIFF or BMP, grey or colour, of 1, 8 or 16 bits a channel.
+"""One image file as integers: PNG, JPEG, WebP, TIFF or BMP, gray or color, of 1, 8 or 16 bits a channel.
 
-Values are those that the file stores; colour profiles and gamma are not applied. What cannot be kept as it is (a
+Values are those that the file stores; color profiles and gamma are not applied. What cannot be kept as it is (a
 transparency, CMYK, floating point, several frames) is refused with its remedy, never converted in silence:
 
-- grey of 1 bit has 2 levels, of 2 to 8 bits 256 (stretched to 0..255), of 9 to 16 bits 65,536; black is 0, also where
+- gray of 1 bit has 2 levels, of 2 to 8 bits 256 (stretched to 0..255), of 9 to 16 bits 65,536; black is 0, also where
   the file has it the other way round;
-- colour has 256 levels, or 65,536 from 16 bits a channel;
-- an indexed image is colour, or grey if all colours that its pixels use are; with 1 bit, for black and white, it has
+- color has 256 levels, or 65,536 from 16 bits a channel;
+- an indexed image is color, or gray if all colors that its pixels use are; with 1 bit, for black and white, it has
   2 levels;
 - an image is turned as its EXIF orientation says; of a JPEG that carries further pictures (MPO) the first is taken.
 
@@ -155,9 +155,9 @@ def _check(image: Image.Image, name: str) -> None:
         raise UserError(f"{name}: got a transparency ({image.mode}), expected none (flatten it: {remedy})")
     if image.mode == "CMYK":
         remedy = "magick IN -colorspace sRGB OUT.png"
-        raise UserError(f"{name}: got CMYK, expected grey or RGB (convert it: {remedy})")
+        raise UserError(f"{name}: got CMYK, expected gray or RGB (convert it: {remedy})")
     if image.mode not in ("1", "L", "P", "RGB", "I") and not image.mode.startswith("I;16"):
-        raise UserError(f"{name}: got Pillow's mode {image.mode}, expected grey or RGB")
+        raise UserError(f"{name}: got Pillow's mode {image.mode}, expected gray or RGB")
     if image.format != "MPO":
         _check_frames(image, name)
 
@@ -175,7 +175,7 @@ def _values(image: Image.Image) -> NDArray[Any]:
 
 
 def _deep(high: NDArray[Any], other: Image.Image, name: str) -> NDArray[np.uint16]:
-    """All 16 bits of a colour image, ``[H, W, 3]``: Pillow has no such mode, but decodes either half of the bits.
+    """All 16 bits of a color image, ``[H, W, 3]``: Pillow has no such mode, but decodes either half of the bits.
 
     Which half is a matter of the byte order that it is told. Decoding twice takes twice as long.
 

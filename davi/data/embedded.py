@@ -43,7 +43,7 @@ def digits() -> Source:
 
 
 def photos() -> Source:
-    """Patches of scikit-learn's two colour photographs (427 x 640), ``[3, 32, 32]``, 256 levels.
+    """Patches of scikit-learn's two color photographs (427 x 640), ``[3, 32, 32]``, 256 levels.
 
     Each photograph is cut into two regions at column 480, so that training and test share no pixel:
 

@@ -20,7 +20,7 @@ class Fit:
     """How images come to their size.
 
     Arguments:
-        how: ``crop``, the centre of each image as it is; ``resize``, the largest centred part that has the wanted
+        how: ``crop``, the center of each image as it is; ``resize``, the largest centered part that has the wanted
             proportions, resampled (nothing is distorted, and at most one pair of margins is lost); ``patches``, parts
             side by side from the top left, row by row, without what is left at the right and at the bottom.
         size: (H, W) of the result, in pixels.
@@ -40,6 +40,7 @@ class Fit:
 
     def __str__(self) -> str:
         height, width = self.size
+        # Part of the identity of images (check_same): the words stay as runs have them.
         words = {"crop": "centre of", "resize": "largest centred part, Lanczos-resampled to", "patches": "patches of"}
         return f"{words[self.how]} {height}x{width}"
 
@@ -73,7 +74,7 @@ class Fit:
 
 
 def _resized(values: NDArray[Any], levels: int, height: int, width: int) -> NDArray[Any]:
-    """The largest centred part of the proportions height to width, ``[height, width, C]``."""
+    """The largest centered part of the proportions height to width, ``[height, width, C]``."""
     scale = min(values.shape[0] / height, values.shape[1] / width)
     top, left = (values.shape[0] - scale * height) / 2, (values.shape[1] - scale * width) / 2
     box = (left, top, left + scale * width, top + scale * height)

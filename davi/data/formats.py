@@ -1,11 +1,11 @@
-"""The files in which MNIST, Fashion-MNIST, OMNIGLOT and CIFAR are distributed, recognised and split as they are meant.
+"""The files in which MNIST, Fashion-MNIST, OMNIGLOT and CIFAR are distributed, recognized and split as they are meant.
 
 ====================== ========================================================= ============================
 set                    files                                                     images
 ====================== ========================================================= ============================
 MNIST, Fashion-MNIST   ``train-images-idx3-ubyte[.gz]``,                         [1, H, W], 256 levels
 and others of the form ``t10k-images-idx3-ubyte[.gz]``
-binarised MNIST        ``binarized_mnist_train.amat``, ``_valid``, ``_test``     [1, 28, 28], 2 levels
+binarized MNIST        ``binarized_mnist_train.amat``, ``_valid``, ``_test``     [1, 28, 28], 2 levels
 OMNIGLOT as in IWAE    ``chardata.mat``                                          [1, 28, 28], 256 levels
 CIFAR-10               ``data_batch_1.bin`` to ``_5``, ``test_batch.bin``;       [3, 32, 32], 256 levels
                        ``cifar-10-binary.tar.gz``
@@ -13,7 +13,7 @@ CIFAR-100              ``train.bin``, ``test.bin``; ``cifar-100-binary.tar.gz`` 
 ====================== ========================================================= ============================
 
 Where a folder holds both, unpacked files come before packed ones. A single file is a set too.
-The pickles of CIFAR's Python version are recognised only to be refused.
+The pickles of CIFAR's Python version are recognized only to be refused.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ def _chardata(path: Path, levels: int | None) -> Source:
         test=test,
         split=(
             f"the set's own: data ({counted(train, 24345)}) for training, testdata ({counted(test, 8070)}) for test; "
-            f"grey values rounded to multiples of 1/{levels - 1}"
+            f"gray values rounded to multiples of 1/{levels - 1}"
         ),
         test_order="file order",
     )
@@ -300,7 +300,7 @@ def _refuse_pickles(path: Path, _: int | None) -> NoReturn:
 
 _UNPACKED = (
     _Form("IDX files", ("train-images[-.]idx3-ubyte*",), _idx_folder, ("raw", "MNIST/raw", "FashionMNIST/raw")),
-    _Form("binarised MNIST", ("binarized_mnist_train.amat",), _amat_folder),
+    _Form("binarized MNIST", ("binarized_mnist_train.amat",), _amat_folder),
     _Form("OMNIGLOT", ("chardata.mat",), _chardata_folder),
     _Form(
         "CIFAR-10",

@@ -116,7 +116,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a set consists of before validation images are kept out and before binarisation.
+    """What a set consists of before validation images are kept out and before binarization.
 
     Arguments:
         train: the training images as stored.

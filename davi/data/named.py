@@ -54,8 +54,8 @@ _SIDE = 32
 
 
 @dataclass(frozen=True)
-class _Grey:
-    """Files of a grey 28x28 set, and how many images the whole set has."""
+class _Gray:
+    """Files of a gray 28x28 set, and how many images the whole set has."""
 
     train: str
     test: str
@@ -64,10 +64,10 @@ class _Grey:
     note: str = ""
 
 
-_GREY = {
-    "mnist": _Grey("train.npz", "test.npz", 60000, 10000),
-    "fashion_mnist": _Grey("train.npz", "test.npz", 60000, 10000),
-    "omniglot28": _Grey(
+_GRAY = {
+    "mnist": _Gray("train.npz", "test.npz", 60000, 10000),
+    "fashion_mnist": _Gray("train.npz", "test.npz", 60000, 10000),
+    "omniglot28": _Gray(
         "background.npz",
         "evaluation.npz",
         19280,
@@ -121,7 +121,7 @@ def named(name: str, root: str | None) -> Source:
         return _binarized_mnist(folder)
     if name == "cifar10":
         return _cifar10(folder)
-    return _grey(folder, name, _GREY[name])
+    return _gray(folder, name, _GRAY[name])
 
 
 def _originals(folder: Path, name: str) -> Source:
@@ -153,7 +153,7 @@ def _read(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any]:
     return array
 
 
-def _grey(folder: Path, name: str, files: _Grey) -> Source:
+def _gray(folder: Path, name: str, files: _Gray) -> Source:
     train = to_images(_read(folder / files.train, "images", (28, 28)), 256, f"{name}/train")
     test = to_images(_read(folder / files.test, "images", (28, 28)), 256, f"{name}/test")
     return Source(

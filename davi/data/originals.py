@@ -38,7 +38,7 @@ from davi.errors import UserError
 IDX_IMAGES = 0x803
 """First four bytes of an IDX file of images: unsigned bytes (8), three dimensions."""
 
-_PACKING = 100  # bytes from one packed byte; MNIST has 5, its binarised form 30
+_PACKING = 100  # bytes from one packed byte; MNIST has 5, its binarized form 30
 _SMALL = 64 * 2**20  # what may be unpacked from any file, however small
 _DIGIT = 28 * 28
 _LONGEST_ROW = 4 * _DIGIT  # bytes of a row of text: a value and its separator are two
@@ -103,7 +103,7 @@ def _wrong(values: list[bytes]) -> str:
 def read_chardata(path: Path, levels: int | None) -> tuple[NDArray[Any], NDArray[Any], int]:
     """The OMNIGLOT images of Burda, Grosse and Salakhutdinov's ``chardata.mat``.
 
-    The file holds a column of 784 grey values from 0 to 1 for each image, the first 28 of them being the image's first
+    The file holds a column of 784 gray values from 0 to 1 for each image, the first 28 of them being the image's first
     *column*, as MATLAB stores matrices.
 
     Arguments:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from davi.errors import UserError
 
 MAX_PIXELS = 2**30 // 12
-"""Of one image, unless it is asked for more: some 89 million, 256 MiB of colours, as in Pillow."""
+"""Of one image, unless it is asked for more: some 89 million, 256 MiB of colors, as in Pillow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ def check_pixels(height: int, width: int, limit: int, name: str) -> None:
 
 
 def indexed(indices: NDArray[Any], palette: NDArray[Any], bits: int, name: str) -> Picture:
-    """The colours of an indexed image; grey if all that are used are, of 2 levels if it has 1 bit, black and white.
+    """The colors of an indexed image; gray if all that are used are, of 2 levels if it has 1 bit, black and white.
 
     Arguments:
         indices: ``[H, W]``, into the palette.
@@ -58,11 +58,11 @@ def indexed(indices: NDArray[Any], palette: NDArray[Any], bits: int, name: str) 
     used[indices] = True
     if used[len(palette) :].any():
         missing = used.nonzero()[0].max()
-        raise UserError(f"{name}: got colour {missing} of a palette of {len(palette)}, expected none that is not in it")
-    colours = palette[used[: len(palette)]]
-    if (colours != colours[:, :1]).any():
+        raise UserError(f"{name}: got color {missing} of a palette of {len(palette)}, expected none that is not in it")
+    colors = palette[used[: len(palette)]]
+    if (colors != colors[:, :1]).any():
         return Picture(palette[indices], 256)
-    grey = palette[indices][:, :, :1]
-    if bits == 1 and np.isin(colours, (0, 255)).all():
-        return Picture(grey // 255, 2)
-    return Picture(grey, 256)
+    gray = palette[indices][:, :, :1]
+    if bits == 1 and np.isin(colors, (0, 255)).all():
+        return Picture(gray // 255, 2)
+    return Picture(gray, 256)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from davi.data.augmentation import Augmentation
 from davi.data.binarization import Binarization, binarized, stream
 from davi.data.config import DataConfig, check
 from davi.data.decoded import Progress
 from davi.data.embedded import share_pixels
 from davi.data.images import Images, Source, Whole
-from davi.data.presentation import Presentation
 from davi.data.sources import as_levels, source_of, whole_of
 from davi.errors import UserError
 
@@ -44,8 +44,8 @@ class DataSets:
     """Images ready for use.
 
     Arguments:
-        train: training images as stored; under dynamic binarisation they are still grey, and
-            :class:`davi.data.Presentation` draws them.
+        train: training images as stored; under dynamic binarization they are still gray, and
+            :class:`davi.data.Augmentation` draws them.
         validation: images kept out of training, as they are evaluated; None when there are none.
         test: test images as they are evaluated.
         protocol: what a number measured on these images depends on. Whole numbers, strings, lists and dictionaries
@@ -58,7 +58,7 @@ class DataSets:
             (null where the folder says which are for test), ``files`` (used for each split) and ``unreadable`` (files
             that were left out).
         notes: what the user should be told about the images, a line each.
-        stored: training images before any binarisation; None where nobody has told.
+        stored: training images before any binarization; None where nobody has told.
     """
 
     train: Images
@@ -75,7 +75,7 @@ class DataSets:
 
     @property
     def levels(self) -> int:
-        """Levels that the model sees and is evaluated on; 2 after any binarisation."""
+        """Levels that the model sees and is evaluated on; 2 after any binarization."""
         return self.test.levels
 
     @property
@@ -87,7 +87,7 @@ class DataSets:
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> DataSets:
-    """Read a set, split it, and binarise what is to be binarised once.
+    """Read a set, split it, and binarize what is to be binarized once.
 
     The whole training file and the whole test file are drawn from streams of their own, (seed, 0) and (seed, 1), so
     that no drawn pixel depends on how many images are kept out for validation or evaluated later; a set's own
@@ -117,17 +117,17 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSets:
 
 
 def _prepared(source: Source, config: DataConfig) -> DataSets:
-    """Validation images held out, and what is to be binarised once made binary."""
+    """Validation images held out, and what is to be binarized once made binary."""
     _refuse_binary(source, config)
     seed, binarization = config.binarization_seed, config.binarization
     kept, out, rule = _held_out(source, config)
     test = binarized(source.test, binarization, stream(seed, 1))
     validation = source.validation and binarized(source.validation, binarization, stream(seed, 2))
-    grey = _part(source.train, kept)
-    train = grey
+    gray = _part(source.train, kept)
+    train = gray
     if binarization != "none" and (binarization != "dynamic" or out is not None):
         evaluated = binarized(source.train, binarization, stream(seed, 0))
-        train = grey if binarization == "dynamic" else _part(evaluated, kept)
+        train = gray if binarization == "dynamic" else _part(evaluated, kept)
     else:
         evaluated = source.train
     if out is not None:
@@ -144,7 +144,7 @@ def _prepared(source: Source, config: DataConfig) -> DataSets:
         "test_sha256": digest(test),
         **source.details,
     }
-    return DataSets(train, validation, test, protocol, source.notes, grey)
+    return DataSets(train, validation, test, protocol, source.notes, gray)
 
 
 def _as_evaluated(images: Images, levels: int, config: DataConfig) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _as_evaluated(images: Images, levels: int, config: DataConfig) -> dict[str, 
 
 
 def _refuse_binary(found: Source | Whole, config: DataConfig) -> None:
-    """Refuse to binarise what is binary: a 1 among 256 levels would be drawn as a one in 255 times."""
+    """Refuse to binarize what is binary: a 1 among 256 levels would be drawn as a one in 255 times."""
     if config.binarization == "none":
         return
     got = f"data.binarization: got {config.binarization!r}, expected 'none': {config.set}"
@@ -184,7 +184,7 @@ class Selection:
     Arguments:
         images: as they are evaluated.
         split: ``test``, ``validation``, ``train``, or ``all``.
-        stored: the same before any binarisation.
+        stored: the same before any binarization.
         train: training images of the same set; None where all of it was taken.
         protocol: as in :class:`DataSets`; of all images of a set ``sha256`` in the place of those of the splits.
         told: how many images there are, and by what rule.
@@ -210,7 +210,7 @@ def select(
         split: ``test``, ``validation`` or ``train``, as :func:`load` makes them; ``all``, without any split; None: the
             test images where the set itself says which these are, else all.
         progress: told how many files of a folder are decoded, and of how many.
-        binary: take images that hold only 0 and 1 as binary, whatever levels and binarisation are asked for.
+        binary: take images that hold only 0 and 1 as binary, whatever levels and binarization are asked for.
 
     Raises:
         UserError: as :func:`load` does, or if there is no such split.
@@ -242,9 +242,9 @@ def _one_of(source: Source, config: DataConfig, split: str) -> Selection:
     }[split]
     if images is None or stored is None:
         raise UserError(f"--split: got 'validation', but {config.set} has no validation images (data.validation is 0)")
-    if split == "train" and images.levels != sets.levels:  # grey, and drawn afresh at each presentation
+    if split == "train" and images.levels != sets.levels:  # gray, and drawn afresh at each presentation
         generator = torch.Generator().manual_seed(config.binarization_seed)
-        present = Presentation(images, config.binarization, "none")
+        present = Augmentation(images, config.binarization, "none")
         drawn = present(torch.arange(len(images)), generator).to(sets.test.pixels.dtype)
         images = dataclasses.replace(images, pixels=drawn, levels=sets.levels, sha256=None)
         protocol = {**protocol, "evaluated": f"training images drawn once, seed {config.binarization_seed}"}

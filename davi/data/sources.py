@@ -97,7 +97,7 @@ def unused(config: DataConfig) -> dict[str, str]:
 
 
 def source_of(config: DataConfig, progress: Progress | None = None) -> Source:
-    """The images behind ``config.set``, split; they are binarised by nobody yet.
+    """The images behind ``config.set``, split; they are binarized by nobody yet.
 
     Raises:
         UserError: one line: there is no such set, it is damaged, or an option contradicts it.
@@ -266,16 +266,16 @@ def as_levels(found: Source | Whole, levels: int) -> Source | Whole:
 def _source_as(source: Source, levels: int | None) -> Source:
     if levels is None:
         return source
-    validation = source.validation and _relabelled(source.validation, levels)
-    train, test = _relabelled(source.train, levels), _relabelled(source.test, levels)
+    validation = source.validation and _relabeled(source.validation, levels)
+    train, test = _relabeled(source.train, levels), _relabeled(source.test, levels)
     return dataclasses.replace(source, train=train, validation=validation, test=test)
 
 
 def _whole_as(whole: Whole, levels: int | None) -> Whole:
-    return whole if levels is None else dataclasses.replace(whole, images=_relabelled(whole.images, levels))
+    return whole if levels is None else dataclasses.replace(whole, images=_relabeled(whole.images, levels))
 
 
-def _relabelled(images: Images, levels: int) -> Images:
+def _relabeled(images: Images, levels: int) -> Images:
     """The same values among another number of levels."""
     if levels == images.levels:
         return images

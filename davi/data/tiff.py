@@ -26,12 +26,12 @@ from davi.errors import UserError
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """What a TIFF file begins with: either byte order, offsets of 32 or of 64 bits."""
 
-GREY, RGB, PALETTE, YCBCR = (0, 1), 2, 3, 6
-"""Values of the tag PhotometricInterpretation: of grey, 0 has white and 1 has black as its zero."""
+GRAY, RGB, PALETTE, YCBCR = (0, 1), 2, 3, 6
+"""Values of the tag PhotometricInterpretation: of gray, 0 has white and 1 has black as its zero."""
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL = 256, 257, 258, 259, 262, 266
 _DESCRIPTION, _STRIPS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_BYTES = 270, 273, 274, 277, 278, 279
-_PLANAR, _PREDICTOR, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 284, 317, 320, 322, 323, 324, 325
+_PLANAR, _PREDICTOR, _COLORS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 284, 317, 320, 322, 323, 324, 325
 _EXTRA, _FORMAT, _DEPTH = 338, 339, 32997
 
 _DEFAULTS: dict[int, tuple[int, ...]] = dict.fromkeys(
@@ -41,7 +41,7 @@ _DEFAULTS |= {_ROWS: (2**32 - 1,), _EXTRA: (), _DESCRIPTION: ()}
 """Tags that may be left out, and what that means."""
 
 _REQUIRED = (_WIDTH, _HEIGHT, _PHOTOMETRIC)
-_OPTIONAL = (_STRIPS, _STRIP_BYTES, _COLOURS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES)
+_OPTIONAL = (_STRIPS, _STRIP_BYTES, _COLORS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES)
 _NAMES = {_WIDTH: "ImageWidth", _HEIGHT: "ImageLength", _PHOTOMETRIC: "PhotometricInterpretation"}
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 16: "Q"}
 """Numbers of the types of whole numbers and text, and Python's letter for them."""
@@ -51,8 +51,8 @@ _COMPRESSIONS = (_NONE, *_FAX, _JPEG, *_PREDICTED, _PACKBITS)
 """None, CCITT, JPEG, PackBits; and LZW, Deflate (two numbers), LZMA and Zstandard, which go with a predictor."""
 
 _DEPTHS = {0: (1, 2, 4, 8, 16), 1: (1, 2, 4, 8, 12, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), YCBCR: (8,)}
-_OTHER_COLOURS = {4: "a mask of transparency", 5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab"}
-_OTHER_COLOURS |= {32803: "a colour filter", 32844: "LogL", 32845: "LogLuv", 34892: "raw values of a camera"}
+_OTHER_COLORS = {4: "a mask of transparency", 5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab"}
+_OTHER_COLORS |= {32803: "a color filter", 32844: "LogL", 32845: "LogLuv", 34892: "raw values of a camera"}
 _MAX_TAGS, _MAX_VALUES, _MAX_TEXT = 4096, 2**22, 4096
 
 
@@ -61,7 +61,7 @@ class Layout:
     """What the first directory of a file says, as far as it is needed once the layout has been checked.
 
     Arguments:
-        photometric: :data:`GREY`, :data:`RGB`, :data:`PALETTE` or :data:`YCBCR`.
+        photometric: :data:`GRAY`, :data:`RGB`, :data:`PALETTE` or :data:`YCBCR`.
         bits: of each sample.
         orientation: 1 to 8, as in EXIF.
         palette: ``[2^bits, 3]`` of 8 bits, or None.
@@ -170,10 +170,10 @@ def copy(file: BinaryIO, layout: Layout) -> io.BytesIO:
     file.seek(0)
     content = io.BytesIO(file.read())
     plain = {_ORIENTATION: 1}
-    if layout.photometric in GREY:
+    if layout.photometric in GRAY:
         plain[_PHOTOMETRIC] = 1
-    if layout.photometric in (*GREY, PALETTE):
-        plain[_PLANAR] = 1  # of one sample a pixel both are the same, but Pillow then takes grey for something else
+    if layout.photometric in (*GRAY, PALETTE):
+        plain[_PLANAR] = 1  # of one sample a pixel both are the same, but Pillow then takes gray for something else
     for tag, value in plain.items():
         if tag in layout.places:
             where, letter = layout.places[tag]
@@ -193,7 +193,7 @@ def turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _check_samples(tags: _Directory) -> None:
-    """Refuse samples that are not the unsigned integers of one grey or three colours."""
+    """Refuse samples that are not the unsigned integers of one gray or three colors."""
     depths, formats, extra = tags.all(_BITS), set(tags.all(_FORMAT)), tags.all(_EXTRA)
     photometric, samples = tags.one(_PHOTOMETRIC), tags.one(_SAMPLES)
     bits = f"{depths[0]} bits" if len(set(depths)) == 1 else f"{', '.join(map(str, depths[:8]))} bits"
@@ -204,14 +204,14 @@ def _check_samples(tags: _Directory) -> None:
         remedy = "if the values fit, store them as uint16, for example in a .npy array"
         raise tags.refused(f"signed or unknown integers of {bits}", "unsigned integers", remedy)
     if photometric not in _DEPTHS:
-        found = _OTHER_COLOURS.get(photometric, f"colours of kind {photometric}")
-        raise tags.refused(found, "grey or RGB", "convert it: magick IN -colorspace sRGB OUT.png")
+        found = _OTHER_COLORS.get(photometric, f"colors of kind {photometric}")
+        raise tags.refused(found, "gray or RGB", "convert it: magick IN -colorspace sRGB OUT.png")
     if set(extra) & {1, 2}:
         raise tags.refused("a transparency", "none", "flatten it: magick IN -background white -flatten OUT.png")
-    colours = 3 if photometric in (RGB, YCBCR) else 1
-    if samples != colours or extra:
+    colors = 3 if photometric in (RGB, YCBCR) else 1
+    if samples != colors or extra:
         remedy = "a .npy array [N, H, W, C] may have any number of them"
-        raise tags.refused(f"{samples} channels, {samples - colours} beyond its colours", f"{colours}", remedy)
+        raise tags.refused(f"{samples} channels, {samples - colors} beyond its colors", f"{colors}", remedy)
     if len(set(depths)) != 1 or len(depths) not in (1, samples) or depths[0] not in _DEPTHS[photometric]:
         expected = ", ".join(map(str, _DEPTHS[photometric]))
         remedy = "convert it: magick IN -depth 16 OUT.png; or store the values as uint16, for example in a .npy array"
@@ -226,14 +226,14 @@ def _check_coding(tags: _Directory) -> None:
     known &= compression not in _FAX or bits == 1
     known &= compression != _JPEG or (bits == 8 and photometric != PALETTE)
     if not known or (photometric == YCBCR and compression != _JPEG):
-        colours = ", colours as YCbCr" if photometric == YCBCR else ""
+        colors = ", colors as YCbCr" if photometric == YCBCR else ""
         raise tags.refused(
-            f"compression {compression} of {bits} bits{colours}",
+            f"compression {compression} of {bits} bits{colors}",
             "none, LZW, Deflate, PackBits, LZMA or Zstandard; JPEG of 8 bits; CCITT of 1 bit",
         )
     if predictor != 1 and not (predictor == 2 and compression in _PREDICTED and bits in (8, 16)):
         raise tags.refused(f"predictor {predictor} with compression {compression} of {bits} bits", "none")
-    if fill != 1 and not (fill == 2 and photometric in GREY and bits == 1):
+    if fill != 1 and not (fill == 2 and photometric in GRAY and bits == 1):
         raise tags.refused(f"the bits of a byte in order {fill}", "1, the highest first")
     if planar != 1 and not (planar == 2 and (samples == 1 or (bits == 8 and photometric == RGB))):
         raise tags.refused(f"channels in an unusual layout (planar {planar}, {bits} bits)", "them side by side")
@@ -278,11 +278,11 @@ def _check_stack(tags: _Directory) -> None:
 
 
 def _palette(tags: _Directory) -> NDArray[np.uint8]:
-    """The colours ``[2^bits, 3]``; the file stores them with 16 bits, of which 8 in one of two usual ways are taken."""
-    colours, number = np.asarray(tags.all(_COLOURS)), 2 ** tags.all(_BITS)[0]
-    if colours.shape != (3 * number,):
-        raise tags.refused(f"a palette of {len(colours)} numbers", f"{3 * number}")
-    if (colours % 256).any() and (colours % 257).any():
+    """The colors ``[2^bits, 3]``; the file stores them with 16 bits, of which 8 in one of two usual ways are taken."""
+    colors, number = np.asarray(tags.all(_COLORS)), 2 ** tags.all(_BITS)[0]
+    if colors.shape != (3 * number,):
+        raise tags.refused(f"a palette of {len(colors)} numbers", f"{3 * number}")
+    if (colors % 256).any() and (colors % 257).any():
         remedy = "convert it: magick IN -type TrueColor OUT.png"
-        raise tags.refused("a palette of more than 8 bits a channel", "colours times 256 or 257", remedy)
-    return (colours >> 8).astype(np.uint8).reshape(3, number).T
+        raise tags.refused("a palette of more than 8 bits a channel", "colors times 256 or 257", remedy)
+    return (colors >> 8).astype(np.uint8).reshape(3, number).T

@@ -1,7 +1,7 @@
 """Probability distributions over batches of images and latent maps.
 
 All log-probabilities are in nats. ``log_prob`` sums over everything but the batch and returns ``[B]``;
-``log_prob_map`` keeps the grain at which the distribution factorises.
+``log_prob_map`` keeps the grain at which the distribution factorizes.
 """
 
 from davi.distributions.base import Distribution, Posterior

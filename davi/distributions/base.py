@@ -16,13 +16,13 @@ class Distribution(ABC):
     """A distribution over tensors whose first dimension is the batch."""
 
     @property
-    def normalised(self) -> bool:
+    def normalized(self) -> bool:
         """Whether the probabilities sum to one; forms that serve published weights only may say no."""
         return True
 
     @abstractmethod
     def log_prob_map(self, x: Tensor) -> Tensor:
-        """Log-probabilities at the grain at which the distribution factorises, ``[B, ...]``, nats."""
+        """Log-probabilities at the grain at which the distribution factorizes, ``[B, ...]``, nats."""
 
     @abstractmethod
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Mixtures of discretised logistic distributions over integer pixels.
+r"""Mixtures of discretized logistic distributions over integer pixels.
 
 A pixel value :math:`v \in \{0 .. n-1\}` stands for the interval of width one around it, the first and the last value
 for the open ends. With the logistic CDF :math:`\sigma((\cdot - \mu)/s)` of a component, in units of levels,
@@ -18,7 +18,7 @@ With three autoregressive channels the means of green and blue are shifted by th
 
 Compatibility forms, for weights that others published and nowhere else:
 
-* ``"openai"``: :math:`\log(\sigma(a) - \sigma(b))` where the difference exceeds 1e-5, else the density at the centre.
+* ``"openai"``: :math:`\log(\sigma(a) - \sigma(b))` where the difference exceeds 1e-5, else the density at the center.
 * ``"openai_5bit"``: as openai for the 256 values 0, 8, .. 248 with levels 2/31 wide, though they are 8/127.5 apart and
   the highest is no open end: **not a likelihood**.
 * ``"nvae"``: as openai (1e-10 inside the logarithm), but every value above 0.99 of [-1, 1] takes the open upper end. At
@@ -94,7 +94,7 @@ _STRAIGHT = 40.0
 
 @final
 class LogMass(torch.autograd.Function):
-    r"""Log-probability of a level under one discretised logistic, with its derivatives (module docstring).
+    r"""Log-probability of a level under one discretized logistic, with its derivatives (module docstring).
 
     Some thirty operations on every component of every channel of every pixel: written out, their results would all be
     kept for the backward pass. Here the two derivatives are computed on the way and nothing else is kept. With
@@ -141,7 +141,7 @@ class LogMass(torch.autograd.Function):
         return by_ahead * gradient, by_log * gradient, None, None
 
 
-def most_probable_level(weights: Tensor, centre: Tensor, inverse_scale: Tensor, levels: int) -> Tensor:
+def most_probable_level(weights: Tensor, center: Tensor, inverse_scale: Tensor, levels: int) -> Tensor:
     r"""The value v with the largest :math:`\sum_k w_k P_k(v)`, ``[B, H, W]``; of equal ones any.
 
     All levels are computed, in the form :math:`\sigma(a)\,\sigma(-b)\,(1 - e^{-1/s})` of the module docstring, whose
@@ -150,13 +150,13 @@ def most_probable_level(weights: Tensor, centre: Tensor, inverse_scale: Tensor, 
 
     Arguments:
         weights: of the components, ``[B, K, H, W]``.
-        centre: means in units of levels, the same shape.
+        center: means in units of levels, the same shape.
         inverse_scale: 1 / s in the same units, the same shape.
         levels: n, at least 2.
     """
     batch, components, height, width = weights.shape
-    w, c, t = (x.movedim(1, -1).reshape(-1, components, 1) for x in (weights, centre, inverse_scale))  # [P, K, 1]
-    edges = torch.arange(levels - 1, dtype=centre.dtype, device=centre.device) + 0.5  # between two levels
+    w, c, t = (x.movedim(1, -1).reshape(-1, components, 1) for x in (weights, center, inverse_scale))  # [P, K, 1]
+    edges = torch.arange(levels - 1, dtype=center.dtype, device=center.device) + 0.5  # between two levels
     size = max(1, _AT_ONCE // (components * levels))
     found = []
     for part_w, part_c, part_t in zip(w.split(size), c.split(size), t.split(size), strict=True):
@@ -170,7 +170,7 @@ def most_probable_level(weights: Tensor, centre: Tensor, inverse_scale: Tensor, 
 
 @final
 class DiscretizedLogisticMixture(Distribution):
-    """A mixture of K discretised logistics per pixel, over ``levels`` values per channel.
+    """A mixture of K discretized logistics per pixel, over ``levels`` values per channel.
 
     Arguments:
         logits: mixture logits, ``[B, K, G, H, W]``: G = 1 when one mixture component covers all channels of a pixel
@@ -219,7 +219,7 @@ class DiscretizedLogisticMixture(Distribution):
         return f"DiscretizedLogisticMixture(shape={tuple(self.means.shape)}, levels={self.levels}, form={self.form!r})"
 
     @property
-    def normalised(self) -> bool:
+    def normalized(self) -> bool:
         return self.form == "exact"
 
     @classmethod
@@ -254,10 +254,10 @@ class DiscretizedLogisticMixture(Distribution):
         return torch.logsumexp(per_channel + self.log_weights, 1)
 
     def _exact(self, values: Tensor, means: Tensor) -> Tensor:
-        centre = (means + 1.0) * self._levels_per_unit  # the mean in units of levels
+        center = (means + 1.0) * self._levels_per_unit  # the mean in units of levels
         # As a logarithm it survives scales at which the number underflows: log-scales above 95.
         log_inverse_scale = -self.log_scales - math.log(self._levels_per_unit)
-        ahead = centre - values.to(means.dtype)  # in this order the result is laid out in memory as the parameters are
+        ahead = center - values.to(means.dtype)  # in this order the result is laid out in memory as the parameters are
         first, last = values == 0, values == self.levels - 1
         result: Tensor = LogMass.apply(ahead, log_inverse_scale.expand_as(ahead), first, last)  # type: ignore[no-untyped-call]  # torch ships no annotation
         return result
@@ -298,7 +298,7 @@ class DiscretizedLogisticMixture(Distribution):
 
         Channels are chosen in order. Where one mixture covers the whole pixel, the values chosen so far say which of
         its components are likely, and the coefficients move the means of the channels to come. The result is the most
-        probable image where channels are independent; where they are not, another colour can be more probable as a
+        probable image where channels are independent; where they are not, another color can be more probable as a
         whole. Probabilities are those of the exact form in every form, as for draws: by the sums of ``nvae`` and
         ``attentive`` no white would ever be white, but 254.
 
@@ -315,9 +315,9 @@ class DiscretizedLogisticMixture(Distribution):
             log_weights = self.log_weights[:, :, i if groups > 1 else 0]
             if groups == 1:
                 log_weights = log_weights + self._exact(x.unsqueeze(1), means)[:, :, :i].sum(2)
-            centre = (means[:, :, i] + 1.0) * self._levels_per_unit
+            center = (means[:, :, i] + 1.0) * self._levels_per_unit
             inverse_scale = torch.exp(-self.log_scales[:, :, i]) / self._levels_per_unit
-            x[:, i] = most_probable_level(log_weights.softmax(1), centre, inverse_scale, self.levels)
+            x[:, i] = most_probable_level(log_weights.softmax(1), center, inverse_scale, self.levels)
         return x
 
     def _channel_by_channel(self, component: Tensor, deviation: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Diagonal Normal distributions and the bounded parametrisation of the Deep Attentive VAE.
+r"""Diagonal Normal distributions and the bounded parameterization of the Deep Attentive VAE.
 
 Network outputs :math:`(a, b)` are not used as mean and log standard deviation directly. They are bounded,
 
@@ -75,7 +75,7 @@ class Normal(Posterior):
         return -0.5 * standard.square() - self.scale.log() - _HALF_LOG_TWO_PI
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """A reparametrised draw, ``mean + temperature * scale * noise``."""
+        """A reparameterized draw, ``mean + temperature * scale * noise``."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + temperature * self.scale * noise
 

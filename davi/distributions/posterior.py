@@ -46,7 +46,7 @@ class TransformedNormal(Posterior):
         return self._through(self.base.mean)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """A reparametrised draw; ``temperature`` scales the noise of the base."""
+        """A reparameterized draw; ``temperature`` scales the noise of the base."""
         return self._through(self.base.sample(generator, temperature))
 
     def sample_with(self, noise: Noise) -> Tensor:

@@ -15,7 +15,7 @@ Example:
     (['kl/00', 'kl/01', 'kl/02'], ['generative', 'inference'])
 """
 
-from davi.inspection.inspecting import inspect
+from davi.inspection.inspect import inspect
 from davi.inspection.views import (
     BitMaps,
     Chosen,

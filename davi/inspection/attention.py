@@ -123,7 +123,7 @@ class SpatialRecorder:
 
 
 def queries_on(grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """The pixels whose attention is shown: the centre, and three around it; fewer where they coincide."""
+    """The pixels whose attention is shown: the center, and three around it; fewer where they coincide."""
     height, width = grid
     middle, bottom, right = height // 2, 3 * height // 4, 3 * width // 4
     pixels = ((middle, width // 2), (height // 4, width // 4), (height // 4, right), (bottom, width // 2))

@@ -52,6 +52,6 @@ def _shares(cells: int, padded: int, before: int, size: int) -> Tensor:
     shares = (owner[:, None] == torch.arange(cells)).double()
     for cell in range(cells):
         if not shares[:, cell].any():
-            centre = (2 * cell + 1) * padded // (2 * cells) - before
-            shares[min(max(centre, 0), size - 1), cell] = 1.0
+            center = (2 * cell + 1) * padded // (2 * cells) - before
+            shares[min(max(center, 0), size - 1), cell] = 1.0
     return shares / shares.sum(0)

@@ -52,7 +52,7 @@ def look_into(
         device: of the model.
         told: is given the number of images times walks that are done.
     """
-    watch = _Watch(model, shown, evaluation.seed, device)
+    watch = _Recorder(model, shown, evaluation.seed, device)
     for start in range(0, len(images), evaluation.batch_size):
         x = images.pixels[start : start + evaluation.batch_size].to(device)
         watch.see(x, start)
@@ -73,7 +73,7 @@ def look_into(
     )
 
 
-class _Watch:
+class _Recorder:
     """What is gathered batch by batch."""
 
     def __init__(self, model: Hierarchy, shown: Sequence[int], seed: int, device: torch.device) -> None:

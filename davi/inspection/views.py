@@ -118,7 +118,7 @@ class DepthAttentionView:
             offered. The rest of a row sums to 1.
         gates: factor of each reader on what it has read; 0: the attention has no influence.
         maps: weights at every pixel, ``[images, readers, sources, h, w]``, on the finest of the readers' grids (nearest
-            neighbour); NaN where a layer is not offered. The images are those of :class:`BitMaps`.
+            neighbor); NaN where a layer is not offered. The images are those of :class:`BitMaps`.
 
     References:
         Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,

@@ -1,4 +1,4 @@
-r"""Bottleneck blocks without normalisation.
+r"""Bottleneck blocks without normalization.
 
 .. math:: f(h) = C_4\,g\,C_3\,g\,C_2\,g\,C_1\,g(h)
 
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.layers.recomputed import Recomputed
+from davi.layers.checkpointed import Checkpointed
 
 
 def plain_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 
 @final
-class Bottleneck(Recomputed):
+class Bottleneck(Checkpointed):
     """The four convolutions of a block, with a GELU before each but the first: callers have applied that one already
     and share its result among blocks.
 
@@ -69,7 +69,7 @@ class Bottleneck(Recomputed):
 
 
 @final
-class Residual(Recomputed):
+class Residual(Checkpointed):
     """h + f(h), then average pooling.
 
     Arguments:

@@ -24,7 +24,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from davi.layers.depth_attention import DepthAttention, LayerMemory, Site
+from davi.layers.depth_attention import AttentionSite, DepthAttention, LayerMemory
 
 
 @final
@@ -115,8 +115,8 @@ class ContextAttentionOptions:
         ]
 
 
-def sites(parts: Iterable[nn.Module | None]) -> Iterator[Site]:
+def sites(parts: Iterable[nn.Module | None]) -> Iterator[AttentionSite]:
     """Where layers read from those above, given the layers' shares, the top first."""
     for i, part in enumerate(parts):
         if isinstance(part, ContextAttention) and part.attention is not None and part.gate is not None:
-            yield Site("generative", i, tuple(range(i)), part.attention, part.gate)
+            yield AttentionSite("generative", i, tuple(range(i)), part.attention, part.gate)

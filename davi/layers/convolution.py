@@ -1,4 +1,4 @@
-"""Weight-normalised convolutions, layer normalisation over channels, squeeze-and-excitation."""
+"""Weight-normalized convolutions, layer normalization over channels, squeeze-and-excitation."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class WeightNormConv2d(nn.Module):
 
 @final
 class ChannelLayerNorm(nn.Module):
-    """Layer normalisation over the channels of every pixel, with gain and offset, eps 1e-5; ``[B, C, H, W]``.
+    """Layer normalization over the channels of every pixel, with gain and offset, eps 1e-5; ``[B, C, H, W]``.
 
     References:
         Layer Normalization, J. L. Ba, J. R. Kiros, G. E. Hinton, 2016, https://arxiv.org/abs/1607.06450

@@ -101,7 +101,7 @@ class DepthAttention(nn.Module):
         return Attended(*_Read.apply((query * self.scale).to(dtype), len(keys), *keys, *values))  # type: ignore[no-untyped-call]  # torch ships no annotation
 
 
-class Site(NamedTuple):
+class AttentionSite(NamedTuple):
     """A place in a hierarchy where a layer reads from others."""
 
     side: Literal["generative", "inference"]
@@ -119,12 +119,12 @@ class DepthAttentive(ABC):
     """A hierarchy whose layers read from one another, and which says where."""
 
     @abstractmethod
-    def depth_attentions(self) -> Iterator[Site]:
+    def depth_attentions(self) -> Iterator[AttentionSite]:
         """All places, side by side and layer by layer from the top; a layer that reads nothing has none."""
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """``x`` on another grid: nearest neighbour when enlarging, the mean of the pixels covered when shrinking."""
+    """``x`` on another grid: nearest neighbor when enlarging, the mean of the pixels covered when shrinking."""
     if tuple(x.shape[2:]) == size:
         return x
     if x.shape[2] <= size[0]:

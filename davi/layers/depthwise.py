@@ -1,6 +1,6 @@
 r"""Depth-wise convolution, whose gradient is slow on the CPU, with a faster one.
 
-Every channel sees its own k x k neighbourhoods and nothing else. The gradient of its kernel is the correlation of its
+Every channel sees its own k x k neighborhoods and nothing else. The gradient of its kernel is the correlation of its
 input with the gradient of its output,
 
 .. math:: \partial_{w_c}(i, j) = \sum_{b, y, x} X_{bc}(y + i, x + j)\, G_{bc}(y, x)

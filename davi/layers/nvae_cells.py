@@ -2,7 +2,7 @@ r"""The convolutions and residual cells of NVAE.
 
 A cell is :math:`\mathrm{skip}(x) + 0.1\,\mathrm{SE}(f(x))`. In the encoder f is twice batch norm, swish, 3x3
 convolution; in the decoder it is an inverted residual: widen the features with a 1x1 convolution, let every channel see
-its 5x5 neighbourhood on its own (a depth-wise convolution is cheap and has a large receptive field), narrow them again.
+its 5x5 neighborhood on its own (a depth-wise convolution is cheap and has a large receptive field), narrow them again.
 
 References:
     NVAE: A Deep Hierarchical Variational Autoencoder, A. Vahdat, J. Kautz, NeurIPS 2020,
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import SqueezeExcite, with_length
 from davi.layers.depthwise import depthwise_conv2d
-from davi.layers.recomputed import Recomputed
 from davi.layers.residual import FactorizedReduce
 
 Resize = Literal["keep", "halve", "double"]
@@ -115,7 +115,7 @@ class DoubleAndHalve(nn.Module):
 
 
 @final
-class Cell(Recomputed):
+class Cell(Checkpointed):
     """A residual cell (module docstring).
 
     Arguments:

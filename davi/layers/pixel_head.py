@@ -1,4 +1,4 @@
-"""From the last feature map of a network to a normalised distribution over integer pixels."""
+"""From the last feature map of a network to a normalized distribution over integer pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PixelHead:
         self, likelihood: Likelihood, channels: int, levels: int, components: int = 10, form: Form = "exact"
     ) -> None:
         if likelihood == "bernoulli" and levels != 2:
-            raise ValueError(f"likelihood: got bernoulli for {levels} levels, expected 2 (binarise the data?)")
+            raise ValueError(f"likelihood: got bernoulli for {levels} levels, expected 2 (binarize the data?)")
         if likelihood == "categorical" and levels > 256:
             raise ValueError(f"likelihood: got categorical for {levels} levels, expected at most 256")
         if components < 1:

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import SqueezeExcite, WeightNormConv2d
 from davi.layers.nonlocal_block import NonLocalBlock
-from davi.layers.recomputed import Recomputed
 
 Rescale = Literal[-2, 0, 2]
 """What a block does to the resolution: halve, keep, double."""
@@ -109,7 +109,7 @@ class Upsample(nn.Module):
 
 
 @final
-class ResidualBlock(Recomputed):
+class ResidualBlock(Checkpointed):
     """Shortcut plus a tenth of the nodes' output.
 
     Arguments:

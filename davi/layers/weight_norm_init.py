@@ -1,4 +1,4 @@
-r"""Initial lengths and biases of weight-normalised convolutions, from data.
+r"""Initial lengths and biases of weight-normalized convolutions, from data.
 
 A network is run once. Every convolution on the way, in the order in which they are reached, has its lengths and biases
 set so that each of its output channels has mean 0 and a chosen standard deviation :math:`\alpha` over the images and
@@ -7,7 +7,7 @@ pixels, and passes *these* outputs on:
 .. math:: g_o \leftarrow \frac{\alpha\, g_o}{\mathrm{std}(y_o)}, \qquad
           b_o \leftarrow \frac{\alpha\, (b_o - \mathrm{mean}(y_o))}{\mathrm{std}(y_o)}
 
-so that the network, run again on the same images with the same draws, computes the very numbers it was initialised
+so that the network, run again on the same images with the same draws, computes the very numbers it was initialized
 with.
 
 References:
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from davi.layers.convolution import WeightNormConv2d
 
 _CONSTANT = 1e-6
-"""Outputs that vary less than this have no scale that could be normalised."""
+"""Outputs that vary less than this have no scale that could be normalized."""
 
 
 @torch.no_grad()
-def initialise_from_data(
+def initialize_from_data(
     module: nn.Module, run: Callable[[], Any], scale: float = 1.0, kept: Container[str] = ()
 ) -> None:
-    """Normalise the outputs of all weight-normalised convolutions of a module (module docstring).
+    """Normalize the outputs of all weight-normalized convolutions of a module (module docstring).
 
     Channels that are constant, since nothing but a bias has reached them, stay as they are, and so do convolutions
     without a bias.
@@ -52,7 +52,7 @@ def initialise_from_data(
     if not waiting:
         return
 
-    def normalise(conv: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
+    def normalize(conv: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
         if conv not in waiting:
             return None
         assert isinstance(conv, WeightNormConv2d)
@@ -66,7 +66,7 @@ def initialise_from_data(
         conv.bias.sub_(shift).mul_(factor)
         return (outputs - shift[:, None, None]) * factor[:, None, None]
 
-    handles = [conv.register_forward_hook(normalise) for conv in waiting]
+    handles = [conv.register_forward_hook(normalize) for conv in waiting]
     try:
         run()
     finally:

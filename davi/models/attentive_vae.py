@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Normal
 from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, PixelHead, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
-from davi.layers.depth_attention import DepthAttentive, Site, resize_to
+from davi.layers.depth_attention import AttentionSite, DepthAttentive, resize_to
 from davi.layers.pixel_head import Form, Likelihood
 from davi.layers.raw_normal import GaussianOptions, RawNormal
 from davi.layers.residual import NodeOptions, widths_along
@@ -250,7 +250,7 @@ class GenerativeLayer(nn.Module):
         Arguments:
             above: state of layer i - 1.
             z: latent of layer i - 1.
-            memory: what the layers before i - 2 offer, normalised; this layer adds i - 2.
+            memory: what the layers before i - 2 offer, normalized; this layer adds i - 2.
             waiting: states that have not entered the memory yet, oldest first; consumed here.
         """
         context, key, query = self.cell(self.merge(above.context, z)).split(self.split, 1)
@@ -270,7 +270,7 @@ class GenerativeLayer(nn.Module):
         return Generated(context, key, inference_query, attended, prior, query, weights, result)
 
     def _remember(self, memory: LayerMemory, waiting: list[Generated]) -> None:
-        """Layer i - 2 enters the memory: value and key normalised together, once, for all layers from here on."""
+        """Layer i - 2 enters the memory: value and key normalized together, once, for all layers from here on."""
         if self.norm_stack is not None:
             old = waiting.pop(0)
             normed = self.norm_stack(torch.cat([old.context, old.key], 1))
@@ -398,13 +398,13 @@ class AttentiveVAE(Hierarchy, DepthAttentive):
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, ResidualBlock))
 
-    def depth_attentions(self) -> Iterator[Site]:
+    def depth_attentions(self) -> Iterator[AttentionSite]:
         for i, layer in enumerate(self.generative, start=1):
             if isinstance(layer.attention, DepthAttention) and isinstance(layer.gate, Tensor):
-                yield Site("generative", i, tuple(range(i)), layer.attention, layer.gate)
+                yield AttentionSite("generative", i, tuple(range(i)), layer.attention, layer.gate)
         for i, layer in enumerate(self.inference):  # its own feature, then those below it
             if isinstance(layer.attention, DepthAttention) and isinstance(layer.gate, Tensor):
-                yield Site("inference", i, tuple(range(i, self.num_layers + 1)), layer.attention, layer.gate)
+                yield AttentionSite("inference", i, tuple(range(i, self.num_layers + 1)), layer.attention, layer.gate)
 
     def encode(self, x: Tensor) -> Encoded:
         """Bottom-up pass over integer images ``[B, C, H, W]``."""

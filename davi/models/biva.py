@@ -51,11 +51,11 @@ from torch import Tensor, nn
 
 from davi.distributions import Distribution, Drawn, Normal
 from davi.layers import Padding, PixelHead
+from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.pixel_head import Likelihood
-from davi.layers.recomputed import Recomputed
-from davi.layers.weight_norm_init import initialise_from_data
-from davi.model import Choose, DataInitialised, Hierarchy, ask_early
+from davi.layers.weight_norm_init import initialize_from_data
+from davi.model import Choose, DataInitialized, Hierarchy, ask_early
 
 _LOG_VARIANCE = 14.0
 """Log-variances are clamped to +- this: a guard against overflow that no trained model comes near."""
@@ -79,7 +79,7 @@ class BIVAConfig:
         variance: what the heads' second output is. ``raw``, the log-variance. ``softplus_log_variance``: its softplus
             is, as in the published programs, whose variances (but that of the top prior) are at least 1 for that
             reason.
-        initial_scale: standard deviation of every convolution's outputs after the data-dependent initialisation.
+        initial_scale: standard deviation of every convolution's outputs after the data-dependent initialization.
         likelihood: family of p(x | z).
         mixture_components: K of a logistic mixture.
     """
@@ -119,7 +119,7 @@ class BIVAConfig:
 
 
 @final
-class GatedBlock(Recomputed):
+class GatedBlock(Checkpointed):
     """Gated residual block: ``shortcut(x) + a * sigmoid(b)`` with [a | b] computed from x and something extra.
 
     Arguments:
@@ -221,7 +221,7 @@ class Climbed(NamedTuple):
 
 
 @final
-class BIVA(Hierarchy, DataInitialised):
+class BIVA(Hierarchy, DataInitialized):
     """The bidirectional-inference hierarchy (module docstring, which also gives the order of its 2L - 1 latents).
 
     Arguments:
@@ -314,10 +314,10 @@ class BIVA(Hierarchy, DataInitialised):
         return f"z{i}" + (f" {'top-down' if layer % 2 else 'bottom-up'}" if layer else "")
 
     def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, Recomputed))
+        return (module for module in self.modules() if isinstance(module, Checkpointed))
 
-    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
-        initialise_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
+    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+        initialize_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
     def encode(self, x: Tensor) -> Tensor:
         """u_1, ``[B, width, h, w]``: as far as inference comes without a draw."""

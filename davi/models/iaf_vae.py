@@ -43,12 +43,12 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Normal, Posterior, TransformedNormal
 from davi.flows import InverseAutoregressiveFlow
 from davi.layers import Padding, PixelHead
+from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.pixel_head import Likelihood
 from davi.layers.raw_normal import RawNormal
-from davi.layers.recomputed import Recomputed
-from davi.layers.weight_norm_init import initialise_from_data
-from davi.model import Choose, DataInitialised, Hierarchy
+from davi.layers.weight_norm_init import initialize_from_data
+from davi.model import Choose, DataInitialized, Hierarchy
 
 _LOG_SCALE = 7.0
 """Log standard deviations are clamped to +- this: a guard against overflow that no trained model comes near."""
@@ -72,7 +72,7 @@ class IAFVAEConfig:
         flow_width: channels of the autoregressive networks and of their contexts.
         flow_hidden_layers: hidden layers of the autoregressive networks.
         gate_bias: initial bias of the flow's gates before the sigmoid; the paper has 1 or 2.
-        initial_scale: standard deviation of every convolution's outputs after the data-dependent initialisation.
+        initial_scale: standard deviation of every convolution's outputs after the data-dependent initialization.
         likelihood: family of p(x | z).
         mixture_components: K of a logistic mixture; 1 is the paper's logistic.
     """
@@ -137,7 +137,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 @final
-class UpBlock(Recomputed):
+class UpBlock(Checkpointed):
     """Residual block i of the way up: ``x -> (Lifted, x')``. The topmost one has no x' to give, and returns ``x``."""
 
     def __init__(self, layer: _Layer, top: bool) -> None:
@@ -156,7 +156,7 @@ class UpBlock(Recomputed):
 
 
 @final
-class DownHeads(Recomputed):
+class DownHeads(Checkpointed):
     """First half of block i of the way down: from the state above to prior, share in the posterior, share in the
     context, and the hidden features of the second half."""
 
@@ -170,7 +170,7 @@ class DownHeads(Recomputed):
 
 
 @final
-class DownBlock(Recomputed):
+class DownBlock(Checkpointed):
     """Second half of block i of the way down: the state for the layers below, once z is known."""
 
     def __init__(self, layer: _Layer) -> None:
@@ -186,7 +186,7 @@ class DownBlock(Recomputed):
 
 
 @final
-class PlainBlock(Recomputed):
+class PlainBlock(Checkpointed):
     """Residual block without latents."""
 
     def __init__(self, width: int) -> None:
@@ -199,7 +199,7 @@ class PlainBlock(Recomputed):
 
 
 @final
-class IAFVAE(Hierarchy, DataInitialised):
+class IAFVAE(Hierarchy, DataInitialized):
     """The residual ladder with inverse autoregressive flows (module docstring). ``z_0 .. z_{dense_layers - 1}`` are
     vectors ``[B, C, 1, 1]``, the others maps.
 
@@ -275,10 +275,10 @@ class IAFVAE(Hierarchy, DataInitialised):
         )
 
     def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, Recomputed))
+        return (module for module in self.modules() if isinstance(module, Checkpointed))
 
-    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
-        initialise_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
+    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+        initialize_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
     def encode(self, x: Tensor) -> list[Lifted]:
         """Bottom-up pass over integer images ``[B, C, H, W]``: what every layer is told, the top first."""

@@ -8,7 +8,7 @@ and latents are drawn on the way down only. Their priors are
 
 .. math:: p(z_L) = N(0, I), \qquad p(z_l \mid z_{l+1}) = N(\mu_{p,l}, \sigma^2_{p,l})
 
-and posteriors are the normalised product of measurement and prior, weighted by their precisions:
+and posteriors are the normalized product of measurement and prior, weighted by their precisions:
 
 .. math:: q(z_L \mid x) = N(\hat\mu_L, \hat\sigma^2_L), \qquad
           q(z_l \mid z_{l+1}, x) = N(\mu_{q,l}, \sigma^2_{q,l})
@@ -87,7 +87,7 @@ class LadderVAEConfig:
 
 
 def merged(measured: Normal, prior: Normal) -> Normal:
-    """The normalised product of two Normal densities (module docstring).
+    """The normalized product of two Normal densities (module docstring).
 
     It is computed from ratios of standard deviations that are at most 1, so no precision overflows. If one of them is
     infinite the other comes out unchanged; a batch of one is repeated.

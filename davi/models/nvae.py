@@ -45,11 +45,11 @@ from davi.distributions.base import at_least_float32
 from davi.flows.autoregressive_shift import ShiftPairs
 from davi.layers import LayerMemory, Padding, PixelHead
 from davi.layers.context_attention import ContextAttentionOptions, sites
-from davi.layers.depth_attention import DepthAttentive, Site
+from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
 from davi.layers.pixel_head import Form, Likelihood
 from davi.layers.spectral import SpectralNorms
-from davi.model import Choose, DataInitialised, Hierarchy
+from davi.model import Choose, DataInitialized, Hierarchy
 
 _LATENT_EXPANSION, _PIXEL_EXPANSION = 6, 3
 """How many times a decoder cell widens its features among the latents, and between them and the image."""
@@ -181,7 +181,7 @@ class Group(nn.Module):
 
 
 @final
-class NVAE(Hierarchy, DepthAttentive, DataInitialised):
+class NVAE(Hierarchy, DepthAttentive, DataInitialized):
     """NVAE (module docstring).
 
     Arguments:
@@ -256,7 +256,7 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialised):
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, Cell))
 
-    def depth_attentions(self) -> Iterator[Site]:
+    def depth_attentions(self) -> Iterator[AttentionSite]:
         return sites(self.attention)
 
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -316,7 +316,7 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialised):
                 largest = largest + torch.stack(same).abs().amax(1).sum()
             return {"spectral_norm": self.spectral.total(self._matrices(), _ITERATIONS), "batch_norm_gain": largest}
 
-    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
+    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
         """Bring the vectors of the spectral penalty near the singular vectors of the initial weights."""
         self.spectral.iterate(self._matrices(), _FIRST_ITERATIONS)
 

@@ -34,7 +34,7 @@ from davi.distributions import Distribution, Normal, Posterior
 from davi.layers import Padding, PixelHead, ResidualBlock, ResidualCell, WeightNormConv2d
 from davi.layers.pixel_head import Likelihood
 from davi.layers.residual import widths_along
-from davi.model import Choose, DataInitialised, Hierarchy, ask_early
+from davi.model import Choose, DataInitialized, Hierarchy, ask_early
 
 _SMALLEST_MEAN = 0.001
 """Initial pixel probabilities lie between this and one minus this."""
@@ -171,7 +171,7 @@ class ConvolutionalOutput(nn.Module):
 
 
 @final
-class VAE(Hierarchy, DataInitialised):
+class VAE(Hierarchy, DataInitialized):
     """The variational autoencoder (module docstring).
 
     Arguments:
@@ -226,7 +226,7 @@ class VAE(Hierarchy, DataInitialised):
     def blocks(self) -> Iterator[nn.Module]:
         return (module for module in self.modules() if isinstance(module, ResidualBlock))
 
-    def initialise(self, images: Tensor, kept: Container[str] = ()) -> None:
+    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
         """Let binary pixels be as probable from the start as they are in the images: the last layer's biases become the
         logits of the means. A convolution has one bias for all pixels of a channel."""
         if "output.last.bias" in kept:

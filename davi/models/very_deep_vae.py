@@ -5,7 +5,7 @@ A hierarchy of L latent maps :math:`z_0 \ldots z_{L-1}`, a few at each resolutio
 .. math:: p(x, z) = p(x \mid z) \prod_i p(z_i \mid z_{<i}), \qquad q(z \mid x) = \prod_i q(z_i \mid z_{<i}, x)
 
 Everything is made of one bottleneck :math:`f(h) = C_4\,g\,C_3\,g\,C_2\,g\,C_1\,g(h)` of convolutions (1x1, 3x3, 3x3,
-1x1) with a GELU g before each, and without any normalisation. The encoder is a row of :math:`h \leftarrow h + f(h)`
+1x1) with a GELU g before each, and without any normalization. The encoder is a row of :math:`h \leftarrow h + f(h)`
 with average pooling between resolutions; :math:`a_r` is the last map it leaves at resolution r. On the way down layer
 i, at resolution r, continues from the map x that the layers before it left there (at first a learned constant), adds a
 coarser map enlarged to r where it *mixes in*, and
@@ -45,7 +45,7 @@ from davi.distributions.base import at_least_float32
 from davi.layers import ContextAttention, LayerMemory, Padding, PixelHead
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes, plain_conv
 from davi.layers.context_attention import ContextAttentionOptions, sites
-from davi.layers.depth_attention import DepthAttentive, Site
+from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.pixel_head import Form, Likelihood
 from davi.model import Choose, Hierarchy
 
@@ -343,7 +343,7 @@ class VeryDeepVAE(Hierarchy, DepthAttentive):
         for layer in self.decoder:
             yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]  # ModuleList forgets its kind
 
-    def depth_attentions(self) -> Iterator[Site]:
+    def depth_attentions(self) -> Iterator[AttentionSite]:
         return sites(layer.attention for layer in self.decoder)  # type: ignore[misc]  # as above
 
     def encode(self, x: Tensor) -> dict[int, Tensor]:

@@ -31,7 +31,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Chart:
-    """A drawing of numbers: shown as SVG in the colours of the page, saved as it is.
+    """A drawing of numbers: shown as SVG in the colors of the page, saved as it is.
 
     Arguments:
         drawing: the figure of matplotlib.
@@ -74,12 +74,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Scale:
-    """The legend of maps: what is darkest and what is brightest, and the colours between."""
+    """The legend of maps: what is darkest and what is brightest, and the colors between."""
 
     kind: ClassVar[str] = "scale"
     low: str
     high: str
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
-"""Charts by matplotlib: drawn once, saved as PNG and SVG, and shown on the page in its own colours.
+"""Charts by matplotlib: drawn once, saved as PNG and SVG, and shown on the page in its own colors.
 
-A chart is drawn in the light theme. On the page its SVG becomes a part of the document, and each colour of the theme
+A chart is drawn in the light theme. On the page its SVG becomes a part of the document, and each color of the theme
 becomes a variable of the style sheet, so that a chart is as readable in the dark as the text around it. Letters stay
-letters. The colours of lines are those that Okabe and Ito chose for colour-blind readers.
+letters. The colors of lines are those that Okabe and Ito chose for colour-blind readers.
 
 References:
     Color Universal Design, M. Okabe, K. Ito, 2008, https://jfly.uni-koeln.de/color/
@@ -34,7 +34,7 @@ THEME = {
     GREEN: "--green",
     PURPLE: "--purple",
 }
-"""Colours of charts, and the variables of the style sheet that stand for them."""
+"""Colors of charts, and the variables of the style sheet that stand for them."""
 
 SIZE = (4.4, 2.7)
 """Inches of 72 pixels: on a phone a chart is shown a little larger than drawn, on a screen half as large again."""
@@ -105,7 +105,7 @@ class Mark:
 
     label: str
     x: float
-    colour: str
+    color: str
 
 
 def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[Mark] = (), cut: bool = False) -> Figure:
@@ -120,17 +120,17 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
     """
     with style():
         figure, axes = _empty()
-        for curve, colour, dashes in zip(curves, (BLUE, VERMILION, GREEN), ("-", "--", ":"), strict=False):
+        for curve, color, dashes in zip(curves, (BLUE, VERMILION, GREEN), ("-", "--", ":"), strict=False):
             x, y = thinned(curve.x, curve.y)
             marker = "o" if len(x) <= 40 else None
-            axes.plot(x, y, dashes, color=colour, label=curve.label, marker=marker, markersize=2.4)
+            axes.plot(x, y, dashes, color=color, label=curve.label, marker=marker, markersize=2.4)
         if cut:
             _cut(axes, curves)
         named: set[str] = set()
         for mark in marks:
             label = "_" if mark.label in named else mark.label
             named.add(mark.label)
-            axes.axvline(mark.x, color=mark.colour, linestyle=(0, (2, 2)), linewidth=1, label=label)
+            axes.axvline(mark.x, color=mark.color, linestyle=(0, (2, 2)), linewidth=1, label=label)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -175,7 +175,7 @@ def bars(
 
 
 def matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str]) -> Figure:
-    """A matrix of shares as coloured cells, 0 dark and 1 bright; what is no number is left empty.
+    """A matrix of shares as colored cells, 0 dark and 1 bright; what is no number is left empty.
 
     Arguments:
         values: in 0..1, or NaN, [rows, columns].
@@ -203,16 +203,16 @@ def matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[s
         if max(values.shape) <= _CELLS_WITH_NUMBERS:
             for (row, column), value in np.ndenumerate(values):
                 if np.isfinite(value):
-                    colour = "#010101" if value > 0.55 else "#fefefe"
+                    color = "#010101" if value > 0.55 else "#fefefe"
                     place = (column + 0.5, row + 0.5)
-                    axes.annotate(f"{value:.2f}", place, ha="center", va="center", color=colour, fontsize=7)
+                    axes.annotate(f"{value:.2f}", place, ha="center", va="center", color=color, fontsize=7)
         bar = figure.colorbar(mesh, ax=axes, fraction=0.05, pad=0.03, ticks=[0, 0.5, 1])
         bar.outline.set_visible(False)
     return figure
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A curve of few points: means over equal numbers of neighbours, and the last point as it is."""
+    """A curve of few points: means over equal numbers of neighbors, and the last point as it is."""
     across, up = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     block = -(-len(across) // _LONGEST_CURVE)
     if block <= 1:

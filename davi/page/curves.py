@@ -45,7 +45,7 @@ def _figures(train: Records, validation: Records, events: Records) -> Iterator[F
     marks = [
         Mark("rollback", float(event["step"]), VERMILION)
         if event["kind"] == "rollback"
-        else Mark("warning of the watch", float(event["step"]), PURPLE)
+        else Mark("warning of the monitor", float(event["step"]), PURPLE)
         for event in events
         if abs(event["step"]) < 2**53
     ]
@@ -78,7 +78,7 @@ def _figures(train: Records, validation: Records, events: Records) -> Iterator[F
         yield Figure(
             "curve-rate",
             (Chart(charts.lines(rate, "learning rate", "step", marks), _told(rate, "")),),
-            "How to read it: the step size of the optimiser, as the schedule of the recipe sets it. A rollback "
+            "How to read it: the step size of the optimizer, as the schedule of the recipe sets it. A rollback "
             "continues with a smaller one." + marked,
             "The papers give the schedule in words.",
         )

@@ -1,4 +1,4 @@
-"""Tensors as small pictures: images in their own colours, maps of numbers in a scale that colour-blind people can read.
+"""Tensors as small pictures: images in their own colors, maps of numbers in a scale that colour-blind people can read.
 
 A pixel of the picture is a pixel of the data; enlarging is left to the browser, which repeats pixels. Images that are
 larger than a page has room for are averaged over whole blocks of pixels, and the page says so.
@@ -30,15 +30,15 @@ GAP = 2
 """Pixels between pictures in a strip."""
 
 _TOP, _MARK, _NOTHING = 253, 254, 255
-"""Places in the palette: the brightest colour of a map, the frame around a query pixel, and what is no number."""
+"""Places in the palette: the brightest color of a map, the frame around a query pixel, and what is no number."""
 
 PALETTE = tuple(
     tuple(round(255 * float(value)) for value in colormaps["viridis"](place / _TOP)[:3]) for place in range(_TOP + 1)
 )
-"""Colours of maps, dark for the least and yellow for the most."""
+"""Colors of maps, dark for the least and yellow for the most."""
 
 _FRAME = (255, 77, 0)
-"""A colour that is not in :data:`PALETTE`, and as light as none of its ends."""
+"""A color that is not in :data:`PALETTE`, and as light as none of its ends."""
 
 
 def factor(height: int, width: int, longest: int) -> int:
@@ -102,7 +102,7 @@ def sheet(
 
 
 def heat(values: Tensor, low: float, high: float) -> Image.Image:
-    """Maps of numbers side by side, in the colours of :data:`PALETTE`; what is no number is transparent.
+    """Maps of numbers side by side, in the colors of :data:`PALETTE`; what is no number is transparent.
 
     Arguments:
         values: ``[n, h, w]``.
@@ -116,7 +116,7 @@ def heat(values: Tensor, low: float, high: float) -> Image.Image:
     places = F.pad(places, (0, GAP), value=float(_NOTHING))  # [n, h, w + gap]
     strip = places.permute(1, 0, 2).flatten(1)[:, :-GAP]  # [h, n (w + gap) - gap]
     picture = Image.fromarray(np.ascontiguousarray(strip.to(torch.uint8).numpy()))
-    picture.putpalette([part for colour in (*PALETTE, _FRAME, (0, 0, 0)) for part in colour])
+    picture.putpalette([part for color in (*PALETTE, _FRAME, (0, 0, 0)) for part in color])
     picture.info["transparency"] = _NOTHING
     return picture
 
@@ -147,7 +147,7 @@ def marked(picture: Picture, query: Sequence[int], grid: Sequence[int]) -> Pictu
 
 
 def legend(high: float, what: str) -> Scale:
-    """What the colours of maps from 0 to ``high`` mean."""
+    """What the colors of maps from 0 to ``high`` mean."""
     stops = tuple("#{:02x}{:02x}{:02x}".format(*PALETTE[i]) for i in (*range(0, len(PALETTE), 32), -1))
     return Scale(f"{what}: 0", f"{high:.3g}", stops)
 

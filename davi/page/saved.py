@@ -1,4 +1,4 @@
-"""Figures as files and as parts of the page: SVG in the colours of the style sheet, PNG, and pictures with labels."""
+"""Figures as files and as parts of the page: SVG in the colors of the style sheet, PNG, and pictures with labels."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _svg(drawing: Drawing) -> str:
 
 
 def _themed(value: str) -> str:
-    """The variables of the style sheet instead of the colours that they stand for."""
+    """The variables of the style sheet instead of the colors that they stand for."""
     return re.sub(
         r"#[0-9a-f]{6}\b", lambda found: f"var({THEME[found[0]]})" if found[0] in THEME else found[0], value.strip()
     )

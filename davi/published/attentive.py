@@ -57,7 +57,7 @@ def configuration(
     Arguments:
         config: their hyperparameter groups (``hparams``, ``encoder_hparams``, ...).
         image: ``shape`` [H, W, C] before padding, ``pad_size``, ``binary``, ``high``.
-        form: form of the discretised logistics; ``"attentive"`` is theirs.
+        form: form of the discretized logistics; ``"attentive"`` is theirs.
 
     Raises:
         UserError: if a group is missing or an option has a value this library does not have.

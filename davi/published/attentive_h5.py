@@ -164,11 +164,11 @@ def _nodes(found: Facts, given: Any) -> tuple[int, str]:
 
 def _assumed(found: Facts) -> dict[str, Any]:
     """What the file does not say: the authors' settings for this kind of model."""
-    attentive_colour = not found.bernoulli and found.generative_key > 0
-    bounds = {"log_scale_low": -5.0, "log_scale_high": 5.0, "noise": 0.001 if attentive_colour else 0.0}
+    attentive_color = not found.bernoulli and found.generative_key > 0
+    bounds = {"log_scale_low": -5.0, "log_scale_high": 5.0, "noise": 0.001 if attentive_color else 0.0}
     authors_binary = found.bernoulli and found.channels == 1 and found.padded == (32, 32)
     return {
-        "prior": {**bounds, "log_scale_low": -1.0} if attentive_colour else bounds,
+        "prior": {**bounds, "log_scale_low": -1.0} if attentive_color else bounds,
         "posterior": bounds,
         "likelihood_form": "exact",
         "pad": 2 if authors_binary else 0,

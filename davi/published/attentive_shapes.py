@@ -76,7 +76,7 @@ class _Reader:
         return kernel
 
     def norm(self) -> int:
-        """A normalisation; its channels, or 0 if there is none."""
+        """A normalization; its channels, or 0 if there is none."""
         if not self.sees("gamma:0", 1):
             return 0
         self.take("gamma:0", 1)

@@ -27,7 +27,7 @@ BINARY = ("mnist", "omniglot")
 """The authors' sets of binary images, 28x28 with two zeros on each side."""
 
 ALIAS = ".weight_normalized"
-"""How the names of second copies end: convolutions without weight normalisation are stored twice."""
+"""How the names of second copies end: convolutions without weight normalization are stored twice."""
 
 _OLD_FILES = {"ada_groups": False, "min_groups_per_scale": 1, "num_mixture_dec": 10, "num_x_bits": 8, "num_nf": 0}
 """What options are that older files do not have."""
@@ -43,7 +43,7 @@ def configuration(options: Mapping[str, Any], form: Form = "exact") -> tuple[int
 
     Arguments:
         options: theirs, by their names (``num_channels_enc``, ...).
-        form: form of the discretised logistics; ``"nvae"`` is theirs.
+        form: form of the discretized logistics; ``"nvae"`` is theirs.
 
     Raises:
         UserError: if one is missing or has a value this library does not have.

@@ -140,5 +140,5 @@ def _completed(
         torch.manual_seed(0)
         model = NVAE(shape, levels, config)
     model.load_state_dict({**model.state_dict(), **state})
-    model.initialise(torch.empty(0))
+    model.initialize(torch.empty(0))
     return model.state_dict()

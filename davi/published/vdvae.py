@@ -80,8 +80,8 @@ def configuration(
 
     Arguments:
         options: theirs, by their names (``enc_blocks``, ``zdim``, ...).
-        mean, deviation: what the network's input is normalised with, for pixels from 0 to 1.
-        form: form of the discretised logistics; ``"openai"`` is theirs.
+        mean, deviation: what the network's input is normalized with, for pixels from 0 to 1.
+        form: form of the discretized logistics; ``"openai"`` is theirs.
 
     Raises:
         UserError: if one is missing or has no meaning here.

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from davi.config import load_yaml, override, parse, to_dict
 from davi.errors import UserError
+from davi.renamed import complaint, read
 
 if TYPE_CHECKING:
     from davi.data import DataConfig
@@ -130,7 +131,7 @@ def load(name_or_path: str | Path, assignments: Sequence[str] = ()) -> Recipe:
     """
     path = find(name_or_path)
     where = str(path) if Path(str(name_or_path)).suffix in _SUFFIXES else path.name
-    return laid_over(load_yaml(path), assignments, where, path.stem)
+    return laid_over(read(path), assignments, where, path.stem)
 
 
 def laid_over(values: Mapping[str, Any], assignments: Sequence[str], where: str, stem: str) -> Recipe:
@@ -160,6 +161,8 @@ def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
     from davi.models import MODELS
     from davi.training import TrainingConfig
 
+    if words := complaint(values):
+        raise UserError(f"{where}: {words}")
     model = values.get("model")
     if not isinstance(model, Mapping):
         raise UserError(f"{where}: model: got {_shown(model)}, expected a section with the name of a model")
@@ -233,7 +236,7 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
         reason = " ".join(str(error).split())[:200]
         if reason.startswith("likelihood:"):
-            reason += "; --model.likelihood logistic_mixture takes any, --data.binarization dynamic makes grey binary"
+            reason += "; --model.likelihood logistic_mixture takes any, --data.binarization dynamic makes gray binary"
         if reason.startswith("pad:"):
             reason += "; --model.pad null adds as much as these images need"
         raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None

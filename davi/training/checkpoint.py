@@ -21,7 +21,7 @@ from torch import Tensor
 from davi.data import check_same
 from davi.errors import UserError
 from davi.files import read_tensors, remove_folder, replace_text, sync_folder, write_tensors, writing
-from davi.runs import AVERAGE, CHECKPOINTS, Echo, checkpoint_folders, save_model
+from davi.runs import AVERAGE, CHECKPOINTS, PrintFunction, checkpoint_folders, save_model
 from davi.training.state import State, Tensors
 
 FORMAT = 2
@@ -104,14 +104,14 @@ def exist(run: Path) -> bool:
     return bool(checkpoint_folders(run))
 
 
-def resume(run: Path, state: State, protocol: Mapping[str, Any], echo: Echo) -> bool:
+def resume(run: Path, state: State, protocol: Mapping[str, Any], print_fn: PrintFunction) -> bool:
     """Put ``state`` where the newest whole checkpoint was taken.
 
     Arguments:
         run: the run's folder.
         state: a fresh state of the same recipe; changed only once a checkpoint has been read completely.
         protocol: of the images at hand, which must be those the run was begun with.
-        echo: is told of each damaged checkpoint that is passed over.
+        print_fn: is told of each damaged checkpoint that is passed over.
 
     Returns:
         Whether there was a checkpoint; if not, ``state`` is as it was.
@@ -127,7 +127,7 @@ def resume(run: Path, state: State, protocol: Mapping[str, Any], echo: Echo) -> 
             begun, parts = _read(folder, state)
         except UserError as error:
             trouble = str(error)
-            echo(f"{trouble}; trying the checkpoint before it")
+            print_fn(f"{trouble}; trying the checkpoint before it")
             continue
         check_same(begun, protocol, "go on with the images it was begun with, or begin another run")
         _apply(parts, state)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from davi.evidence import bits_per_dim
-from davi.runs import Echo, Metrics
+from davi.runs import Metrics, PrintFunction
 from davi.training.tensorboard import Board
 
 
@@ -76,17 +76,17 @@ class Log(AbstractContextManager["Log"]):
 
     Arguments:
         metrics: where records go.
-        echo: where plain lines go. The bar appears only when lines go to ``print`` and standard output is a terminal.
+        print_fn: takes plain lines. The bar appears only when lines go to ``print`` and standard output is a terminal.
         board: where records go as well.
     """
 
-    def __init__(self, metrics: Metrics, echo: Echo, board: Board | None = None) -> None:
+    def __init__(self, metrics: Metrics, print_fn: PrintFunction, board: Board | None = None) -> None:
         self.metrics = metrics
         self.board = board
-        self._echo = echo
+        self._print_fn = print_fn
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        if echo is print and sys.stdout.isatty():
+        if print_fn is print and sys.stdout.isatty():
             text = TextColumn("{task.percentage:>3.0f}% {task.description}", markup=False)
             columns = (BarColumn(bar_width=12), text, TimeElapsedColumn())
             self._bar = Progress(*columns, console=Console())
@@ -113,7 +113,7 @@ class Log(AbstractContextManager["Log"]):
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
-            self._echo(line)
+            self._print_fn(line)
 
     def advance(self, fraction: float) -> None:
         """Move the bar; costs nothing in a pipe."""
@@ -127,7 +127,7 @@ class Log(AbstractContextManager["Log"]):
         if self._bar is not None:
             self._bar.update(self._task, description=bar_line(record))
         else:
-            self._echo(train_line(record))
+            self._print_fn(train_line(record))
 
     def validation(self, step: int, **values: Any) -> None:
         """A result on the validation images."""

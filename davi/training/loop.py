@@ -25,22 +25,22 @@ from davi.data import DataSets, evenly
 from davi.errors import UserError
 from davi.model import Model
 from davi.objectives import objective
-from davi.runs import MODEL, Echo, create, read_metrics, save_model
+from davi.runs import MODEL, PrintFunction, create, read_metrics, save_model
 from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
 from davi.training.failure import MOST_ROLLBACKS, RATE_FACTOR, NotFiniteError, diagnosis, first_layer, rollback, spoiled
-from davi.training.guard import Verdict
 from davi.training.lock import locked
 from davi.training.log import duration, summary
+from davi.training.monitor import Monitor
 from davi.training.parallel import Processes, RunningStatistics, SharedLog, noise_seed, parts_of_batch, shared_log
 from davi.training.schedule import Budget, Schedule
 from davi.training.sharded import average_single_numbers, gradient_norm, whole, whole_again
 from davi.training.signals import Interrupted, Signals
 from davi.training.start import Start, keep_start
-from davi.training.state import Feed, State
+from davi.training.state import BatchLoader, State
+from davi.training.step_filter import Verdict
 from davi.training.tensorboard import check_installed
 from davi.training.validation import last_validation, validate
-from davi.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,20 @@ def train(
     run: Path,
     recipe: Mapping[str, Any],
     resume: bool = False,
-    echo: Echo = print,
+    print_fn: PrintFunction = print,
     start: Start | None = None,
 ) -> TrainingResult:
     """Train a model and leave a run folder (:mod:`davi.runs`).
 
     Arguments:
-        model: its initial weights, of which a :class:`~davi.model.DataInitialised` one replaces some; it is trained in
+        model: its initial weights, of which a :class:`~davi.model.DataInitialized` one replaces some; it is trained in
             place and left in eval mode, the averaged weights go into the run folder.
         sets: training images and, if any, validation images; the test images are not looked at.
         config: how.
         run: the folder, new or empty unless ``resume``.
         recipe: what to write as the run's ``recipe.yaml``.
         resume: go on from the newest whole checkpoint in ``run``; from the beginning if there is none yet.
-        echo: takes the lines meant for the user.
+        print_fn: takes the lines meant for the user.
         start: where the model's weights come from (:func:`davi.training.start.take_over`), for a new run.
 
     Raises:
@@ -102,7 +102,7 @@ def train(
             if processes.main:
                 stack.enter_context(locked(run))
                 create(run, recipe, resume, lambda: keep_start(run, model, start))
-        told = echo if processes.main else lambda line: None
+        told = print_fn if processes.main else lambda line: None
         result = _train(processes, model, sets, config, run, recipe, resume, told)
     model.eval()  # whoever goes on with it measures or draws
     return result
@@ -116,7 +116,7 @@ def _train(
     run: Path,
     recipe: Mapping[str, Any],
     resume: bool,
-    echo: Echo,
+    print_fn: PrintFunction,
 ) -> TrainingResult:
     """:func:`train` in a folder that nobody else trains in."""
     if config.threads:
@@ -129,19 +129,20 @@ def _train(
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
     model.to(accelerator.device).train()
     begun = resume and processes.main_first(lambda: checkpoint.exist(run))
-    began_with = {} if begun else prepare.begin(run, model, Feed(sets, config, accelerator.device), config, processes)
+    loader = BatchLoader(sets, config, accelerator.device)
+    began_with = {} if begun else prepare.begin(run, model, loader, config, processes)
     state = State.fresh(model, sets, config, accelerator.device, processes if sharded else None, began_with)
     if begun:
-        processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
+        processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))
     if resume:
-        prepare.say_resumed(run, recipe, state, begun, processes, echo)
-    state.parts = prepare.cut(state, processes, echo)
+        prepare.say_resumed(run, recipe, state, begun, processes, print_fn)
+    state.parts = prepare.cut(state, processes, print_fn)
     prepare.prepare_blocks(model, config)
     network, optimizer = (model, state.optimizer) if sharded else prepare.replicated(accelerator, state)
     unsaved = config.on_nan == "rollback" and not begun
     with Signals(patient=processes.count > 1) as signals:
         while True:
-            log_of_run = shared_log(processes, run, state.step, echo, config.tensorboard)
+            log_of_run = shared_log(processes, run, state.step, print_fn, config.tensorboard)
             with log_of_run as log, prepare.enough_for_batch_norms(state):
                 job = _Run(
                     processes, accelerator, network, optimizer, state, sets, config, run, log, signals, begun, unsaved
@@ -150,7 +151,7 @@ def _train(
                     return job.go()
                 except NotFiniteError as failure:
                     state.seconds = processes.share(job.clock())
-                    _go_back(failure, processes, state, sets, config, run, echo)
+                    _go_back(failure, processes, state, sets, config, run, print_fn)
                     begun = unsaved = True
 
 
@@ -161,7 +162,7 @@ def _go_back(
     sets: DataSets,
     config: TrainingConfig,
     run: Path,
-    echo: Echo,
+    print_fn: PrintFunction,
 ) -> None:
     """Put the state where the last good checkpoint was taken, to go on from there with a lower learning rate.
 
@@ -172,10 +173,10 @@ def _go_back(
         raise failure
     if len(before) == MOST_ROLLBACKS:
         raise UserError(f"{failure}; {MOST_ROLLBACKS} rollbacks have not helped") from None
-    processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, echo))
+    processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))
     state.rollbacks = [*before, rollback(failure, state.step, before)]
     state.seconds, state.parts = seconds, parts
-    state.guard.forget()
+    state.step_filter.forget()
     state.optimizer.zero_grad()
 
 
@@ -199,7 +200,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         config, state = self.config, self.state
-        self.schedule = Schedule(config, state.feed.order.batches_per_epoch)
+        self.schedule = Schedule(config, state.loader.sampler.batches_per_epoch)
         self.statistics = RunningStatistics(state.model, self.processes)
         share = state.parts // self.processes.count
         self.own = range(self.processes.rank * share, (self.processes.rank + 1) * share)
@@ -214,7 +215,7 @@ class _Run:
         self.validated = last_validation(self.records, state.step) if self.resumed else (-1, None)
         self.protocol = {**self.sets.protocol, **state.started_from}
         validates = config.validate_every and self.sets.validation is not None
-        self.watch = Watch(config, self.schedule, "validation" if validates else "train")
+        self.monitor = Monitor(config, self.schedule, "validation" if validates else "train")
 
     def clock(self) -> float:
         """Time used, over all resumptions."""
@@ -233,15 +234,15 @@ class _Run:
 
             # One batch, forward and backward, in parts, of which each process computes its share. Gradients are summed
             # over a process's parts, then averaged over the processes: hence the factor.
-            parts = next(state.feed).tensor_split(state.parts)  # of [B, C, H, W]
+            parts = next(state.loader).tensor_split(state.parts)  # of [B, C, H, W]
             self.statistics.begin()
             for part in self.own:
-                weight = len(parts[part]) / state.feed.order.batch_size
+                weight = len(parts[part]) / state.loader.sampler.batch_size
                 self._begin_part(part, state.step)
                 with nullcontext() if part == self.own[-1] else self.accelerator.no_sync(self.network):
                     # Not Accelerate's own mixed precision: that rewrites the model's forward and is global to the
                     # process. Distributions compute in float32 whatever the network's outputs are.
-                    with torch.autocast(state.feed.device.type, torch.bfloat16, enabled=bfloat16):
+                    with torch.autocast(state.loader.device.type, torch.bfloat16, enabled=bfloat16):
                         evidence = self.network(parts[part], config.objective.draws)
                     loss = objective(evidence, config.objective, beta)
                     self.accelerator.backward(loss * (weight * self.processes.count))
@@ -255,7 +256,7 @@ class _Run:
             # they change, and by all processes alike. It is one transfer of a few floats a step.
             norm = gradient_norm(state.model, self.processes)
             values, norm_value = self._agree(norm)
-            verdict = state.guard.judge(values[0], norm_value)
+            verdict = state.step_filter.judge(values[0], norm_value)
             if verdict.update:
                 if norm_value > verdict.limit:
                     for group in self.optimizer.param_groups:  # one of them may be cut up and the other not
@@ -289,7 +290,7 @@ class _Run:
             )
         reported = [record.get("message") for record in self.records if record["kind"] == "watch"]
         for record in self.records:
-            for change in self.watch.see(record):
+            for change in self.monitor.see(record):
                 if record["step"] == state.step and change["message"] not in reported:
                     self._say_watched(change)
 
@@ -317,11 +318,11 @@ class _Run:
         where = "" if finite else diagnosis(state.meters.names, values, state.model)
         told = {"reason": verdict.reason, "loss": values[0], "norm": norm, "threshold": verdict.threshold}
         self.log.event("skip", state.step, **told, where=where, updated=verdict.update)
-        if not finite and state.guard.hopeless():
+        if not finite and state.step_filter.hopeless():
             draws = self.config.objective.draws
             layer = first_layer(state.model, parts, draws, lambda part: self._begin_part(part, state.step - 1))
             where += f" (first layer: {layer})" if layer else ""
-            raise NotFiniteError(state.guard.account(state.step), where, state.step, self.run)
+            raise NotFiniteError(state.step_filter.account(state.step), where, state.step, self.run)
 
     def _check_weights(self) -> None:
         """Refuse to keep weights or running statistics that the last update has spoiled: nothing could use them."""
@@ -349,8 +350,8 @@ class _Run:
                 **summary(means, state.model.dims, state.meters.no_divergence),
                 "kl_weight": beta,
                 "learning_rate": rate,
-                "images_per_second": steps * state.feed.order.batch_size / time_used,
-                "gradient_norm": state.guard.norms[-1] if state.guard.norms else None,  # the last finite one
+                "images_per_second": steps * state.loader.sampler.batch_size / time_used,
+                "gradient_norm": state.step_filter.norms[-1] if state.step_filter.norms else None,
                 "skipped": state.skipped,
             }
             self.log.train(state.step, **record)
@@ -360,13 +361,13 @@ class _Run:
             self._validate()
 
     def _look(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Let the watch see a record that has just been written."""
-        for change in self.watch.see({"kind": kind, "step": self.state.step, **record}):
+        """Let the monitor see a record that has just been written."""
+        for change in self.monitor.see({"kind": kind, "step": self.state.step, **record}):
             self._say_watched(change)
 
     def _say_watched(self, change: Mapping[str, Any]) -> None:
         self.log.event("watch", self.state.step, **change)
-        self.log.say(f"watch at step {self.state.step}: {change['message']}")
+        self.log.say(f"monitor at step {self.state.step}: {change['message']}")
 
     def _seconds_left(self, seconds: float) -> float:
         """Time until the first budget is reached, at the pace since the start or the resumption."""
@@ -402,7 +403,7 @@ class _Run:
         state, config = self.state, self.config
         by_steps = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
         by_clock = config.checkpoint_minutes and self.now - self.saved >= 60.0 * config.checkpoint_minutes
-        if ((by_steps or by_clock) and not state.guard.nonfinite) or self.asked is not None:
+        if ((by_steps or by_clock) and not state.step_filter.nonfinite) or self.asked is not None:
             folder = self._save()
             if self.asked is not None:
                 raise Interrupted(self.asked, state.step, folder)

@@ -1,4 +1,4 @@
-r"""The optimiser, and the moving average of the weights.
+r"""The optimizer, and the moving average of the weights.
 
 The average is :math:`\bar\theta \leftarrow d_t \bar\theta + (1 - d_t)\,\theta` after every update, with
 :math:`d_t = \min(d, (1 + t) / (10 + t))` after t updates, so that a short run is not dominated by its first weights;
@@ -27,7 +27,7 @@ from davi.training.sharded import local
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of the recipe. Weight decay spares single numbers: decaying a gate would close it."""
+    """The optimizer of the recipe. Weight decay spares single numbers: decaying a gate would close it."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim], "weight_decay": config.weight_decay},

@@ -29,7 +29,7 @@ from accelerate import PartialState
 from torch import Tensor, distributed, nn
 
 from davi.errors import UserError
-from davi.runs import Echo, Metrics
+from davi.runs import Metrics, PrintFunction
 from davi.training.log import Log
 from davi.training.tensorboard import Board
 
@@ -265,12 +265,14 @@ class SharedLog:
 
 
 @contextmanager
-def shared_log(processes: Processes, run: Path, step: int, echo: Echo, tensorboard: bool) -> Iterator[SharedLog]:
+def shared_log(
+    processes: Processes, run: Path, step: int, print_fn: PrintFunction, tensorboard: bool
+) -> Iterator[SharedLog]:
     """Open the log of a run after so many steps; what was logged about later ones is void."""
     with ExitStack() as stack:
         log = None
         with processes.together():
             if processes.main:
                 board = Board(run, step) if tensorboard else None
-                log = stack.enter_context(Log(Metrics(run, step), echo, board))
+                log = stack.enter_context(Log(Metrics(run, step), print_fn, board))
         yield SharedLog(log, processes)

@@ -146,7 +146,7 @@ def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
             x.pixels.nbytes for x in (sets.train, sets.validation, sets.test) if x is not None and not x.mapped
         ),
     }
-    schedule = Schedule(config, state.feed.order.batches_per_epoch)
+    schedule = Schedule(config, state.loader.sampler.batches_per_epoch)
     limits = [] if schedule.total_steps is None else [schedule.total_steps]
     if schedule.total_seconds is not None:
         limits.append(max(1, round(schedule.total_seconds / seconds)))
@@ -155,7 +155,7 @@ def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         memory=memory,
         peak=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        batch_size=state.feed.order.batch_size,
+        batch_size=state.loader.sampler.batch_size,
         seconds_per_step=seconds,
         steps_per_epoch=schedule.steps_per_epoch,
         total_steps=min(limits),
@@ -164,8 +164,8 @@ def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
 
 def _step(state: State, config: TrainingConfig, forward: AbstractContextManager[None]) -> int:
     """One step, each part of whose forward pass happens within a context; the size of its gradients."""
-    model, device = state.model, state.feed.device
-    batch = next(state.feed)  # [B, C, H, W]
+    model, device = state.model, state.loader.device
+    batch = next(state.loader)  # [B, C, H, W]
     for x in batch.tensor_split(state.parts):
         with forward, torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             evidence = model(x, config.objective.draws)

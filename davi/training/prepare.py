@@ -12,17 +12,17 @@ from accelerate import Accelerator
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from davi.config import load_yaml
 from davi.data import DataSets
 from davi.distributions import Drawn, Normal, Posterior
 from davi.errors import UserError
-from davi.model import DataInitialised, Hierarchy, Model
+from davi.model import DataInitialized, Hierarchy, Model
 from davi.objectives import ObjectiveConfig
-from davi.runs import RECIPE, Echo, flat, write_recipe
+from davi.renamed import read
+from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
 from davi.training.start import read_start
-from davi.training.state import Feed, State
+from davi.training.state import BatchLoader, State
 
 
 def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
@@ -52,19 +52,19 @@ def _check_objective(model: Model, config: ObjectiveConfig) -> None:
     if wanted and not isinstance(model, Hierarchy):
         given = ", ".join(f"{name} {getattr(config, name)}" for name in wanted)
         raise UserError(f"objective: got {given} for {model.name}, expected a model with layers of latents")
-    if config.gradient == "doubly_reparametrised" and isinstance(model, Hierarchy):
+    if config.gradient == "doubly_reparameterized" and isinstance(model, Hierarchy):
         _check_posteriors(model)
 
 
 @torch.no_grad()
 def _check_posteriors(model: Hierarchy) -> None:
-    """The doubly reparametrised gradient needs densities at any place; a flow knows those of its draws."""
+    """The doubly reparameterized gradient needs densities at any place; a flow knows those of its draws."""
 
     def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
         own = posterior.posterior if isinstance(posterior, Drawn) else posterior
         if not isinstance(own, Normal):
             raise UserError(
-                f"doubly reparametrised gradient: {model.name} has a posterior of type {type(own).__name__}, expected "
+                f"doubly reparameterized gradient: {model.name} has a posterior of type {type(own).__name__}, expected "
                 "Normal posteriors only"
             )
         return own.mean
@@ -85,37 +85,37 @@ def check_shares(model: Model, config: ObjectiveConfig) -> None:
     """
     if isinstance(model, Hierarchy) and type(model).penalties is not Hierarchy.penalties:
         raise UserError(f"shard: got true for {model.name}, expected false: its penalties need all weights at once")
-    if config.gradient == "doubly_reparametrised":
-        raise UserError("shard: got true with the doubly reparametrised gradient, expected false")
+    if config.gradient == "doubly_reparameterized":
+        raise UserError("shard: got true with the doubly reparameterized gradient, expected false")
 
 
 def _device(model: Model) -> torch.device:
     return next(model.parameters()).device
 
 
-def begin(run: Path, model: Model, feed: Feed, config: TrainingConfig, processes: Processes) -> dict[str, str]:
+def begin(run: Path, model: Model, loader: BatchLoader, config: TrainingConfig, processes: Processes) -> dict[str, str]:
     """Give a model the weights with which its run begins, in all processes the same; what the protocol says of them."""
     start = processes.main_first(lambda: read_start(run, model))
     processes.share_weights(model)
-    initialise(model, feed, config, processes, frozenset() if start is None else start.kept)
+    initialize(model, loader, config, processes, frozenset() if start is None else start.kept)
     return {} if start is None else start.protocol()
 
 
 @torch.no_grad()
-def initialise(
-    model: Model, feed: Feed, config: TrainingConfig, processes: Processes, kept: frozenset[str] = frozenset()
+def initialize(
+    model: Model, loader: BatchLoader, config: TrainingConfig, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
     """Show a model that wants to see them some training images before its first step; weights in ``kept`` stay.
 
     They are chosen and presented with generators of their own: those of the run are not touched.
     """
-    if not isinstance(model, DataInitialised) or not model.images_wanted:
+    if not isinstance(model, DataInitialized) or not model.images_wanted:
         return
     seed = noise_seed(config.seed, 0, 0, 0)  # one number more than those of a step
-    chosen = torch.randperm(len(feed.present), generator=Generator().manual_seed(seed))[: model.images_wanted]
-    generator = Generator(feed.generator.device).manual_seed(seed)
+    chosen = torch.randperm(len(loader.augment), generator=Generator().manual_seed(seed))[: model.images_wanted]
+    generator = Generator(loader.generator.device).manual_seed(seed)
     torch.manual_seed(seed)
-    model.initialise(feed.present(chosen, generator).to(feed.device), kept)
+    model.initialize(loader.augment(chosen, generator).to(loader.device), kept)
     processes.share_weights(model)
 
 
@@ -134,7 +134,7 @@ def prepare_blocks(model: Model, config: TrainingConfig) -> None:
 
 
 def replicated(accelerator: Accelerator, state: State) -> tuple[nn.Module, Any]:
-    """The model as every process calls it, whose gradients are averaged, and the optimiser.
+    """The model as every process calls it, whose gradients are averaged, and the optimizer.
 
     DDP's way with buffers, to overwrite them by the main process's before each forward pass, would make the running
     statistics depend on the number of processes. :class:`davi.training.parallel.RunningStatistics` averages them.
@@ -153,35 +153,35 @@ def enough_for_batch_norms(state: State) -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        part = state.feed.order.batch_size // state.parts
+        part = state.loader.sampler.batch_size // state.parts
         raise UserError(
             f"batch_size: got parts of {part} image of {list(state.model.shape)}, of which a single pixel is left at "
             "the coarsest scale; expected at least 2 images, whose statistics a batch norm needs"
         ) from None
 
 
-def cut(state: State, processes: Processes, echo: Echo) -> int:
+def cut(state: State, processes: Processes, print_fn: PrintFunction) -> int:
     """Into how many parts batches are cut: into as many as before if the processes can share these."""
-    before, size = state.parts, state.feed.order.batch_size
-    parts = parts_of_batch(state.guard.config.batch_size, state.accumulate, processes.count, before)
+    before, size = state.parts, state.loader.sampler.batch_size
+    parts = parts_of_batch(state.step_filter.config.batch_size, state.accumulate, processes.count, before)
     if size < parts:
         raise UserError(f"batch_size: got {size} images, the whole set, expected one for each of {parts} parts")
     if state.step and parts != before:
-        echo(f"batches are cut into {parts} parts from here on, before {before}: batch norms and draws differ")
+        print_fn(f"batches are cut into {parts} parts from here on, before {before}: batch norms and draws differ")
     return parts
 
 
 def say_resumed(
-    run: Path, recipe: Mapping[str, Any], state: State, found: bool, processes: Processes, echo: Echo
+    run: Path, recipe: Mapping[str, Any], state: State, found: bool, processes: Processes, print_fn: PrintFunction
 ) -> None:
     """Say from where a run goes on, and with which other options than before; they are its options from now on."""
-    echo(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
+    print_fn(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
     with processes.together():
         if processes.main:
-            before = load_yaml(run / RECIPE)
+            before = read(run / RECIPE)
             write_recipe(run, recipe)
-            if changes := _changes(flat(before), flat(load_yaml(run / RECIPE))):
-                echo(f"changed in its recipe: {changes}")
+            if changes := _changes(flat(before), flat(read(run / RECIPE))):
+                print_fn(f"changed in its recipe: {changes}")
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from davi.data import DataSets, Order, Presentation
+from davi.data import Augmentation, DataSets, Sampler
 from davi.errors import UserError
 from davi.evidence import Evidence
 from davi.model import Model
 from davi.training.config import TrainingConfig
-from davi.training.guard import Guard
 from davi.training.optimizer import Average, make_optimizer
 from davi.training.parallel import Processes
 from davi.training.sharded import shard, share, shares, whole
+from davi.training.step_filter import StepFilter
 
 
-class Feed:
+class BatchLoader:
     """The endless stream of batches, as the model sees them, on its device.
 
     Arguments:
@@ -33,16 +33,16 @@ class Feed:
     def __init__(self, sets: DataSets, config: TrainingConfig, device: torch.device) -> None:
         images = sets.train.to(device) if _fits(sets.train.pixels, device) else sets.train
         protocol = sets.protocol
-        self.present = Presentation(images, protocol.get("binarization", "none"), protocol.get("flip", "none"))
-        self.order = Order(len(images), config.batch_size, config.seed)
+        self.augment = Augmentation(images, protocol.get("binarization", "none"), protocol.get("flip", "none"))
+        self.sampler = Sampler(len(images), config.batch_size, config.seed)
         self.generator = Generator(images.pixels.device).manual_seed(config.seed)
         self.device = device
-        if self.order.batch_size < config.accumulate:
+        if self.sampler.batch_size < config.accumulate:
             raise UserError(f"accumulate: got {config.accumulate}, expected at most {len(images)}, the training images")
 
     def __next__(self) -> Tensor:
         """The next batch: integers ``[B, C, H, W]``."""
-        return self.present(next(self.order), self.generator).to(self.device, non_blocking=True)
+        return self.augment(next(self.sampler), self.generator).to(self.device, non_blocking=True)
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:
@@ -51,7 +51,7 @@ def _fits(pixels: Tensor, device: torch.device) -> bool:
 
 
 class Meters:
-    """Sums of what the log reports. A batch's numbers stay on the device until they are read with the guard's."""
+    """Sums of what the log reports. A batch's numbers stay on the device until they are read with the step filter's."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -104,11 +104,11 @@ class State:
     """A run at one instant, between two steps.
 
     Arguments:
-        model: the weights that the optimiser moves.
+        model: the weights that the optimizer moves.
         optimizer: with its moments.
         average: the moving average of the weights.
-        feed: position in the data.
-        guard: recent gradient norms.
+        loader: position in the data.
+        step_filter: recent gradient norms.
         meters: sums since the last line of the log.
         step: steps done.
         seconds: time used, over all resumptions.
@@ -122,8 +122,8 @@ class State:
     model: Model
     optimizer: torch.optim.Optimizer
     average: Average
-    feed: Feed
-    guard: Guard
+    loader: BatchLoader
+    step_filter: StepFilter
     meters: Meters = dataclasses.field(default_factory=Meters)
     step: int = 0
     seconds: float = 0.0
@@ -147,7 +147,8 @@ class State:
         average = Average(model, config.ema_decay)
         if sharers is not None:
             shard(model, average.model, sharers)
-        state = cls(model, make_optimizer(model, config), average, Feed(sets, config, device), Guard(config))
+        loader = BatchLoader(sets, config, device)
+        state = cls(model, make_optimizer(model, config), average, loader, StepFilter(config))
         state.accumulate = state.parts = config.accumulate
         state.started_from = dict(started_from or {})
         return state
@@ -160,8 +161,8 @@ class State:
             "seconds": self.seconds,
             "skipped": self.skipped,
             "updates": self.average.updates,
-            "order": self.feed.order.state_dict(),
-            "guard": self.guard.state_dict(),
+            "order": self.loader.sampler.state_dict(),
+            "guard": self.step_filter.state_dict(),
             "meters": {"names": self.meters.names, "totals": self.meters.totals, "steps": self.meters.steps},
             "accumulate": self.accumulate,
             "parts": self.parts,
@@ -173,15 +174,15 @@ class State:
         """Undo :meth:`numbers`.
 
         Raises:
-            UserError: if they are of a run with another optimiser, batch size or seed, or of other images; nothing has
+            UserError: if they are of a run with another optimizer, batch size or seed, or of other images; nothing has
                 been changed then.
         """
         own = type(self.optimizer).__name__.lower()
         if numbers["optimizer"] != own:
             begun = numbers["optimizer"]
             raise UserError(f"optimizer: got {own} for a run begun with {begun}, expected {begun}")
-        self.feed.order.load_state_dict(numbers["order"])
-        self.guard.load_state_dict(numbers["guard"])
+        self.loader.sampler.load_state_dict(numbers["order"])
+        self.step_filter.load_state_dict(numbers["guard"])
         meters = numbers["meters"]
         self.meters.names, self.meters.totals = list(meters["names"]), list(meters["totals"])
         self.meters.steps, self.meters.batch = int(meters["steps"]), None
@@ -193,12 +194,12 @@ class State:
             self.parts = int(numbers["parts"])
 
     def others(self) -> dict[str, Tensor]:
-        """Tensors besides weights and optimiser. The model's own draws need none: their seeds follow from the step."""
-        return {"random/feed": self.feed.generator.get_state()}
+        """Tensors besides weights and optimizer. The model's own draws need none: their seeds follow from the step."""
+        return {"random/feed": self.loader.generator.get_state()}
 
     def load_others(self, tensors: Mapping[str, Tensor]) -> None:
         """Undo :meth:`others`."""
-        self.feed.generator.set_state(tensors["random/feed"])
+        self.loader.generator.set_state(tensors["random/feed"])
 
     def tensors(self) -> Tensors:
         """The large tensors. All processes have to call it."""
@@ -211,7 +212,7 @@ class State:
         self.load_moments(tensors.optimizer)
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimiser's tensors, named ``parameter number/name``; numbers as tensors without dimensions."""
+        """The optimizer's tensors, named ``parameter number/name``; numbers as tensors without dimensions."""
         state = self.optimizer.state_dict()["state"]
         return {f"{i}/{name}": torch.as_tensor(value) for i, own in state.items() for name, value in own.items()}
 

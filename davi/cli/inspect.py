@@ -9,9 +9,9 @@ from typing import Any
 
 from davi import files, page, report
 from davi.baselines import baselines
-from davi.cli.opened import Opened, open_images, open_run
+from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
-from davi.cli.telling import Telling
+from davi.cli.progress import ProgressBar
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.errors import UserError
@@ -40,8 +40,8 @@ def run(request: Request) -> int:
         _make_room(folder / FIGURES)
     result, measured = _numbers(request, model, info, folder, opened)
     limit = min(options.limit or _LIMIT, len(images))
-    with Telling("inspecting", limit) as telling:
-        found = inspect(model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=telling)
+    with ProgressBar("inspecting", limit) as progress:
+        found = inspect(model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress)
     contents = page.Contents(
         title=folder.resolve().name,
         subtitle=_subtitle(info),
@@ -93,8 +93,8 @@ def _numbers(
     if why:
         print(f"{EVALUATION} {why}; measuring anew")
     samples, limit = options.importance_samples or _SAMPLES, min(options.limit or _LIMIT, len(images))
-    with Telling("evaluating", limit) as telling:
-        evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, telling)
+    with ProgressBar("evaluating", limit) as progress:
+        evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, progress)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
     result = report.to_json(evaluation, baselines(opened.train, evenly(images, limit)), protocol)
     short = "" if limit == len(images) else f": {evaluation.subset}; davi evaluate measures all images"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Recomputed(nn.Module, ABC):
+class Checkpointed(nn.Module, ABC):
     """A block that keeps its activations for the backward pass, or computes them again there if ``recompute`` is set.
 
     Running statistics move once, whichever is the case.
@@ -38,7 +38,7 @@ class Recomputed(nn.Module, ABC):
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise as ever but leave their running statistics alone: they have seen this batch already."""
+    """Batch norms normalize as ever but leave their running statistics alone: they have seen this batch already."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

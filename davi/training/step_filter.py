@@ -38,7 +38,7 @@ class Verdict:
     threshold: float
 
 
-class Guard:
+class StepFilter:
     """Judges every step by its loss and its gradient norm.
 
     Arguments:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from davi.layers.recomputed import Recomputed
+from davi.layers.checkpointed import Checkpointed
 
 
-class Block(Recomputed):
+class Block(Checkpointed):
     """With all that a second computation could change: draws, and running statistics."""
 
     def __init__(self) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
+from davi.cli.progress import ProgressBar
 from davi.cli.sets import anchored, of_another_set, of_run, select_told, tell
-from davi.cli.telling import Telling
 from davi.data import DataConfig, Images, Selection, check_same, load, repeated
 from davi.data.config import HOW_READ
 from davi.errors import UserError, one_line
@@ -184,8 +184,8 @@ def _trained_on(recipe: Path, known: str, chosen: Selection) -> tuple[Images | N
     try:
         own = of_run(recipe, ()).data
         assert own is not None
-        with Telling("decoding") as telling:
-            sets = load(anchored(own), telling)
+        with ProgressBar("decoding") as progress:
+            sets = load(anchored(own), progress)
         trouble = "its training images have changed" if sets.protocol["train_sha256"] != known else None
     except UserError as error:
         trouble = str(error)

@@ -1,4 +1,4 @@
-"""The guard never ends a run in silence; the average is the average it says; the optimiser spares the gates."""
+"""The step_filter never ends a run in silence; the average is the average it says; the optimizer spares the gates."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from tiny import Logistic, vae
 
 from davi.training.config import TrainingConfig
-from davi.training.guard import Guard
 from davi.training.optimizer import Average, make_optimizer
+from davi.training.step_filter import StepFilter
 
 
 def test_threshold_is_a_multiple_of_the_quantile() -> None:
-    guard = Guard(TrainingConfig(steps=1, skip_factor=3.0, skip_quantile=0.9, skip_window=11))
+    step_filter = StepFilter(TrainingConfig(steps=1, skip_factor=3.0, skip_quantile=0.9, skip_window=11))
     for norm in range(10, -1, -1):
-        assert guard.judge(0.0, float(norm)).update
-    assert guard.threshold() == 27.0  # the 0.9 quantile of 0 .. 10 is 9
-    assert guard.judge(0.0, 27.0).update
-    verdict = guard.judge(0.0, 1000.0)
+        assert step_filter.judge(0.0, float(norm)).update
+    assert step_filter.threshold() == 27.0  # the 0.9 quantile of 0 .. 10 is 9
+    assert step_filter.judge(0.0, 27.0).update
+    verdict = step_filter.judge(0.0, 1000.0)
     assert (verdict.update, verdict.reason) == (False, "norm")
 
 
 def test_nothing_is_skipped_before_norms_are_known_or_when_off() -> None:
-    young, off = Guard(TrainingConfig(steps=1)), Guard(TrainingConfig(steps=1, skip_factor=0.0))
+    young, off = StepFilter(TrainingConfig(steps=1)), StepFilter(TrainingConfig(steps=1, skip_factor=0.0))
     assert young.judge(0.0, 1.0).update
     assert young.judge(0.0, 1e9).update
     assert all(off.judge(0.0, 10.0**i).update for i in range(40))
@@ -34,9 +34,9 @@ def test_nothing_is_skipped_before_norms_are_known_or_when_off() -> None:
 @pytest.mark.parametrize("growth", [1.5, 12.0, 1000.0])
 def test_ever_larger_norms_never_stall(growth: float) -> None:
     config = TrainingConfig(steps=1, skip_factor=2.0, skip_window=20, skip_limit=5)
-    guard, norm, gap, longest = Guard(config), 1.0, 0, 0
+    step_filter, norm, gap, longest = StepFilter(config), 1.0, 0, 0
     for _ in range(80):
-        verdict = guard.judge(0.0, norm)
+        verdict = step_filter.judge(0.0, norm)
         gap = 0 if verdict.update else gap + 1
         longest = max(longest, gap)
         if verdict.reason == "forced":
@@ -47,23 +47,23 @@ def test_ever_larger_norms_never_stall(growth: float) -> None:
 
 def test_a_lasting_rise_becomes_normal() -> None:
     config = TrainingConfig(steps=1, skip_factor=5.0, skip_window=20, skip_limit=1000)
-    guard = Guard(config)
+    step_filter = StepFilter(config)
     for _ in range(20):
-        guard.judge(0.0, 1.0)
-    verdicts = [guard.judge(0.0, 100.0) for _ in range(20)]
+        step_filter.judge(0.0, 1.0)
+    verdicts = [step_filter.judge(0.0, 100.0) for _ in range(20)]
     # 0.9 quantile of 20 norms: number round(0.9 * 19) = 17 of the ordered ones, so three large ones suffice
     assert [verdict.update for verdict in verdicts] == [False] * 3 + [True] * 17
 
 
 def test_nonfinite_steps_are_counted_apart_and_teach_nothing() -> None:
-    guard = Guard(TrainingConfig(steps=1))
+    step_filter = StepFilter(TrainingConfig(steps=1))
     for loss, norm, reason in ((math.nan, 1.0, "loss"), (math.inf, math.nan, "loss"), (0.0, math.inf, "gradient")):
-        verdict = guard.judge(loss, norm)
+        verdict = step_filter.judge(loss, norm)
         assert (verdict.update, verdict.reason) == (False, reason)
-    assert guard.nonfinite == 3
-    assert not guard.norms
-    assert guard.judge(0.0, 1.0).update
-    assert guard.nonfinite == 0
+    assert step_filter.nonfinite == 3
+    assert not step_filter.norms
+    assert step_filter.judge(0.0, 1.0).update
+    assert step_filter.nonfinite == 0
 
 
 def test_scattered_nonfinite_steps_count_too() -> None:
@@ -71,13 +71,13 @@ def test_scattered_nonfinite_steps_count_too() -> None:
 
     def ends_at(pattern: str) -> int | None:
         """The step, from 1, at which it is hopeless; ``x`` is a step that is not finite."""
-        guard = Guard(config)
+        step_filter = StepFilter(config)
         for step, what in enumerate(pattern, 1):
-            guard.judge(math.nan if what == "x" else 0.0, 1.0)
+            step_filter.judge(math.nan if what == "x" else 0.0, 1.0)
             if step % 2:  # as if interrupted after every other step
-                state, guard = json.loads(json.dumps(guard.state_dict())), Guard(config)
-                guard.load_state_dict(state)
-            if guard.hopeless():
+                state, step_filter = json.loads(json.dumps(step_filter.state_dict())), StepFilter(config)
+                step_filter.load_state_dict(state)
+            if step_filter.hopeless():
                 return step
         return None
 
@@ -92,7 +92,7 @@ def test_scattered_nonfinite_steps_count_too() -> None:
 def test_guard_goes_on_from_its_state() -> None:
     config = TrainingConfig(steps=1, skip_factor=2.0, skip_window=16, skip_limit=3)
     norms = torch.rand(60, generator=torch.Generator().manual_seed(0)).pow(4).mul(10).tolist()
-    whole, first, second = Guard(config), Guard(config), Guard(config)
+    whole, first, second = StepFilter(config), StepFilter(config), StepFilter(config)
     expected = [whole.judge(0.0, norm) for norm in norms]
     got = [first.judge(0.0, norm) for norm in norms[:31]]
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))

@@ -1,4 +1,4 @@
-"""A watch on what goes wrong without an error: inactive latent layers, and a bound that no longer improves.
+"""A monitor of what goes wrong without an error: inactive latent layers, and a bound that no longer improves.
 
 It looks at the validations, or at the log's lines in a run without any, and changes nothing about the training. What it
 says follows from the records alone, so a resumed run reads them and goes on as if it had never stopped.
@@ -21,7 +21,7 @@ IMPROVEMENT = 1e-3
 """Share of the best bound, in nats, by which another one must be better to count."""
 
 
-class Watch:
+class Monitor:
     """Says when a run's state changes, once each time.
 
     - *Collapse*: latent layers are inactive by the rule of :mod:`davi.activity`, with the threshold ``collapse_nats``,

@@ -12,7 +12,7 @@ _QUIET_SECONDS = 5.0
 """In a pipe there is a line of progress no more often than this, and none for quick work."""
 
 
-class Telling:
+class ProgressBar:
     """Progress of long work on standard error: a bar on a terminal, else a line now and then.
 
     Arguments:
@@ -29,7 +29,7 @@ class Telling:
             self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task(what, total=1.0, rate="")
 
-    def __enter__(self) -> Telling:
+    def __enter__(self) -> ProgressBar:
         if self._bar is not None:
             self._bar.start()
         return self

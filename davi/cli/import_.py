@@ -48,7 +48,7 @@ def run(request: Request) -> int:
         print(note)
     where = "unknown: give --data when evaluating" if data is None else data.set
     if data is not None and data.binarization != "none":
-        where += f" ({data.binarization} binarisation)"
+        where += f" ({data.binarization} binarization)"
     print(f"images of {'x'.join(map(str, found.shape))} with {found.levels} levels; data set: {where}")
     print(f"the run is {folder}")
     return 0

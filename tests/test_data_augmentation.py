@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from davi.data import Images, Order, Presentation
+from davi.data import Augmentation, Images, Sampler
 from davi.data.binarization import draw
 from davi.errors import UserError
 
@@ -26,7 +26,7 @@ def test_plain_presentation_gathers_and_touches_no_randomness() -> None:
     g = generator()
     before = g.get_state()
     indices = torch.tensor([3, 0, 3])
-    x = Presentation(data, "none", "none")(indices, g)
+    x = Augmentation(data, "none", "none")(indices, g)
     assert x.dtype == torch.uint8
     assert torch.equal(x, data.pixels[indices])
     assert torch.equal(g.get_state(), before)
@@ -38,7 +38,7 @@ def test_flips(flip: str, axes: list[tuple[int, ...]]) -> None:
     data = images()
     n = 4000
     indices = torch.arange(n) % len(data)
-    x = Presentation(data, "none", flip)(indices, generator())  # type: ignore[arg-type]  # a plain str in a parameter
+    x = Augmentation(data, "none", flip)(indices, generator())  # type: ignore[arg-type]  # a plain str in a parameter
     original = data.pixels[indices]
     is_form = torch.stack([(x == original.flip(a)).flatten(1).all(1) for a in axes])  # [forms, n]
     assert (is_form.sum(0) == 1).all()
@@ -47,9 +47,9 @@ def test_flips(flip: str, axes: list[tuple[int, ...]]) -> None:
         assert abs(count / n - p) < 5 * math.sqrt(p * (1 - p) / n)  # five standard errors; the seed is fixed
 
 
-def test_dynamic_draws_are_fresh_and_follow_the_grey_values() -> None:
+def test_dynamic_draws_are_fresh_and_follow_the_gray_values() -> None:
     data = images()
-    presentation = Presentation(data, "dynamic", "none")
+    presentation = Augmentation(data, "dynamic", "none")
     assert (presentation.levels, presentation.shape, len(presentation)) == (2, (2, 3, 5), 6)
     g = generator()
     n = 4000
@@ -66,7 +66,7 @@ def test_dynamic_with_flips_equals_mirroring_then_drawing() -> None:
     """The same generator, used by hand in the documented order: the coins of the mirrors, then the draws."""
     data = images()
     indices = torch.tensor([5, 1, 2, 2])
-    x = Presentation(data, "dynamic", "both")(indices, generator(9))
+    x = Augmentation(data, "dynamic", "both")(indices, generator(9))
     g = generator(9)
     expected = data.pixels[indices]
     for axis in (-1, -2):
@@ -76,7 +76,7 @@ def test_dynamic_with_flips_equals_mirroring_then_drawing() -> None:
 
 
 def test_presentation_resumes_with_its_generator() -> None:
-    presentation = Presentation(images(), "dynamic", "both")
+    presentation = Augmentation(images(), "dynamic", "both")
     indices = torch.arange(6)
     g = generator()
     presentation(indices, g)
@@ -89,22 +89,22 @@ def test_presentation_resumes_with_its_generator() -> None:
 
 def test_presentation_refuses_contradictions() -> None:
     with pytest.raises(UserError, match="binary already"):
-        Presentation(images(2), "dynamic")
+        Augmentation(images(2), "dynamic")
     for binarization in ("static", "threshold"):
-        assert Presentation(images(2), binarization).levels == 2
+        assert Augmentation(images(2), binarization).levels == 2
         with pytest.raises(UserError, match="set/train: got 256 levels, expected images made binary"):
-            Presentation(images(256), binarization)
+            Augmentation(images(256), binarization)
     with pytest.raises(UserError, match="binarization: got 'fresh', expected one of none, static, dynamic, threshold"):
-        Presentation(images(), "fresh")  # type: ignore[arg-type]  # the wrong name is the point
+        Augmentation(images(), "fresh")  # type: ignore[arg-type]  # the wrong name is the point
     with pytest.raises(UserError, match="flip: got 'vertical', expected one of none, horizontal, both"):
-        Presentation(images(), "none", "vertical")  # type: ignore[arg-type]  # the wrong name is the point
+        Augmentation(images(), "none", "vertical")  # type: ignore[arg-type]  # the wrong name is the point
 
 
 @pytest.mark.parametrize(
     ("n", "batch_size", "batch", "batches"), [(10, 3, 3, 3), (10, 10, 10, 1), (4, 32, 4, 1), (1, 1, 1, 1)]
 )
 def test_a_pass_shows_every_image_at_most_once(n: int, batch_size: int, batch: int, batches: int) -> None:
-    order = Order(n, batch_size, seed=5)
+    order = Sampler(n, batch_size, seed=5)
     assert order.batches_per_epoch == batches
     for epoch in range(4):
         seen: list[int] = []
@@ -121,7 +121,7 @@ def test_a_pass_shows_every_image_at_most_once(n: int, batch_size: int, batch: i
 
 def test_passes_and_seeds_differ() -> None:
     def first_passes(seed: int) -> list[list[int]]:
-        return [batch.tolist() for batch in islice(Order(50, 50, seed), 3)]
+        return [batch.tolist() for batch in islice(Sampler(50, 50, seed), 3)]
 
     passes = [*first_passes(0), *first_passes(1)]
     assert all(a != b for i, a in enumerate(passes) for b in passes[:i])
@@ -130,7 +130,7 @@ def test_passes_and_seeds_differ() -> None:
 
 def test_every_image_is_equally_likely_in_every_place() -> None:
     n, passes = 5, 4000
-    places = torch.stack(list(islice(Order(n, n, seed=3), passes)))  # [passes, n]
+    places = torch.stack(list(islice(Sampler(n, n, seed=3), passes)))  # [passes, n]
     counts = torch.stack([(places == image).sum(0) for image in range(n)]).double()
     p = 1 / n
     assert ((counts / passes - p).abs() < 5 * math.sqrt(p * (1 - p) / passes)).all()  # five standard errors
@@ -138,12 +138,12 @@ def test_every_image_is_equally_likely_in_every_place() -> None:
 
 @pytest.mark.parametrize("stop", range(12))
 def test_order_resumes_bit_for_bit(stop: int) -> None:
-    whole = [batch.tolist() for batch in islice(Order(17, 4, seed=11), 20)]
-    order = Order(17, 4, seed=11)
+    whole = [batch.tolist() for batch in islice(Sampler(17, 4, seed=11), 20)]
+    order = Sampler(17, 4, seed=11)
     for _ in range(stop):
         next(order)
     state = json.loads(json.dumps(order.state_dict()))
-    resumed = Order(17, 4, seed=11)
+    resumed = Sampler(17, 4, seed=11)
     next(resumed)  # a position of its own, which must leave no trace
     resumed.load_state_dict(state)
     assert resumed.epoch == order.epoch == stop // 4
@@ -153,8 +153,8 @@ def test_order_resumes_bit_for_bit(stop: int) -> None:
 def test_order_refuses() -> None:
     for arguments, match in (((0, 1, 0), "n: got 0"), ((5, 0, 0), "batch_size: got 0"), ((5, 2, -1), "seed: got -1")):
         with pytest.raises(UserError, match=match):
-            Order(*arguments)
-    order = Order(10, 2, 0)
+            Sampler(*arguments)
+    order = Sampler(10, 2, 0)
     good = order.state_dict()
     bad = [
         ({**good, "n": 11}, "got a position with n 11, expected n 10"),

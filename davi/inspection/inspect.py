@@ -43,7 +43,7 @@ def inspect(
 
     Arguments:
         model: the model.
-        images: the images, as they are evaluated (binarised already, where they are to be).
+        images: the images, as they are evaluated (binarized already, where they are to be).
         limit: inspect only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         samples: images to draw at each temperature.
         temperatures: factors on the standard deviations of the priors.

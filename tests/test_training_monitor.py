@@ -13,13 +13,13 @@ from tiny import RECIPE, sets, vae
 from davi.objectives import ObjectiveConfig
 from davi.runs import read_metrics
 from davi.training import TrainingConfig, train
+from davi.training.monitor import Monitor
 from davi.training.schedule import Schedule
-from davi.training.watch import Watch
 
 
-def watch(kind: str = "validation", **options: Any) -> Watch:
+def watch(kind: str = "validation", **options: Any) -> Monitor:
     config = TrainingConfig(steps=100, **options)
-    return Watch(config, Schedule(config, 10), kind)
+    return Monitor(config, Schedule(config, 10), kind)
 
 
 def record(step: int, nats: float, *kl: float, kind: str = "validation") -> dict[str, Any]:
@@ -117,7 +117,7 @@ EAGER = dataclasses.replace(CONFIG, validate_every=2, collapse_nats=1e3, plateau
 
 def go(run: Path, config: TrainingConfig, resume: bool = False) -> list[str]:
     lines: list[str] = []
-    train(vae(), sets(), config, run, RECIPE, resume=resume, echo=lines.append)
+    train(vae(), sets(), config, run, RECIPE, resume=resume, print_fn=lines.append)
     return lines
 
 
@@ -163,13 +163,13 @@ def test_without_validations_the_log_is_looked_at(tmp_path: Path) -> None:
 def test_what_a_resumption_changes_is_said(tmp_path: Path) -> None:
     run, lines = tmp_path / "run", list[str]()
     recipe = {**RECIPE, "training": {"steps": 4, "objective": {"kl_steps": 5}, "betas": [0.9, 0.99]}}
-    train(vae(), sets(), dataclasses.replace(CONFIG, steps=4), run, recipe, echo=[].append)
+    train(vae(), sets(), dataclasses.replace(CONFIG, steps=4), run, recipe, print_fn=[].append)
     other = {**RECIPE, "training": {"steps": 6, "objective": {"kl_steps": 3}, "betas": (0.9, 0.99)}}
-    train(vae(), sets(), dataclasses.replace(CONFIG, steps=6), run, other, resume=True, echo=lines.append)
+    train(vae(), sets(), dataclasses.replace(CONFIG, steps=6), run, other, resume=True, print_fn=lines.append)
     assert lines[:2] == [
         f"resuming {run} after step 4",
         "changed in its recipe: training.steps 4 -> 6, training.objective.kl_steps 5 -> 3",
     ]
     lines.clear()
-    train(vae(), sets(), dataclasses.replace(CONFIG, steps=6), run, other, resume=True, echo=lines.append)
+    train(vae(), sets(), dataclasses.replace(CONFIG, steps=6), run, other, resume=True, print_fn=lines.append)
     assert not any("changed" in line for line in lines)

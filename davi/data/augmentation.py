@@ -15,18 +15,18 @@ from davi.errors import UserError
 Flip = Literal["none", "horizontal", "both"]
 
 
-class Presentation:
+class Augmentation:
     """Turns stored training images into what the model sees: mirrored and drawn anew at each presentation.
 
     Arguments:
         images: training images as :func:`davi.data.load` gives them. Under ``static`` and ``threshold`` they are
-            binary already; under ``dynamic`` they are grey.
+            binary already; under ``dynamic`` they are gray.
         binarization: ``dynamic`` draws each pixel at each presentation; nothing is done under the others.
         flip: ``horizontal`` mirrors each image left to right with probability 1/2; ``both`` mirrors it top to bottom
             with probability 1/2 as well, independently.
 
     Raises:
-        UserError: if a name is unknown, or if the levels of the images contradict the binarisation.
+        UserError: if a name is unknown, or if the levels of the images contradict the binarization.
     """
 
     def __init__(self, images: Images, binarization: Binarization = "none", flip: Flip = "none") -> None:
@@ -42,7 +42,7 @@ class Presentation:
 
     @property
     def levels(self) -> int:
-        """Levels of what the model sees: 2 once binarised."""
+        """Levels of what the model sees: 2 once binarized."""
         return 2 if self.binarization == "dynamic" else self.images.levels
 
     @property
@@ -79,7 +79,7 @@ def _mirrored(x: Tensor, axis: int, generator: Generator) -> Tensor:
     return torch.where(coin.to(x.device), x.flip(axis), x)
 
 
-class Order:
+class Sampler:
     """An endless shuffled order of training images that can be resumed anywhere.
 
     The permutation of a pass depends on (seed, epoch) alone, so two numbers restore the position, no matter how long
@@ -95,7 +95,7 @@ class Order:
         UserError: if a number is out of range.
 
     Example:
-        >>> order = Order(n=100, batch_size=32, seed=0)
+        >>> order = Sampler(n=100, batch_size=32, seed=0)
         >>> next(order).shape, order.batches_per_epoch
         (torch.Size([32]), 3)
     """
@@ -121,7 +121,7 @@ class Order:
         """Number of passes completed."""
         return self._epoch
 
-    def __iter__(self) -> Order:
+    def __iter__(self) -> Sampler:
         return self
 
     def __next__(self) -> Tensor:

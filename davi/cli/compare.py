@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from davi import comparison
-from davi.cli.opened import run_folder
+from davi.cli.loading import run_folder
 from davi.cli.options import Request
 from davi.errors import UserError
 from davi.files import replace_text, writing

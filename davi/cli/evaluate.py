@@ -6,9 +6,9 @@ import json
 
 from davi import measurements, report
 from davi.baselines import baselines
-from davi.cli.opened import open_images, open_run
+from davi.cli.loading import open_images, open_run
 from davi.cli.options import Request
-from davi.cli.telling import Telling
+from davi.cli.progress import ProgressBar
 from davi.data import evenly
 from davi.evaluation import evaluate
 
@@ -19,13 +19,13 @@ def run(request: Request) -> int:
     model, info, folder = open_run(request)
     opened = open_images(request, info, folder)
     images = opened.images
-    with Telling("evaluating", min(options.limit or len(images), len(images))) as telling:
+    with ProgressBar("evaluating", min(options.limit or len(images), len(images))) as progress:
         evaluation = evaluate(
-            model, images, options.importance_samples, options.batch_size, options.seed, options.limit, telling
+            model, images, options.importance_samples, options.batch_size, options.seed, options.limit, progress
         )
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    with Telling("compressing the images by other methods") as telling:
-        others = baselines(opened.train, evenly(images, options.limit), telling)
+    with ProgressBar("compressing the images by other methods") as progress:
+        others = baselines(opened.train, evenly(images, options.limit), progress)
     result = report.to_json(evaluation, others, protocol)
     try:
         path = measurements.save(folder, result, evaluation)
