@@ -23,8 +23,8 @@ from davi.models.attentive_vae import (
     GaussianOptions,
     SpatialAttention,
 )
-from davi.published.attentive import head_order, parameter_names
-from davi.published.attentive_h5 import import_h5
+from davi.published.attentive.files import import_h5
+from davi.published.attentive.names import head_order, parameter_names
 
 SMALL = AttentiveVAEConfig(
     layers=(3,),

@@ -16,7 +16,7 @@ from pathlib import Path
 VERBS = ("comparing", "drawing", "importing", "inspecting", "listing", "measuring", "training")
 MODULES = [
     *(f"davi.cli.{verb}" for verb in VERBS),
-    "davi.published.attentive_h5",
+    "davi.published.attentive.files",
     "matplotlib.pyplot",
     "sklearn.datasets",
     "torch.fx.experimental.symbolic_shapes",  # torch imports these two and sympy at the first use of its meta device

@@ -10,14 +10,14 @@ _TRAINING = (
         "davi/training/optimizer.py",
         "min(self.decay, (1 + t) / (10 + t))",
         "min(self.decay, t / (10 + t))",
-        ("test_training_guard.py::test_average_in_closed_form",),
+        ("test_training_step_filter.py::test_average_in_closed_form",),
     ),
     Mutant(
         "average-and-newest-exchanged",
         "davi/training/optimizer.py",
         "local(current), 1.0 - self.decay_at(self.updates))",
         "local(current), self.decay_at(self.updates))",
-        ("test_training_guard.py::test_average_in_closed_form",),
+        ("test_training_step_filter.py::test_average_in_closed_form",),
     ),
     Mutant(
         "moments-of-adam-exchanged",
@@ -31,7 +31,7 @@ _TRAINING = (
         "davi/training/optimizer.py",
         '"weight_decay": 0.0}',
         '"weight_decay": config.weight_decay}',
-        ("test_training_guard.py::test_one_step_by_hand",),
+        ("test_training_step_filter.py::test_one_step_by_hand",),
     ),
     Mutant(
         "warm-up-one-step-early",
@@ -73,14 +73,14 @@ _TRAINING = (
         "davi/training/guard.py",
         'Verdict(True, "forced", min(limit, threshold), threshold)',
         'Verdict(True, "forced", limit, threshold)',
-        ("test_training_guard.py",),
+        ("test_training_step_filter.py",),
     ),
     Mutant(
         "quantile-of-the-unsorted",
         "davi/training/guard.py",
         "ordered = sorted(self.norms)",
         "ordered = list(self.norms)",
-        ("test_training_guard.py::test_threshold_is_a_multiple_of_the_quantile",),
+        ("test_training_step_filter.py::test_threshold_is_a_multiple_of_the_quantile",),
     ),
     Mutant(
         "parts-of-a-batch-weigh-the-same",
@@ -360,35 +360,35 @@ _DATA = (
         "davi/data/presentation.py",
         "generator=stream(self.seed, self._epoch))",
         "generator=stream(self.seed))",
-        ("test_data_presentation.py::test_passes_and_seeds_differ",),
+        ("test_data_augmentation.py::test_passes_and_seeds_differ",),
     ),
     Mutant(
         "all-images-mirrored-alike",
         "davi/data/presentation.py",
         "torch.randint(2, (x.shape[0], 1, 1, 1)",
         "torch.randint(2, (1, 1, 1, 1)",
-        ("test_data_presentation.py::test_flips",),
+        ("test_data_augmentation.py::test_flips",),
     ),
 )
 
 _PUBLISHED = (
     Mutant(
         "kernels-of-the-file-transposed",
-        "davi/published/attentive.py",
+        "davi/published/attentive/names.py",
         "tensor.permute(3, 2, 0, 1)  # [kh, kw, in, out]",
         "tensor.permute(3, 2, 1, 0)  # [kh, kw, in, out]",
         ("test_published_h5.py::test_round_trip",),
     ),
     Mutant(
         "means-and-scales-of-the-head-exchanged",
-        "davi/published/vdvae.py",
+        "davi/published/vdvae/names.py",
         "return k + (channel * 3 + kind) * k + component",
         "return k + (kind * 3 + channel) * k + component",
         ("test_published_vdvae.py::test_agrees_with_the_oracle",),
     ),
     Mutant(
         "groups-from-the-finest",
-        "davi/published/nvae.py",
+        "davi/published/nvae/names.py",
         "return tuple(reversed(groups))",
         "return tuple(groups)",
         ("test_published_nvae.py::test_groups_of_further_scales",),

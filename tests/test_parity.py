@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from davi.models import AttentiveVAE
-from davi.published.attentive import configuration, state_dict
-from davi.published.comparison import Comparison, report
+from davi.published.agreement import Comparison, report
+from davi.published.attentive.names import configuration, state_dict
 from davi.published.parity import main
 
 FIXTURES = ("att_cifar", "att_omniglot", "base_cifar")

@@ -23,11 +23,11 @@ from davi.cli import main
 from davi.config import load_yaml
 from davi.data import DataConfig, load
 from davi.errors import UserError
-from davi.published.imported import Given
-from davi.published.nvae_files import import_nvae
-from davi.published.recognizing import recognized
+from davi.published.nvae.files import import_nvae
+from davi.published.reader import Given
+from davi.published.recognition import recognized
 from davi.published.torch_files import load_state, weights_among, without_prefix
-from davi.published.vdvae_files import import_vdvae
+from davi.published.vdvae.files import import_vdvae
 
 Need = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]

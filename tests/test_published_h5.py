@@ -30,10 +30,10 @@ from davi.models.attentive_vae import (
     GaussianOptions,
     SpatialAttention,
 )
-from davi.published.attentive import parameter_names
-from davi.published.attentive_h5 import import_h5, infer_configuration
-from davi.published.attentive_layout import datasets, layout
-from davi.published.keras_h5 import Group, Weight, read
+from davi.published.attentive.files import import_h5, infer_configuration
+from davi.published.attentive.keras_h5 import Group, Weight, read
+from davi.published.attentive.layout import datasets, layout
+from davi.published.attentive.names import parameter_names
 
 CIFAR = {
     "prior": GaussianOptions(-1.0, 5.0, 0.001),

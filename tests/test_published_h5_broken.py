@@ -15,8 +15,8 @@ from authors_h5 import refused, write_small
 from torch import Tensor
 
 from davi.errors import UserError
-from davi.published import keras_h5
-from davi.published.attentive_h5 import import_h5
+from davi.published.attentive import keras_h5
+from davi.published.attentive.files import import_h5
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,11 @@ from davi.model import Step
 from davi.models import NVAE
 from davi.models.nvae import NVAEConfig
 from davi.objectives import balancing
-from davi.published.imported import Given
-from davi.published.nvae import configuration, parameter_names
-from davi.published.nvae_files import import_nvae
-from davi.published.nvae_parity import NvaeParity
+from davi.published.nvae.files import import_nvae
+from davi.published.nvae.names import configuration, parameter_names
+from davi.published.nvae.parity import NvaeParity
 from davi.published.parity import main, read_fixture
+from davi.published.reader import Given
 
 FIXTURES = ("nvae_flow", "nvae_mnist")
 

@@ -26,12 +26,12 @@ from davi.cli.verbs import FORMS
 from davi.distributions import DiscretizedLogisticMixture
 from davi.errors import UserError
 from davi.models.very_deep_vae import VeryDeepVAE, VeryDeepVAEConfig
-from davi.published.imported import Given
-from davi.published.importing import IMPORTERS
+from davi.published.importers import IMPORTERS
 from davi.published.parity import main
+from davi.published.reader import Given
 from davi.published.torch_files import fitted, load_state
-from davi.published.vdvae import configuration, parameter_names
-from davi.published.vdvae_files import Facts, chosen, import_vdvae
+from davi.published.vdvae.files import Facts, chosen, import_vdvae
+from davi.published.vdvae.names import configuration, parameter_names
 
 MEAN, DEVIATION = 120.63838, 64.16736
 CUSTOM: dict[str, Any] = {

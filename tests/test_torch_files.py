@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from davi.cli import main as program
 from davi.errors import UserError
-from davi.published.nvae import configuration
+from davi.published.nvae.names import configuration
 from davi.published.parity import main as parity
 from davi.published.torch_files import fitted, load_state
 

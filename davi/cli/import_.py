@@ -14,9 +14,9 @@ from davi.config import load_yaml, override, parse, to_dict
 from davi.data import DataConfig
 from davi.data.sources import check_options
 from davi.errors import UserError, one_line
-from davi.published.imported import Given, Imported, Known
-from davi.published.importing import IMPORTERS, Form, read_weights
-from davi.published.recognizing import Kind
+from davi.published.importers import IMPORTERS, Form, read_weights
+from davi.published.reader import Given, Imported, Known
+from davi.published.recognition import Kind
 from davi.recipes import Recipe
 from davi.runs import create_whole
 

@@ -16,9 +16,9 @@ from davi.errors import UserError
 from davi.files import read_tensors
 from davi.model import Model
 from davi.models import MODELS
-from davi.published.imported import Given, Imported
-from davi.published.importing import IMPORTERS, read_weights
-from davi.published.recognizing import Kind, recognized
+from davi.published.importers import IMPORTERS, read_weights
+from davi.published.reader import Given, Imported
+from davi.published.recognition import Kind, recognized
 from davi.published.torch_files import load_state
 from davi.recipes import Recipe
 from davi.renamed import read

@@ -17,7 +17,7 @@ from davi.distributions import Distribution
 from davi.errors import UserError
 from davi.model import Hierarchy, Step
 from davi.models import NVAE, VeryDeepVAE
-from davi.published.comparison import Comparison
+from davi.published.agreement import Comparison
 
 TENSOR = {torch.float32: 1e-5, torch.float64: 1e-6}
 """Largest difference of a tensor, in units of its largest value."""

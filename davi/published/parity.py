@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from davi.errors import UserError
-from davi.published.attentive_parity import AttentiveParity
-from davi.published.comparison import Comparison, report
-from davi.published.nvae_parity import NvaeParity
-from davi.published.vdvae_parity import VdvaeParity
+from davi.published.agreement import Comparison, report
+from davi.published.attentive.parity import AttentiveParity
+from davi.published.nvae.parity import NvaeParity
+from davi.published.vdvae.parity import VdvaeParity
 
 Compare = Callable[[Mapping[str, Tensor], Mapping[str, Any], torch.dtype], list[Comparison]]
 

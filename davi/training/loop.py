@@ -129,8 +129,8 @@ def _train(
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
     model.to(accelerator.device).train()
     begun = resume and processes.main_first(lambda: checkpoint.exist(run))
-    loader = BatchLoader(sets, config, accelerator.device)
-    began_with = {} if begun else prepare.begin(run, model, loader, config, processes)
+    images = BatchLoader(sets, config, accelerator.device)
+    began_with = {} if begun else prepare.begin(run, model, images, config, processes)
     state = State.fresh(model, sets, config, accelerator.device, processes if sharded else None, began_with)
     if begun:
         processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from davi.errors import UserError
-from davi.published import nvae, vdvae
+from davi.published.nvae import names as nvae
 from davi.published.torch_files import check_file, load_state, safetensors_header, weights_among
+from davi.published.vdvae import names as vdvae
 
 Kind = Literal["attentive", "nvae", "vdvae", "davi", "optimizer"]
 

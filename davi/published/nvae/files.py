@@ -20,8 +20,8 @@ from davi.config import parse, to_dict
 from davi.data.sources import SETS
 from davi.errors import UserError
 from davi.models.nvae import NVAE, NVAEConfig
-from davi.published.imported import Given, Imported, other_form
-from davi.published.nvae import BINARY, are_names, configuration, parameter_names, to_our_layout, without_aliases
+from davi.published.nvae.names import BINARY, are_names, configuration, parameter_names, to_our_layout, without_aliases
+from davi.published.reader import Given, Imported, other_form
 from davi.published.torch_files import fitted, load_state, weights_among
 
 _PAD = 2

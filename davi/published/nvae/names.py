@@ -21,7 +21,7 @@ from davi.layers.nvae_cells import Cell, DoubleAndHalve
 from davi.layers.pixel_head import Form, PixelHead
 from davi.layers.residual import FactorizedReduce
 from davi.models.nvae import NVAE, Group, NVAEConfig
-from davi.published import vdvae
+from davi.published.vdvae import names as vdvae
 
 BINARY = ("mnist", "omniglot")
 """The authors' sets of binary images, 28x28 with two zeros on each side."""

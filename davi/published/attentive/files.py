@@ -30,10 +30,10 @@ from torch import Tensor
 from davi.config import parse, to_dict
 from davi.errors import UserError
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
-from davi.published.attentive import state_dict
-from davi.published.attentive_layout import datasets, layout
-from davi.published.attentive_shapes import Facts, without_counter
-from davi.published.keras_h5 import Group, read
+from davi.published.attentive.keras_h5 import Group, read
+from davi.published.attentive.layout import datasets, layout
+from davi.published.attentive.names import state_dict
+from davi.published.attentive.shapes import Facts, without_counter
 
 _FREE = ("prior", "posterior", "likelihood_form", "pad")
 """Options on which the shapes do not depend."""

@@ -21,9 +21,9 @@ from davi.config import parse
 from davi.errors import UserError
 from davi.layers.pixel_head import PixelHead
 from davi.models.very_deep_vae import Rows, VeryDeepVAE, VeryDeepVAEConfig
-from davi.published.imported import Given, Imported, Known, other_form
+from davi.published.reader import Given, Imported, Known, other_form
 from davi.published.torch_files import fitted, load_state, weights_among
-from davi.published.vdvae import are_names, parameter_names, to_our_layout
+from davi.published.vdvae.names import are_names, parameter_names, to_our_layout
 
 NORMALIZATION = ("input_mean", "input_deviation")
 """Options without which the numbers of a model would be wrong, and which no file tells."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from davi.errors import UserError
-from davi.published.keras_h5 import Group
+from davi.published.attentive.keras_h5 import Group
 
 
 def without_counter(name: str) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from davi.errors import UserError
 from davi.model import Step
 from davi.models.attentive_vae import AttentiveVAE, Encoded, Generated, GenerativeLayer, InferenceLayer
-from davi.published.attentive import configuration, head_order, state_dict, structured_name
-from davi.published.comparison import Comparison
+from davi.published.agreement import Comparison
+from davi.published.attentive.names import configuration, head_order, state_dict, structured_name
 
 TENSOR = {torch.float32: 1e-5, torch.float64: 1e-6}
 """Largest difference of a tensor, in units of its largest value."""

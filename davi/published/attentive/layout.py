@@ -18,7 +18,7 @@ from davi.layers.convolution import WeightNormConv2d
 from davi.layers.nonlocal_block import NonLocalBlock
 from davi.layers.residual import FactorizedReduce, Node, Upsample
 from davi.models.attentive_vae import AttentiveVAE, GenerativeLayer, InferenceLayer, Merge
-from davi.published.attentive import parameter_names, structured_name
+from davi.published.attentive.names import parameter_names, structured_name
 
 Walk = Iterator[tuple[str | None, bool]]
 """Our name of each weight (None: a convolution's flag) and whether it is trainable."""

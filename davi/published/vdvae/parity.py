@@ -13,10 +13,10 @@ from davi.distributions import DiscretizedLogisticMixture, Distribution
 from davi.errors import UserError
 from davi.model import Step
 from davi.models.very_deep_vae import VeryDeepVAE
-from davi.published.comparison import Comparison
+from davi.published.agreement import Comparison
 from davi.published.layer_parity import LayerParity, weights_of
 from davi.published.torch_files import fitted, without_prefix
-from davi.published.vdvae import configuration, head_order, parameter_names, to_our_layout
+from davi.published.vdvae.names import configuration, head_order, parameter_names, to_our_layout
 
 _SCALING = re.compile(r"x=\(u8-([\d.]+)\)/([\d.]+)")
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from davi.errors import UserError
 from davi.models import NVAE, AttentiveVAE, VeryDeepVAE
-from davi.published.attentive_h5 import import_h5
-from davi.published.imported import Given, Imported
-from davi.published.nvae_files import import_nvae
-from davi.published.recognizing import REMEDIES, WORDS, Kind, recognized
+from davi.published.attentive.files import import_h5
+from davi.published.nvae.files import import_nvae
+from davi.published.reader import Given, Imported
+from davi.published.recognition import REMEDIES, WORDS, Kind, recognized
 from davi.published.torch_files import check_file
-from davi.published.vdvae_files import NORMALIZATION, import_vdvae
+from davi.published.vdvae.files import NORMALIZATION, import_vdvae
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor
 from davi.distributions import DiscretizedLogisticMixture, Distribution, TransformedNormal
 from davi.model import Step
 from davi.models.nvae import NVAE
-from davi.published.comparison import Comparison
+from davi.published.agreement import Comparison
 from davi.published.layer_parity import TENSOR, LayerParity, weights_of
-from davi.published.nvae import configuration, head_order, parameter_names, to_our_layout, without_aliases
+from davi.published.nvae.names import configuration, head_order, parameter_names, to_our_layout, without_aliases
 from davi.published.torch_files import fitted
 
 _CROP = 2

@@ -1,0 +1,1 @@
+"""NVAE of its authors: names, files and parity of their weights."""
