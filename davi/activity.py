@@ -202,7 +202,8 @@ class UnitCounter:
 
         def noise(like: Tensor) -> Tensor:
             if not generators:  # two draws have one generator, and opposite signs
-                generators.extend(Generator(like.device).manual_seed((self._seed + k // 2 + 1) % 2**63) for k in draws)
+                seeds = [(self._seed * ACTIVE_DRAWS + k // 2) % 2**63 for k in draws]  # no two runs share any
+                generators.extend(Generator(like.device).manual_seed(seed) for seed in seeds)
             parts = [
                 torch.randn(like.shape[1:], generator=g, dtype=like.dtype, device=like.device).mul_((-1) ** k)
                 for g, k in zip(generators, draws, strict=True)

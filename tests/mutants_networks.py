@@ -351,9 +351,16 @@ _DATA = (
     Mutant(
         "validation-images-are-trained-on",
         "davi/data/protocol.py",
-        "return stored.subset(slice(None, total - n)), validation, rule",
-        "return stored, validation, rule",
+        "return slice(None, total - n), last, rule",
+        "return slice(None), last, rule",
         ("test_data.py::test_validation_fraction_or_count",),
+    ),
+    Mutant(
+        "validation-patches-share-pixels-with-training",
+        "davi/data/protocol.py",
+        "apart = (~share_pixels(source.corners[: total - n], source.corners[last])).nonzero().flatten()",
+        "apart = torch.arange(total - n)",
+        ("test_data.py::test_photos_validation_shares_no_pixel_with_what_remains",),
     ),
     Mutant(
         "same-order-in-every-pass",

@@ -212,6 +212,18 @@ def test_a_width_that_follows_the_image_makes_no_unit_active(seed: int) -> None:
     assert found.active == (0, 0, 0)
 
 
+def test_noise_that_opposite_draws_do_not_cancel_has_no_expectation() -> None:
+    """Means x (z_0^2 - 1) with z_0 ~ N(0, 1) are 0 over all draws. Over half of the draws, four independent squares,
+    they have the factor c with variance 2 / 4: one half alone would give c^2 Var(x), that is 0.4 where Var(x) = 0.8."""
+
+    def posterior(layer: int, x: Tensor, above: Tensor) -> Normal:
+        return Normal(x * (above.square() - 1.0) if layer else torch.zeros_like(above), torch.ones_like(above))
+
+    # Of ten seeds in a row some would draw the same numbers.
+    found = torch.stack([count(Chain(posterior), n=6, seed=10 * i).variances()[1].mean() for i in range(200)])
+    assert abs(float(found.mean())) < 0.1  # five standard errors: 0.4 / sqrt(2 units x 200 seeds)
+
+
 def test_the_mean_of_a_flow_is_that_of_its_draws() -> None:
     """z = exp(x e) has the mean exp(x^2 / 2), though without noise it is 1 for every image."""
 

@@ -104,6 +104,7 @@ KINDS: dict[str, tuple[Callable[[Path], str], ...]] = {
     "resize": (by_content, by_name),
     "patches": (by_content, by_name),
     "skip_unreadable": (by_content, by_name),
+    "max_pixels": (by_content, by_name, hub),
     "cache": (by_content, by_name, hub),
     "memory": (by_content, by_name),
 }
@@ -120,6 +121,7 @@ GIVEN: dict[str, Any] = {
     "resize": (3, 3),
     "patches": (2, 2),
     "skip_unreadable": True,
+    "max_pixels": 35,
     "memory": 0.0,
 }
 
@@ -178,6 +180,11 @@ def test_an_option_is_honored_or_refused(option: str, make: Callable[[Path], str
         assert load(DataConfig(**plain, root=given)).notes == (
             "data.root is not needed: digits comes with scikit-learn",
         )
+        return
+    if option == "max_pixels" and make in KINDS[option]:  # one less than the images have
+        with pytest.raises(UserError, match=r"--data\.max_pixels"):
+            load(DataConfig(**plain, max_pixels=given))
+        assert len(load(DataConfig(**plain, max_pixels=given + 1)).train)
         return
     if make in KINDS[option]:
         without = load(DataConfig(**plain)) if option == "binarization_seed" else None

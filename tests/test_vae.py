@@ -305,10 +305,10 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 
 def test_the_papers_schedule() -> None:
-    """3280 passes: 3^i at the rate 10^(-i / 7) / 1000, i = 0 .. 7."""
+    """3280 passes: 3^i at the rate 10^(-i / 7) / 1000, i = 0 .. 7. The epsilon of 1e-4 is for a sum over 20 images."""
     config = recipes.load("iwae_mnist").training
     assert config is not None
-    assert (config.batch_size, config.optimizer, config.eps, config.betas) == (20, "adamw", 1e-4, (0.9, 0.999))
+    assert (config.batch_size, config.optimizer, config.eps, config.betas) == (20, "adamw", 1e-4 / 20, (0.9, 0.999))
     schedule, epoch = Schedule(config, 2980), 0
     assert schedule.total_steps == 3280 * 2980
     for stage in range(8):

@@ -135,23 +135,21 @@ def test_published_configurations(name: str, parameters: int, keys: int, encoder
 def test_published_hyperparameters(
     name: str, mean: float, deviation: float, rate: float, batch: int, clip: float, skip: float
 ) -> None:
+    """Thresholds and epsilon are the authors', for nats per dimension, times the dimensions of an image."""
     recipe = recipes.load(f"very_deep_vae_{name}")
     training = recipe.training
     assert training is not None
+    assert recipe.data is not None
+    dims = math.prod(recipes.geometry(recipe.data)[0])
     assert recipe.model.input_mean == pytest.approx(mean, abs=1e-8)
     assert recipe.model.input_deviation == pytest.approx(deviation, abs=1e-8)
     assert (training.learning_rate, training.batch_size, training.clip_norm, training.skip_norm) == (
-        (rate, batch, clip, skip)
+        (rate, batch, clip * dims, skip * dims)
     )
-    assert (training.optimizer, training.betas, training.eps, training.weight_decay) == (
-        "adamw",
-        (0.9, 0.9),
-        1e-8,
-        0.01,
-    )
+    assert (training.optimizer, training.betas, training.weight_decay) == ("adamw", (0.9, 0.9), 0.01)
+    assert training.eps == pytest.approx(1e-8 * dims, rel=1e-12)
     assert (training.schedule, training.warmup_steps, training.skip_factor) == ("constant", 100, 0.0)
     assert not training.objective.warms_up
-    assert recipe.data is not None
     assert recipe.data.flip == "none"
 
 
