@@ -70,14 +70,14 @@ _TRAINING = (
     ),
     Mutant(
         "forced-step-not-scaled-down",
-        "davi/training/guard.py",
+        "davi/training/step_filter.py",
         'Verdict(True, "forced", min(limit, threshold), threshold)',
         'Verdict(True, "forced", limit, threshold)',
         ("test_training_step_filter.py",),
     ),
     Mutant(
         "quantile-of-the-unsorted",
-        "davi/training/guard.py",
+        "davi/training/step_filter.py",
         "ordered = sorted(self.norms)",
         "ordered = list(self.norms)",
         ("test_training_step_filter.py::test_threshold_is_a_multiple_of_the_quantile",),
@@ -364,14 +364,14 @@ _DATA = (
     ),
     Mutant(
         "same-order-in-every-pass",
-        "davi/data/presentation.py",
+        "davi/data/augmentation.py",
         "generator=stream(self.seed, self._epoch))",
         "generator=stream(self.seed))",
         ("test_data_augmentation.py::test_passes_and_seeds_differ",),
     ),
     Mutant(
         "all-images-mirrored-alike",
-        "davi/data/presentation.py",
+        "davi/data/augmentation.py",
         "torch.randint(2, (x.shape[0], 1, 1, 1)",
         "torch.randint(2, (1, 1, 1, 1)",
         ("test_data_augmentation.py::test_flips",),

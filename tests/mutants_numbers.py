@@ -1,4 +1,4 @@
-"""Faults of ``tests/mutants.py`` in what is claimed, measured and minimised: small ones, such as haste would bring."""
+"""Faults of ``tests/mutants.py`` in what is claimed, measured and minimized: small ones, such as haste would bring."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ _LOGISTICS = (
         "davi/distributions/logistic_mixture.py",
         "self._rescaled(x[:, None, 1])  # [B, 1, H, W]",
         "self._rescaled(x[:, None, 2])  # [B, 1, H, W]",
-        ("test_logistic_mixture.py::test_joint_mass_of_a_colour_pixel_is_one",),
+        ("test_logistic_mixture.py::test_joint_mass_of_a_color_pixel_is_one",),
     ),
     Mutant(
         "coefficients-of-blue-exchanged",
@@ -164,7 +164,7 @@ _LOGISTICS = (
         "davi/distributions/logistic_mixture.py",
         "per_channel = per_channel.sum(2, keepdim=True)",
         "per_channel = per_channel.mean(2, keepdim=True)",
-        ("test_logistic_mixture.py::test_joint_mass_of_a_colour_pixel_is_one",),
+        ("test_logistic_mixture.py::test_joint_mass_of_a_color_pixel_is_one",),
     ),
     Mutant(
         "derivative-by-the-scale",
@@ -185,7 +185,7 @@ _LOGISTICS = (
         "davi/distributions/logistic_mixture.py",
         "self._rounded(means[:, 1] + c[:, 0] * self._rescaled(red))",
         "self._rounded(means[:, 1] + c[:, 0] * means[:, 0])",
-        ("test_logistic_mixture.py::test_sampling_frequencies_of_colours",),
+        ("test_logistic_mixture.py::test_sampling_frequencies_of_colors",),
     ),
     Mutant(
         "mode-given-the-channel-itself",
@@ -207,19 +207,19 @@ _OBJECTIVES = (
     Mutant(
         "draws-of-other-images-in-the-bound",
         "davi/objectives.py",
-        "log_weights = evidence.weigh().unflatten(0, (-1, config.draws))  # [B, k]",
-        "log_weights = evidence.weigh().unflatten(0, (config.draws, -1)).T  # [B, k]",
+        "log_weights = evidence.log_weight_fn().unflatten(0, (-1, config.draws))  # [B, k]",
+        "log_weights = evidence.log_weight_fn().unflatten(0, (config.draws, -1)).T  # [B, k]",
         ("test_objectives.py::test_gradient_of_the_bound_is_the_weighted_sum_of_gradients",),
     ),
     Mutant(
-        "doubly-reparametrised-without-squares",
+        "doubly-reparameterized-without-squares",
         "davi/objectives.py",
         "((factor * (p - q) - p) * z).sum()",
         "(((p - q) - p) * z).sum()",
         ("test_objectives.py::test_two_draws_integrated_exactly",),
     ),
     Mutant(
-        "doubly-reparametrised-through-later-draws",
+        "doubly-reparameterized-through-later-draws",
         "davi/objectives.py",
         "found[i] = found[i] - through[0]",
         "found[i] = found[i] + through[0]",
@@ -370,9 +370,9 @@ _MEASURES = (
     ),
     Mutant(
         "baselines-of-all-images",
-        "davi/cli/measuring.py",
-        "baselines(opened.train, evenly(images, options.limit), telling)",
-        "baselines(opened.train, images, telling)",
+        "davi/cli/evaluate.py",
+        "baselines(opened.train, evenly(images, options.limit), progress)",
+        "baselines(opened.train, images, progress)",
         ("test_cli_numbers.py::test_model_and_baselines_are_asked_about_the_same_images",),
     ),
     Mutant(
@@ -387,7 +387,7 @@ _MEASURES = (
         "davi/baselines.py",
         "for rows in _chunks(n, d)) / (seen_levels - 1)",
         "for rows in _chunks(n, d)) / seen_levels",
-        ("test_baselines.py::test_grey_training_images_count_by_their_expectation",),
+        ("test_baselines.py::test_gray_training_images_count_by_their_expectation",),
     ),
     Mutant(
         "png-bits-for-each-pixel",

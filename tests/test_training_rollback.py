@@ -103,13 +103,13 @@ def test_back_with_half_the_learning_rate(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_clock_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, 1, range(7, 12))
     monkeypatch.setattr(loop._Run, "clock", lambda self: 2.0 * self.state.step)  # 12 s at step 6, 18 s at step 9
-    before, go_back = list[float](), loop._go_back
+    before, go_back = list[float](), loop.go_back
 
     def watched(failure: Any, processes: Any, state: Any, *rest: Any) -> None:
         go_back(failure, processes, state, *rest)
         before.append(state.seconds)
 
-    monkeypatch.setattr(loop, "_go_back", watched)
+    monkeypatch.setattr(loop, "go_back", watched)
     go(tmp_path / "run")
     assert before == [18.0]
 

@@ -205,7 +205,7 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.
     left = tmp_path / "left"
     left.mkdir()
     shutil.copy(run / "start.safetensors", left)  # killed before its recipe was there, and now without --from
-    train(vae(), sets(), CONFIG, left, RECIPE, resume=True, echo=[].append)
+    train(vae(), sets(), CONFIG, left, RECIPE, resume=True, print_fn=[].append)
     assert not (left / "start.safetensors").exists()
     assert "started_from" not in load_model(left)[1]["protocol"]
 

@@ -10,8 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from davi.data import DataSets
 from davi.errors import UserError
-from davi.runs import checkpoint_folders
+from davi.runs import PrintFunction, checkpoint_folders
+from davi.training import checkpoint
+from davi.training.config import TrainingConfig
+from davi.training.parallel import Processes
+from davi.training.state import State
 
 MOST_ROLLBACKS = 3
 RATE_FACTOR = 0.5
@@ -104,3 +109,28 @@ def rollback(failure: NotFiniteError, step: int, before: Sequence[Mapping[str, A
     """
     factor = RATE_FACTOR ** (len(before) + 1)
     return {"step": step, "failed_step": failure.step, "where": failure.where, "learning_rate_factor": factor}
+
+
+def go_back(
+    failure: NotFiniteError,
+    processes: Processes,
+    state: State,
+    sets: DataSets,
+    config: TrainingConfig,
+    run: Path,
+    print_fn: PrintFunction,
+) -> None:
+    """Put the state where the last good checkpoint was taken, to go on from there with a lower learning rate.
+
+    The order of the images is the same again; only the learning rate differs. The clock is not put back.
+    """
+    before, seconds, parts = state.rollbacks, state.seconds, state.parts
+    if config.on_nan == "stop":
+        raise failure
+    if len(before) == MOST_ROLLBACKS:
+        raise UserError(f"{failure}; {MOST_ROLLBACKS} rollbacks have not helped") from None
+    processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))
+    state.rollbacks = [*before, rollback(failure, state.step, before)]
+    state.seconds, state.parts = seconds, parts
+    state.step_filter.forget()
+    state.optimizer.zero_grad()

@@ -22,13 +22,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_
 
 from davi.data import DataSets, evenly
-from davi.errors import UserError
 from davi.model import Model
 from davi.objectives import objective
 from davi.runs import MODEL, PrintFunction, create, read_metrics, save_model
 from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
-from davi.training.failure import MOST_ROLLBACKS, RATE_FACTOR, NotFiniteError, diagnosis, first_layer, rollback, spoiled
+from davi.training.failure import MOST_ROLLBACKS, RATE_FACTOR, NotFiniteError, diagnosis, first_layer, go_back, spoiled
 from davi.training.lock import locked
 from davi.training.log import duration, summary
 from davi.training.monitor import Monitor
@@ -151,33 +150,8 @@ def _train(
                     return job.go()
                 except NotFiniteError as failure:
                     state.seconds = processes.share(job.clock())
-                    _go_back(failure, processes, state, sets, config, run, print_fn)
+                    go_back(failure, processes, state, sets, config, run, print_fn)
                     begun = unsaved = True
-
-
-def _go_back(
-    failure: NotFiniteError,
-    processes: Processes,
-    state: State,
-    sets: DataSets,
-    config: TrainingConfig,
-    run: Path,
-    print_fn: PrintFunction,
-) -> None:
-    """Put the state where the last good checkpoint was taken, to go on from there with a lower learning rate.
-
-    The order of the images is the same again; only the learning rate differs. The clock is not put back.
-    """
-    before, seconds, parts = state.rollbacks, state.seconds, state.parts
-    if config.on_nan == "stop":
-        raise failure
-    if len(before) == MOST_ROLLBACKS:
-        raise UserError(f"{failure}; {MOST_ROLLBACKS} rollbacks have not helped") from None
-    processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))
-    state.rollbacks = [*before, rollback(failure, state.step, before)]
-    state.seconds, state.parts = seconds, parts
-    state.step_filter.forget()
-    state.optimizer.zero_grad()
 
 
 @dataclass
