@@ -3,12 +3,80 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
-from tiny import vae
+from tiny import sets, vae
+from torch import Tensor
 
-from davi.training import TrainingConfig
+from davi.runs import load_model
+from davi.training import TrainingConfig, train
 from davi.training.optimizer import make_optimizer
+
+
+def two_steps(optimizer: str, start: Tensor, gradients: list[Tensor], **options: Any) -> Tensor:
+    """Where a weight stands after a step with each gradient."""
+    layer = torch.nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(start)
+    config = TrainingConfig(steps=1, optimizer=optimizer, learning_rate=0.1, **options)  # type: ignore[arg-type]
+    made = make_optimizer(layer, config)
+    for gradient in gradients:
+        layer.weight.grad = gradient.clone()
+        made.step()
+    return layer.weight.detach()
+
+
+START = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+GRADIENTS = [torch.tensor([[0.3, -4.0]], dtype=torch.float64), torch.tensor([[-0.2, 1e-4]], dtype=torch.float64)]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_adam_by_its_formula(inside: bool, decay: float) -> None:
+    """With the epsilon inside or outside of the root; an epsilon so large that it matters which."""
+    theta, eps, (b1, b2) = START.clone(), 0.2, (0.8, 0.95)
+    m, v = torch.zeros_like(theta), torch.zeros_like(theta)
+    for t, raw in enumerate(GRADIENTS, 1):
+        g = raw + decay * theta
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        mean, square = m / (1 - b1**t), v / (1 - b2**t)
+        theta = theta - 0.1 * mean / ((square + eps).sqrt() if inside else square.sqrt() + eps)
+    options: dict[str, Any] = {"eps": eps, "betas": (b1, b2), "weight_decay": decay, "eps_inside_root": inside}
+    torch.testing.assert_close(two_steps("adam", START, GRADIENTS, **options), theta, rtol=1e-12, atol=0.0)
+
+
+def test_sgd_by_its_formula() -> None:
+    theta, velocity = START.clone(), torch.zeros_like(START)
+    for raw in GRADIENTS:
+        velocity = 0.7 * velocity + (raw + 0.5 * theta)
+        theta = theta - 0.1 * velocity
+    made = two_steps("sgd", START, GRADIENTS, momentum=0.7, weight_decay=0.5)
+    torch.testing.assert_close(made, theta, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("options", [("sgd", False), ("sgd", None), ("adam", False), ("adam", True)])
+def test_each_optimizer_is_resumed_bit_for_bit(options: tuple[str, bool | None], tmp_path: Path) -> None:
+    """Killed after three of six steps. None: without momentum, which leaves an optimizer without any state."""
+    name, inside = options
+    more: dict[str, Any] = {"eps_inside_root": True} if inside else {"momentum": 0.0} if inside is None else {}
+    config = TrainingConfig(steps=6, batch_size=8, optimizer=name, learning_rate=1e-3, **more)  # type: ignore[arg-type]
+    images, weights = sets(), []
+    for run, lengths in ((tmp_path / "whole", (6,)), (tmp_path / "cut", (3, 6))):
+        for resume, steps in enumerate(lengths):
+            shorter = dataclasses.replace(config, steps=steps, schedule="constant")
+            torch.manual_seed(0)
+            train(vae(), images, shorter, run, {"model": {"name": "tiny"}}, bool(resume), print_fn=[].append)
+        weights.append(load_model(run)[0].state_dict())
+    assert all(torch.equal(x, y) for x, y in zip(weights[0].values(), weights[1].values(), strict=True))
+
+
+def test_epsilon_inside_the_root_is_of_adam_alone() -> None:
+    with pytest.raises(ValueError, match="eps_inside_root: got true with the optimizer adamw, expected adam"):
+        TrainingConfig(steps=1, optimizer="adamw", eps_inside_root=True)
 
 
 def test_the_fused_step_is_the_plain_one() -> None:

@@ -28,10 +28,12 @@ class TrainingConfig:
         batch_size: images per step, of all processes together.
         accumulate: parts into which a batch is cut, to save memory; gradients are added up. Several processes share the
             parts; batches are cut further until each has as many. A batch norm sees one part at a time.
-        optimizer: adamax (weight decay is an L2 gradient) or adamw (decoupled weight decay).
+        optimizer: adamax, adam or sgd (weight decay is an L2 gradient), or adamw (decoupled weight decay).
         learning_rate: the highest.
         betas: decay of the two moments.
-        eps: added to the second moment's root.
+        eps: added to the second moment's root; not of sgd.
+        eps_inside_root: add it to the second moment instead, before the root is taken; adam only.
+        momentum: of sgd, the share of its last step that the next one keeps, 0 to below 1.
         weight_decay: on all parameters with at least one dimension; single numbers (gates) are left alone.
         schedule: constant; cosine from ``learning_rate`` to ``final_learning_rate`` over what the warm-up leaves of the
             budget; cosine_restarts in periods of growing length; stages of growing length with a constant rate each,
@@ -87,10 +89,12 @@ class TrainingConfig:
     minutes: float | None = None
     batch_size: int = 64
     accumulate: int = 1
-    optimizer: Literal["adamax", "adamw"] = "adamax"
+    optimizer: Literal["adamax", "adamw", "adam", "sgd"] = "adamax"
     learning_rate: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-3
+    eps_inside_root: bool = False
+    momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine", "cosine_restarts", "stages"] = "cosine"
     initial_learning_rate: float = 1e-4
@@ -178,5 +182,8 @@ class TrainingConfig:
         for name in ("warmup_fraction", "skip_quantile"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to 1")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay: got {self.ema_decay}, expected 0 to below 1")
+        for name in ("ema_decay", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 to below 1")
+        if self.eps_inside_root and self.optimizer != "adam":
+            raise ValueError(f"eps_inside_root: got true with the optimizer {self.optimizer}, expected adam")

@@ -10,7 +10,8 @@ References:
     Acceleration of Stochastic Approximation by Averaging, B. T. Polyak, A. B. Juditsky, SIAM J. Control Optim. 1992,
     https://doi.org/10.1137/0330046
 
-    Adam: A Method for Stochastic Optimization, D. P. Kingma, J. Ba, ICLR 2015, https://arxiv.org/abs/1412.6980 (Adamax)
+    Adam: A Method for Stochastic Optimization, D. P. Kingma, J. Ba, ICLR 2015, https://arxiv.org/abs/1412.6980 (Adam,
+    Adamax)
 
     Decoupled Weight Decay Regularization, I. Loshchilov, F. Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101 (AdamW)
 """
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from davi.model import Model
+from davi.training.adam import AdamInsideRoot
 from davi.training.config import TrainingConfig
 from davi.training.sharded import local
 
@@ -38,7 +40,12 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     # A few calls for all tensors, or one for each, on the CPU as well, where it is not torch's own choice.
     if config.optimizer == "adamax":
         return torch.optim.Adamax(groups, lr=rate, betas=betas, eps=eps, foreach=True)
-    return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=eps, fused=True)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, foreach=True)
+    if config.optimizer == "adam" and config.eps_inside_root:
+        return AdamInsideRoot(groups, lr=rate, betas=betas, eps=eps)
+    adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, lr=rate, betas=betas, eps=eps, fused=True)
 
 
 class Average:
