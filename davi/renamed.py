@@ -17,10 +17,13 @@ from davi.config import load_yaml
 RECIPE = "recipe.yaml"
 """The name of the recipe that DAVI writes into a run's folder."""
 
-KEYS: dict[str, str] = {}
+KEYS: dict[str, str] = {
+    "training.stages": "training.stairs",
+}
 """Old key -> new key, with dots: ``training.clip_norm``."""
 
 VALUES: dict[tuple[str, str], str] = {
+    ("training.schedule", "stages"): "staircase",
     ("training.objective.gradient", "reparametrised"): "reparameterized",
     ("training.objective.gradient", "doubly_reparametrised"): "doubly_reparameterized",
 }

@@ -22,8 +22,8 @@ _TRAINING = (
     Mutant(
         "moments-of-adam-exchanged",
         "davi/training/optimizer.py",
-        "torch.optim.AdamW(groups, lr=rate, betas=betas,",
-        "torch.optim.AdamW(groups, lr=rate, betas=betas[::-1],",
+        "return adam(groups, lr=rate, betas=betas,",
+        "return adam(groups, lr=rate, betas=betas[::-1],",
         ("test_training_optimizer.py::test_the_fused_step_is_the_plain_one",),
     ),
     Mutant(
@@ -55,10 +55,10 @@ _TRAINING = (
         ("test_training_schedule.py::test_warmup_then_cosine",),
     ),
     Mutant(
-        "stages-of-equal-length",
+        "stairs-of-equal-length",
         "davi/training/schedule.py",
-        "[config.period_multiplier ** (i - last) for i in range(config.stages)]",
-        "[1.0 for i in range(config.stages)]",
+        "[config.period_multiplier ** (i - last) for i in range(config.stairs)]",
+        "[1.0 for i in range(config.stairs)]",
         ("test_vae.py::test_the_papers_schedule",),
     ),
     Mutant(

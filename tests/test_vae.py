@@ -320,15 +320,15 @@ def test_the_papers_schedule() -> None:
 
 
 def test_stages_of_a_budget_in_minutes_and_after_a_warm_up() -> None:
-    stages: dict[str, Any] = {"schedule": "stages", "stages": 2, "learning_rate": 1.0, "final_learning_rate": 0.1}
-    schedule = Schedule(TrainingConfig(minutes=4.0, period_multiplier=3.0, **stages), 10)
+    stairs: dict[str, Any] = {"schedule": "staircase", "stairs": 2, "learning_rate": 1.0, "final_learning_rate": 0.1}
+    schedule = Schedule(TrainingConfig(minutes=4.0, period_multiplier=3.0, **stairs), 10)
     rates = [schedule.learning_rate(0, seconds) for seconds in (0.0, 59.0, 60.0, 240.0)]
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1], rel=1e-12)
-    schedule = Schedule(TrainingConfig(steps=12, warmup_steps=2, period_multiplier=1.0, **stages), 10)
+    schedule = Schedule(TrainingConfig(steps=12, warmup_steps=2, period_multiplier=1.0, **stairs), 10)
     rates = [schedule.learning_rate(step, 0.0) for step in range(12)]
     assert rates == pytest.approx([1e-4, 0.50005, *[1.0] * 5, *[0.1] * 5], rel=1e-12)
 
 
 def test_stages_want_positive_rates() -> None:
-    with pytest.raises(ValueError, match=r"schedule: got stages with a learning rate of 0\.0"):
-        TrainingConfig(steps=1, schedule="stages", final_learning_rate=0.0)
+    with pytest.raises(ValueError, match=r"schedule: got staircase with a learning rate of 0\.0"):
+        TrainingConfig(steps=1, schedule="staircase", final_learning_rate=0.0)

@@ -36,14 +36,14 @@ class TrainingConfig:
         momentum: of sgd, the share of its last step that the next one keeps, 0 to below 1.
         weight_decay: on all parameters with at least one dimension; single numbers (gates) are left alone.
         schedule: constant; cosine from ``learning_rate`` to ``final_learning_rate`` over what the warm-up leaves of the
-            budget; cosine_restarts in periods of growing length; stages of growing length with a constant rate each,
-            from ``learning_rate`` in the first to ``final_learning_rate`` in the last in equal ratios.
+            budget; cosine_restarts in periods of growing length; staircase, stairs of growing length with a constant
+            rate each, from ``learning_rate`` on the first to ``final_learning_rate`` on the last in equal ratios.
         initial_learning_rate: where the warm-up begins.
-        final_learning_rate: where every cosine ends, and the last stage.
+        final_learning_rate: where every cosine ends, and the last stair.
         warmup_steps, warmup_epochs, warmup_fraction: length of the linear warm-up, at most one of them.
         first_period_epochs: first period of cosine_restarts, counted from the end of the warm-up.
-        period_multiplier: each further period or stage is that many times longer.
-        stages: into how many stages what the warm-up leaves of the budget is divided.
+        period_multiplier: each further period or stair is that many times longer.
+        stairs: into how many stairs what the warm-up leaves of the budget is divided.
         objective: weight of the KL divergences.
         clip_norm: longer gradients are scaled down to this norm; 0: never.
         skip_norm: a step is skipped if its gradient norm is more than this; 0: never.
@@ -96,7 +96,7 @@ class TrainingConfig:
     eps_inside_root: bool = False
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "cosine_restarts", "stages"] = "cosine"
+    schedule: Literal["constant", "cosine", "cosine_restarts", "staircase"] = "cosine"
     initial_learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
     warmup_steps: int = 0
@@ -104,7 +104,7 @@ class TrainingConfig:
     warmup_fraction: float = 0.0
     first_period_epochs: float = 300.0
     period_multiplier: float = 2.0
-    stages: int = 8
+    stairs: int = 8
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     clip_norm: float = 0.0
     skip_norm: float = 0.0
@@ -144,9 +144,9 @@ class TrainingConfig:
             raise ValueError("warmup_steps: got more than one warm-up, expected one of steps, epochs and fraction")
         if self.schedule == "cosine_restarts" and not self.first_period_epochs > 0:
             raise ValueError(f"first_period_epochs: got {self.first_period_epochs}, expected more than 0")
-        if self.schedule == "stages" and not min(self.learning_rate, self.final_learning_rate) > 0:
+        if self.schedule == "staircase" and not min(self.learning_rate, self.final_learning_rate) > 0:
             lowest = min(self.learning_rate, self.final_learning_rate)
-            raise ValueError(f"schedule: got stages with a learning rate of {lowest}, expected rates above 0")
+            raise ValueError(f"schedule: got staircase with a learning rate of {lowest}, expected rates above 0")
         clock_alone = self.steps is None and self.epochs is None
         if self.schedule == "cosine_restarts" and self.warmup_fraction and clock_alone:
             # Restarts are counted in steps from the end of the warm-up, and here no step is known to be its end.
@@ -165,7 +165,7 @@ class TrainingConfig:
 
     def _check_ranges(self) -> None:
         at_least_one = ("batch_size", "accumulate", "skip_window", "skip_limit", "nonfinite_limit", "log_every")
-        for name in (*at_least_one, "keep_checkpoints", "period_multiplier", "stages"):
+        for name in (*at_least_one, "keep_checkpoints", "period_multiplier", "stairs"):
             if not 1 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         not_negative = ("learning_rate", "eps", "weight_decay", "initial_learning_rate", "final_learning_rate")
@@ -175,7 +175,7 @@ class TrainingConfig:
         for name in (*not_negative, *lengths, *watched, *kept):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
-        most_of = {"seed": 2**63 - 1, "threads": 4096, "skip_window": 10**6, "nonfinite_limit": 10**6, "stages": 1000}
+        most_of = {"seed": 2**63 - 1, "threads": 4096, "skip_window": 10**6, "nonfinite_limit": 10**6, "stairs": 1000}
         for name, most in most_of.items():
             if getattr(self, name) > most:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at most {most}")

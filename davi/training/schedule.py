@@ -5,7 +5,7 @@ A warm-up of length w rises linearly, :math:`\eta_s = \eta_0 + (\eta - \eta_0)\,
 .. math:: \eta_s = \eta_T + \tfrac 12 (\eta - \eta_T) (1 + \cos \pi p)
 
 with p the share used up of what remains after the warm-up, or of the current period when the cosine restarts. In place
-of the cosine there may be n stages, each m times as long as the one before it, with the rate
+of the cosine there may be n stairs, each m times as long as the one before it, with the rate
 
 .. math:: \eta_i = \eta \, (\eta_T / \eta)^{i / (n - 1)}, \qquad i = 0 \ldots n - 1
 
@@ -14,7 +14,7 @@ References:
     https://arxiv.org/abs/1608.03983
 
     Importance Weighted Autoencoders, Y. Burda, R. Grosse, R. Salakhutdinov, ICLR 2016, https://arxiv.org/abs/1509.00519
-    (the stages)
+    (the staircase)
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Schedule:
             return config.initial_learning_rate + (config.learning_rate - config.initial_learning_rate) * warm
         if config.schedule == "constant":
             return config.learning_rate
-        if config.schedule == "stages":
-            return self._rate_of_stage(self._after_warmup(step, seconds))
+        if config.schedule == "staircase":
+            return self._rate_of_stair(self._after_warmup(step, seconds))
         rest = self._after_warmup(step, seconds) if config.schedule == "cosine" else self._in_period(step)
         swing = 0.5 * (config.learning_rate - config.final_learning_rate)
         return config.final_learning_rate + swing * (1.0 + math.cos(math.pi * rest))
@@ -126,11 +126,11 @@ class Schedule:
             period *= self.config.period_multiplier
         return since / period
 
-    def _rate_of_stage(self, share: float) -> float:
+    def _rate_of_stair(self, share: float) -> float:
         """Learning rate when that share of what the warm-up leaves of the budget is used up."""
-        config, last = self.config, self.config.stages - 1
-        lengths = [config.period_multiplier ** (i - last) for i in range(config.stages)]  # the longest: 1
+        config, last = self.config, self.config.stairs - 1
+        lengths = [config.period_multiplier ** (i - last) for i in range(config.stairs)]  # the longest: 1
         ends = accumulate(length / sum(lengths) for length in lengths)
-        # A share that is an end except for rounding counts as one: the next stage begins.
-        stage = min(last, sum(share >= end - 1e-12 for end in ends))
-        return config.learning_rate * (config.final_learning_rate / config.learning_rate) ** (stage / max(1, last))
+        # A share that is an end except for rounding counts as one: the next stair begins.
+        stair = min(last, sum(share >= end - 1e-12 for end in ends))
+        return config.learning_rate * (config.final_learning_rate / config.learning_rate) ** (stair / max(1, last))
