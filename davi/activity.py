@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions import Drawn, Normal, Posterior
+from davi.distributions import Drawn, Latent, Normal
 from davi.model import Hierarchy, LatentModel, Model
 from davi.repetition import repeat_images
 from davi.streaming import double
@@ -210,7 +210,7 @@ class UnitCounter:
             ]
             return torch.stack(parts).repeat(n, *[1] * (like.ndim - 1))  # of each image all draws, side by side
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert posterior is not None
             z = posterior.sample_with(noise)
             if prior is not None:
@@ -221,7 +221,7 @@ class UnitCounter:
         return found
 
 
-def _mean(posterior: Posterior, z: Tensor) -> Tensor:
+def _mean(posterior: Latent, z: Tensor) -> Tensor:
     """The mean where it is known, else the draw, whose expectation is the mean: a flow moves the mean of its base to
     another place than its own."""
     own = posterior.posterior if isinstance(posterior, Drawn) else posterior

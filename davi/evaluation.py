@@ -284,11 +284,16 @@ def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, c
         for _ in range(samples // copies):
             yield model.elbo(x, context, generator)
         return
-    for _ in range(samples):
-        evidence = model.evidence(x, generator)
-        yield evidence
-        if evidence.kind is Kind.EXACT and evidence.log_weight is None:
-            return
+    first = model.evidence(x, generator)
+    yield first
+    if first.kind is Kind.EXACT and first.log_weight_fn is None:
+        return
+    # One draw is made; how many of the others fit into a pass follows from their number.
+    rest = samples - 1
+    together = max((n for n in range(1, max(1, chunk // len(x)) + 1) if rest % n == 0), default=1)
+    repeated = x.repeat(together, 1, 1, 1)  # [together * B, C, H, W]
+    for _ in range(rest // together):
+        yield model.evidence(repeated, generator)
 
 
 def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:

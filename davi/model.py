@@ -16,12 +16,12 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Generator, Tensor, nn
 
-from davi.distributions import Distribution, Drawn, Normal, Posterior
+from davi.distributions import Distribution, Drawn, Latent
 from davi.distributions.base import sum_per_image
 from davi.evidence import Evidence, Kind
 from davi.repetition import repeat_images
 
-Choose = Callable[[int, Normal | None, Posterior | None], Tensor]
+Choose = Callable[[int, Latent | None, Latent | None], Tensor]
 """Answers the walk's question: ``choose(layer, prior, posterior) -> z``.
 
 ``posterior`` is None without a context. ``prior`` is None when the question comes too early for it: a model that draws
@@ -145,9 +145,14 @@ class LatentModel(Model, ABC):
 class Step:
     """What happened at one layer of a walk."""
 
-    prior: Normal
-    posterior: Posterior
+    prior: Latent
+    posterior: Latent
     z: Tensor
+
+    @classmethod
+    def of(cls, prior: Latent, posterior: Latent, z: Tensor) -> Step:
+        """The step at which z was chosen; a prior that is the same for all images is expanded to their number."""
+        return cls(prior.expand(len(z)), posterior, z)
 
     @property
     def is_divergence(self) -> bool:
@@ -158,7 +163,7 @@ class Step:
     def kl_map(self) -> Tensor:
         """KL divergence of the posterior from the prior, of every latent variable, ``[B, ...]``, nats; log q - log p at
         the draw where it has no closed form."""
-        return self.posterior.divergence_map(self.prior, self.z)
+        return self.posterior.kl_map(self.prior, self.z)[0]
 
     def kl(self) -> Tensor:
         """The same, summed over the layer, ``[B]``."""
@@ -185,7 +190,7 @@ class DataInitialized(ABC):
         """
 
 
-def ask_early(choose: Choose, layer: int, posterior: Posterior) -> Drawn:
+def ask_early(choose: Choose, layer: int, posterior: Latent) -> Drawn:
     """Draw a latent before its prior is known; offer the result as its posterior when its turn comes."""
     return Drawn(posterior, choose(layer, None, posterior))
 
@@ -245,33 +250,39 @@ class Hierarchy(LatentModel, ABC):
         steps: list[Step] = []
         drawn: list[Tensor] = []
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert posterior is not None
             z = posterior.sample(generator)
             if not isinstance(posterior, Drawn):
                 drawn.append(z)
             if prior is not None:
-                steps.append(Step(prior, posterior, z))
+                steps.append(Step.of(prior, posterior, z))
             return z
 
         pixels = self.top_down(choose, context)
         reconstruction = pixels.log_prob(x)  # [B]
         terms = {"reconstruction": reconstruction}
-        maps = {}
+        maps, of_draws = {}, list[Tensor | None]()
         for layer, step in enumerate(steps):
             name = f"kl/{layer:02d}"
-            maps[name] = step.kl_map()
+            maps[name], closed_form = step.posterior.kl_map(step.prior, step.z)
             terms[name] = -sum_per_image(maps[name])
+            of_draws.append(None if closed_form else terms[name])
 
         def log_weight_fn(joint: bool = False) -> Tensor:
             total = reconstruction
-            for step in steps:
-                total = total + step.prior.log_prob(step.z)
-                total = total if joint else total - step.posterior.log_prob(step.z)
+            for step, of_draw in zip(steps, of_draws, strict=True):
+                if joint:
+                    total = total + step.prior.log_prob(step.z)
+                elif of_draw is not None:  # log p - log q at the draw already
+                    total = total + of_draw
+                else:
+                    total = total + step.prior.log_prob(step.z) - step.posterior.log_prob(step.z)
             return total
 
         penalties = self.penalties() if self.training else {}
-        kind = Kind.LOWER_BOUND if pixels.normalized else Kind.ESTIMATE
+        parts = [pixels.kind, *(latent.kind for step in steps for latent in (step.prior, step.posterior))]
+        kind = Kind.weakest(Kind.LOWER_BOUND, *parts)
         early = frozenset(name for name, step in zip(maps, steps, strict=True) if not step.is_divergence)
         return Evidence(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early)
 
@@ -294,7 +305,7 @@ class Hierarchy(LatentModel, ABC):
             raise ValueError(f"n: got {n}, expected at least 1 image")
         factors = self._temperatures(temperature)
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None
             return prior.expand(n).sample(generator, factors[layer])
 
@@ -317,9 +328,9 @@ class Hierarchy(LatentModel, ABC):
     def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:
         found: list[Tensor] = []
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert posterior is not None
-            z = posterior.sample(generator) if sample else posterior.mean
+            z = posterior.sample(generator) if sample else posterior.center()
             if prior is not None:
                 found.append(z)
             return z
@@ -332,7 +343,7 @@ class Hierarchy(LatentModel, ABC):
         if len(latents) != self.num_layers:
             raise ValueError(f"latents: got {len(latents)} tensors, expected one for each of {self.num_layers} layers")
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None
             z, shape = latents[layer], tuple(prior.shape[1:])
             if tuple(z.shape[1:]) != shape:

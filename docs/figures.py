@@ -302,7 +302,7 @@ def ladder() -> Figure:
     left.legend(frameon=False)
     scales = torch.logspace(-2.0, 2.0, 200)
     q = merged(Normal(torch.full_like(scales, 1.8), scales), prior)
-    right.plot(scales, q.kl_map(prior), color="#333333", label="KL(q || p), nats")
+    right.plot(scales, q.closed_kl_map(prior), color="#333333", label="KL(q || p), nats")
     right.plot(scales, q.mean, color=COLORS[2], label="mean of q")
     right.plot(scales, q.scale, color=COLORS[2], linestyle="--", label="standard deviation of q")
     right.set(xscale="log", xlabel="standard deviation of the measurement")

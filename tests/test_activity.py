@@ -15,7 +15,7 @@ import davi
 from davi import page
 from davi.activity import ACTIVE_DRAWS, ACTIVE_IMAGES, RunningCovariance, UnitCounter, inactive_layers
 from davi.data import Images
-from davi.distributions import Categorical, Distribution, Normal, Posterior, TransformedNormal
+from davi.distributions import Categorical, Distribution, Latent, Normal, TransformedNormal
 from davi.evaluation import evaluate, measuring
 from davi.inspection import inspect
 from davi.model import Choose, Hierarchy, ask_early
@@ -265,10 +265,10 @@ def test_variances_of_a_network_are_those_of_many_draws(recipe: str, shake: floa
         """Of all units of all layers, given the latents before them, mean over the draws, ``[12, units]``."""
         found: list[Tensor] = []
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert posterior is not None
             if prior is not None:
-                found.append(posterior.mean.unflatten(0, (12, draws)).mean(1).flatten(1))
+                found.append(posterior.center().unflatten(0, (12, draws)).mean(1).flatten(1))
             return posterior.sample(generator)
 
         model.top_down(choose, model.encode(x.repeat_interleave(draws, 0)))

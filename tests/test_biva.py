@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 import davi
 from davi import recipes
 from davi.data import Images
-from davi.distributions import Drawn, Normal, Posterior
+from davi.distributions import Drawn, Latent, Normal
 from davi.inspection import inspect
 from davi.layers.weight_norm_init import initialize_from_data
 from davi.model import Step
@@ -67,7 +67,7 @@ def test_order_of_the_walk() -> None:
     model = build()
     asked: list[tuple[int, str]] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert posterior is not None
         asked.append((layer, "early" if prior is None else type(posterior).__name__))
         return posterior.sample()
@@ -90,7 +90,7 @@ def test_its_page_knows_which_divergences_are_estimates() -> None:
 def test_sampling_and_decoding_are_one_path() -> None:
     model, drawn = build(), []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert prior is not None
         drawn.append(prior.expand(3).sample(generator))
         return drawn[-1]
@@ -113,12 +113,12 @@ def influences(model: BIVA, x: Tensor) -> tuple[dict[int, set[int]], dict[int, s
     posterior_means: dict[int, Tensor] = {}
     z: dict[int, Tensor] = {}
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert posterior is not None
         if prior is not None:
             prior_means[layer] = prior.mean
         if layer not in early:
-            posterior_means[layer] = posterior.mean
+            posterior_means[layer] = posterior.center()
             z[layer] = posterior.sample().detach().requires_grad_()
         if prior is None:
             early[layer] = z[layer]
@@ -161,7 +161,7 @@ def test_variances_of_the_published_programs(variance: Any) -> None:
     model = build(replace(SMALL, variance=variance), shake=1.0)
     scales: list[Tensor] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert posterior is not None
         if prior is not None and layer == 0:
             assert torch.equal(prior.scale, torch.ones_like(prior.scale))

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 import davi
 from davi import Hierarchy, Kind, LatentModel, Model, recipes
-from davi.distributions import Distribution, Normal, Posterior
+from davi.distributions import Distribution, Latent, Normal
 from davi.layers import DepthAttention
 from davi.repetition import repeat_images
 from davi.runs import load_model, save_model
@@ -88,10 +88,10 @@ def test_terms_are_nats_per_image_that_sum_to_the_claim(model: Model) -> None:
 def test_divergences_in_closed_form_are_never_negative(hierarchy: Hierarchy) -> None:
     closed: list[Tensor] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert posterior is not None
         if prior is not None and isinstance(posterior, Normal):
-            closed.append(posterior.kl_map(prior))
+            closed.append(posterior.closed_kl_map(prior))
         return posterior.sample()
 
     hierarchy.top_down(choose, hierarchy.encode(some_images(hierarchy, 3)))
@@ -228,7 +228,7 @@ def test_log_weight_is_the_ratio_of_the_drawn_densities(hierarchy: Hierarchy) ->
     x, generator = some_images(hierarchy, 3), seeded()
     ratio = torch.zeros(3, dtype=torch.float64)
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         nonlocal ratio
         assert posterior is not None
         z = posterior.sample(generator)
@@ -247,7 +247,7 @@ def test_log_weight_is_the_ratio_of_the_drawn_densities(hierarchy: Hierarchy) ->
 def test_terms_that_are_no_divergences_are_those_of_latents_drawn_on_the_way_up(hierarchy: Hierarchy) -> None:
     early = set()
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert posterior is not None
         if prior is None:
             early.add(f"kl/{layer:02d}")
@@ -268,9 +268,7 @@ def test_the_walk_is_the_same_with_and_without_the_image(hierarchy: Hierarchy) -
     for context in (hierarchy.encode(x), None):
         priors: list[Normal] = []
 
-        def choose(
-            layer: int, prior: Normal | None, posterior: Posterior | None, seen: list[Normal] = priors
-        ) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None, seen: list[Normal] = priors) -> Tensor:
             if prior is not None:
                 seen.append(prior)
             return latents[layer]
@@ -288,7 +286,7 @@ def test_at_temperature_zero_latents_are_the_prior_means(hierarchy: Hierarchy) -
     generator = seeded()
     asked: list[int] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         asked.append(layer)
         assert prior is not None
         assert posterior is None
@@ -316,11 +314,11 @@ def test_rows_of_a_batch_do_not_mix_in_eval_mode(hierarchy: Hierarchy) -> None:
     def measure(x: Tensor) -> Tensor:
         divergences: list[Tensor] = []
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert posterior is not None
-            z = posterior.mean
+            z = posterior.center()
             if prior is not None:
-                divergences.append(posterior.divergence_map(prior, z).flatten(1).sum(1))
+                divergences.append(posterior.kl_map(prior, z)[0].flatten(1).sum(1))
             return z
 
         pixels = hierarchy.top_down(choose, hierarchy.encode(x))

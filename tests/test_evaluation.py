@@ -35,7 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class Toy(Hierarchy):
-    """Posterior N(slope * x, 1) in the first layer, N(z_0, 1) in the second; uniform pixels whatever the latents."""
+    """Latent N(slope * x, 1) in the first layer, N(z_0, 1) in the second; uniform pixels whatever the latents."""
 
     num_layers = 2
 

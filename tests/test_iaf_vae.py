@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 import davi
 from davi import recipes
-from davi.distributions import Normal, Posterior, TransformedNormal
+from davi.distributions import Latent, Normal, TransformedNormal
 from davi.models.iaf_vae import IAFVAE, IAFVAEConfig
 
 SMALL = IAFVAEConfig(
@@ -55,7 +55,7 @@ def test_posteriors_of_a_walk(steps: int) -> None:
     model = build(replace(SMALL, flow_steps=steps))
     found: list[tuple[type, tuple[int, ...]]] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert prior is not None
         assert posterior is not None
         found.append((type(posterior), tuple(prior.shape[1:])))
@@ -75,11 +75,11 @@ def test_both_ways_share_in_a_posterior() -> None:
     def top() -> tuple[Normal, Normal]:
         asked: list[tuple[Normal, Normal]] = []
 
-        def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert isinstance(prior, Normal)
             assert isinstance(posterior, Normal)
             asked.append((prior, posterior))
-            return posterior.mean
+            return posterior.center()
 
         model.top_down(choose, model.encode(x))
         return asked[0]
@@ -94,9 +94,9 @@ def test_both_ways_share_in_a_posterior() -> None:
     down[2 * n : 3 * n] += 0.4
     down[3 * n : 4 * n] += 0.2
     same, moved = top()
-    assert torch.equal(same.mean, prior.mean)
+    assert torch.equal(same.center(), prior.mean)
     assert torch.equal(same.scale, prior.scale)
-    torch.testing.assert_close(moved.mean, posterior.mean + 0.7, rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(moved.center(), posterior.mean + 0.7, rtol=0.0, atol=1e-12)
     torch.testing.assert_close(moved.scale, posterior.scale * math.exp(0.3), rtol=1e-12, atol=0.0)
 
 
@@ -157,7 +157,7 @@ def test_the_flow_moves_the_draws_and_its_determinant_counts() -> None:
     """At the initial weights a step multiplies with sigmoid(2) and adds 0.126928 to the log density."""
     model = IAFVAE((1, 8, 8), 2, SMALL).double()
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert isinstance(posterior, TransformedNormal)
         z = posterior.sample(seeded(layer))
         z0 = posterior.base.sample(seeded(layer))
@@ -189,7 +189,7 @@ def test_log_scales_are_outputs_up_to_a_guard(output: float, log_scale: float) -
     model.top.zero_()
     bias[SMALL.latent_channels : 2 * SMALL.latent_channels] = output
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert prior is not None
         found.append(prior)
         return prior.mean

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import davi
-from davi.distributions import Distribution, Normal, Posterior
+from davi.distributions import Distribution, Latent, Normal
 from davi.model import Choose, Hierarchy
 from davi.models import LadderVAE
 from davi.models.ladder_vae import DenseRung, LadderVAEConfig, merged
@@ -139,7 +139,7 @@ def bound_at(chain: Chain, x: Tensor, noise: Iterator[float]) -> Tensor:
     """Reconstruction minus divergences when the latents are drawn with this noise, ``[B]``."""
     total = torch.zeros(len(x), dtype=torch.float64)
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         nonlocal total
         assert isinstance(prior, Normal)
         assert isinstance(posterior, Normal)
@@ -170,7 +170,7 @@ def steps_of(model: LadderVAE, x: Tensor) -> list[tuple[Normal, Normal]]:
     """Prior and posterior of each layer, with draws from the posteriors."""
     found: list[tuple[Normal, Normal]] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert isinstance(prior, Normal)
         assert isinstance(posterior, Normal)
         found.append((prior, posterior))

@@ -325,7 +325,7 @@ def linear_gaussian(q: Normal, noise: Tensor) -> Evidence:
     z = q.mean + q.scale * noise
     prior, sharp = Normal(torch.zeros_like(z), torch.ones_like(z)), torch.full((len(z), 3), 0.5, dtype=torch.float64)
     reconstruction = Normal(z @ W.T + B, sharp).log_prob(X.expand(len(z), 3))
-    kl = q.expand(len(z)).kl_map(prior)
+    kl = q.expand(len(z)).closed_kl_map(prior)
     terms = {"reconstruction": reconstruction, "kl/00": -kl.sum(1)}
     return Evidence(
         terms, Kind.LOWER_BOUND, lambda joint=False: reconstruction + prior.log_prob(z) - q.log_prob(z), kl_maps={}
@@ -454,7 +454,7 @@ def test_no_gradient_flows_through_the_weights_of_balancing() -> None:
 )
 def test_a_model_without_latents_is_refused(options: dict[str, Any]) -> None:
     model = Logistic((1, 4, 4), 2)
-    with pytest.raises(UserError, match=r"^objective: got .* for logistic, expected a model with layers of latents$"):
+    with pytest.raises(UserError, match=r"^objective: got .* for logistic, expected a model with importance weights$"):
         check_fit(model, sets(), ObjectiveConfig(**options))
     check_fit(model, sets(), ObjectiveConfig(kl_steps=3))
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 import davi
 from davi import recipes
 from davi.data import DataSets, Images
-from davi.distributions import Drawn, Normal, Posterior
+from davi.distributions import Drawn, Latent, Normal
 from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.evidence import Evidence
@@ -70,7 +70,7 @@ def test_the_lower_layer_is_drawn_on_the_way_up() -> None:
     model, x = paper(4, 3, hidden=(8, 6)).eval(), torch.randint(2, (5, 1, 28, 28))
     asked: list[tuple[int, bool, bool]] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert posterior is not None
         asked.append((layer, prior is None, isinstance(posterior, Drawn)))
         return posterior.sample()
@@ -90,7 +90,7 @@ def log_weights(model: VAE, x: Tensor, points: Tensor) -> Tensor:
     """log p(x, z) - log q(z | x) of one image where the posteriors' noise is given, ``[n]``."""
     total = torch.zeros(len(points), dtype=torch.float64)
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         nonlocal total
         if isinstance(posterior, Normal):
             z = posterior.mean + posterior.scale * points[:, layer, None, None, None]
@@ -118,7 +118,7 @@ def test_weights_average_to_the_probability(latents: tuple[int, ...]) -> None:
         part.log_scale.bias.fill_(0.3)
     points, log_masses = quadrature(len(latents))
 
-    def prior_draw(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def prior_draw(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert prior is not None
         return prior.mean + prior.scale * points[:, layer, None, None, None]
 
@@ -241,14 +241,19 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 DRAWS = ObjectiveConfig(draws=3, bound="importance_weighted")
 
 
+def several(seen: list[Tensor]) -> list[Tensor]:
+    """What the model saw in steps; one image alone is looked at to learn what the objective can count on."""
+    return [x for x in seen if len(x) > 1]
+
+
 def test_every_image_of_a_batch_is_drawn_for_as_often_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watched(monkeypatch)
     config = TrainingConfig(steps=2, batch_size=8, accumulate=2, objective=DRAWS, **STILL)
     plan(paper_of_16_pixels(), binary(), config)
-    planned = len(seen)
+    planned = len(several(seen))
     train(paper_of_16_pixels(), binary(), config, tmp_path / "run", {}, print_fn=lambda line: None)
-    assert (planned, len(seen)) == (4, 8)  # two steps of two parts each
-    for x in seen:
+    assert (planned, len(several(seen))) == (4, 8)  # two steps of two parts each
+    for x in several(seen):
         assert len(x) == 12
         alike = x.unflatten(0, (4, 3))
         assert torch.equal(alike, alike[:, :1].expand_as(alike))
@@ -262,7 +267,7 @@ def test_a_diagnosis_repeats_the_draws_too(tmp_path: Path, monkeypatch: pytest.M
     config = TrainingConfig(steps=2, batch_size=8, nonfinite_limit=1, objective=DRAWS, **STILL)
     with pytest.raises(UserError, match=r"first layer: inference\.0\.log_scale"):
         train(model, binary(), config, tmp_path / "run", {}, print_fn=lambda line: None)
-    assert [len(x) for x in seen] == [24, 24]
+    assert [len(x) for x in several(seen)] == [24, 24]
 
 
 def test_resuming_what_has_no_checkpoint_yet_initializes(tmp_path: Path) -> None:

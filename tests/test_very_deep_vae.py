@@ -11,7 +11,7 @@ from torch import Tensor
 
 import davi
 from davi import data, recipes
-from davi.distributions import Normal, Posterior
+from davi.distributions import Latent, Normal
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes
 from davi.layers.context_attention import ContextAttentionOptions
 from davi.models.very_deep_vae import (
@@ -193,7 +193,7 @@ def test_initial_scales() -> None:
     # So at first all priors are standard normal, whatever the latents.
     asked: list[Normal] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert prior is not None
         asked.append(prior)
         return prior.expand(2).sample()

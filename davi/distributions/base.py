@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from davi.evidence import Kind
+
 Noise = Callable[[Tensor], Tensor]
 """Standard Normal noise of somebody's choice: of the shape, type and device of the tensor that it is given."""
 
@@ -19,6 +21,12 @@ class Distribution(ABC):
     def normalized(self) -> bool:
         """Whether the probabilities sum to one; forms that serve published weights only may say no."""
         return True
+
+    @property
+    def kind(self) -> Kind:
+        """What :meth:`log_prob` is: exact, unless the probabilities do not sum to one or are not known exactly. A claim
+        made of several distributions has the weakest kind of all of them."""
+        return Kind.EXACT if self.normalized else Kind.ESTIMATE
 
     @abstractmethod
     def log_prob_map(self, x: Tensor) -> Tensor:
@@ -41,19 +49,27 @@ class Distribution(ABC):
         return sum_per_image(self.log_prob_map(x))
 
 
-class Posterior(Distribution):
-    """A distribution of the latents of one layer given an image, as a hierarchy's walk offers it."""
+class Latent(Distribution):
+    """A distribution of the latents of one layer, as a hierarchy's walk offers it: a prior or a posterior."""
 
     @property
     @abstractmethod
-    def mean(self) -> Tensor:
+    def shape(self) -> torch.Size:
+        """Of a draw, ``[B, ...]``. The prior of the top layer may have B = 1 for all images alike."""
+
+    @abstractmethod
+    def center(self) -> Tensor:
         """The latents when the noise is zero: the mean of a Normal, and where a flow takes it."""
+
+    @abstractmethod
+    def expand(self, n: int) -> Latent:
+        """The same distribution for ``n`` images; a batch of one is repeated."""
 
     @abstractmethod
     def sample_with(self, noise: Noise) -> Tensor:
         """The draw that given noise makes, in place of a generator's."""
 
-    def divergence_map(self, prior: Distribution, z: Tensor) -> Tensor:
+    def kl_map(self, prior: Latent, z: Tensor) -> tuple[Tensor, bool]:
         r"""KL divergence from the prior at the grain of the latents, ``[B, ...]``, nats.
 
         Here its estimate from one draw, :math:`\log q(z) - \log p(z)`, which may be below zero by chance; a subclass
@@ -61,9 +77,12 @@ class Posterior(Distribution):
 
         Arguments:
             prior: p.
-            z: a draw of this posterior.
+            z: a draw of this distribution.
+
+        Returns:
+            The map, and whether it is the closed form, which does not depend on the draw.
         """
-        return self.log_prob_map(z) - prior.log_prob_map(z)
+        return self.log_prob_map(z) - prior.log_prob_map(z), False
 
 
 def sum_per_image(x: Tensor) -> Tensor:

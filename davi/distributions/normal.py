@@ -25,13 +25,13 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions.base import Distribution, Noise, Posterior, at_least_float32, sum_per_image
+from davi.distributions.base import Latent, Noise, at_least_float32, sum_per_image
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @final
-class Normal(Posterior):
+class Normal(Latent):
     """Independent Normal variables.
 
     Arguments:
@@ -86,15 +86,19 @@ class Normal(Posterior):
         """Where the density is largest: the mean."""
         return self.mean
 
-    def divergence_map(self, prior: Distribution, z: Tensor) -> Tensor:
-        """In closed form if the prior is a Normal; then the draw does not matter."""
-        return self.kl_map(prior) if isinstance(prior, Normal) else super().divergence_map(prior, z)
+    def center(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def kl_map(self, prior: Latent, z: Tensor) -> tuple[Tensor, bool]:
+        """In closed form if the prior is a Normal."""
+        return (self.closed_kl_map(prior), True) if isinstance(prior, Normal) else super().kl_map(prior, z)
 
     def kl(self, other: Normal) -> Tensor:
         r""":math:`KL(\mathrm{self} \| \mathrm{other})` in closed form, summed over all but the batch, ``[B]``, nats."""
-        return sum_per_image(self.kl_map(other))
+        return sum_per_image(self.closed_kl_map(other))
 
-    def kl_map(self, other: Normal) -> Tensor:
+    def closed_kl_map(self, other: Normal) -> Tensor:
         """The KL divergence of every single variable, ``[B, ...]``, nats."""
         ratio = self.scale / other.scale
         shift = (self.mean - other.mean) / other.scale

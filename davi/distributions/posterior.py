@@ -15,17 +15,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import final
 
+import torch
 from torch import Generator, Tensor
 
-from davi.distributions.base import Noise, Posterior
+from davi.distributions.base import Latent, Noise
 from davi.distributions.normal import Normal
+from davi.evidence import Kind
 
 Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
 """``z -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection` whose context, if any, is given."""
 
 
 @final
-class TransformedNormal(Posterior):
+class TransformedNormal(Latent):
     """A Normal whose draws pass through a bijection. It remembers its draws and knows the density of nothing else.
 
     Arguments:
@@ -42,8 +44,14 @@ class TransformedNormal(Posterior):
         return f"TransformedNormal(shape={tuple(self.base.shape)})"
 
     @property
-    def mean(self) -> Tensor:
+    def shape(self) -> torch.Size:
+        return self.base.shape
+
+    def center(self) -> Tensor:
         return self._through(self.base.mean)
+
+    def expand(self, n: int) -> TransformedNormal:
+        return TransformedNormal(self.base.expand(n), self.transform)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A reparameterized draw; ``temperature`` scales the noise of the base."""
@@ -54,7 +62,7 @@ class TransformedNormal(Posterior):
 
     def mode(self) -> Tensor:
         """Where the flow takes the mode of its base, which is not the mode of the result in general."""
-        return self.mean
+        return self.center()
 
     def log_prob_map(self, x: Tensor) -> Tensor:
         """Density of a draw.
@@ -74,7 +82,7 @@ class TransformedNormal(Posterior):
 
 
 @final
-class Drawn(Posterior):
+class Drawn(Latent):
     r"""A posterior whose draw has been made already, because the posteriors of other latents depended on it.
 
     Its part of a bound is :math:`\log q(z) - \log p(z)` at the draw. In closed form it would treat those other latents,
@@ -86,7 +94,7 @@ class Drawn(Posterior):
         z: the latents.
     """
 
-    def __init__(self, posterior: Posterior, z: Tensor) -> None:
+    def __init__(self, posterior: Latent, z: Tensor) -> None:
         self.posterior = posterior
         self.z = z
 
@@ -94,8 +102,18 @@ class Drawn(Posterior):
         return f"Drawn({self.posterior!r})"
 
     @property
-    def mean(self) -> Tensor:
-        return self.posterior.mean
+    def shape(self) -> torch.Size:
+        return self.z.shape
+
+    @property
+    def kind(self) -> Kind:
+        return self.posterior.kind
+
+    def center(self) -> Tensor:
+        return self.posterior.center()
+
+    def expand(self, n: int) -> Drawn:
+        return Drawn(self.posterior.expand(n), self.z.expand(n, *self.z.shape[1:]))
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """The draw; always the same one."""

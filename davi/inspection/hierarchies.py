@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from davi.activity import inactive_layers
 from davi.clusters import standard_error
 from davi.data import Images
-from davi.distributions import Distribution, Normal, Posterior
+from davi.distributions import Distribution, Latent, Normal
 from davi.evaluation import KL, Evaluation
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
@@ -104,7 +104,7 @@ class _Recorder:
         for i, depth in enumerate(self.depths[:-1]):
             self._count(i, x, *walk(self._model, context, len(x), depth, self._draw(i)))
 
-    def _draw(self, i: int) -> Callable[[Posterior], Tensor]:
+    def _draw(self, i: int) -> Callable[[Latent], Tensor]:
         return lambda distribution: distribution.sample(self._generators[i])
 
     def _count(self, i: int, x: Tensor, steps: Sequence[Step], likelihood: Distribution) -> None:
@@ -123,7 +123,7 @@ class _Recorder:
 def _first_layers(model: Hierarchy, x: Tensor, depths: Sequence[int]) -> Tensor:
     """Modes of p(x | z) at the posterior means of the first k layers, ``[depths, n, C, H, W]``."""
     context = model.encode(x)
-    likelihoods = [walk(model, context, len(x), depth, lambda latent: latent.mean)[1] for depth in depths]
+    likelihoods = [walk(model, context, len(x), depth, lambda latent: latent.center())[1] for depth in depths]
     return torch.stack([likelihood.mode().cpu() for likelihood in likelihoods])
 
 

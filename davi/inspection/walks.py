@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from davi.distributions import Distribution, Normal, Posterior
+from davi.distributions import Distribution, Latent
 from davi.model import Hierarchy, Step
 
-Take = Callable[[Posterior], Tensor]
+Take = Callable[[Latent], Tensor]
 """How a latent is made from its distribution: a draw, or the mean."""
 
 
@@ -29,12 +29,12 @@ def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) ->
     """
     steps: list[Step] = []
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         assert posterior is not None
         if prior is None:
             return take(posterior)
         z = take(posterior if layer < depth else prior.expand(images))
-        steps.append(Step(prior, posterior, z))
+        steps.append(Step.of(prior, posterior, z))
         return z
 
     return steps, model.top_down(choose, context)

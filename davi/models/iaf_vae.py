@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Normal, Posterior, TransformedNormal
+from davi.distributions import Distribution, Latent, Normal, TransformedNormal
 from davi.flows import InverseAutoregressiveFlow
 from davi.layers import Padding, PixelHead
 from davi.layers.checkpointed import Checkpointed
@@ -314,7 +314,7 @@ class IAFVAE(Hierarchy, DataInitialized):
             state = conv(_doubled(state) if self.config.stem_halvings else state)
         return self.head(self.padding.crop(state))
 
-    def _posterior(self, layer: int, own: RawNormal, own_context: Tensor, told: Lifted) -> Posterior:
+    def _posterior(self, layer: int, own: RawNormal, own_context: Tensor, told: Lifted) -> Latent:
         base = _normal(own.shifted(told.posterior))
         if not self.config.flow_steps:
             return base

@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Normal, Posterior, TransformedNormal
+from davi.distributions import Distribution, Latent, Normal, TransformedNormal
 from davi.distributions.base import at_least_float32
 from davi.flows.autoregressive_shift import ShiftPairs
 from davi.layers import LayerMemory, Padding, PixelHead
@@ -292,7 +292,7 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialized):
             return self.stem.v.new_zeros(1, 2 * self.config.latent_channels, *self.top_grid)
         return self._group(layer).generate(attended)
 
-    def _posterior(self, layer: int, attended: Tensor | None, prior: Tensor, feature: Tensor) -> Posterior:
+    def _posterior(self, layer: int, attended: Tensor | None, prior: Tensor, feature: Tensor) -> Latent:
         raw = self.top.infer(feature) if layer == 0 else self._group(layer).infer(attended, feature)
         posterior = _soft_clamped(prior + raw if self.config.residual_posterior else raw)
         return TransformedNormal(posterior, self.shifts[layer]) if self.config.shifts else posterior

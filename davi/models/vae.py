@@ -30,7 +30,7 @@ from typing import Literal, final
 
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Normal, Posterior
+from davi.distributions import Distribution, Latent, Normal
 from davi.layers import Padding, PixelHead, ResidualBlock, ResidualCell, WeightNormConv2d
 from davi.layers.pixel_head import Likelihood
 from davi.layers.residual import widths_along
@@ -246,7 +246,7 @@ class VAE(Hierarchy, DataInitialized):
 
     def top_down(self, choose: Choose, context: Normal | None = None) -> Distribution:
         top = self.num_layers - 1
-        posteriors: list[Posterior | None] = [None] * self.num_layers  # top first
+        posteriors: list[Latent | None] = [None] * self.num_layers  # top first
         if context is not None:
             posterior = context
             for layer in range(top, 0, -1):  # from the image up: each latent is drawn before the one above it

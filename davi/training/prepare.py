@@ -13,8 +13,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from davi.data import DataSets
-from davi.distributions import Drawn, Normal, Posterior
+from davi.distributions import Drawn, Latent, Normal
 from davi.errors import UserError
+from davi.evidence import Evidence
 from davi.model import DataInitialized, Hierarchy, Model
 from davi.objectives import ObjectiveConfig
 from davi.renamed import read
@@ -49,18 +50,34 @@ def _check_objective(model: Model, config: ObjectiveConfig) -> None:
     plain = ObjectiveConfig()
     options = ("draws", "bound", "free_nats", "kl_balance")
     wanted = [name for name in options if getattr(config, name) != getattr(plain, name)]
-    if wanted and not isinstance(model, Hierarchy):
+    if wanted:
+        evidence = _evidence(model)
         given = ", ".join(f"{name} {getattr(config, name)}" for name in wanted)
-        raise UserError(f"objective: got {given} for {model.name}, expected a model with layers of latents")
+        if evidence.log_weight_fn is None:
+            raise UserError(f"objective: got {given} for {model.name}, expected a model with importance weights")
+        if not evidence.kl_maps and {"free_nats", "kl_balance"} & {*wanted}:
+            raise UserError(f"objective: got {given} for {model.name}, expected a model with layers of latents")
     if config.gradient == "doubly_reparameterized" and isinstance(model, Hierarchy):
         _check_posteriors(model)
+
+
+@torch.no_grad()
+def _evidence(model: Model) -> Evidence:
+    """What the model says about an image of zeros: it tells what an objective can count on. Nothing is moved by it."""
+    training, device = model.training, _device(model)
+    model.eval()
+    try:
+        zeros = torch.zeros(1, *model.shape, dtype=torch.uint8, device=device)
+        return model.evidence(zeros, Generator(device).manual_seed(0))
+    finally:
+        model.train(training)
 
 
 @torch.no_grad()
 def _check_posteriors(model: Hierarchy) -> None:
     """The doubly reparameterized gradient needs densities at any place; a flow knows those of its draws."""
 
-    def choose(layer: int, prior: Normal | None, posterior: Posterior | None) -> Tensor:
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
         own = posterior.posterior if isinstance(posterior, Drawn) else posterior
         if not isinstance(own, Normal):
             raise UserError(

@@ -49,7 +49,7 @@ class NvaeParity(LayerParity):
 
     def latents(self, step: Step) -> Tensor:
         base = step.posterior.base if isinstance(step.posterior, TransformedNormal) else step.posterior
-        return base.mean
+        return base.center()
 
     def outputs(self, name: str) -> Tensor:
         return self.tensors[name][:, head_order(self.model.head)]
