@@ -105,15 +105,16 @@ class Copy:
             else:
                 shutil.copy2(source, target)
 
-    def test(self, nodes: Sequence[str], first: bool = True) -> tuple[int | None, str]:
-        """Status and output of pytest; no status where it took too long."""
-        words = ["-p", "no:cacheprovider", "-rf", "--tb=no", *(["-x"] if first else [])]
+    def test(self, nodes: Sequence[str], to_the_end: bool = False) -> tuple[int | None, str]:
+        """Status and output of pytest, which stops at the first failure and after :data:`LONGEST` (no status then), or
+        runs to the end."""
+        words = ["-p", "no:cacheprovider", "-rf", "--tb=no", *([] if to_the_end else ["-x"])]
         output = self.root / "output.txt"
         process = _SERVER.Process(
             target=_pytest, args=(self.root, output, [*words, *(f"tests/{node}" for node in nodes)])
         )
         process.start()
-        process.join(None if not first else LONGEST)
+        process.join(None if to_the_end else LONGEST)
         if process.is_alive():
             process.kill()
             process.join()
@@ -172,7 +173,7 @@ def run(mutants: Sequence[Mutant], jobs: int) -> dict[str, Outcome]:
         copies = [Copy(folder) for folder in folders]
         nodes = sorted({node for mutant in mutants for node in mutant.tests})
         print(f"{len(mutants)} faults; their {len(nodes)} tests without any fault ...", flush=True)
-        status, output = copies[0].test(nodes, first=False)
+        status, output = copies[0].test(nodes, to_the_end=True)
         unfit = failing(output)
         if status != 0 and not unfit:
             print(output)
