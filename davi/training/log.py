@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from davi.evidence import bits_per_dim
+from davi.formatting import duration
 from davi.runs import Metrics, PrintFunction
 from davi.training.tensorboard import Board
 
@@ -34,16 +35,6 @@ def summary(terms: Mapping[str, float], dims: int, no_divergence: Collection[str
     kl = -sum(value for name, value in terms.items() if name.startswith("kl/"))
     told = {"no_divergence": sorted(no_divergence)} if no_divergence else {}
     return {"nats": -total, "bits_per_dim": bits_per_dim(total, dims), "kl": kl, "terms": dict(terms), **told}
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: ``45s``, ``12m05s``, ``3h07m``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def train_line(record: Mapping[str, Any]) -> str:
