@@ -20,7 +20,7 @@ LONGEST_FILE = 450
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"clusters", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
-    | {"renamed", "repetition", "streaming"},
+    | {"progress", "renamed", "repetition", "streaming"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"activity", "coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
@@ -36,6 +36,7 @@ ONLY: dict[str, frozenset[str]] = {
     "data": frozenset({"errors"}),
     "formatting": frozenset(),
     "pictures": frozenset({"errors"}),
+    "progress": frozenset(),
 }
 """Parts that may import no more of the package than this, whatever their level."""
 

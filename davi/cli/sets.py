@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TextIO
 
 from davi import recipes
-from davi.cli.progress import ProgressBar
 from davi.data import DataConfig, DataSets, Selection, geometry_of, has_validation, kind_of, load, select, unused
 from davi.data.config import HOW_READ
 from davi.data.geometry import ELSEWHERE, is_named
 from davi.errors import UserError, one_line
+from davi.progress import ProgressBar
 from davi.recipes import Recipe
 
 _VALIDATION = 0.05
