@@ -60,13 +60,14 @@ def build(
         9216
     """
     from davi import recipes
+    from davi.data import geometry_of
     from davi.errors import UserError
 
     found = recipes.load(recipe, overrides)
     if shape is None or levels is None:
         if found.data is None:
             raise UserError(f"{recipe}: got no data section, expected one, or shape and levels")
-        usual = recipes.geometry(found.data)
+        usual = geometry_of(found.data)
         shape, levels = shape or usual[0], levels or usual[1]
     return recipes.build(found, shape, levels)
 

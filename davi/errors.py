@@ -1,4 +1,4 @@
-"""The one kind of error that a user is meant to read, and the form of a line that is shown."""
+"""The kind of error that a user is meant to read, one that names an option, and the form of a line that is shown."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ class UserError(ValueError):
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.details = tuple(details)
+
+
+class OptionError(ValueError):
+    """An option of a model or a layer does not fit what it is used for. The message names it first.
+
+    Arguments:
+        option: its name.
+        reason: what was given, and what was expected.
+    """
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(f"{option}: {reason}")
+        self.option = option
 
 
 def one_line(text: str) -> str:

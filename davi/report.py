@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from davi import __version__, clusters
@@ -28,6 +27,7 @@ from davi.clusters import Groups, standard_error, witnesses
 from davi.evaluation import KL, Array, Evaluation
 from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
+from davi.formatting import UNITS, from_bits, in_units, size, unit_order
 
 _CLAIMS = {
     Kind.EXACT: "exact: this is log p(x)",
@@ -201,16 +201,15 @@ def both_units(nats: Array, dims: int, groups: Groups | None = None) -> dict[str
 def to_terminal(result: Mapping[str, Any]) -> str:
     """A table of what :func:`to_json` made, at most 80 columns wide; nats come first for binary images."""
     protocol = result["protocol"]
-    nats_first = protocol.get("data", {}).get("levels") == 2
-    units = ("nats", "bits/dim") if nats_first else ("bits/dim", "nats")
-    lines = [*_heading(protocol), " " * _NAME + "".join(f"{unit:>{_VALUE}}" for unit in units)]
-    lines += [_row(name, values, nats_first) for name, values in _measured(result)]
+    units = unit_order(protocol)
+    lines = [*_heading(protocol), " " * _NAME + "".join(f"{UNITS[unit]:>{_VALUE}}" for unit in units)]
+    lines += [_row(name, values, units) for name, values in _measured(result)]
     lines += _labeled("kind of claim", _CLAIMS[Kind[result["kind"]]])
     if result["baselines"]:
         lines += ["", "for comparison"]
         dims = protocol.get("dims")
         for baseline in result["baselines"]:
-            lines += _baseline_lines(baseline, dims, nats_first)
+            lines += _baseline_lines(baseline, dims, units)
         notes = [f"{baseline['name']}: {baseline['note']}" for baseline in result["baselines"] if _available(baseline)]
         for note in notes:
             lines += textwrap.wrap(note, COLUMNS, initial_indent="  ", subsequent_indent="    ")
@@ -240,26 +239,17 @@ def _measured(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return rows + parts if len(parts) > 1 else rows
 
 
-def _row(name: str, values: Mapping[str, Any], nats_first: bool) -> str:
-    cells = [_cell(values["nats"], 2), _cell(values["bits_per_dim"], 4)]
-    return f"{name:<{_NAME}}" + "".join(f"{cell:>{_VALUE}}" for cell in (cells if nats_first else cells[::-1]))
+def _row(name: str, values: Mapping[str, Any], units: Sequence[str]) -> str:
+    return f"{name:<{_NAME}}" + "".join(f"{cell:>{_VALUE}}" for cell in in_units(values, units))
 
 
-def _cell(value: Mapping[str, Any], digits: int) -> str:
-    mean, error = value["mean"], value["standard_error"]
-    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
-def _baseline_lines(baseline: Mapping[str, Any], dims: int | None, nats_first: bool) -> list[str]:
-    mean, error = baseline["bits_per_dim"], baseline["standard_error"]
+def _baseline_lines(baseline: Mapping[str, Any], dims: int | None, units: Sequence[str]) -> list[str]:
     if not _available(baseline):
         return _labeled(baseline["name"], f"not available: {baseline['note']}")
-    bits = {"mean": mean, "standard_error": error}
-    if dims is None:
-        return [f"{baseline['name']:<{_NAME}}{_cell(bits, 4):>{_VALUE}}"]
-    scale = dims * np.log(2.0)
-    nats = {"mean": -mean * scale, "standard_error": None if error is None else error * scale}
-    return [_row(baseline["name"], {"nats": nats, "bits_per_dim": bits}, nats_first)]
+    if dims is None:  # nothing to turn bits into nats with
+        units = ("bits_per_dim",)
+    values = from_bits(baseline["bits_per_dim"], baseline["standard_error"], dims or 1)
+    return [_row(baseline["name"], values, units)]
 
 
 def _available(baseline: Mapping[str, Any]) -> bool:
@@ -316,7 +306,7 @@ def _heading(protocol: Mapping[str, Any]) -> list[str]:
     if not protocol:
         return []
     model, data = protocol["model"], protocol["data"]
-    shape = " x ".join(str(size) for size in data.get("shape", ()))
+    shape = size(data.get("shape", ()))
     images = which_images(protocol)
     parts = [model.get("name", "model")]
     if "parameters" in model:

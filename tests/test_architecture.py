@@ -19,8 +19,8 @@ LONGEST_FILE = 450
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"clusters", "config", "data", "distributions", "evidence", "files", "flows", "layers", "renamed"})
-    | {"repetition", "streaming"},
+    frozenset({"clusters", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
+    | {"progress", "renamed", "repetition", "streaming"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"activity", "coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
@@ -34,7 +34,9 @@ ONLY: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "data": frozenset({"errors"}),
+    "formatting": frozenset(),
     "pictures": frozenset({"errors"}),
+    "progress": frozenset(),
 }
 """Parts that may import no more of the package than this, whatever their level."""
 

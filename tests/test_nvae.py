@@ -13,6 +13,7 @@ from tiny import RECIPE, sets
 from torch import Tensor, nn
 
 from davi import recipes
+from davi.data import geometry_of
 from davi.flows import ShiftPairs
 from davi.layers.context_attention import ContextAttentionOptions
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
@@ -64,7 +65,7 @@ def test_published_configurations_have_the_official_number_of_parameters(recipe:
     loaded = recipes.load(recipe)
     assert loaded.data is not None
     with torch.device("meta"):
-        model = NVAE(*recipes.geometry(loaded.data), loaded.model)
+        model = NVAE(*geometry_of(loaded.data), loaded.model)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 

@@ -14,6 +14,7 @@ import yaml
 import davi
 from davi import Kind, Model, data, recipes
 from davi.config import load_yaml
+from davi.data.geometry import GEOMETRY
 from davi.errors import UserError
 from davi.layers import DepthAttention
 from davi.models.attentive_vae import AttentiveVAEConfig
@@ -61,7 +62,7 @@ def test_every_recipe_is_whole(name: str) -> None:
     assert recipe.data is not None
     assert recipe.training is not None
     model = on_paper(name)
-    assert (model.shape, model.levels) == recipes.geometry(recipe.data)
+    assert (model.shape, model.levels) == data.geometry_of(recipe.data)
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -124,15 +125,15 @@ def test_the_baseline_has_no_attention_of_any_kind() -> None:
     assert not [name for name in names if "attention" in name or "gate" in name]
 
 
-@pytest.mark.parametrize("name", sorted(recipes.GEOMETRY))
+@pytest.mark.parametrize("name", sorted(GEOMETRY))
 def test_what_is_known_of_named_sets_is_true(name: str, need_shared: Callable[[str], Path]) -> None:
     root = None if name in ("digits", "photos") else str(need_shared(f"data/{name}").parent)
     sets = data.load(data.DataConfig(set=name, root=root))
-    assert recipes.geometry(data.DataConfig(set=name)) == (sets.shape, sets.levels)
+    assert data.geometry_of(data.DataConfig(set=name)) == (sets.shape, sets.levels)
 
 
 def test_binarization_leaves_two_levels() -> None:
-    assert recipes.geometry(data.DataConfig(set="mnist", binarization="threshold")) == ((1, 28, 28), 2)
+    assert data.geometry_of(data.DataConfig(set="mnist", binarization="threshold")) == ((1, 28, 28), 2)
 
 
 def test_geometry_of_a_users_own_array(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_geometry_of_a_users_own_array(tmp_path: Path) -> None:
 
     np.save(tmp_path / "mine.npy", np.zeros((20, 6, 10, 3), np.uint8))
     config = data.DataConfig(set=str(tmp_path / "mine.npy"))
-    assert recipes.geometry(config) == ((3, 6, 10), 256)
+    assert data.geometry_of(config) == ((3, 6, 10), 256)
 
 
 def test_overrides_are_laid_over_the_recipe() -> None:

@@ -10,6 +10,7 @@ import torch
 
 import davi
 from davi import recipes
+from davi.data import geometry_of
 from davi.objectives import negative_elbo
 from davi.training import TrainingConfig
 
@@ -47,7 +48,7 @@ def training(name: str) -> TrainingConfig:
 def dimensions(name: str) -> int:
     data = recipes.load(name).data
     assert data is not None
-    shape, _ = recipes.geometry(data)
+    shape, _ = geometry_of(data)
     return math.prod(shape)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ from tiny import RECIPE, sets, vae
 
 from davi.errors import UserError
 from davi.runs import LOCK, load_model
-from davi.training import TrainingConfig, lock, train
+from davi.training import TrainingConfig, train
 from davi.training.lock import locked
 
 REFUSED = r"^run: \S+ is in use by another process; wait for its end or choose another folder$"
@@ -78,8 +79,7 @@ def test_the_lock_goes_when_the_block_fails(tmp_path: Path) -> None:
 
 def test_a_file_that_its_last_holder_removes_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening and locking, the holder ends and removes the file: who locks it then has locked nothing."""
-    assert lock.fcntl is not None
-    flock, path = lock.fcntl.flock, tmp_path / LOCK
+    flock, path = fcntl.flock, tmp_path / LOCK
     calls: list[int] = []
 
     def late(descriptor: int, operation: int) -> None:
@@ -88,7 +88,7 @@ def test_a_file_that_its_last_holder_removes_is_not_the_lock(tmp_path: Path, mon
             path.unlink()
         flock(descriptor, operation)
 
-    monkeypatch.setattr(lock.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with locked(tmp_path):
         assert len(calls) == 2
         assert path.exists()
@@ -96,15 +96,17 @@ def test_a_file_that_its_last_holder_removes_is_not_the_lock(tmp_path: Path, mon
             pass
 
 
-def test_without_locks_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def unknown(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(lock.fcntl, "flock", unknown)
+    monkeypatch.setattr(fcntl, "flock", unknown)
     with locked(tmp_path), locked(tmp_path):
         pass
-    monkeypatch.setattr(lock, "fcntl", None)
-    with locked(tmp_path), locked(tmp_path):
+    assert not list(tmp_path.iterdir())
+    (tmp_path / LOCK).touch()  # of a process that was killed
+    with locked(tmp_path):
         pass
 
 

@@ -140,7 +140,7 @@ def test_published_hyperparameters(
     training = recipe.training
     assert training is not None
     assert recipe.data is not None
-    dims = math.prod(recipes.geometry(recipe.data)[0])
+    dims = math.prod(data.geometry_of(recipe.data)[0])
     assert recipe.model.input_mean == pytest.approx(mean, abs=1e-8)
     assert recipe.model.input_deviation == pytest.approx(deviation, abs=1e-8)
     assert (training.learning_rate, training.batch_size, training.clip_norm, training.skip_norm) == (
@@ -161,8 +161,8 @@ def test_sets_that_cannot_be_loaded_by_name_are_asked_for(capsys: pytest.Capture
         said = capsys.readouterr().err
         assert said.startswith(f"davi: data.set: got {name}, which cannot be loaded by name, expected --data PATH")
         assert said.count("\n") == 1
-    assert recipes.geometry(data.DataConfig(set="ffhq256")) == ((3, 256, 256), 256)
-    assert recipes.geometry(data.DataConfig(set="ffhq256", levels=32)) == ((3, 256, 256), 32)
+    assert data.geometry_of(data.DataConfig(set="ffhq256")) == ((3, 256, 256), 256)
+    assert data.geometry_of(data.DataConfig(set="ffhq256", levels=32)) == ((3, 256, 256), 32)
 
 
 def test_initial_scales() -> None:

@@ -8,9 +8,9 @@ from davi import measurements, report
 from davi.baselines import baselines
 from davi.cli.loading import open_images, open_run
 from davi.cli.options import Request
-from davi.cli.progress import ProgressBar
 from davi.data import evenly
 from davi.evaluation import evaluate
+from davi.progress import ProgressBar
 
 
 def run(request: Request) -> int:

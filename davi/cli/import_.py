@@ -11,7 +11,8 @@ from davi import recipes
 from davi.cli.options import Request
 from davi.cli.sets import anchored
 from davi.config import load_yaml, override, parse, to_dict
-from davi.data import DataConfig
+from davi.data import DataConfig, geometry_of
+from davi.data.geometry import ELSEWHERE, Geometry, Shape, is_named
 from davi.data.sources import check_options
 from davi.errors import UserError, one_line
 from davi.published.importers import IMPORTERS, Form, read_weights
@@ -61,10 +62,10 @@ def model_options(name: str, recipe: Recipe, untold: Sequence[str]) -> dict[str,
     return {key: x for key, x in options.items() if key != "name" and (key not in untold or key in own)}
 
 
-def named_geometry(own: Mapping[str, Any]) -> tuple[recipes.Shape, int] | None:
+def named_geometry(own: Mapping[str, Any]) -> Geometry | None:
     """Shape and levels of the images that a recipe or the user speaks of, where these are known by name."""
     data = parse(DataConfig, own, "command line") if "set" in own else None
-    return recipes.geometry(data) if data is not None and _named(data) else None
+    return geometry_of(data) if data is not None and is_named(data.set) else None
 
 
 def _read(form: Kind, path: Path, given: Given, mismatches: bool) -> Imported:
@@ -77,10 +78,6 @@ def _read(form: Kind, path: Path, given: Given, mismatches: bool) -> Imported:
         raise
 
 
-def _named(data: DataConfig) -> bool:
-    return data.set in recipes.GEOMETRY or data.set in recipes.ELSEWHERE
-
-
 def known(form: Form) -> Iterator[Known]:
     """The program's recipes for a model."""
     for name in recipes.names():
@@ -89,10 +86,10 @@ def known(form: Form) -> Iterator[Known]:
         recipe = recipes.load(name)
         if recipe.data is not None:
             options = model_options(name, recipe, form.untold)
-            yield Known(name, options, recipes.geometry(recipe.data), to_dict(recipe.data))
+            yield Known(name, options, geometry_of(recipe.data), to_dict(recipe.data))
 
 
-def _data(values: Mapping[str, Any], shape: recipes.Shape, levels: int, asked: bool) -> DataConfig | None:
+def _data(values: Mapping[str, Any], shape: Shape, levels: int, asked: bool) -> DataConfig | None:
     """The data section: what the user or the recipe gave over what the authors used for such images.
 
     A set that the user has asked for must have the images of the model, or the run could never be evaluated on it.
@@ -102,9 +99,9 @@ def _data(values: Mapping[str, Any], shape: recipes.Shape, levels: int, asked: b
         return None
     data = anchored(parse(DataConfig, values, "command line"))
     try:
-        if data.set not in recipes.ELSEWHERE:
+        if data.set not in ELSEWHERE:
             check_options(data)
-        got = recipes.geometry(data)
+        got = geometry_of(data)
         if got != (shape, levels):
             images = f"images {list(got[0])} of {got[1]} levels, expected {list(shape)} of {levels}"
             raise UserError(f"data: got {data.set} with {images}")

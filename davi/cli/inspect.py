@@ -11,7 +11,6 @@ from davi import files, page, report
 from davi.baselines import baselines
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
-from davi.cli.progress import ProgressBar
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.errors import UserError
@@ -19,6 +18,7 @@ from davi.evaluation import evaluate
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.model import Model
+from davi.progress import ProgressBar
 from davi.runs import METRICS, RECIPE, read_metrics
 
 PAGE, FIGURES, EVALUATION = "inspection.html", "inspection", "evaluation.json"

@@ -14,12 +14,12 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.progress import ProgressBar
 from davi.cli.sets import anchored, of_another_set, of_run, select_told, tell
 from davi.data import DataConfig, Images, Selection, check_same, load, repeated
 from davi.data.config import HOW_READ
 from davi.errors import UserError, one_line
 from davi.model import Model
+from davi.progress import ProgressBar
 from davi.runs import RECIPE, load_model
 
 _SPLITTING = ("validation", "test", "test_fraction")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TextIO
 
 from davi import recipes
-from davi.cli.progress import ProgressBar
-from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
+from davi.data import DataConfig, DataSets, Selection, geometry_of, has_validation, kind_of, load, select, unused
 from davi.data.config import HOW_READ
+from davi.data.geometry import ELSEWHERE, is_named
 from davi.errors import UserError, one_line
+from davi.progress import ProgressBar
 from davi.recipes import Recipe
 
 _VALIDATION = 0.05
@@ -53,8 +54,8 @@ def tell(notes: Iterable[str], out: TextIO) -> None:
 
 
 def _check_loadable(data: DataConfig) -> None:
-    if data.set in recipes.ELSEWHERE:
-        shape, levels = recipes.geometry(data)
+    if data.set in ELSEWHERE:
+        shape, levels = geometry_of(data)
         raise UserError(
             f"data.set: got {data.set}, which cannot be loaded by name, expected --data PATH, a folder of its images "
             f"or an array in a .npy or .npz file ({'x'.join(map(str, shape))}, {levels} levels)"
@@ -72,7 +73,7 @@ def anchored(data: DataConfig) -> DataConfig:
 
     name, prefix = data.set, "hub:" if data.set.startswith("hub:") else ""
     path = name.removeprefix(prefix)
-    if name not in (*recipes.GEOMETRY, *recipes.ELSEWHERE) and (not prefix or Path(path).expanduser().exists()):
+    if not is_named(name) and (not prefix or Path(path).expanduser().exists()):
         name = f"{prefix}{absolute(path)}"
     return dataclasses.replace(
         data, set=name, root=absolute(data.root), test=absolute(data.test), cache=absolute(data.cache)

@@ -6,11 +6,9 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from davi.training.log import duration
+from davi.formatting import DIGITS, UNITS, duration, or_dash, size, with_error
 
 COLUMNS = 80
-_UNITS = {"nats": "nats", "bits_per_dim": "bits/dim"}
-_DIGITS = {"nats": 2, "bits_per_dim": 4}
 _SAME = "≈"
 
 Columns = dict[str, list[str]]
@@ -73,7 +71,7 @@ def _heading(group: Mapping[str, Any], result: Mapping[str, Any], mark: Mark = _
     """What the rows of a group have in common."""
     protocol = group["protocol"]
     label = f"{group['label']}: " if len(result["groups"]) > 1 else ""
-    shape = " x ".join(map(str, protocol["shape"]))
+    shape = size(protocol["shape"])
     samples = protocol["importance_samples"]
     draws = "" if samples is None else f", K = {samples} importance sample{'s' if samples > 1 else ''}"
     chosen = "" if protocol["chosen"] == "all" else f", {protocol['chosen']}"
@@ -95,15 +93,15 @@ def _numbers(group: Mapping[str, Any]) -> Columns:
 
     def rank(row: Mapping[str, Any]) -> str:
         above = row["to_row_above"]
-        return _or_dash(row["rank"], "{}") + (f" {_SAME}" if above is not None and not above["significant"] else "")
+        return or_dash(row["rank"]) + (f" {_SAME}" if above is not None and not above["significant"] else "")
 
     return {
         "rank": [rank(row) for row in rows],
-        _UNITS[unit]: [_with_error(row[unit], _DIGITS[unit]) for row in rows],
-        "parameters": [_or_dash(row["parameters"], "{:,}") for row in rows],
-        "steps": [_or_dash(row["step"], "{}") for row in rows],
+        UNITS[unit]: [with_error(row[unit], DIGITS[unit]) for row in rows],
+        "parameters": [or_dash(row["parameters"], "{:,}") for row in rows],
+        "steps": [or_dash(row["step"]) for row in rows],
         "time": ["-" if row["seconds"] is None else duration(row["seconds"]) for row in rows],
-        "steps/s": [_or_dash(row["steps_per_second"], "{:.3g}") for row in rows],
+        "steps/s": [or_dash(row["steps_per_second"], "{:.3g}") for row in rows],
         "active units": [
             "-" if (of := row["active_units"]) is None else f"{of['active']}/{of['units']}" for row in rows
         ],
@@ -113,7 +111,7 @@ def _numbers(group: Mapping[str, Any]) -> Columns:
 def _pairs(group: Mapping[str, Any], mark: Mark = _plain) -> Columns:
     """Difference of each row to the group's reference."""
     unit = group["unit"]
-    digits = _DIGITS[unit] + 1
+    digits = DIGITS[unit] + 1
     columns: Columns = {f"difference to {mark(group['reference'])}": [], "95 % interval": [], "significant": []}
     for row in group["rows"]:
         pair = row["to_reference"]
@@ -123,25 +121,16 @@ def _pairs(group: Mapping[str, Any], mark: Mark = _plain) -> Columns:
             ends = pair[unit]["interval"]
             interval = "-" if ends is None else f"[{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]"
             significant = "-" if ends is None else "yes" if pair["significant"] else "no"
-            cells = [_with_error(pair[unit], digits, "+"), interval, significant]
+            cells = [with_error(pair[unit], digits, "+"), interval, significant]
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
     return columns
 
 
-def _with_error(value: Mapping[str, Any], digits: int, sign: str = "") -> str:
-    mean, error = value["mean"], value["standard_error"]
-    return f"{mean:{sign}.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
-def _or_dash(value: Any, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
 def _remarks(group: Mapping[str, Any], mark: Mark = _plain) -> list[str]:
     """What must be known to read a group's table."""
     better = "higher" if group["unit"] == "nats" else "lower"
-    remarks = [f"{_UNITS[group['unit']]} per image ± standard error over images; {better} is better"]
+    remarks = [f"{UNITS[group['unit']]} per image ± standard error over images; {better} is better"]
     if group["unit"] == "bits_per_dim":
         remarks[0] = f"bits/dim ± standard error over images; {better} is better"
     if any(row["to_row_above"] is not None and not row["to_row_above"]["significant"] for row in group["rows"]):
@@ -170,7 +159,7 @@ def _by_value(values: Mapping[str, Any], mark: Mark) -> str:
     """``value (names), value (names)``; of a hash the beginning."""
     names: dict[str, list[str]] = {}
     for name, value in values.items():
-        text = "nothing" if value is None else " x ".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = "nothing" if value is None else size(value) if isinstance(value, list) else str(value)
         names.setdefault(f"{text[:12]}..." if len(text) == 64 else text, []).append(name)
     return ", ".join(f"{mark(text)} ({', '.join(map(mark, owners))})" for text, owners in names.items())
 

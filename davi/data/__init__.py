@@ -9,6 +9,7 @@ package imports nothing of the rest of the library but its error type.
 from davi.data.augmentation import Augmentation, Flip, Sampler
 from davi.data.binarization import Binarization
 from davi.data.config import DataConfig, which_images
+from davi.data.geometry import geometry_of
 from davi.data.images import Images
 from davi.data.protocol import DataSets, Selection, check_same, load, select
 from davi.data.sources import kind_of, unused
@@ -27,6 +28,7 @@ __all__ = [
     "Selection",
     "check_same",
     "evenly",
+    "geometry_of",
     "has_validation",
     "kind_of",
     "load",

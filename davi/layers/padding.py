@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from davi.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Padding:
@@ -24,7 +26,7 @@ class Padding:
         """As few zeros as make height and width multiples of ``unit``, or ``each_side`` of them on every side.
 
         Raises:
-            ValueError: if ``each_side`` does not lead to multiples of ``unit``.
+            OptionError: a ``ValueError``, if ``each_side`` does not lead to multiples of ``unit``.
         """
         if each_side is None:
             rows, columns = -size[0] % unit, -size[1] % unit
@@ -32,7 +34,7 @@ class Padding:
         padding = cls(*size, each_side, each_side, each_side, each_side)
         rows, columns = padding.padded
         if rows % unit or columns % unit:
-            raise ValueError(f"pad: got {each_side}, which makes {rows}x{columns}; expected multiples of {unit}")
+            raise OptionError("pad", f"got {each_side}, which makes {rows}x{columns}; expected multiples of {unit}")
         return padding
 
     @property

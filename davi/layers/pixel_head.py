@@ -8,6 +8,7 @@ from torch import Tensor
 
 from davi.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from davi.distributions.base import ordered_gradient
+from davi.errors import OptionError
 
 Likelihood = Literal["bernoulli", "categorical", "logistic_mixture"]
 Form = Literal["exact", "openai", "nvae", "attentive"]
@@ -30,17 +31,17 @@ class PixelHead:
             (:mod:`davi.distributions.logistic_mixture`).
 
     Raises:
-        ValueError: if a Bernoulli is asked for other than 2 levels, a categorical for more than 256, or fewer than one
-            component.
+        OptionError: a ``ValueError``, if a Bernoulli is asked for other than 2 levels, a categorical for more than 256.
+        ValueError: if there is fewer than one component.
     """
 
     def __init__(
         self, likelihood: Likelihood, channels: int, levels: int, components: int = 10, form: Form = "exact"
     ) -> None:
         if likelihood == "bernoulli" and levels != 2:
-            raise ValueError(f"likelihood: got bernoulli for {levels} levels, expected 2 (binarize the data?)")
+            raise OptionError("likelihood", f"got bernoulli for {levels} levels, expected 2 (binarize the data?)")
         if likelihood == "categorical" and levels > 256:
-            raise ValueError(f"likelihood: got categorical for {levels} levels, expected at most 256")
+            raise OptionError("likelihood", f"got categorical for {levels} levels, expected at most 256")
         if components < 1:
             raise ValueError(f"mixture components: got {components}, expected at least 1")
         self.likelihood = likelihood

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from davi.activity import ACTIVE_RULE, INACTIVE_NATS
+from davi.formatting import size, with_error
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
 from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table
@@ -97,20 +98,16 @@ def _scales(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
         members = [layer for layer in layers if layer.grid == grid]
         nats = sum(layer.nats for layer in members)
         share = f"{100 * nats / total:.1f} %" if total > 0 else "none"
-        yield _grid(grid), str(len(members)), f"{nats:.3f}", share
-
-
-def _grid(grid: tuple[int, int]) -> str:
-    return f"{grid[0]} x {grid[1]}"
+        yield size(grid), str(len(members)), f"{nats:.3f}", share
 
 
 def _by_layer(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
     for layer in layers:
-        error = "" if layer.standard_error is None else f" ± {layer.standard_error:.3f}"
+        nats = with_error({"mean": layer.nats, "standard_error": layer.standard_error}, 3)
         state = "inactive" if layer.inactive else "in use" if layer.divergence else "term, no divergence"
         state += ", an estimate" if layer.drawn and layer.divergence else ""
         name = (layer.name, layer.latent) if _named(layers) else (layer.name,)
-        yield *name, _grid(layer.grid), str(layer.channels), f"{layer.nats:.3f}{error}", state
+        yield *name, size(layer.grid), str(layer.channels), nats, state
 
 
 def _measured(inspection: Inspection) -> str:

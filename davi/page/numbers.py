@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from davi import clusters
 from davi.evidence import Kind
+from davi.formatting import UNITS, from_bits, in_units, size, unit_order
 from davi.page.blocks import Headline, Prose, Section, Table
 from davi.report import which_images
 
@@ -33,7 +33,7 @@ def numbers(result: Mapping[str, Any], measured: str) -> Section:
         result: what :func:`davi.report.to_json` made, with its protocol.
         measured: a sentence that says who measured it, and when.
     """
-    units = ("nats", "bits/dim") if _nats_first(result["protocol"]) else ("bits/dim", "nats")
+    units = tuple(UNITS[unit] for unit in unit_order(result["protocol"]))
     blocks = (
         _headline(result),
         Prose(measured),
@@ -51,8 +51,8 @@ def numbers(result: Mapping[str, Any], measured: str) -> Section:
 
 def _headline(result: Mapping[str, Any]) -> Headline:
     protocol, bound = result["protocol"], result["bound"]
-    units = _cells(bound)
-    value, other = units if _nats_first(protocol) else units[::-1]
+    units = unit_order(protocol)
+    value, other = (f"{cell} {UNITS[unit]}" for unit, cell in zip(units, in_units(bound, units), strict=True))
     kind = Kind[result["kind"]]
     claim = {
         Kind.EXACT: "exact log-likelihood",
@@ -82,43 +82,22 @@ def _over(protocol: Mapping[str, Any]) -> str:
     return f"images, clustered by file ({clusters.in_words(protocol['images'], files)}{few})"
 
 
-def _nats_first(protocol: Mapping[str, Any]) -> bool:
-    """Binary images are reported in nats, all others in bits per dimension."""
-    return bool(protocol.get("data", {}).get("levels") == 2)
-
-
-def _cells(values: Mapping[str, Any]) -> tuple[str, str]:
-    """A quantity in nats and in bits per dimension, with its units."""
-    return f"{_cell(values['nats'], 2)} nats", f"{_cell(values['bits_per_dim'], 4)} bits/dim"
-
-
-def _cell(value: Mapping[str, Any], digits: int) -> str:
-    mean, error = value["mean"], value["standard_error"]
-    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
 def _measured(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Rows of the table: the bound, the ELBO and its parts."""
     kind, samples = Kind[result["kind"]], result["bound"]["samples"]
-    nats_first = _nats_first(result["protocol"])
+    units = unit_order(result["protocol"])
     if kind is not Kind.LOWER_BOUND:
-        yield "log p(x)", *_both(result["bound"], nats_first), _CLAIMS[kind]
+        yield "log p(x)", *in_units(result["bound"], units), _CLAIMS[kind]
     else:
         if samples > 1:
-            yield f"L_{samples}, importance-weighted", *_both(result["bound"], nats_first), _CLAIMS[kind]
-        yield "ELBO", *_both(result["elbo"], nats_first), _CLAIMS[kind]
+            yield f"L_{samples}, importance-weighted", *in_units(result["bound"], units), _CLAIMS[kind]
+        yield "ELBO", *in_units(result["elbo"], units), _CLAIMS[kind]
     parts = list(result["terms"].items())
     if result["kl"] is not None:
         parts.append(("KL divergence of all layers", result["kl"]["total"]))
     if len(parts) > 1:
         for name, values in parts:
-            yield name, *_both(values, nats_first), f"part of the {'ELBO' if kind is Kind.LOWER_BOUND else 'sum'}"
-
-
-def _both(values: Mapping[str, Any], nats_first: bool) -> tuple[str, str]:
-    """A quantity in both units, the usual one of these images first."""
-    nats, bits = _cell(values["nats"], 2), _cell(values["bits_per_dim"], 4)
-    return (nats, bits) if nats_first else (bits, nats)
+            yield name, *in_units(values, units), f"part of the {'ELBO' if kind is Kind.LOWER_BOUND else 'sum'}"
 
 
 def _explained(result: Mapping[str, Any]) -> str:
@@ -137,21 +116,18 @@ def _explained(result: Mapping[str, Any]) -> str:
     return text
 
 
-def _comparison(result: Mapping[str, Any], units: tuple[str, str]) -> Iterator[Table | Prose]:
+def _comparison(result: Mapping[str, Any], units: tuple[str, ...]) -> Iterator[Table | Prose]:
     """What other methods need, and why small images need so much of some of them."""
     if not result["baselines"]:
         return
-    dims, nats_first = result["protocol"]["dims"], _nats_first(result["protocol"])
+    dims, order = result["protocol"]["dims"], unit_order(result["protocol"])
     rows = []
     for baseline in result["baselines"]:
         mean, error = baseline["bits_per_dim"], baseline["standard_error"]
         if mean is None:
             rows.append((baseline["name"], "not available", "not available", baseline["note"]))
             continue
-        scale = dims * math.log(2.0)
-        nats = {"mean": -mean * scale, "standard_error": None if error is None else error * scale}
-        bits = {"mean": mean, "standard_error": error}
-        rows.append((baseline["name"], *_both({"nats": nats, "bits_per_dim": bits}, nats_first), baseline["note"]))
+        rows.append((baseline["name"], *in_units(from_bits(mean, error, dims), order), baseline["note"]))
     yield Table(
         "For comparison: what everybody has, on the same images (exact)",
         ("method", *units, "how"),
@@ -195,7 +171,7 @@ def _value(value: Any, depth: int = 0) -> str:
     if isinstance(value, int):
         return f"{value:,}" if value >= 10_000 else str(value)
     if isinstance(value, (list, tuple)):
-        return " x ".join(_value(item, depth + 1) for item in value)
+        return size(_value(item, depth + 1) for item in value)
     if isinstance(value, Mapping):
         return "; ".join(f"{_words(key)}: {_value(item, depth + 1)}" for key, item in value.items())
     return str(value)

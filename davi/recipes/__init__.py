@@ -23,38 +23,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from davi.config import load_yaml, override, parse, to_dict
-from davi.errors import UserError
+from davi.errors import OptionError, UserError
 from davi.renamed import complaint, read
 
 if TYPE_CHECKING:
     from davi.data import DataConfig
+    from davi.data.geometry import Shape
     from davi.model import Model
     from davi.training import TrainingConfig
 
-Shape = tuple[int, int, int]
-
-GEOMETRY: dict[str, tuple[Shape, int]] = {
-    "digits": ((1, 8, 8), 17),
-    "photos": ((3, 32, 32), 256),
-    "mnist": ((1, 28, 28), 256),
-    "binarized_mnist": ((1, 28, 28), 2),
-    "fashion_mnist": ((1, 28, 28), 256),
-    "omniglot28": ((1, 28, 28), 256),
-    "cifar10": ((3, 32, 32), 256),
-}
-"""Shape (C, H, W) and stored levels of the named sets: an untrained model can be built where the files are not."""
-
-ELSEWHERE: dict[str, tuple[Shape, int]] = {
-    "imagenet32": ((3, 32, 32), 256),
-    "imagenet64": ((3, 64, 64), 256),
-    "celeba64": ((3, 64, 64), 256),
-    "celeba_hq256": ((3, 256, 256), 256),
-    "ffhq256": ((3, 256, 256), 256),
-    "ffhq1024": ((3, 1024, 1024), 256),
-}
-"""The same of sets that recipes of published models are for, and whose images have to be given by their path."""
-
 _SUFFIXES = (".yaml", ".yml")
+
+_REMEDIES = {
+    "likelihood": "--model.likelihood logistic_mixture takes any, --data.binarization dynamic makes gray binary",
+    "pad": "--model.pad null adds as much as these images need",
+}
+"""Option of a model that does not fit the images -> what can be done."""
 
 
 @dataclass(frozen=True)
@@ -185,29 +169,6 @@ def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
     return Recipe(parsed.name, parsed.description, name, parsed.model, parsed.data, parsed.training)
 
 
-def geometry(data: DataConfig) -> tuple[Shape, int]:
-    """Shape (C, H, W) and number of levels of the images as a model sees them.
-
-    Named sets are known by heart; of a user's own array or folder the files are read. Where a set's images have to be
-    given by their path, ``data.levels`` says of how many levels they will be.
-
-    Raises:
-        UserError: if these cannot be used, or have another number of levels than ``data.levels`` says.
-    """
-    from davi.data import load as load_data
-
-    if data.set in ELSEWHERE:
-        shape, levels = ELSEWHERE[data.set]
-        return shape, data.levels or levels
-    if data.set not in GEOMETRY:
-        sets = load_data(data)
-        return sets.shape, sets.levels
-    shape, levels = GEOMETRY[data.set]
-    if data.levels not in (None, levels):
-        raise UserError(f"data.levels: got {data.levels}, expected {levels}, which {data.set} has")
-    return shape, levels if data.binarization == "none" else 2
-
-
 def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
     """The untrained model of a recipe, in eval mode. Its initial weights are drawn from torch's default generator.
 
@@ -235,10 +196,8 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
         model: Model = cls(shape, levels, recipe.model)
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
         reason = " ".join(str(error).split())[:200]
-        if reason.startswith("likelihood:"):
-            reason += "; --model.likelihood logistic_mixture takes any, --data.binarization dynamic makes gray binary"
-        if reason.startswith("pad:"):
-            reason += "; --model.pad null adds as much as these images need"
+        if isinstance(error, OptionError) and error.option in _REMEDIES:
+            reason += f"; {_REMEDIES[error.option]}"
         raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None
     return model.eval()
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from davi.errors import UserError
 from davi.files import writing
 from davi.runs import LOCK, in_use
 
-try:
-    import fcntl
-except ImportError:  # not a Unix system: nothing there is freed by the kernel when its holder is killed
-    fcntl = None  # type: ignore[assignment]  # a module or nothing
+_SECONDS = 0.2
+"""For the holder that is just going: it removes the file, and who has opened that meanwhile has to try again."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep all others from training in a run's folder while the block lasts.
 
-    The lock (``flock``) is on the file ``.lock`` in the folder, which is made if need be, and goes when the block ends.
-    The kernel frees the lock of a process that is killed: a file that is left over is no obstacle. Where the file
-    system knows no locks, nothing is locked.
+    The lock is on the file ``.lock`` in the folder, which is made if need be, and goes when the block ends. The kernel
+    frees the lock of a process that is killed: a file that is left over is no obstacle. Where the file system knows no
+    locks, nothing is locked.
 
     Arguments:
         run: the folder.
@@ -32,30 +34,22 @@ def locked(run: Path) -> Iterator[None]:
         UserError: if another process has locked it, or the folder cannot be made.
     """
     in_use(run)  # refuses what is no folder
-    descriptor = None
+    path = run / LOCK
+    # Not soft: a file whose mere existence locks would outlive its holder.
+    lock = FileLock(path, timeout=_SECONDS, poll_interval=_SECONDS / 10, fallback_to_soft=False)
     with writing(f"{run}"):
         run.mkdir(parents=True, exist_ok=True)
-        while descriptor is None:
-            descriptor = _lock(run / LOCK, run)
+        try:
+            lock.acquire()
+        except Timeout:
+            message = f"run: {run} is in use by another process; wait for its end or choose another folder"
+            raise UserError(message) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
     try:
         yield
     finally:
-        (run / LOCK).unlink(missing_ok=True)  # while it is locked: who opens it meanwhile finds that it has gone
-        os.close(descriptor)
-
-
-def _lock(path: Path, run: Path) -> int | None:
-    """The descriptor of the locked file; None if its last holder removed it before it was locked here."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"run: {run} is in use by another process; wait for its end or choose another folder") from None
-    except OSError:  # the file system knows no locks
-        return descriptor
-    os.close(descriptor)
-    return None
+        with suppress(OSError):  # Windows removes no open file; a file that is left over is no obstacle
+            path.unlink()  # while it is locked: who opens it meanwhile finds that it has gone
+        lock.release()

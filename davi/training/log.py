@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from davi.evidence import bits_per_dim
+from davi.formatting import duration
+from davi.progress import Bar
 from davi.runs import Metrics, PrintFunction
 from davi.training.tensorboard import Board
 
@@ -34,16 +34,6 @@ def summary(terms: Mapping[str, float], dims: int, no_divergence: Collection[str
     kl = -sum(value for name, value in terms.items() if name.startswith("kl/"))
     told = {"no_divergence": sorted(no_divergence)} if no_divergence else {}
     return {"nats": -total, "bits_per_dim": bits_per_dim(total, dims), "kl": kl, "terms": dict(terms), **told}
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: ``45s``, ``12m05s``, ``3h07m``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def train_line(record: Mapping[str, Any]) -> str:
@@ -84,24 +74,18 @@ class Log(AbstractContextManager["Log"]):
         self.metrics = metrics
         self.board = board
         self._print_fn = print_fn
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        if print_fn is print and sys.stdout.isatty():
-            text = TextColumn("{task.percentage:>3.0f}% {task.description}", markup=False)
-            columns = (BarColumn(bar_width=12), text, TimeElapsedColumn())
-            self._bar = Progress(*columns, console=Console())
-            self._task = self._bar.add_task("starting", total=1.0)
+        text = TextColumn("{task.percentage:>3.0f}% {task.description}", markup=False)
+        columns = (BarColumn(bar_width=12), text, TimeElapsedColumn())
+        self._bar = Bar(*columns, words="starting", wanted=print_fn is print)
 
     def __enter__(self) -> Log:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.__exit__(kind, error, trace)
         try:
             self.metrics.close()
         finally:
@@ -110,22 +94,21 @@ class Log(AbstractContextManager["Log"]):
 
     def say(self, line: str) -> None:
         """A line for the user alone."""
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
+        if self._bar.shown:
+            self._bar.print(line)
         else:
             self._print_fn(line)
 
     def advance(self, fraction: float) -> None:
         """Move the bar; costs nothing in a pipe."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=fraction)
+        self._bar.update(fraction)
 
     def train(self, step: int, **values: Any) -> None:
         """Means since the last such record; on a terminal they stand beside the bar."""
         self.event("train", step, **values)
         record = {"step": step, **values}
-        if self._bar is not None:
-            self._bar.update(self._task, description=bar_line(record))
+        if self._bar.shown:
+            self._bar.update(words=bar_line(record))
         else:
             self._print_fn(train_line(record))
 

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grads_with_norm_
 
 from davi.data import DataSets, evenly
+from davi.formatting import duration
 from davi.model import Model
 from davi.objectives import objective
 from davi.runs import MODEL, PrintFunction, create, read_metrics, save_model
@@ -29,7 +30,7 @@ from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
 from davi.training.failure import MOST_ROLLBACKS, RATE_FACTOR, NotFiniteError, diagnosis, first_layer, go_back, spoiled
 from davi.training.lock import locked
-from davi.training.log import duration, summary
+from davi.training.log import summary
 from davi.training.monitor import Monitor
 from davi.training.parallel import Processes, RunningStatistics, SharedLog, noise_seed, parts_of_batch, shared_log
 from davi.training.schedule import Budget, Schedule

@@ -19,10 +19,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from davi.data import DataSets
 from davi.errors import UserError
+from davi.formatting import duration
 from davi.model import Model
 from davi.objectives import objective
 from davi.training.config import TrainingConfig
-from davi.training.log import duration
 from davi.training.parallel import Processes, RunningStatistics
 from davi.training.prepare import check_fit, cut, enough_for_batch_norms, prepare_blocks
 from davi.training.schedule import Schedule
