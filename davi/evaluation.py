@@ -37,6 +37,7 @@ from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model import Hierarchy, Model
+from davi.repetition import repeat_images
 from davi.streaming import LogMeanExp, double
 
 Progress = Callable[[int, int], None]
@@ -149,7 +150,7 @@ def importance_bound(
     weights = LogMeanExp()
     with measuring(model):
         for evidence in _draws(model, x, samples, generator, chunk or len(x)):
-            weights.add(_log_weight(evidence, model, samples).unflatten(0, (-1, len(x))))
+            weights.add(_log_weight(evidence, model, samples).unflatten(0, (len(x), -1)).T)
     return weights.result().clone()  # outside of inference mode: the caller may use it in autograd
 
 
@@ -256,10 +257,10 @@ def _measure(
     no_divergence: frozenset[str] = frozenset()
     for evidence in _draws(model, x, samples, generator, chunk):
         for name, term in evidence.terms.items():
-            total = double(term).unflatten(0, (-1, b)).sum(0)  # [B]
+            total = double(term).unflatten(0, (b, -1)).sum(1)  # [B]
             sums[name] = sums[name] + total if name in sums else total
         if samples > 1:
-            weights.add(_log_weight(evidence, model, samples).unflatten(0, (-1, b)))
+            weights.add(_log_weight(evidence, model, samples).unflatten(0, (b, -1)).T)
         kind, no_divergence = Kind.weakest(kind, evidence.kind), evidence.no_divergence
         draws += len(evidence.log_px) // b
         progress(draws * b)
@@ -274,13 +275,13 @@ def _measure(
 def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
     """Evidence from ``samples`` draws of the latents of each image, in passes over at most ``chunk`` images.
 
-    Each evidence holds ``[copies * B]`` numbers: all images, then all images again, and so on.
+    Each evidence holds ``[B * copies]`` numbers: of each image all draws, side by side.
     """
     # A divisor of K, so that one bottom-up pass serves all passes down.
     copies = max(n for n in range(1, max(1, chunk // len(x)) + 1) if samples % n == 0)
     if isinstance(model, Hierarchy):
-        x = x.repeat(copies, 1, 1, 1)  # [copies * B, C, H, W]
-        context = model.encode(x)
+        context = repeat_images(model.encode(x), copies)
+        x = repeat_images(x, copies)  # [B * copies, C, H, W]
         for _ in range(samples // copies):
             yield model.elbo(x, context, generator)
         return

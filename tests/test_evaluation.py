@@ -201,7 +201,7 @@ def test_a_small_batch_is_repeated() -> None:
     """Twelve draws of two images with room for eight: four copies at once, one bottom-up pass."""
     model = Toy(0.5)
     bound = importance_bound(model, images(2).pixels, 12, Generator().manual_seed(0), chunk=9)
-    assert model.encoded == [8]
+    assert model.encoded == [2]
     assert bound.shape == (2,)
     # The same draws one after the other: the noise of the copies is drawn per layer, so only the distribution is equal.
     x = images(3).pixels[1:2].repeat(2000, 1, 1, 1)
