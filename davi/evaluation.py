@@ -287,12 +287,11 @@ def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, c
         return
     first = model.evidence(x, generator)
     yield first
-    if first.kind is Kind.EXACT and first.log_weight_fn is None:
-        return
-    # One draw is made; how many of the others fit into a pass follows from their number.
     rest = samples - 1
-    together = max((n for n in range(1, max(1, chunk // len(x)) + 1) if rest % n == 0), default=1)
-    repeated = x.repeat(together, 1, 1, 1)  # [together * B, C, H, W]
+    if not rest or (first.kind is Kind.EXACT and first.log_weight_fn is None):
+        return
+    together = max(n for n in range(1, max(1, chunk // len(x)) + 1) if rest % n == 0)
+    repeated = repeat_images(x, together)  # [B * together, C, H, W]
     for _ in range(rest // together):
         yield model.evidence(repeated, generator)
 
