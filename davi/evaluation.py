@@ -286,9 +286,10 @@ def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, c
             yield model.elbo(x, context, generator)
         return
     first = model.evidence(x, generator)
+    rest = 0 if first.kind is Kind.EXACT and first.log_weight_fn is None else samples - 1
     yield first
-    rest = samples - 1
-    if not rest or (first.kind is Kind.EXACT and first.log_weight_fn is None):
+    del first  # whose tensors would stay in memory
+    if not rest:
         return
     together = max(n for n in range(1, max(1, chunk // len(x)) + 1) if rest % n == 0)
     repeated = repeat_images(x, together)  # [B * together, C, H, W]
