@@ -80,7 +80,7 @@ def test_from_a_run_or_a_file_of_ours(trained: Path, tmp_path: Path, capsys: Cap
 def test_other_images_get_other_ends(trained: Path, images: Path, tmp_path: Path, capsys: Capture) -> None:
     run = tmp_path / "run"
     assert say("train", "--from", trained, "--data", images, "--run", run, *BUDGET) == 0
-    ends = "drawn anew, since images have 3 channels and 256 levels in place of 1 and 17: stem, output"
+    ends = "drawn anew, since images have 3 channels in place of 1 and 256 levels in place of 17: stem, output"
     assert f"begins with the weights of {trained}; {ends}\n" in capsys.readouterr().out
     assert load_yaml(run / "recipe.yaml")["data"]["set"] == str(images)
     assert say("evaluate", run, "--limit", 2, "--json") == 0
@@ -170,7 +170,7 @@ def test_from_original_checkpoints(need_shared: Need, images: Path, tmp_path: Pa
     np.save(tmp_path / "gray32.npy", np.random.default_rng(0).integers(0, 256, (20, 32, 32), dtype=np.uint8))
     gray = ("--data", tmp_path / "gray32.npy", *one, *ROWS, *NORMALIZATION)
     assert say("train", "--from", vdvae, "--run", tmp_path / "gray", *gray) == 0
-    assert "since images have 1 channels and 256 levels in place of 3 and 256: stem, output" in capsys.readouterr().out
+    assert "since images have 1 channel in place of 3: stem, output" in capsys.readouterr().out
     assert say("train", "--from", need_shared("fixtures/attentive_h5/att_cifar_trained.h5"), "--plan", *color) == 0
     assert "begins with the weights of " in capsys.readouterr().out
 

@@ -270,3 +270,49 @@ def test_runs_of_older_versions_may_hold_options_of_no_use(tmp_path: Path, capsy
     assert say("evaluate", run) == 0
     assert say("train", "--run", run, "--resume", "--training.steps", 2) == 0
     assert "memory 3.0 -> 1.0" in capsys.readouterr().out
+
+
+def data_of(run: Path) -> Any:
+    return json.loads((run / "evaluation.json").read_text())["protocol"]["data"]
+
+
+def test_the_same_images_kept_as_gray_or_as_binary(tmp_path: Path, capsys: Capture) -> None:
+    """What the model saw counts, not how it is stored; where that cannot be told, nothing is claimed."""
+    bits = random(40, levels=2)
+    for name, array in (("gray", bits * 255), ("bits", bits)):
+        np.save(tmp_path / f"{name}.npy", array)
+    words = ["train", "vae_digits_tiny", *QUICK, "--data", tmp_path / "gray.npy", "--data.binarization"]
+    for binarization, found in (("threshold", 36), ("dynamic", None)):
+        run = tmp_path / binarization
+        assert say(*words, binarization, "--run", run, "--model.likelihood", "bernoulli") == 0
+        capsys.readouterr()
+        assert say("evaluate", run, "--data", tmp_path / "bits.npy") == 0
+        err = capsys.readouterr().err
+        assert data_of(run)["training_images"] == found
+        assert ("36 of these 40 images" in err) == (found == 36)
+        assert ("not known how many of them the run was trained on" in err) == (found is None)
+        assert "--data.levels" not in err  # a hint that was followed
+
+
+def test_another_part_of_a_training_file_is_no_new_image(place: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Patches and crops of the same files are equal nowhere, and yet the run was trained on them."""
+    fill(tmp_path / "big" / "train", np.random.default_rng(0).integers(0, 256, (6, 16, 16), dtype=np.uint8))
+    fill(tmp_path / "big" / "test", np.random.default_rng(1).integers(0, 256, (6, 16, 16), dtype=np.uint8))
+    run = tmp_path / "run"
+    words = ["train", "attentive_digits_tiny", *QUICK, "--data", tmp_path / "big", "--data.patches", "[8, 8]"]
+    assert say(*words, "--run", run) == 0
+    crop = ["--data.patches", "null", "--data.crop", "[8, 8]", "--split", "train"]
+    assert say("evaluate", run, *crop) == 0
+    assert "they are cut from the files in another way" in capsys.readouterr().err
+    assert data_of(run)["training_images"] is None
+    assert compare([read(run)])["groups"][0]["rows"][0]["rank"] is None
+
+
+def test_what_is_replaced_is_said(place: Path, capsys: Capture) -> None:
+    run = place / "gray"
+    assert say("evaluate", run, "--data", place / "held") == 0
+    capsys.readouterr()
+    assert say("evaluate", run, "--data", place / "held") == 0
+    assert "in place of" not in capsys.readouterr().out
+    assert say("evaluate", run, "--data", place / "one") == 0
+    assert f"in place of the evaluation on {place / 'held'} with K = 1" in capsys.readouterr().out

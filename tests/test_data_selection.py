@@ -61,7 +61,10 @@ def test_a_split_may_be_a_link(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "match"),
     [
-        (("Train", "training", "test"), r"has Train/ and training/ beside train/ and test/"),
+        (
+            ("Train", "training", "test"),
+            r"has Train/ and training/, which stand for the same split; expected one of them",
+        ),
         (("Train", "dev"), r"has Train/ and dev/ but no test/, expected the test images there or by data\.test"),
         (("Testing", "cats"), r"has Testing/ but no train/, expected both, or --data\.test .*/Testing, which leaves"),
         (("test",), r"has test/ but no train/"),
@@ -339,3 +342,20 @@ def test_no_hint_without_a_reason(tmp_path: Path) -> None:
     ):
         np.save(tmp_path / f"{name}.npy", array)
         assert load(DataConfig(set=str(tmp_path / f"{name}.npy"), levels=levels)).notes == ()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_binary_images_beside_gray_ones_are_refused(tmp_path: Path, part: str) -> None:
+    """Each part of a set is judged by itself: a test file of zeros and ones is not drawn as 1 of 255 times one."""
+    generator = np.random.default_rng(0)
+    parts = {name: generator.integers(0, 256, (30, 4, 4), dtype=np.uint8) for name in ("train", "test")}
+    parts[part] = parts[part] // 128
+    for name, array in parts.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    config = DataConfig(set=str(tmp_path / "train.npy"), test=str(tmp_path / "test.npy"), binarization="dynamic")
+    which = "training" if part == "train" else "test"
+    for read in (load, lambda config: select(config, "test", None, True)):
+        with pytest.raises(UserError, match=rf"has {which} images of only 0 and 1, .* save them with 0 and 255"):
+            read(config)
+    np.save(tmp_path / f"{part}.npy", parts[part] * 255)  # the remedy
+    assert load(config).test.levels == 2

@@ -15,7 +15,7 @@ import torch
 from davi import recipes
 from davi.cli.options import Request
 from davi.cli.sets import anchored, of_another_set, of_run, select_told, tell
-from davi.data import DataConfig, Images, Selection, check_same, load, repeated
+from davi.data import DataConfig, DataSets, Images, Selection, check_same, load, repeated
 from davi.data.config import HOW_READ
 from davi.errors import UserError, one_line
 from davi.model import Model
@@ -91,7 +91,7 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
     if split is None and ((own is not None and own.set == data.set) or _given(request, _SPLITTING)):
         split = "test"
     binary = info["levels"] == 2 and data.levels in (None, 2) and not _given(request, ("binarization",))
-    chosen = select_told(data, split, binary)
+    chosen = select_told(data, split, binary, info["levels"])
     _check_fit(chosen.images, info)
     knowingly = _words(request)
     if not knowingly:
@@ -193,10 +193,26 @@ def _trained_on(recipe: Path, known: str, chosen: Selection) -> tuple[Images | N
         tell([f"not known how many of them the run was trained on: {trouble}"], sys.stderr)
         return None, None
     assert sets.stored is not None
-    again = int(repeated(chosen.stored, sets.stored).sum())
+    # As stored, and as the model saw them: the same image may be kept as gray and as black and white.
+    again = int((repeated(chosen.stored, sets.stored) | repeated(chosen.images, sets.train)).sum())
     if again:
-        tell([f"{again} of these {len(chosen.stored)} images were training images of the run"], sys.stderr)
+        several = f"{again} of these {len(chosen.stored)} images were training images of the run"
+        tell([several if len(chosen.stored) > 1 else "this image was a training image of the run"], sys.stderr)
+    elif (trouble := _incomparable(chosen, sets)) is not None:
+        tell([f"not known how many of them the run was trained on: {trouble}"], sys.stderr)
+        return sets.train, None
     return sets.train, again
+
+
+def _incomparable(chosen: Selection, sets: DataSets) -> str | None:
+    """Why images that are equal nowhere may still be training images; None if they are none."""
+    assert sets.stored is not None
+    here, there = chosen.protocol, sets.protocol
+    if here["set"] == there["set"] and here.get("fit") != there.get("fit"):
+        return "they are cut from the files in another way"
+    if chosen.stored.levels != sets.stored.levels and chosen.images.levels != sets.train.levels:
+        return "the run's training images are drawn from gray values"
+    return None
 
 
 def _device(name: str | None) -> torch.device:

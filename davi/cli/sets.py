@@ -30,12 +30,18 @@ def load_told(data: DataConfig, out: TextIO) -> DataSets:
     _check_loadable(data)
     with ProgressBar("decoding") as progress:
         sets = load(data, progress)
-    tell((*sets.notes, sets.told), out)
+    followed = data.binarization != "none"
+    notes = [note for note in sets.notes if not (followed and "give --data.binarization" in note)]
+    tell([*notes, sets.told], out)
     return sets
 
 
-def select_told(data: DataConfig, split: str | None, binary: bool) -> Selection:
+def select_told(data: DataConfig, split: str | None, binary: bool, levels: int) -> Selection:
     """Select images that a trained model is to look at, and write notes about them on standard error.
+
+    Arguments:
+        data, split, binary: as for :func:`davi.data.select`.
+        levels: of the model. What could be read otherwise is told only where the images do not have them.
 
     Raises:
         UserError: as :func:`davi.data.select` does.
@@ -43,7 +49,8 @@ def select_told(data: DataConfig, split: str | None, binary: bool) -> Selection:
     _check_loadable(data)
     with ProgressBar("decoding") as progress:
         chosen = select(data, split, progress, binary)
-    tell(chosen.notes, sys.stderr)
+    fits = chosen.images.levels == levels
+    tell([note for note in chosen.notes if not (fits and "give --data." in note)], sys.stderr)
     return chosen
 
 

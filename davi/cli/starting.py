@@ -23,9 +23,7 @@ from davi.published.torch_files import load_state
 from davi.recipes import Recipe
 from davi.renamed import read
 from davi.runs import MODEL, RECIPE, START, load_model, on_paper
-
-_HEAD = ("likelihood", "mixture_components", "likelihood_form")
-"""Options that the new run may have otherwise."""
+from davi.training.start import HEAD
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _original(path: Path, kind: Kind, request: Request) -> Imported:
     if recipe is not None and recipe.model_name == form.model:
         own = {**recipe.to_dict(), "model": model_options(base, recipe, form.untold)}
     given = override(own, [word for word in request.assignments if word.startswith("--model.")])
-    options = {key: value for key, value in given["model"].items() if key not in _HEAD}
+    options = {key: value for key, value in given["model"].items() if key not in HEAD}
     return read_weights(kind, path, Given(options, named_geometry(own.get("data") or {}), partial(known, form)))
 
 

@@ -293,7 +293,8 @@ class Cached:
     def notes(self) -> list[str]:
         """What the user should be told: how many files there are, and which were left out."""
         skipped = self.index["unreadable"]["count"]
-        notes = [f"{self.used + self.index.get('left_out', 0) + skipped} images found in {self.folder}"]
+        found = self.used + self.index.get("left_out", 0) + skipped
+        notes = [f"{found} image{'s' * (found != 1)} found in {self.folder}"]
         if skipped:
             first = "; ".join(self.index["unreadable"]["first"])
             notes.append(f"{skipped} unreadable image{'s' * (skipped != 1)} left out: {first}")

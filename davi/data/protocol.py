@@ -167,14 +167,28 @@ def _refuse_binary(found: Source | Whole, config: DataConfig) -> None:
     got = f"data.binarization: got {config.binarization!r}, expected 'none': {config.set}"
     if (found.images if isinstance(found, Whole) else found.train).levels == 2:
         raise UserError(f"{got} is binary already (--data.binarization none)")
-    if _only_bits(found):
+    bits = _bits(found)
+    if all(bits.values()):
         raise UserError(f"{got} holds only 0 and 1, which is binary already (--data.binarization none --data.levels 2)")
+    for part, only in bits.items():
+        if only:
+            raise UserError(
+                f"{got} has {part} images of only 0 and 1, which are binary already, beside gray ones; save them with "
+                "0 and 255"
+            )
 
 
-def _only_bits(found: Source | Whole) -> bool:
-    """Whether no value is above 1; of a large set no more is read than it takes to find one."""
-    sets = (found.images,) if isinstance(found, Whole) else (found.test, found.validation, found.train)
-    return all(int(part.max()) <= 1 for images in sets if images is not None for part in images.pixels.split(256))
+def _bits(found: Source | Whole) -> dict[str, bool]:
+    """Of each part of a set, whether it holds 0 and 1 alone; of a large one no more is read than it takes to tell."""
+    if isinstance(found, Whole):
+        parts: dict[str, Images | None] = {"all": found.images}
+    else:
+        parts = {"test": found.test, "validation": found.validation, "training": found.train}
+    return {name: _only_bits(images) for name, images in parts.items() if images is not None}
+
+
+def _only_bits(images: Images) -> bool:
+    return all(int(part.max()) <= 1 for part in images.pixels.split(256))
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +239,7 @@ def select(
     check(config)
     found: Source | Whole
     found = whole_of(config, split is None, progress) if split in (None, "all") else source_of(config, progress)
-    if binary and _only_bits(found):
+    if binary and all(_bits(found).values()):
         note = f"{config.set} holds only 0 and 1: taken as binary as it is"
         config = dataclasses.replace(config, binarization="none")
         found = as_levels(dataclasses.replace(found, notes=(*found.notes, note)), 2)

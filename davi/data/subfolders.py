@@ -128,9 +128,11 @@ def _beside_test(folder: Path, rule: str, own: dict[str, list[str]], parts: dict
 def _refuse_twice(folder: Path, own: Mapping[str, Sequence[str]], others: Sequence[str]) -> None:
     """Refuse what stands beside the splits, and a split that is there twice."""
     twice = next((found for found in own.values() if len(found) > 1), None)
-    if others or twice:
-        what = others[0] if others else " and ".join(f"{name}/" for name in twice or ())
-        raise UserError(f"data.set: {folder} has {what} beside train/ and test/, expected only validation/")
+    if others:
+        raise UserError(f"data.set: {folder} has {others[0]} beside train/ and test/, expected only validation/")
+    if twice:
+        names = " and ".join(f"{name}/" for name in twice)
+        raise UserError(f"data.set: {folder} has {names}, which stand for the same split; expected one of them")
 
 
 def _in_words(own: Mapping[str, Sequence[str]]) -> str:

@@ -57,7 +57,7 @@ def validation_line(record: Mapping[str, Any]) -> str:
     """One plain line for a record of the kind ``validation``."""
     return (
         f"validation at step {record['step']}: {record['nats']:.2f} nats  {record['bits_per_dim']:.3f} bits/dim  "
-        f"kl {record['kl']:.2f}  ({record['images']} images, averaged weights)"
+        f"kl {record['kl']:.2f}  ({record['images']} image{'s' * (record['images'] != 1)}, averaged weights)"
     )
 
 

@@ -23,7 +23,7 @@ from davi.files import digest, read_tensors, write_tensors, writing
 from davi.model import Model
 from davi.runs import START, flat
 
-_HEAD = ("likelihood", "mixture_components", "likelihood_form")
+HEAD = ("likelihood", "mixture_components", "likelihood_form")
 """Options of a model that say how its last layer is read."""
 
 
@@ -78,10 +78,11 @@ def take_over(model: Model, source: Model, name: str) -> tuple[Start, list[str]]
             own[key].copy_(theirs[key])
     lines = [f"begins with the weights of {name}"]
     if drawn := dict.fromkeys(key.rpartition(".")[0] or key for key, _ in model.named_parameters() if key not in kept):
-        (channels, levels), (channels_there, levels_there) = _images(model), _images(source)
-        images = f"{channels} channels and {levels} levels in place of {channels_there} and {levels_there}"
+        pairs = zip(("channel", "level"), _images(model), _images(source), strict=True)
+        other = [f"{own} {what}{'s' * (own != 1)} in place of {there}" for what, own, there in pairs if own != there]
+        images = " and ".join(other)
         lines[0] += f"; drawn anew, since images have {images}: {', '.join(drawn)}"
-    told = [change for option, change in changes.items() if option.removeprefix("model.") not in _HEAD]
+    told = [change for option, change in changes.items() if option.removeprefix("model.") not in HEAD]
     if told:
         lines.append(f"options that differ from {name}: {', '.join(told)}")
     return Start(name, digest(theirs), kept), lines
@@ -116,7 +117,7 @@ def _of_the_images(model: Model, source: Model) -> set[str]:
     The last layer belongs to it if its numbers mean something else, whether or not there are as many of them.
     """
     theirs = source.state_dict()
-    head = {option: getattr(model.config, option) for option in _HEAD if hasattr(model.config, option)}
+    head = {option: getattr(model.config, option) for option in HEAD if hasattr(model.config, option)}
     shape = (model.shape[0], *source.shape[1:])
     found = _differing(theirs, _on_paper(source, shape, model.levels, head))
     if _layout(model) == _layout(source):
