@@ -350,7 +350,7 @@ def test_folders_that_say_their_splits(tmp_path: Path) -> None:
     [
         (("train", "val"), r"has train/ and val/ but no test/"),
         (("train", "test", "other"), r"has other/000\.png beside train/ and test/"),
-        (("train", "test", "val", "valid"), r"has val/ and valid/ beside"),
+        (("train", "test", "val", "valid"), r"has val/ and valid/, which stand for the same split"),
     ],
 )
 def test_sub_folders_that_could_be_misunderstood(tmp_path: Path, parts: tuple[str, ...], match: str) -> None:
@@ -380,7 +380,7 @@ def test_mixed_sizes_need_a_choice(tmp_path: Path) -> None:
     assert len(patches.train) + len(patches.test) == 30 * 2 + 30 * 6
     assert crop.protocol["files"] == files  # the split does not depend on what is cut
     assert not rows(patches.train) & rows(patches.test)
-    assert (crop.protocol["fit"], patches.protocol["fit"]) == ("center of 4x8", "patches of 4x8")
+    assert (crop.protocol["fit"], patches.protocol["fit"]) == ("centre of 4x8", "patches of 4x8")
     assert patches.protocol["test_order"] == "by relative path, patches row by row"
     with pytest.raises(UserError, match=r"data\.crop: got 10x8, expected no more than 9x8, the size of .*000\.png"):
         read(folder, crop=(10, 8))

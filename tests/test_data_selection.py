@@ -63,7 +63,7 @@ def test_a_split_may_be_a_link(tmp_path: Path) -> None:
     [
         (
             ("Train", "training", "test"),
-            r"has Train/ and training/, which stand for the same split; expected one of them",
+            r"has Train/ and training/, which stand for the same split",
         ),
         (("Train", "dev"), r"has Train/ and dev/ but no test/, expected the test images there or by data\.test"),
         (("Testing", "cats"), r"has Testing/ but no train/, expected both, or --data\.test .*/Testing, which leaves"),
