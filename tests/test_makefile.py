@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DAVI = """#!/bin/sh
 verb=$1 run=$2
 [ "$verb" = train ] && run=$4
-mkdir -p "$run" && print_fn "$@" >> "$run/log"
+mkdir -p "$run" && echo "$@" >> "$run/log"
 [ "$verb" = "$(cat "$(dirname "$0")/stop" 2>/dev/null)" ] && exit 130
 [ "$verb" = inspect ] && touch "$run/inspection.html"
 exit 0

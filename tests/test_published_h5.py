@@ -295,7 +295,7 @@ def test_official_file_reproduces_the_official_numbers(need_shared: Callable[[st
     steps: list[Step] = []
 
     def choose(layer: int, prior: Any, posterior: Any) -> Tensor:
-        steps.append(Step(prior, posterior, posterior.mean))
+        steps.append(Step(prior, posterior, posterior.center()))
         return steps[-1].z
 
     with torch.no_grad():

@@ -118,7 +118,7 @@ def at_the_means(parity: NvaeParity) -> list[Step]:
     steps: list[Step] = []
 
     def choose(layer: int, prior: Any, posterior: Any) -> Tensor:
-        steps.append(Step(prior, posterior, posterior.mean))
+        steps.append(Step(prior, posterior, posterior.center()))
         return steps[-1].z
 
     parity.model.top_down(choose, parity.model.encode(parity.x))
@@ -204,7 +204,7 @@ def test_a_checkpoint_becomes_a_run_with_the_authors_numbers(
         steps: list[Step] = []
 
         def choose(layer: int, prior: Any, posterior: Any) -> Tensor:
-            steps.append(Step(prior, posterior, posterior.mean))
+            steps.append(Step(prior, posterior, posterior.center()))
             return steps[-1].z
 
         nats = model.top_down(choose, model.encode(x)).log_prob(x)

@@ -130,7 +130,7 @@ def test_a_run_tells_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
     lines = go(whole, EAGER)
     first = told(whole)[0]
     assert (first["step"], first["what"], first["layers"]) == (2, "collapse", ["kl/00", "kl/01"])
-    assert f"watch at step 2: {first['message']}" in lines
+    assert f"monitor at step 2: {first['message']}" in lines
     assert [record["what"] for record in told(whole)].count("collapse") == 1
     # Constant learning rate: the shorter run begins as the longer one.
     flat = dataclasses.replace(EAGER, schedule="constant", learning_rate=0.0, warmup_steps=0)

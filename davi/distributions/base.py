@@ -24,7 +24,7 @@ class Distribution(ABC):
 
     @property
     def kind(self) -> Kind:
-        """What :meth:`log_prob` is: exact, unless the probabilities do not sum to one or are not known exactly. A claim
+        """What ``log_prob`` is: exact, unless the probabilities do not sum to one or are not known exactly. A claim
         made of several distributions has the weakest kind of all of them."""
         return Kind.EXACT if self.normalized else Kind.ESTIMATE
 

@@ -83,7 +83,7 @@ class LayerParity(ABC):
         steps: list[Step] = []
 
         def choose(layer: int, prior: Any, posterior: Any) -> Tensor:
-            steps.append(Step(prior, posterior or prior, (posterior or prior).mean))
+            steps.append(Step(prior, posterior or prior, (posterior or prior).center()))
             return steps[-1].z
 
         model: Hierarchy = self.model
