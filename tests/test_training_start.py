@@ -68,7 +68,7 @@ def test_only_the_ends_are_drawn_anew_for_other_channels_and_levels(name: str) -
     start, lines = take_over(model, source, "runs/a")
     assert len(lines) == 1
     assert lines[0].endswith(
-        f"have 3 channels and 256 levels in place of 1 and {source.levels}: {', '.join(ENDS[name])}"
+        f"have 3 channels in place of 1 and 256 levels in place of {source.levels}: {', '.join(ENDS[name])}"
     )
     assert equal(model, source, start.kept)
     parameters = {key for key, _ in model.named_parameters()}
@@ -95,7 +95,7 @@ def test_a_last_layer_of_another_meaning_is_no_less_new_for_having_the_same_shap
     ]
     assert mixtures[0].state_dict().keys() == categorical.state_dict().keys()
     start, lines = take_over(mixtures[0], categorical, "runs/a")
-    assert lines[0].endswith("17 levels in place of 1 and 30: output.last")
+    assert lines[0].endswith("images have 17 levels in place of 30: output.last")
     assert "output.last.weight" not in start.kept
     before = {key: x.clone() for key, x in mixtures[1].state_dict().items()}
     with pytest.raises(
