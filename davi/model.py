@@ -262,20 +262,17 @@ class Hierarchy(LatentModel, ABC):
         pixels = self.top_down(choose, context)
         reconstruction = pixels.log_prob(x)  # [B]
         terms = {"reconstruction": reconstruction}
-        maps, of_draws = {}, list[Tensor | None]()
+        maps = {}
         for layer, step in enumerate(steps):
             name = f"kl/{layer:02d}"
-            maps[name], closed_form = step.posterior.kl_map(step.prior, step.z)
+            maps[name] = step.kl_map()
             terms[name] = -sum_per_image(maps[name])
-            of_draws.append(None if closed_form else terms[name])
 
         def log_weight_fn(joint: bool = False) -> Tensor:
             total = reconstruction
-            for step, of_draw in zip(steps, of_draws, strict=True):
+            for step in steps:
                 if joint:
                     total = total + step.prior.log_prob(step.z)
-                elif of_draw is not None:  # log p - log q at the draw already
-                    total = total + of_draw
                 else:
                     total = total + step.prior.log_prob(step.z) - step.posterior.log_prob(step.z)
             return total
