@@ -1,6 +1,6 @@
 r"""How much of the latent space is in use: layers by their KL divergence, units by their posterior means.
 
-**Layers.** One rule for the terminal, the page and the watch on training (:data:`INACTIVE_RULE` in words): a layer is
+**Layers.** One rule for the terminal, the page and the monitor (:data:`INACTIVE_RULE` in words): a layer is
 *inactive* when its KL divergence, mean over the images, is below :data:`INACTIVE_NATS`. The term of latents drawn on
 the way up (:class:`davi.distributions.Drawn`) is no KL divergence and says nothing about its layer alone, as the prior
 depends on latents that were inferred from these. All terms together are one,

@@ -28,7 +28,7 @@ _listen = _HANDLER(_count)
 def _setter() -> Any:
     """libtiff's function that sets its error handler and returns the last one, or None where it is out of reach."""
     try:
-        setter = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler  # type: ignore[attr-defined]
+        setter = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler  # type: ignore[attr-defined]  # C has it
     except (AttributeError, OSError):
         return None
     setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
