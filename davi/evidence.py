@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from functools import cached_property
 
 from torch import Tensor
@@ -40,6 +40,16 @@ class Kind(IntEnum):
         return max(kinds)
 
 
+class About(StrEnum):
+    """What a claim is about: the image x, its class y, or one of them given the other. Claims about different things
+    cannot be compared."""
+
+    X = "x"
+    X_GIVEN_Y = "x|y"
+    Y_GIVEN_X = "y|x"
+    X_AND_Y = "x,y"
+
+
 @dataclass(frozen=True)
 class Evidence:
     r"""Per-image terms of a claim about :math:`\log p(x)`, in nats.
@@ -58,6 +68,7 @@ class Evidence:
         no_divergence: names of the terms ``kl/..`` that are minus E[log q - log p] of latents drawn on the way up
             (:class:`davi.distributions.Drawn`). Their prior depends on latents that were inferred from them, and the
             expectation may have either sign. Only together all layers are the KL divergence of q(z | x) from p(z).
+        about: log p(x), unless the model knows of classes: log p(x | y), log p(y | x) or log p(x, y).
 
     Example:
         >>> import torch
@@ -73,6 +84,7 @@ class Evidence:
     kl_maps: Mapping[str, Tensor] = field(default_factory=dict)
     draws: tuple[Tensor, ...] = ()
     no_divergence: frozenset[str] = frozenset()
+    about: About = About.X
 
     @cached_property
     def log_px(self) -> Tensor:

@@ -54,7 +54,7 @@ class TwoLayers(Hierarchy):
     narrow, prior_scale = 0.2, 0.3
 
     def __init__(self) -> None:
-        super().__init__((1, 1, 1), 3)
+        super().__init__((1, 1, 1), 3, None)
         self.weight = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def encode(self, x: Tensor) -> Normal:
@@ -137,7 +137,7 @@ class Chain(Hierarchy):
     num_layers = 3
 
     def __init__(self, posterior: Callable[[int, Tensor, Tensor], Any]) -> None:
-        super().__init__((1, 1, 2), 3)
+        super().__init__((1, 1, 2), 3, None)
         self.posterior = posterior
         self.weight = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
         self.encoded = 0

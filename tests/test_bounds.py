@@ -45,7 +45,7 @@ class LinearGaussian(Hierarchy):
     num_layers = 2
 
     def __init__(self, posterior: str) -> None:
-        super().__init__((3, 1, 1), 2)
+        super().__init__((3, 1, 1), 2, None)
         self.posterior = posterior
 
     def encode(self, x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Toy(Hierarchy):
     num_layers = 2
 
     def __init__(self, slope: float = 0.0, levels: int = 3) -> None:
-        super().__init__((1, 1, 2), levels)
+        super().__init__((1, 1, 2), levels, None)
         self.slope = nn.Parameter(torch.tensor(slope, dtype=torch.float64))
         self.part = nn.Dropout()
         self.encoded: list[int] = []
@@ -63,17 +63,19 @@ class Exact(Model):
     """Independent pixels: p(x) = prod_j share[x_j]. Its claim is log p itself."""
 
     def __init__(self, kind: Kind = Kind.EXACT) -> None:
-        super().__init__((1, 1, 2), 3)
+        super().__init__((1, 1, 2), 3, None)
         self.share = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
         self.kind = kind
         self.asked = 0
 
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         self.asked += 1
         log_p = self.share.log()[x.long()].flatten(1)  # [B, 2]
         return Evidence({"left": log_p[:, 0], "right": log_p[:, 1]}, self.kind)
 
-    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
         return torch.multinomial(self.share, 2 * n, replacement=True, generator=generator).view(n, *self.shape)
 
 
@@ -85,7 +87,7 @@ class Weighted(Exact):
         self.alive: list[weakref.ref[Tensor]] = []
         self.most_alive = 0
 
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         log_p = super().evidence(x).log_px
         log_u = torch.rand(len(x), dtype=torch.float64, generator=generator).log()
         weight = log_p + math.log(2.0) + log_u
@@ -99,12 +101,14 @@ class Single(LatentModel):
     """A latent model that is no hierarchy; its posterior means are ``latents``."""
 
     def __init__(self) -> None:
-        super().__init__((1, 1, 2), 3)
+        super().__init__((1, 1, 2), 3, None)
 
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         return Evidence({"reconstruction": torch.full((len(x),), -2.0)}, Kind.LOWER_BOUND)
 
-    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
         return torch.zeros(n, *self.shape, dtype=torch.long)
 
     def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:

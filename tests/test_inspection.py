@@ -76,13 +76,15 @@ class Uniform(Model):
     """No latents, exact."""
 
     def __init__(self) -> None:
-        super().__init__((1, 2, 3), 4)
+        super().__init__((1, 2, 3), 4, None)
 
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         share = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
         return Evidence({"log_p": share.log()[x.long()].flatten(1).sum(1)}, Kind.EXACT)
 
-    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
         return torch.randint(self.levels, (n, *self.shape), generator=generator)
 
 
@@ -103,7 +105,7 @@ class Collapsed(Hierarchy):
     num_layers = 2
 
     def __init__(self) -> None:
-        super().__init__((1, 2, 3), 4)
+        super().__init__((1, 2, 3), 4, None)
         self.weight = nn.Parameter(torch.randn(3, self.levels * self.dims, dtype=torch.float64))
 
     def encode(self, x: Tensor) -> Tensor:

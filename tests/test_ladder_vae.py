@@ -114,7 +114,7 @@ class Chain(Hierarchy):
     a, b, s, t = 0.8, -1.3, 0.6, 0.4
 
     def __init__(self) -> None:
-        super().__init__((1, 1, 1), 2)
+        super().__init__((1, 1, 1), 2, None)
         self.spread = (self.b * self.s) ** 2 + self.t**2  # variance of x given z_2
 
     def log_p(self, x: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class Quantized(Hierarchy):
     num_layers = 1
 
     def __init__(self, point: bool = False, known: Kind = Kind.EXACT) -> None:
-        super().__init__((1, 1, 2), LEVELS)
+        super().__init__((1, 1, 2), LEVELS, None)
         generator = Generator().manual_seed(3)
         self.q = nn.Parameter(torch.randn(LEVELS, CODES, generator=generator, dtype=torch.float64))
         self.p = nn.Parameter(torch.randn(CODES, LEVELS, generator=generator, dtype=torch.float64))
@@ -169,17 +169,18 @@ class Plain(Model):
     Config = Nothing
 
     def __init__(self) -> None:
-        super().__init__((1, 1, 2), LEVELS)
-        self.config = Nothing()
+        super().__init__((1, 1, 2), LEVELS, Nothing())
         self.inner = Quantized()
         self.asked: list[int] = []
 
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         self.asked.append(len(x))
         found = self.inner.evidence(x, generator)
         return Evidence(found.terms, found.kind, found.log_weight_fn)
 
-    def sample(self, n: int, temperature: Any = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
         return self.inner.sample(n, temperature, generator)
 
 

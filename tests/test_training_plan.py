@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from davi.cli import main
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
-from davi.model import Model
+from davi.model import Model, Temperature
 from davi.training import TrainingConfig
 from davi.training.plan import Plan, SavedTensors, plan
 
@@ -33,17 +33,18 @@ class Counted(Model):
         pass
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
-        super().__init__(shape, levels)
-        self.config = Counted.Config()
+        super().__init__(shape, levels, Counted.Config())
         self.weight = nn.Parameter(torch.full(shape, -0.1))
         self.register_buffer("center", torch.full(shape, 0.5))
 
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         assert isinstance(self.center, Tensor)
         energy = ((x - self.center) * self.weight).exp()  # keeps x - center, and its own result
         return Evidence({"reconstruction": -energy.flatten(1).sum(1)}, Kind.ESTIMATE)
 
-    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
         return torch.zeros(n, *self.shape, dtype=torch.uint8)
 
 

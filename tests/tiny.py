@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from davi.data import DataSets, Images
 from davi.evidence import Evidence, Kind
-from davi.model import Model
+from davi.model import Model, Temperature
 from davi.models import AttentiveVAE
 from davi.models.attentive_vae import AttentiveVAEConfig, DepthWiseAttention
 
@@ -68,15 +68,14 @@ class Logistic(Model):
         pass
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
-        super().__init__(shape, levels)
-        self.config = Logistic.Config()
+        super().__init__(shape, levels, Logistic.Config())
         self.logits = nn.Parameter(torch.linspace(-0.3, 0.3, levels * self.dims).view(levels, *shape))
         self.gate = nn.Parameter(torch.tensor(0.5))
         self.norm = nn.BatchNorm2d(shape[0])
         self.calls = 0
         self.faults: dict[int, float] = {}
 
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         self.norm(x.to(self.logits.dtype) * self.faults.get(self.calls, 1.0))  # its running statistics move
         log_p = (self.logits * (1 + self.gate)).log_softmax(0)  # [levels, C, H, W]
         one_hot = nn.functional.one_hot(x.long(), self.levels).movedim(-1, 1)  # [B, levels, C, H, W]
@@ -84,7 +83,9 @@ class Logistic(Model):
         self.calls += 1
         return Evidence({"reconstruction": term, "kl/00": -self.gate.square().expand(len(x))}, Kind.LOWER_BOUND)
 
-    def sample(self, n: int, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
         probabilities = self.logits.softmax(0).flatten(1).T
         drawn = torch.multinomial(probabilities, n, replacement=True, generator=generator)  # [dims, n]
         return drawn.T.reshape(n, *self.shape)

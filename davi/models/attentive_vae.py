@@ -351,9 +351,8 @@ class AttentiveVAE(Hierarchy, DepthAttentive):
     name = "attentive_vae"
     Config = AttentiveVAEConfig
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: AttentiveVAEConfig) -> None:
-        super().__init__(shape, levels)
-        self.config = config
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: AttentiveVAEConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
         self.num_layers = sum(config.layers)
         widths = _Widths(config)
         unit = 2 ** (widths.halvings + len(config.layers) - 1)  # what all the halvings together divide by

@@ -236,9 +236,8 @@ class BIVA(Hierarchy, DataInitialized):
     name = "biva"
     Config = BIVAConfig
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: BIVAConfig) -> None:
-        super().__init__(shape, levels)
-        self.config = config
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: BIVAConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
         self.depth = len(config.latents)
         """L."""
         self.num_layers = 2 * self.depth - 1

@@ -215,9 +215,8 @@ class IAFVAE(Hierarchy, DataInitialized):
     name = "iaf_vae"
     Config = IAFVAEConfig
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: IAFVAEConfig) -> None:
-        super().__init__(shape, levels)
-        self.config = config
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: IAFVAEConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
         layers = list(self._layers())
         self.num_layers = len(layers)
         unit = 2 ** (config.stem_halvings + max(len(config.layers) - 1, 0))

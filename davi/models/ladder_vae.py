@@ -192,9 +192,8 @@ class LadderVAE(Hierarchy):
     name = "ladder_vae"
     Config = LadderVAEConfig
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: LadderVAEConfig) -> None:
-        super().__init__(shape, levels)
-        self.config = config
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: LadderVAEConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
         self.num_layers = layers = len(config.latents)
         self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components)
         dense = config.network == "dense"

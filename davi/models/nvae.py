@@ -197,9 +197,8 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialized):
     Config = NVAEConfig
     images_wanted = 1
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: NVAEConfig) -> None:
-        super().__init__(shape, levels)
-        self.config = config
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: NVAEConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
         self.num_layers = sum(config.groups)
         unit = 2 ** (config.halvings + len(config.groups) - 1)  # what all the halvings together divide by
         self.padding = Padding.to_multiple(self.shape[1:], unit, config.pad)

@@ -187,9 +187,8 @@ class VAE(Hierarchy, DataInitialized):
     Config = VAEConfig
     images_wanted = 10_000  # a pixel's mean over these has a standard error of at most 0.005
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: VAEConfig) -> None:
-        super().__init__(shape, levels)
-        self.config = config
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: VAEConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
         self.num_layers = len(config.latents)
         if config.likelihood != "bernoulli":
             self.images_wanted = 0

@@ -304,9 +304,8 @@ class VeryDeepVAE(Hierarchy, DepthAttentive):
     name = "very_deep_vae"
     Config = VeryDeepVAEConfig
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: VeryDeepVAEConfig) -> None:
-        super().__init__(shape, levels)
-        self.config = config
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: VeryDeepVAEConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
         self.rows = Rows(config)
         self.num_layers = len(self.rows.decoder)
         self.padding = Padding.to_multiple(self.shape[1:], self.rows.unit)

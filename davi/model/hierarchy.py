@@ -1,24 +1,25 @@
-r"""The protocol that every model follows, and nothing else.
+"""A model with several layers of latents, whose top-down pass is written once.
 
-A :class:`Model` says how probable an image is. A :class:`LatentModel` explains it by latent variables. A
-:class:`Hierarchy` has several of them and writes its top-down pass *once*, as a walk that asks for each latent in turn;
-training, sampling, reconstruction, decoding and importance sampling are different answers to that question.
+The pass is a walk that asks for each latent in turn; training, sampling, reconstruction, decoding and importance
+sampling are different answers to that question.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from davi.distributions import Distribution, Drawn, Latent
 from davi.distributions.base import sum_per_image
 from davi.evidence import Evidence, Kind
+from davi.model.base import Temperature
+from davi.model.latent import LatentModel
 from davi.repetition import repeat_images
 
 Choose = Callable[[int, Latent | None, Latent | None], Tensor]
@@ -27,118 +28,6 @@ Choose = Callable[[int, Latent | None, Latent | None], Tensor]
 ``posterior`` is None without a context. ``prior`` is None when the question comes too early for it: a model that draws
 latents on its way up as well asks for them while it climbs, and once more in their place, with the prior and with a
 posterior that is :class:`~davi.distributions.Drawn` (:func:`ask_early`). Only the second question is a layer's turn."""
-
-Temperature = float | Sequence[float]
-"""One factor on the standard deviations of all priors, or one for each layer."""
-
-_BARE_TYPES = (torch.uint16, torch.uint32, torch.uint64)
-"""Types that torch can hold and convert, but hardly compute with."""
-
-
-class Model(nn.Module, ABC):
-    """A normalized probability over integer images.
-
-    Arguments:
-        shape: (C, H, W) of one image.
-        levels: number of values a channel can take; images hold integers in ``{0 .. levels - 1}``.
-
-    Raises:
-        ValueError: if the shape or the number of levels is not positive.
-    """
-
-    name: ClassVar[str]
-    """The name recipes use."""
-    Config: ClassVar[type]
-    """The dataclass of the model's options; the model is built as ``cls(shape, levels, Config(...))``."""
-    config: Any
-    """The options the model was built with, an instance of :attr:`Config`."""
-
-    def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
-        super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"shape: got {tuple(shape)}, expected three positive numbers (channels, height, width)")
-        if not 2 <= levels <= 65536:
-            raise ValueError(f"levels: got {levels}, expected 2 to 65536")
-        self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
-        self.levels = int(levels)
-
-    @property
-    def dims(self) -> int:
-        """Number of values in one image, C * H * W."""
-        channels, height, width = self.shape
-        return channels * height * width
-
-    @abstractmethod
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
-        """What the model claims about log p(x).
-
-        Arguments:
-            x: integer images, ``[B, C, H, W]``, in ``{0 .. levels - 1}``.
-            generator: source of the model's own randomness; torch's default when None.
-
-        Example:
-            >>> import davi
-            >>> model = davi.build("attentive_digits_tiny")  # not trained
-            >>> evidence = model.evidence(torch.zeros(2, *model.shape, dtype=torch.uint8))
-            >>> list(evidence.terms), evidence.log_px.shape
-            (['reconstruction', 'kl/00', 'kl/01', 'kl/02'], torch.Size([2]))
-        """
-
-    @abstractmethod
-    def sample(self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None) -> Tensor:
-        """Draw ``n`` images, integers ``[n, C, H, W]``."""
-
-    def blocks(self) -> Iterable[nn.Module]:
-        """Modules that may be compiled one by one and whose activations may be recomputed in the backward pass."""
-        return ()
-
-    def forward(self, x: Tensor, draws: int = 1) -> Evidence:
-        """:meth:`evidence` of every image ``draws`` times, side by side, ``[draws * B]`` numbers. Training calls it, so
-        that wrappers which intercept calls (data parallelism, hooks) work."""
-        return self.evidence(repeat_images(x, draws))
-
-    def check_images(self, x: Tensor) -> None:
-        """Refuse anything that is not a batch of this model's images.
-
-        Values are compared with the number of levels only on the CPU: on an accelerator the comparison would stall the
-        device in every step, and images from ``davi.data`` were checked when they were loaded.
-
-        Raises:
-            TypeError: if ``x`` is not an integer tensor.
-            ValueError: if its shape or its values do not fit the model.
-        """
-        if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"images: got {given}, expected an integer tensor with values 0 to {self.levels - 1}")
-        if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"images: got shape {tuple(x.shape)}, expected [B, {', '.join(map(str, self.shape))}]")
-        if x.device.type == "cpu" and x.numel():
-            low, high = map(int, torch.aminmax(x.long() if x.dtype in _BARE_TYPES else x))
-            if low < 0 or high >= self.levels:
-                raise ValueError(f"images: got values {low} to {high}, expected 0 to {self.levels - 1}")
-
-
-class LatentModel(Model, ABC):
-    """A model that explains an image by latent variables z, ordered from the top (drawn first) to the image."""
-
-    @abstractmethod
-    def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:
-        """Latents of the images: posterior means, each given the means above it, or posterior draws if ``sample``.
-
-        Where a posterior has a flow, the place to which the flow takes the mean of its base stands for the mean.
-        """
-
-    @abstractmethod
-    def decode(self, latents: Sequence[Tensor]) -> Distribution:
-        """p(x | z) for the given latents."""
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """What p(x | z) makes of the posterior means (:meth:`latents`); integers ``[B, C, H, W]``.
-
-        Of every sub-pixel the most probable value given those before it (:meth:`davi.distributions.Distribution.mode`).
-        """
-        return self.decode(self.latents(x)).mode()
 
 
 @dataclass(frozen=True)
@@ -168,26 +57,6 @@ class Step:
     def kl(self) -> Tensor:
         """The same, summed over the layer, ``[B]``."""
         return sum_per_image(self.kl_map())
-
-
-class DataInitialized(ABC):
-    """A model some of whose initial weights follow from training images. Training calls :meth:`initialize` once, before
-    the first step of a new run; a resumed run has its weights already."""
-
-    images_wanted: int = 256
-    """How many images are enough (of fewer, all are given); 0 if the model needs none with its options."""
-
-    @abstractmethod
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        """Set those weights, in place.
-
-        Called on the model's device, in training mode and without gradients; torch's default generator is seeded, so
-        that draws made here can be repeated. Running statistics and the like are the model's own care.
-
-        Arguments:
-            images: training images as the model sees them, drawn at random, integers ``[N, C, H, W]``.
-            kept: names of weights that stay as they are: those that another model has lent.
-        """
 
 
 def ask_early(choose: Choose, layer: int, posterior: Latent) -> Drawn:
@@ -230,7 +99,7 @@ class Hierarchy(LatentModel, ABC):
         return {}
 
     @final
-    def evidence(self, x: Tensor, generator: Generator | None = None) -> Evidence:
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         r"""The evidence lower bound with one draw of the latents and KL divergences in closed form where there is one.
 
         .. math:: \log p(x) \ge E_q[\log p(x \mid z)] - \sum_i E_q[KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))]
@@ -238,10 +107,12 @@ class Hierarchy(LatentModel, ABC):
         The term of latents drawn on the way up is minus :math:`E_q[\log q(z_i) - \log p(z_i)]`, no KL divergence
         (``Evidence.no_divergence``).
         """
+        self.check_labels(y, len(x))
         return self.elbo(x, self.encode(x), generator)
 
-    def forward(self, x: Tensor, draws: int = 1) -> Evidence:
+    def forward(self, x: Tensor, draws: int = 1, y: Tensor | None = None) -> Evidence:
         """As in every model, but the images are encoded once, however many draws are made."""
+        self.check_labels(y, len(x))
         return self.elbo(repeat_images(x, draws), repeat_images(self.encode(x), draws))
 
     @final
@@ -285,7 +156,9 @@ class Hierarchy(LatentModel, ABC):
 
     @final
     @torch.no_grad()
-    def sample(self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None) -> Tensor:
+    def sample(
+        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
         """Draw images from the model.
 
         Arguments:
@@ -293,6 +166,7 @@ class Hierarchy(LatentModel, ABC):
             temperature: multiplies the standard deviations of the priors, one number for all layers or one for each,
                 the top first; the pixels are drawn from p(x | z) unchanged.
             generator: source of randomness.
+            y: classes, refused by a model without any.
 
         Raises:
             ValueError: if ``n`` is not positive, a temperature is negative or not finite, or their number is neither 1
@@ -301,6 +175,7 @@ class Hierarchy(LatentModel, ABC):
         if n < 1:
             raise ValueError(f"n: got {n}, expected at least 1 image")
         factors = self._temperatures(temperature)
+        self.check_labels(y, n)
 
         def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None

@@ -1,0 +1,45 @@
+"""The kinds of networks there are, one file each: what code asks for is a type, never a name.
+
+::
+
+    Network                  what recipes build and runs save
+    ├─ Model                 evidence(x) -> nats of log p(x) and their kind; sample(n)
+    │  ├─ Autoregressive     every pixel given those before it; completion
+    │  ├─ Invertible         a flow on dequantized images
+    │  ├─ LatentModel        latents of an image and back
+    │  │  └─ Hierarchy       several layers, one top-down pass
+    │  └─ Normalized         an energy with its partition function
+    └─ Energy                free energies and Gibbs chains; no claim by itself
+
+Beside these stand small capabilities: :class:`Conditional` (classes), :class:`DataInitialized`, :class:`Staged` (parts
+that are trained one after the other), :class:`Summable` (an energy whose partition function can be summed).
+"""
+
+from davi.model.autoregressive import Autoregressive
+from davi.model.base import DataInitialized, Model, Temperature
+from davi.model.energy import Energy, Normalized, Partition, Summable
+from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
+from davi.model.invertible import Invertible
+from davi.model.latent import LatentModel
+from davi.model.network import Conditional, Network
+from davi.model.staged import Staged
+
+__all__ = [
+    "Autoregressive",
+    "Choose",
+    "Conditional",
+    "DataInitialized",
+    "Energy",
+    "Hierarchy",
+    "Invertible",
+    "LatentModel",
+    "Model",
+    "Network",
+    "Normalized",
+    "Partition",
+    "Staged",
+    "Step",
+    "Summable",
+    "Temperature",
+    "ask_early",
+]

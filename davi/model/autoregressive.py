@@ -1,0 +1,94 @@
+r"""A model that predicts every pixel from the pixels before it.
+
+With the pixels in the order in which one reads, row by row from the top left,
+
+.. math:: \log p(x) = \sum_i \log p(x_i \mid x_1, \dots, x_{i-1})
+
+which a network with masked layers computes for all i in one pass. Drawing needs one answer after the other.
+
+References:
+    Pixel Recurrent Neural Networks, A. van den Oord, N. Kalchbrenner, K. Kavukcuoglu, ICML 2016,
+    https://arxiv.org/abs/1601.06759
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Generator, Tensor
+
+from davi.distributions import Distribution
+from davi.evidence import About, Evidence
+from davi.model.base import Model, Temperature, check_draw
+
+
+class Autoregressive(Model, ABC):
+    """A model of all conditionals p(x_i | x_{<i}) (module docstring). Its claims are exact."""
+
+    @abstractmethod
+    def conditionals(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """p(x_i | x_{<i}) of all pixels i given the pixels before them in ``x``, in one pass.
+
+        Arguments:
+            x: integer images, ``[B, C, H, W]``. What is given for a pixel plays no part in what is said about it and
+                about those before it. The channels of one pixel may depend on one another within the distribution.
+            y: classes, ``[B]``, of a model that has some.
+        """
+
+    @final
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
+        """The sum over the pixels of log p(x_i | x_{<i}); nothing is drawn."""
+        self.check_images(x)
+        self.check_labels(y, len(x))
+        pixels = self.conditionals(x, y)
+        about = About.X if y is None else About.X_GIVEN_Y
+        return Evidence({"pixels": pixels.log_prob(x)}, pixels.kind, about=about)
+
+    @torch.no_grad()
+    def complete(
+        self,
+        x: Tensor,
+        given: int,
+        temperature: Temperature = 1.0,
+        generator: Generator | None = None,
+        y: Tensor | None = None,
+    ) -> Tensor:
+        """Keep the first pixels of images and draw the others.
+
+        Here one whole pass for each pixel that is drawn; a model that remembers what it has computed does better and
+        draws the same.
+
+        Arguments:
+            x: integer images, ``[B, C, H, W]``; only the first ``given`` pixels are looked at.
+            given: how many pixels are kept, 0 to H * W, row by row from the top left.
+            temperature: of every draw (:meth:`davi.distributions.Distribution.sample`).
+            generator: source of randomness.
+            y: classes, ``[B]``, of a model that has some.
+
+        Raises:
+            ValueError: if ``given`` or the temperature is out of range.
+        """
+        self.check_images(x)
+        self.check_labels(y, len(x))
+        _, height, width = self.shape
+        if not 0 <= given <= height * width:
+            raise ValueError(f"given: got {given} pixels, expected 0 to {height * width}")
+        factor = check_draw(len(x), temperature)
+        x = x.long().clone()
+        x.flatten(2)[..., given:] = 0
+        for pixel in range(given, height * width):
+            row, column = divmod(pixel, width)
+            drawn = self.conditionals(x, y).sample(generator, factor)
+            x[:, :, row, column] = drawn[:, :, row, column].to(x.dtype)
+        return x
+
+    @final
+    def sample(
+        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """Draw images pixel by pixel (:meth:`complete`, with nothing given)."""
+        check_draw(n, temperature)
+        device = next(self.parameters()).device
+        return self.complete(torch.zeros(n, *self.shape, dtype=torch.long, device=device), 0, temperature, generator, y)

@@ -1,0 +1,109 @@
+r"""Energies: probabilities that are known but for one number.
+
+.. math:: p(v) = \frac{e^{-F(v)}}{Z}, \qquad Z = \sum_v e^{-F(v)}
+
+The free energy F says which of two images is more probable, and by how much. How probable one of them is takes the
+partition function Z as well, a sum over all images.
+
+References:
+    A Practical Guide to Training Restricted Boltzmann Machines, G. E. Hinton, 2012,
+    https://www.cs.toronto.edu/~hinton/absps/guideTR.pdf
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Generator, Tensor
+
+from davi.evidence import Evidence, Kind
+from davi.model.base import Model, Temperature, check_draw
+from davi.model.network import Network
+
+
+class Energy(Network, ABC):
+    """An unnormalized probability over integer images (module docstring). By itself it makes no claim about log p(x);
+    :class:`Normalized` does."""
+
+    chain_steps: ClassVar[int] = 1000
+    """Gibbs steps from uniform noise to a sample."""
+
+    @abstractmethod
+    def free_energy(self, v: Tensor) -> Tensor:
+        """F of integer images ``[B, C, H, W]``: ``[B]``, nats."""
+
+    @abstractmethod
+    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        """Integer images after ``steps`` steps of a Markov chain that leaves p(v) as it is, ``[B, C, H, W]``."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        """:meth:`free_energy`. Training calls it, so that wrappers which intercept calls work."""
+        return self.free_energy(v)
+
+
+class Summable(ABC):
+    """An energy small enough, or of such a form, that its partition function can be summed exactly."""
+
+    @abstractmethod
+    def log_partition(self) -> Tensor:
+        """log Z, a float64 scalar, nats."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What is known of a partition function.
+
+    Arguments:
+        log_z: log Z, nats.
+        kind: exact, or an estimate.
+    """
+
+    log_z: float
+    kind: Kind
+
+
+@final
+class Normalized(Model):
+    """An energy with its partition function: log p(v) = -F(v) - log Z, as exact as log Z is.
+
+    Arguments:
+        energy: with its weights.
+        partition: of these weights.
+    """
+
+    def __init__(self, energy: Energy, partition: Partition) -> None:
+        super().__init__(energy.shape, energy.levels, energy.config)
+        self.energy = energy
+        self.partition = partition
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # of the energy, which recipes know
+        """The energy's."""
+        return self.energy.name
+
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
+        """Minus the free energy, minus log Z."""
+        self.check_images(x)
+        self.check_labels(y, len(x))
+        negative = -self.energy.free_energy(x)
+        log_z = torch.full_like(negative, self.partition.log_z)
+        return Evidence({"negative_free_energy": negative, "negative_log_z": -log_z}, self.partition.kind)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
+
+        Raises:
+            ValueError: if ``n`` is not positive or the temperature is not 1.
+        """
+        if check_draw(n, temperature) != 1.0:
+            raise ValueError(f"temperature: got {temperature}, expected 1: a Gibbs chain has no other")
+        self.check_labels(y, n)
+        device = next(self.parameters()).device
+        noise = torch.randint(self.levels, (n, *self.shape), generator=generator, device=device)
+        return self.energy.gibbs(noise, self.energy.chain_steps, generator)
