@@ -27,7 +27,7 @@ from common import write
 from davi.config import parse
 from davi.model import Model
 from davi.models import MODELS
-from davi.objectives import ObjectiveConfig, objective
+from davi.objectives import EvidenceConfig, objective
 
 BATCH, SAMPLES, SHAPE, LEVELS = 8, 64, (3, 32, 32), 256
 
@@ -106,7 +106,7 @@ def stepper(name: str, variant: str) -> Callable[[], float]:
 
     def step() -> float:
         torch.manual_seed(1)  # the same latent noise for both variants
-        loss = objective(model(images), ObjectiveConfig(), 1.0)
+        loss = objective(model(images), EvidenceConfig(), 1.0)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 200.0)
         optimizer.step()

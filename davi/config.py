@@ -19,9 +19,9 @@ import functools
 import math
 import types
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -29,6 +29,20 @@ from jsonargparse import ArgumentParser
 from davi.errors import UserError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Marks a section that is one of several dataclasses, told apart by a key: ``Annotated[Base, Named(...)]``.
+
+    Arguments:
+        kinds: gives the dataclasses by the value of the key.
+        key: the key; each of the dataclasses has a field of that name.
+    """
+
+    kinds: Callable[[], Mapping[str, type]]
+    key: str = "name"
+
 
 LARGEST_FILE = 1_000_000
 """Bytes. A recipe has a few thousand; anything far larger is the wrong file."""
@@ -156,10 +170,9 @@ def keys(cls: type, prefix: str = "") -> tuple[str, ...]:
     found: list[str] = []
     for name, hint in _hints(cls).items():
         found.append(prefix + name)
-        section = _section_type(hint)
-        if section is not None:
+        for section in _section_types(hint):
             found.extend(keys(section, f"{prefix}{name}."))
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 class _Reader:
@@ -193,7 +206,7 @@ class _Reader:
         optional = type(None) in get_args(hint)
         if value is None and optional:
             return None
-        cls = _section_type(hint)
+        cls = self.named(hint, default, value, key) if get_origin(hint) is Annotated else _section_type(hint)
         if cls is not None:
             if not isinstance(value, Mapping):
                 or_null = " or null" if optional else ""
@@ -209,6 +222,18 @@ class _Reader:
         if any(isinstance(x, float) and math.isnan(x) for x in (result if isinstance(result, tuple) else (result,))):
             raise wrong
         return result
+
+    def named(self, hint: Any, default: Any, value: Any, key: str) -> type | None:
+        """Which of the dataclasses of a :class:`Named` section a value is about: the default's unless it says."""
+        named = _named(hint)
+        kinds = named.kinds()
+        given = value.get(named.key) if isinstance(value, Mapping) else None
+        chosen = getattr(default, named.key) if given is None else given
+        if not isinstance(chosen, str) or chosen not in kinds:
+            raise UserError(
+                f"{self.where}: {key}.{named.key}: got {_shown(chosen)}, expected one of {', '.join(kinds)}"
+            )
+        return kinds[chosen]
 
     def unknown(self, prefix: str, name: Any) -> UserError:
         """The error for a key that does not exist; it names the nearest one that does."""
@@ -229,7 +254,7 @@ class _Reader:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
@@ -248,6 +273,18 @@ def _section_type(hint: Any) -> type | None:
     """The dataclass that ``hint`` is, or is the optional of; None if it is neither."""
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] if _is_union(hint) else [hint]
     return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) and dataclasses.is_dataclass(kinds[0]) else None
+
+
+def _section_types(hint: Any) -> tuple[type, ...]:
+    """All dataclasses that a section can be; none if ``hint`` is no section."""
+    if get_origin(hint) is Annotated:
+        return tuple(_named(hint).kinds().values())
+    section = _section_type(hint)
+    return () if section is None else (section,)
+
+
+def _named(hint: Any) -> Named:
+    return next(mark for mark in get_args(hint)[1:] if isinstance(mark, Named))
 
 
 def _default(cls: type, instance: Any, name: str) -> Any:

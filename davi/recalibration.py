@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from davi import derived
 from davi.errors import UserError
-from davi.files import digest, read_tensors, write_tensors, writing
+from davi.files import digest
 from davi.model import Model, Temperature
 
 PASSES = 100
@@ -78,7 +79,8 @@ def recalibrate(
 def recalibrated(
     model: Model, folder: Path, temperature: Temperature, passes: int = PASSES, seed: int = 0
 ) -> tuple[Path | None, bool]:
-    """Give a run's model the statistics for a temperature: those in the folder, or new ones, which are left there.
+    """Give a run's model the statistics for a temperature: those in the folder (:mod:`davi.derived`), or new ones,
+    which are left there.
 
     Of temperatures for each layer the folder keeps the last ones alone.
 
@@ -97,23 +99,21 @@ def recalibrated(
     if not _norms(model):
         return None, False
     single = temperature if isinstance(temperature, (int, float)) else None
-    path = folder / f"sampling-{'by-layer' if single is None else f'{single:g}'}.safetensors"
-    wanted = {
-        "weights": digest(model.state_dict()),
+    name = f"sampling-{'by-layer' if single is None else f'{single:g}'}"
+    options = {
         "temperature": list(temperature) if isinstance(temperature, Sequence) else temperature,
         "passes": passes,
         "seed": seed,
         "batch_size": BATCH,
     }
-    if path.exists():
-        tensors, info = read_tensors(path)
-        if info == wanted:
-            _take(model, tensors, path)
-            return path, True
+    weights = digest(model.state_dict())
+    known = derived.read(folder, name, weights, options)
+    if known is not None:
+        path = derived.path_of(folder, name)
+        _take(model, known, path)
+        return path, True
     statistics = recalibrate(model, temperature, passes, seed)
-    with writing(str(path)):
-        write_tensors(path, statistics, wanted)
-    return path, False
+    return derived.write(folder, name, weights, options, statistics), False
 
 
 def _norms(model: Model) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:

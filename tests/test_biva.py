@@ -23,7 +23,7 @@ from davi.inspection import inspect
 from davi.layers.weight_norm_init import initialize_from_data
 from davi.model import Step
 from davi.models.biva import BIVA, BIVAConfig, GatedBlock, Head
-from davi.objectives import ObjectiveConfig
+from davi.objectives import EvidenceConfig
 from davi.training import TrainingConfig, train
 from davi.training.parallel import Processes
 from davi.training.prepare import initialize
@@ -308,7 +308,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
         batch_size=8,
         checkpoint_steps=3,
         checkpoint_minutes=0.0,
-        objective=ObjectiveConfig(kl_steps=4, free_nats=0.1, free_group="layer"),
+        objective=EvidenceConfig(kl_steps=4, free_nats=0.1, free_group="layer"),
         threads=1,
     )
     options = replace(SMALL, inference_dropout=0.5, generative_dropout=0.5)

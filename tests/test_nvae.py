@@ -20,7 +20,7 @@ from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cel
 from davi.layers.spectral import SpectralNorms
 from davi.models import NVAE
 from davi.models.nvae import NVAEConfig
-from davi.objectives import ObjectiveConfig, balancing, objective
+from davi.objectives import EvidenceConfig, balancing, objective
 from davi.runs import load_model
 from davi.training import TrainingConfig
 from davi.training.loop import train
@@ -100,7 +100,7 @@ def test_every_configuration_explains_and_draws(
     assert evidence.log_px.shape == (3,)
     assert bool(evidence.log_px.isfinite().all())
     assert len(evidence.kl_maps) == sum(model.config.groups)
-    (objective(evidence, ObjectiveConfig(penalty_weight=0.1)) * 1.0).backward()
+    (objective(evidence, EvidenceConfig(penalty_weight=0.1)) * 1.0).backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
     model.eval().check_images(model.sample(2))
     assert [tuple(z.shape[1:]) for z in model.latents(x)] == [tuple(kl.shape[1:]) for kl in evidence.kl_maps.values()]
@@ -247,18 +247,18 @@ def test_penalties_are_for_training_alone_and_their_vectors_are_kept() -> None:
 
 
 def test_the_weight_of_the_penalties() -> None:
-    config = ObjectiveConfig(kl_fraction=0.3, penalty_weight=0.01, penalty_start=1.0)
+    config = EvidenceConfig(kl_fraction=0.3, penalty_weight=0.01, penalty_start=1.0)
     # exp((1 - beta) log 1 + beta log 0.01)
     assert [config.penalty_weight_at(beta) for beta in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.1, 0.01], rel=1e-12)
-    assert ObjectiveConfig(penalty_weight=0.3).penalty_weight_at(0.2) == 0.3
+    assert EvidenceConfig(penalty_weight=0.3).penalty_weight_at(0.2) == 0.3
     evidence = small().train().evidence(torch.zeros(2, 1, 8, 8).int())
-    plain = objective(evidence, ObjectiveConfig(kl_fraction=0.3, penalty_weight=0.0), 0.5).detach()
+    plain = objective(evidence, EvidenceConfig(kl_fraction=0.3, penalty_weight=0.0), 0.5).detach()
     added = sum(float(x.detach()) for x in evidence.penalties.values())
     total = objective(evidence, config, 0.5).detach()
     assert float(total - plain) == pytest.approx(0.1 * added, rel=1e-4)  # a difference of float32 numbers
     for wrong in ({"penalty_weight": -1.0}, {"penalty_start": 1.0}):
         with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: got "):
-            ObjectiveConfig(**wrong)
+            EvidenceConfig(**wrong)
 
 
 def test_balancing_by_hand() -> None:

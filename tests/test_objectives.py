@@ -23,7 +23,8 @@ from davi.evidence import Evidence, Kind
 from davi.model import Hierarchy
 from davi.models import VAE
 from davi.models.vae import VAEConfig
-from davi.objectives import ObjectiveConfig, _partial, balancing, negative_elbo, objective
+from davi.objectives import EvidenceConfig, balancing, negative_elbo, objective
+from davi.objectives.bounds import _partial
 from davi.repetition import repeat_images
 from davi.training.prepare import check_fit
 
@@ -73,7 +74,7 @@ def test_no_terms() -> None:
 
 
 def test_annealing_by_epochs_is_the_papers() -> None:
-    config = ObjectiveConfig(kl_start=0.1, kl_epochs=16)
+    config = EvidenceConfig(kl_start=0.1, kl_epochs=16)
     # 0.1 + 0.9 epoch / 16, whatever the step within the epoch
     values = {0: 0.1, 1: 0.15625, 4: 0.325, 8: 0.55, 15: 0.94375, 16: 1.0, 17: 1.0}
     for epoch, weight in values.items():
@@ -82,14 +83,14 @@ def test_annealing_by_epochs_is_the_papers() -> None:
 
 
 def test_annealing_by_steps_and_by_fraction() -> None:
-    steps, fraction = ObjectiveConfig(kl_start=0.2, kl_steps=10), ObjectiveConfig(kl_start=0.0, kl_fraction=0.25)
+    steps, fraction = EvidenceConfig(kl_start=0.2, kl_steps=10), EvidenceConfig(kl_start=0.0, kl_fraction=0.25)
     assert [steps.kl_weight(s, 9, 0.9) for s in (0, 5, 10, 11)] == pytest.approx([0.2, 0.6, 1.0, 1.0], rel=1e-12)
     values = [fraction.kl_weight(99, 9, f) for f in (0.0, 0.05, 0.25, 1.0)]
     assert values == pytest.approx([0.0, 0.2, 1.0, 1.0], rel=1e-12)
 
 
 def test_no_annealing_by_default() -> None:
-    assert ObjectiveConfig().kl_weight(0, 0, 0.0) == 1.0
+    assert EvidenceConfig().kl_weight(0, 0, 0.0) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_no_annealing_by_default() -> None:
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ObjectiveConfig(**options)
+        EvidenceConfig(**options)
 
 
 # The importance-weighted bound
@@ -121,8 +122,8 @@ def weighted(log_weights: Tensor) -> Evidence:
     return Evidence({"reconstruction": log_weights}, Kind.LOWER_BOUND, lambda joint=False: log_weights)
 
 
-def iwae(k: int, gradient: str = "reparameterized") -> ObjectiveConfig:
-    return ObjectiveConfig(draws=k, bound="importance_weighted", gradient=gradient)  # type: ignore[arg-type]
+def iwae(k: int, gradient: str = "reparameterized") -> EvidenceConfig:
+    return EvidenceConfig(draws=k, bound="importance_weighted", gradient=gradient)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_gradient_of_the_bound_is_the_weighted_sum_of_gradients(latents: tuple[i
 
 
 def test_several_draws_of_the_plain_bound_are_their_mean() -> None:
-    model, config = small(), ObjectiveConfig(draws=5)
+    model, config = small(), EvidenceConfig(draws=5)
     x = torch.randint(2, (4, 1, 3, 3))
     evidence = model.evidence(repeat_images(x, config.draws), torch.Generator().manual_seed(1))
     assert torch.equal(objective(evidence, config), -evidence.log_px.mean())
@@ -340,7 +341,7 @@ def test_linear_gaussian_values() -> None:
     best = Normal(MEAN[None], PRECISION.diagonal().rsqrt()[None])
     prior = Normal(torch.zeros(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64))
     for q, expected in ((best, -6.7412495548), (prior, -18.4373740579)):
-        assert float(-objective(linear_gaussian(q, noise), ObjectiveConfig())) == pytest.approx(expected, abs=1e-9)
+        assert float(-objective(linear_gaussian(q, noise), EvidenceConfig())) == pytest.approx(expected, abs=1e-9)
 
 
 def test_linear_gaussian_bounds_rise_to_log_p() -> None:
@@ -365,7 +366,7 @@ def test_free_bits_by_hand(group: str) -> None:
     """Two channels of two pixels: channel means over the batch are 0.3 and 2.1 nats, of the layer 2.4. The second image
     alone would be below the threshold."""
     kl = torch.tensor([[[0.1, 0.1], [2.0, 1.5]], [[0.2, 0.2], [0.5, 0.2]]])[..., None]  # [B, C, h, 1]
-    config = ObjectiveConfig(free_nats=1.0, free_group=group)  # type: ignore[arg-type]
+    config = EvidenceConfig(free_nats=1.0, free_group=group)  # type: ignore[arg-type]
     expected = {"channel": 1.0 + 2.1, "layer": 2.4}[group]
     assert float(objective(with_maps({"kl/00": kl}), config)) == pytest.approx(expected, rel=1e-6)
     more = dataclasses.replace(config, free_nats=3.0)
@@ -376,9 +377,9 @@ def test_free_bits_by_hand(group: str) -> None:
 def test_free_bits_below_the_threshold_have_no_gradient_and_above_it_the_plain_one(group: str) -> None:
     low, high = torch.full((2, 3, 2, 2), 1e-3), torch.full((2, 3, 2, 2), 5.0)
     maps = {"kl/00": low.requires_grad_(), "kl/01": high.requires_grad_()}
-    config = ObjectiveConfig(free_nats=0.5, free_group=group)  # type: ignore[arg-type]
+    config = EvidenceConfig(free_nats=0.5, free_group=group)  # type: ignore[arg-type]
     of_low, of_high = torch.autograd.grad(objective(with_maps(maps), config), (low, high))
-    plain = torch.autograd.grad(objective(with_maps(maps), ObjectiveConfig()), (low, high))
+    plain = torch.autograd.grad(objective(with_maps(maps), EvidenceConfig()), (low, high))
     assert torch.equal(of_low, torch.zeros_like(of_low))
     assert torch.equal(of_high, plain[1])
 
@@ -387,14 +388,14 @@ def test_free_bits_do_not_touch_the_reported_evidence() -> None:
     model, x = vae(), torch.randint(2, (6, 1, 4, 4))
     evidence = model.evidence(x, torch.Generator().manual_seed(3))
     before = {name: term.clone() for name, term in evidence.terms.items()}
-    loss = objective(evidence, ObjectiveConfig(free_nats=5.0))
+    loss = objective(evidence, EvidenceConfig(free_nats=5.0))
     assert bool(loss > -evidence.log_px.mean())
     assert all(torch.equal(evidence.terms[name], term) for name, term in before.items())
 
 
 def test_free_bits_of_a_batch_with_several_draws_are_those_of_the_mean() -> None:
     kl = torch.rand(4, 3, 2, 2)
-    config = ObjectiveConfig(free_nats=0.7)
+    config = EvidenceConfig(free_nats=0.7)
     once = objective(with_maps({"kl/00": kl}), config)
     two = dataclasses.replace(config, draws=2)
     twice = objective(with_maps({"kl/00": repeat_images(kl, 2)}), two)
@@ -407,9 +408,9 @@ def test_free_bits_of_a_batch_with_several_draws_are_those_of_the_mean() -> None
 def test_a_finished_warm_up_is_the_bound_bit_for_bit() -> None:
     """With balancing, too: it acts only while the weight is below 1."""
     model, x = vae(), torch.randint(2, (6, 1, 4, 4))
-    config = ObjectiveConfig(kl_steps=10, kl_balance=True)
+    config = EvidenceConfig(kl_steps=10, kl_balance=True)
     found = []
-    for options, weight in ((config, config.kl_weight(10, 0, 0.5)), (ObjectiveConfig(), 1.0)):
+    for options, weight in ((config, config.kl_weight(10, 0, 0.5)), (EvidenceConfig(), 1.0)):
         evidence = model.evidence(x, torch.Generator().manual_seed(3))
         loss = objective(evidence, options, weight) if options is config else -evidence.log_px.mean()
         found.append([loss, *gradients(loss, model)])
@@ -431,14 +432,14 @@ def test_balancing_is_that_of_the_published_program(name: str, need_shared: Call
     # 2e-6: the published numbers are float32
     gamma = torch.stack(list(balancing(evidence).values()))
     assert gamma.tolist() == pytest.approx(published["gamma_at_kl_coeff_0_5"], rel=2e-6)
-    config = ObjectiveConfig(kl_fraction=0.3, kl_balance=True)
+    config = EvidenceConfig(kl_fraction=0.3, kl_balance=True)
     mean = sum(published["balanced_kl_times_coeff_per_image"]) / len(divergences)
     assert float(objective(evidence, config, 0.5)) == pytest.approx(mean, rel=2e-6)
 
 
 def test_no_gradient_flows_through_the_weights_of_balancing() -> None:
     maps = {f"kl/{i:02d}": torch.rand(2, 3, 2**i, 2**i, requires_grad=True) for i in range(2)}
-    config = ObjectiveConfig(kl_steps=2, kl_balance=True)
+    config = EvidenceConfig(kl_steps=2, kl_balance=True)
     weights = balancing(with_maps(maps))
     found = torch.autograd.grad(objective(with_maps(maps), config, 0.5), list(maps.values()))
     for gradient, weight in zip(found, weights.values(), strict=True):
@@ -455,8 +456,8 @@ def test_no_gradient_flows_through_the_weights_of_balancing() -> None:
 def test_a_model_without_latents_is_refused(options: dict[str, Any]) -> None:
     model = Logistic((1, 4, 4), 2)
     with pytest.raises(UserError, match=r"^objective: got .* for logistic, expected a model with importance weights$"):
-        check_fit(model, sets(), ObjectiveConfig(**options))
-    check_fit(model, sets(), ObjectiveConfig(kl_steps=3))
+        check_fit(model, sets(), EvidenceConfig(**options))
+    check_fit(model, sets(), EvidenceConfig(kl_steps=3))
 
 
 @pytest.mark.parametrize("name", ["attentive", "biva", "ladder_vae", "vae", "very_deep_vae"])
@@ -522,4 +523,4 @@ def test_forms_that_are_no_likelihoods_claim_nothing_and_are_not_trained(recipe:
     assert (exact.evidence(x).kind, model.evidence(x).kind) == (Kind.LOWER_BOUND, Kind.ESTIMATE)
     assert isinstance(model, Hierarchy)
     with pytest.raises(UserError, match=rf"^model\.likelihood_form: got {form}, expected exact: "):
-        check_fit(model, of(model), ObjectiveConfig())
+        check_fit(model, of(model), EvidenceConfig())

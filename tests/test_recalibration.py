@@ -77,7 +77,7 @@ def test_of_temperatures_by_layer_the_last_are_kept(model: NVAE, run: Path) -> N
     found = []
     for temperature in ([0.7] * layers, (0.7,) * layers, [0.7] * (layers - 1) + [0.0], [0.7] * layers):
         path, known = recalibrated(load_model(run)[0], run, temperature, passes=1)
-        assert path == run / "sampling-by-layer.safetensors"
+        assert path == run / "derived" / "sampling-by-layer.safetensors"
         found.append(known)
     assert found == [False, True, False, False]
 
@@ -86,7 +86,7 @@ def test_statistics_are_found_once_and_kept(model: NVAE, run: Path) -> None:
     first, _ = load_model(run)
     again, _ = load_model(run)
     path, known = recalibrated(first, run, 0.7, passes=2)
-    assert path == run / "sampling-0.7.safetensors"
+    assert path == run / "derived" / "sampling-0.7.safetensors"
     assert not known
     written = path.read_bytes()
     assert recalibrated(again, run, 0.7, passes=2) == (path, True)
@@ -102,7 +102,8 @@ def test_statistics_are_found_once_and_kept(model: NVAE, run: Path) -> None:
 
 
 def test_a_damaged_file_is_named(run: Path) -> None:
-    (run / "sampling-1.safetensors").write_bytes(b"nothing")
+    (run / "derived").mkdir()
+    (run / "derived" / "sampling-1.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"sampling-1\.safetensors: not a complete safetensors file"):
         recalibrated(load_model(run)[0], run, 1.0)
 

@@ -10,7 +10,7 @@ import pytest
 from killed_runs import CONFIG
 from tiny import RECIPE, sets, vae
 
-from davi.objectives import ObjectiveConfig
+from davi.objectives import EvidenceConfig
 from davi.runs import read_metrics
 from davi.training import TrainingConfig, train
 from davi.training.monitor import Monitor
@@ -54,7 +54,7 @@ def test_of_terms_that_are_no_divergences_the_sum_is_judged() -> None:
 
 
 def test_nothing_is_said_while_the_divergences_weigh_less() -> None:
-    eye = watch(collapse_nats=0.1, plateau_validations=1, objective=ObjectiveConfig(kl_steps=30))
+    eye = watch(collapse_nats=0.1, plateau_validations=1, objective=EvidenceConfig(kl_steps=30))
     assert [len(eye.see(record(step, 50.0, 0.0))) for step in (10, 20, 29, 30, 40)] == [0, 0, 0, 1, 1]
 
 

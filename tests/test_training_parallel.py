@@ -17,7 +17,7 @@ from torch import nn
 
 import davi
 from davi.errors import UserError
-from davi.objectives import ObjectiveConfig
+from davi.objectives import EvidenceConfig
 from davi.runs import load_model, read_metrics
 from davi.training import train
 from davi.training.parallel import Processes, RunningStatistics, noise_seed, parts_of_batch
@@ -102,11 +102,11 @@ def test_adamw_in_shares(folder: Path) -> None:
 
 def test_what_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match=r"^shard: got true for nvae, expected false: its penalties need all weights"):
-        check_shares(davi.build("nvae_digits_tiny"), ObjectiveConfig())
-    double = ObjectiveConfig(draws=2, bound="importance_weighted", gradient="doubly_reparameterized")
+        check_shares(davi.build("nvae_digits_tiny"), EvidenceConfig())
+    double = EvidenceConfig(draws=2, bound="importance_weighted", gradient="doubly_reparameterized")
     with pytest.raises(UserError, match=r"^shard: got true with the doubly reparameterized gradient, expected false$"):
         check_shares(vae(), double)
-    check_shares(vae(), ObjectiveConfig())
+    check_shares(vae(), EvidenceConfig())
 
 
 def test_each_keeps_its_share(folder: Path) -> None:

@@ -21,7 +21,7 @@ from davi.evidence import Evidence
 from davi.model import Hierarchy
 from davi.models import VAE
 from davi.models.vae import DenseNormal, VAEConfig
-from davi.objectives import ObjectiveConfig
+from davi.objectives import EvidenceConfig
 from davi.training import TrainingConfig, train
 from davi.training.plan import plan
 from davi.training.schedule import Schedule
@@ -238,7 +238,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-DRAWS = ObjectiveConfig(draws=3, bound="importance_weighted")
+DRAWS = EvidenceConfig(draws=3, bound="importance_weighted")
 
 
 def several(seen: list[Tensor]) -> list[Tensor]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from davi.activity import INACTIVE_NATS
-from davi.objectives import ObjectiveConfig
+from davi.config import Named
+from davi.objectives import OBJECTIVES, EvidenceConfig, ObjectiveConfig
 
 _MOST = 1e15
 """Steps, epochs or minutes; more would overflow somewhere, and nobody lives that long."""
@@ -44,7 +45,7 @@ class TrainingConfig:
         first_period_epochs: first period of cosine_restarts, counted from the end of the warm-up.
         period_multiplier: each further period or stair is that many times longer.
         stairs: into how many stairs what the warm-up leaves of the budget is divided.
-        objective: weight of the KL divergences.
+        objective: what is minimized (:mod:`davi.objectives`), and its options.
         clip_norm: longer gradients are scaled down to this norm; 0: never.
         skip_norm: a step is skipped if its gradient norm is more than this; 0: never.
         skip_factor: a step is skipped if its gradient norm is more than that many times the ``skip_quantile`` of the
@@ -105,7 +106,9 @@ class TrainingConfig:
     first_period_epochs: float = 300.0
     period_multiplier: float = 2.0
     stairs: int = 8
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: Annotated[ObjectiveConfig, Named(lambda: {name: cls.Config for name, cls in OBJECTIVES.items()})] = field(
+        default_factory=EvidenceConfig
+    )
     clip_norm: float = 0.0
     skip_norm: float = 0.0
     skip_factor: float = 10.0

@@ -64,15 +64,17 @@ import torch
 from torch import Tensor
 
 from davi.evidence import Evidence
+from davi.objectives.base import ObjectiveConfig
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """What is minimized.
+class EvidenceConfig(ObjectiveConfig):
+    """The evidence itself, weighted and bounded as papers do.
 
     The weight of the KL divergences rises over at most one length; without any it is 1 from the start.
 
     Arguments:
+        name: ``evidence``.
         kl_start: weight at the first step, 0 to 1.
         kl_steps: steps until the weight is 1; it rises at every step.
         kl_epochs: passes over the training images until the weight is 1; it rises between passes only, as in the paper
@@ -90,6 +92,7 @@ class ObjectiveConfig:
             whose posteriors are Normal.
     """
 
+    name: Literal["evidence"] = "evidence"
     kl_start: float = 0.0
     kl_steps: int = 0
     kl_epochs: int = 0
@@ -163,7 +166,7 @@ class ObjectiveConfig:
         return self.penalty_start ** (1.0 - kl_weight) * self.penalty_weight**kl_weight
 
 
-def objective(evidence: Evidence, config: ObjectiveConfig, kl_weight: float = 1.0) -> Tensor:
+def objective(evidence: Evidence, config: EvidenceConfig, kl_weight: float = 1.0) -> Tensor:
     """The scalar to be minimized, in nats per image (module docstring).
 
     Arguments:
@@ -196,7 +199,7 @@ def negative_elbo(evidence: Evidence, kl_weight: float = 1.0) -> Tensor:
     return objective(evidence, _PLAIN, kl_weight)
 
 
-def _negative_elbo(evidence: Evidence, weights: Mapping[str, Tensor | float], config: ObjectiveConfig) -> Tensor:
+def _negative_elbo(evidence: Evidence, weights: Mapping[str, Tensor | float], config: EvidenceConfig) -> Tensor:
     total: Tensor | None = None  # [B]
     free: Tensor | None = None  # scalar
     for name, term in evidence.terms.items():
@@ -217,7 +220,7 @@ def _kl_names(evidence: Evidence) -> list[str]:
     return [name for name in evidence.terms if name.startswith("kl/")]
 
 
-def _free_cost(kl_map: Tensor, config: ObjectiveConfig) -> Tensor:
+def _free_cost(kl_map: Tensor, config: EvidenceConfig) -> Tensor:
     """Sum over the groups of a layer of max(lambda, mean divergence); the gradient below lambda is exactly zero."""
     per_channel = kl_map.sum(tuple(range(2, kl_map.ndim))) if kl_map.ndim > 2 else kl_map  # [B, C]
     groups = per_channel.mean(0) if config.free_group == "channel" else per_channel.sum(1).mean(0, keepdim=True)
@@ -236,7 +239,7 @@ def balancing(evidence: Evidence) -> dict[str, Tensor]:
     return dict(zip(names, (shares / shares.mean()).unbind(), strict=True))
 
 
-def _importance_weighted(evidence: Evidence, config: ObjectiveConfig) -> Tensor:
+def _importance_weighted(evidence: Evidence, config: EvidenceConfig) -> Tensor:
     """Mean of L_k over the images; its gradient as the configuration says."""
     if evidence.log_weight_fn is None:
         raise ValueError("evidence: got no log weights, expected a model with latents")
@@ -281,4 +284,4 @@ def _partial(total: Tensor, draws: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-_PLAIN = ObjectiveConfig()
+_PLAIN = EvidenceConfig()

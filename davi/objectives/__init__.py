@@ -1,0 +1,31 @@
+"""What is minimized, one objective a file; a recipe names one under ``training.objective.name``."""
+
+from __future__ import annotations
+
+from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress, Role
+from davi.objectives.bounds import EvidenceConfig, balancing, negative_elbo, objective
+from davi.objectives.evidence import EvidenceObjective
+
+OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (EvidenceObjective,)}
+"""Name in recipes -> class."""
+
+
+def make_objective(config: ObjectiveConfig) -> Objective:
+    """The objective of a configuration."""
+    return OBJECTIVES[config.name](config)
+
+
+__all__ = [
+    "OBJECTIVES",
+    "EvidenceConfig",
+    "EvidenceObjective",
+    "Loss",
+    "Objective",
+    "ObjectiveConfig",
+    "Progress",
+    "Role",
+    "balancing",
+    "make_objective",
+    "negative_elbo",
+    "objective",
+]

@@ -1,0 +1,137 @@
+"""What every objective of training promises.
+
+An objective turns what a model says about a batch into one scalar to be minimized. It may keep a state of its own
+(persistent chains, a phase), it says which parameters a step moves, and it never decides what is reported.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from torch import Generator, Tensor, nn
+
+from davi.batch import Batch
+from davi.evidence import Kind
+from davi.model import Network
+
+C = TypeVar("C", bound="ObjectiveConfig")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The ``training.objective:`` section; each objective has its own options beside ``name``."""
+
+    name: str
+
+
+class Progress(NamedTuple):
+    """Where training stands, within its stage.
+
+    Arguments:
+        step: steps done so far.
+        epoch: whole passes over the training images done so far.
+        fraction: share of the budget that is used up, 0 to 1.
+    """
+
+    step: int
+    epoch: int
+    fraction: float
+
+
+class Role(Enum):
+    """Which parameters a step moves (:mod:`davi.training.roles` finds out which is which)."""
+
+    ALL = "all"
+    INFERENCE = "inference"
+    GENERATIVE = "generative"
+
+
+class Loss(NamedTuple):
+    """What an objective makes of a batch.
+
+    Arguments:
+        value: the scalar to be minimized.
+        terms: what the log reports beside it, each ``[B]`` or a scalar, whose mean over the images is taken.
+        claim: how the sum of the terms relates to log p(x), if they are nats of it; None: they are something else, and
+            no bits per dimension are made of them.
+        no_divergence: as in :class:`davi.evidence.Evidence`.
+    """
+
+    value: Tensor
+    terms: Mapping[str, Tensor]
+    claim: Kind | None
+    no_divergence: frozenset[str] = frozenset()
+
+
+class Objective(ABC, Generic[C]):
+    """What is minimized.
+
+    Arguments:
+        config: the options.
+    """
+
+    name: ClassVar[str]
+    """The name recipes use, as ``training.objective.name``."""
+    Config: ClassVar[type[ObjectiveConfig]]
+    """The dataclass of the options; its ``name`` is a literal."""
+    wants: ClassVar[type]
+    """What a network must be to be trained with it; it defines what calling the network gives."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def check(self, model: Network) -> None:
+        """Refuse a model that lacks what the options need, before the first step. That it is what the objective
+        :attr:`wants` has been seen to.
+
+        Raises:
+            UserError: one line.
+        """
+
+    def moves(self, at: Progress) -> Role:
+        """What the step after ``at`` updates. Anything but all is for a :class:`davi.model.Hierarchy`."""
+        return Role.ALL
+
+    @abstractmethod
+    def loss(self, network: nn.Module, model: Network, batch: Batch, at: Progress) -> Loss:
+        """The loss of one part of a batch.
+
+        Arguments:
+            network: the model as it has to be called: wrapped where several processes share the work.
+            model: the same, for all that is not its call.
+            batch: the part. Draws are made from torch's default generator, which is seeded for each part.
+            at: where training stands.
+        """
+
+    @abstractmethod
+    def validate(self, model: Network, batch: Batch, generator: Generator) -> Loss:
+        """What is reported of validation images, with terms ``[B]``; nothing of it is minimized, and no state moves."""
+
+    def end_step(self, model: Network, at: Progress) -> None:
+        """What is no gradient, after the update of a step that was not refused."""
+
+    def reports(self, at: Progress) -> Mapping[str, float]:
+        """Numbers of the objective itself for the log, such as a weight that changes."""
+        return {}
+
+    def settled(self, at: Progress) -> bool:
+        """Whether the objective has reached its final form, so that its values can be compared over time."""
+        return True
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs to go on. It is put back when a step is refused. What parts of a batch change must
+        add up: where processes share the work, their changes are summed."""
+        return {}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo :meth:`state`."""
+
+
+def options_of(config: ObjectiveConfig, *names: str) -> dict[str, Any]:
+    """Those of the named options that differ from their defaults."""
+    plain = type(config)(config.name)
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(plain, name)}
