@@ -101,10 +101,14 @@ def test_adamw_in_shares(folder: Path) -> None:
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^shard: got true for nvae, expected false: its penalties need all weights"):
+    with pytest.raises(
+        UserError, match=r"^training.compute.shard: got true for nvae, expected false: its penalties need all weights"
+    ):
         check_shares(davi.build("nvae_digits_tiny"), EvidenceConfig())
     double = EvidenceConfig(draws=2, bound="importance_weighted", gradient="doubly_reparameterized")
-    with pytest.raises(UserError, match=r"^shard: got true with the doubly reparameterized gradient, expected false$"):
+    with pytest.raises(
+        UserError, match=r"^training.compute.shard: got true with the doubly reparameterized gradient, expected false$"
+    ):
         check_shares(vae(), double)
     check_shares(vae(), EvidenceConfig())
 
