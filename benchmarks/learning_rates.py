@@ -30,6 +30,7 @@ from davi import recipes
 from davi.data import DataSets, load
 from davi.evaluation import evaluate
 from davi.evidence import bits_per_dim
+from davi.objectives import EvidenceConfig
 from davi.runs import MODEL, load_model
 from davi.training import train
 
@@ -72,7 +73,8 @@ def bound(run: Path, recipe: recipes.Recipe, rate: float, steps: int, sets: Data
         written = dataclasses.replace(recipe, training=config).to_dict()
         train(model, sets, config, run, written, resume=run.exists(), print_fn=lambda line: None)
     model, _ = load_model(run / MODEL)
-    return evaluate(model, sets.validation, config.objective.draws).bound
+    draws = config.objective.draws if isinstance(config.objective, EvidenceConfig) else 1
+    return evaluate(model, sets.validation, draws).bound
 
 
 def compare(values: NDArray[np.float64], reference: NDArray[np.float64], dims: int) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from davi import recipes
 from davi.data import DataConfig, DataSets, load
 from davi.objectives import negative_elbo
 from davi.training import TrainingConfig
+from davi.training.stages import single
 from davi.training.state import BatchLoader, State
 
 CPU = torch.device("cpu")
@@ -119,12 +120,12 @@ def steps(sets: DataSets, case: Case, count: int) -> Iterator[tuple[float, float
     torch.manual_seed(0)
     model = recipes.build(recipe, sets.shape, sets.levels).train()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
-    state = State.fresh(model, sets, config, CPU)
+    state = State(model, sets, single(config), CPU)
     for _ in range(count):
         began = time.perf_counter()
         batch = next(state.loader)
         waited = time.perf_counter()
-        negative_elbo(model(batch)).backward()
+        negative_elbo(model(batch.x)).backward()
         state.optimizer.step()
         state.average.update(model)
         state.optimizer.zero_grad()

@@ -52,7 +52,8 @@ def build(
         levels: values per channel; those of the recipe's images when None.
 
     Raises:
-        davi.errors.UserError: a ``ValueError`` of one line, if the recipe, an option or the shape cannot be used.
+        davi.errors.UserError: a ``ValueError`` of one line, if the recipe, an option or the shape cannot be used, or
+            what it builds is no model of log p(x) (:func:`davi.recipes.build` builds anything).
 
     Example:
         >>> import davi
@@ -62,6 +63,7 @@ def build(
     from davi import recipes
     from davi.data import geometry_of
     from davi.errors import UserError
+    from davi.model import Model
 
     found = recipes.load(recipe, overrides)
     if shape is None or levels is None:
@@ -69,7 +71,12 @@ def build(
             raise UserError(f"{recipe}: got no data section, expected one, or shape and levels")
         usual = geometry_of(found.data)
         shape, levels = shape or usual[0], levels or usual[1]
-    return recipes.build(found, shape, levels)
+    model = recipes.build(found, shape, levels)
+    if not isinstance(model, Model):
+        raise UserError(
+            f"{recipe}: got {model.name}, which gives images no probability by itself; davi.recipes.build builds it"
+        )
+    return model
 
 
 def load(run: str | Path) -> Model:
@@ -80,7 +87,8 @@ def load(run: str | Path) -> Model:
             used, with a warning.
 
     Raises:
-        davi.errors.UserError: a ``ValueError`` of one line, if there is no such run or its file is damaged.
+        davi.errors.UserError: a ``ValueError`` of one line, if there is no such run, its file is damaged, or what it
+            holds gives images no probability, such as an energy whose partition function is not known.
     """
     import warnings
 

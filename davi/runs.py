@@ -7,9 +7,10 @@ Layout::
     start.safetensors              the weights it begins with, if these are another model's (davi.training.start)
     checkpoints/step-00001234/     everything a resumed run needs (davi.training.checkpoint)
     model.safetensors              the trained model: averaged weights and buffers
+    derived/                       what follows from its weights and takes long to find (davi.derived)
 
 Names never stand for half a file (:mod:`davi.files`). The metadata of a file of weights holds the model's ``name``,
-``shape``, ``levels`` and ``config`` and whatever else the writer adds.
+``shape``, ``levels`` and ``config`` (and ``classes``, if it has some) and whatever else the writer adds.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from davi.config import parse, to_dict
 from davi.data import which_images
 from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
-from davi.model import Model
+from davi.model import Energy, Model, Network
 from davi.models import MODELS
+from davi.partition import normalized
 from davi.renamed import RECIPE as RECIPE
 from davi.renamed import read, upgraded
 
@@ -87,7 +89,7 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False, first: Ca
     write_recipe(run, recipe)
 
 
-def create_whole(run: Path, recipe: Mapping[str, Any], model: Model, extra: Mapping[str, Any]) -> None:
+def create_whole(run: Path, recipe: Mapping[str, Any], model: Network, extra: Mapping[str, Any]) -> None:
     """Make the folder of a run that needs no training: recipe and model appear together, or not at all.
 
     Arguments:
@@ -240,20 +242,21 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value - value != 0.0 else value
 
 
-def describe(model: Model) -> dict[str, Any]:
+def describe(model: Network) -> dict[str, Any]:
     """What a model is built from, as JSON can hold it: ``name``, ``shape``, ``levels``, ``config``, and its size."""
     return {
         "name": model.name,
         "shape": list(model.shape),
         "levels": model.levels,
         "config": to_dict(model.config),
+        **({"classes": model.classes} if model.classes else {}),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "version": __version__,
     }
 
 
 def save_model(
-    path: Path, model: Model, extra: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
+    path: Path, model: Network, extra: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write a model's weights and buffers, with all that is needed to build it again.
 
@@ -270,8 +273,8 @@ def save_model(
         write_tensors(path, model.state_dict() if weights is None else weights, {**(extra or {}), **describe(model)})
 
 
-def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Model, dict[str, Any]]:
-    """The trained model of a run or a file, in eval mode on the CPU, and what the file says about it.
+def load_network(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Network, dict[str, Any]]:
+    """The trained network of a run or a file, in eval mode on the CPU, and what the file says about it.
 
     All or nothing: the names, shapes and types of all tensors must be those of the model that the file describes, and
     their bytes those that were written.
@@ -281,7 +284,7 @@ def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple
         print_fn: is told when a checkpoint stands in for the final model.
 
     Returns:
-        The model; and ``name``, ``shape``, ``levels``, ``config``, ``parameters``, ``version``, ``source`` (the file)
+        The network; and ``name``, ``shape``, ``levels``, ``config``, ``parameters``, ``version``, ``source`` (the file)
         and what the writer added.
 
     Raises:
@@ -305,6 +308,21 @@ def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple
     raise UserError(trouble)
 
 
+def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Model, dict[str, Any]]:
+    """:func:`load_network` for whoever wants a probability: an energy comes with its partition function.
+
+    Raises:
+        UserError: as there, and if what is found says nothing about the probability of images.
+    """
+    network, info = load_network(path, print_fn)
+    if isinstance(network, Energy):
+        path = Path(path)
+        return normalized(network, path if path.is_dir() else path.parent), info
+    if not isinstance(network, Model):
+        raise UserError(f"{path}: got {network.name}, which gives images no probability, expected a model that does")
+    return network, info
+
+
 def weights_of(run: Path) -> str | None:
     """:func:`davi.files.digest` of the weights that :func:`load_model` would take of a run, as their file states it.
 
@@ -318,7 +336,7 @@ def weights_of(run: Path) -> str | None:
     return None
 
 
-def _load(path: Path) -> tuple[Model, dict[str, Any]]:
+def _load(path: Path) -> tuple[Network, dict[str, Any]]:
     tensors, info = read_tensors(path)
     _check_info(path, info)
     build = _builder(path, info)
@@ -341,7 +359,7 @@ def _check_info(path: Path, info: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: got {name} {str(value)[:50]!r}, expected {_WORDS[kind]}")
 
 
-def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Model]:
+def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Network]:
     """How to build the model that a file describes."""
     name, shape, levels, config = (info.get(key) for key in ("name", "shape", "levels", "config"))
     if not isinstance(name, str) or name not in MODELS:
@@ -353,9 +371,12 @@ def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Model]:
     if _largest(config) > _LARGEST_NUMBER:
         raise UserError(f"{path}: got a model option above {_LARGEST_NUMBER}; the file is damaged")
     # Every registered model is built from shape, levels and options; the abstract class has no options.
-    cls: Callable[[tuple[int, ...], int, Any], Model] = MODELS[name]
+    cls: Callable[..., Network] = MODELS[name]
     options: Any = parse(MODELS[name].Config, upgraded({"model": config})["model"], str(path))
-    return lambda: cls(tuple(numbers[:3]), numbers[3], options)
+    classes = info.get("classes", 0)
+    if type(classes) is not int or not 0 <= classes <= _LARGEST_NUMBER:
+        raise UserError(f"{path}: got classes {str(classes)[:50]}, expected a whole number from 0")
+    return lambda: cls(tuple(numbers[:3]), numbers[3], options, classes)
 
 
 def _largest(value: Any) -> float:
@@ -369,7 +390,7 @@ def _largest(value: Any) -> float:
     return 0.0
 
 
-def on_paper(path: str, build: Callable[[], Model], tensors: int) -> dict[str, Tensor]:
+def on_paper(path: str, build: Callable[[], Network], tensors: int) -> dict[str, Tensor]:
     """The tensors of a described model, without memory for them.
 
     A description may ask for any number of layers; construction stops as soon as it has more parameters than the file.

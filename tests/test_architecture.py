@@ -26,7 +26,20 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"activity", "coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
-    frozenset({"comparison", "measurements", "page", "pictures", "recalibration", "report", "runs", "training"}),
+    frozenset(
+        {
+            "comparison",
+            "derived",
+            "measurements",
+            "page",
+            "partition",
+            "pictures",
+            "recalibration",
+            "report",
+            "runs",
+            "training",
+        }
+    ),
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),
 )

@@ -28,6 +28,7 @@ from davi.training import TrainingConfig, train
 from davi.training.parallel import Processes
 from davi.training.prepare import initialize
 from davi.training.sections import CheckpointConfig
+from davi.training.stages import Stage
 from davi.training.state import BatchLoader
 
 SMALL = BIVAConfig(
@@ -292,7 +293,7 @@ def test_the_first_weights_of_a_run_do_not_depend_on_earlier_draws() -> None:
         torch.manual_seed(0)
         model = BIVA((1, 4, 4), 2, SMALL).train()
         torch.manual_seed(seed)
-        initialize(model, BatchLoader(sets(), config, torch.device("cpu")), config, Processes())
+        initialize(model, BatchLoader(sets(), config, torch.device("cpu")), Stage(config), Processes())
         found.append(model.state_dict())
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 

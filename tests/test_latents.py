@@ -18,8 +18,7 @@ from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.evidence import Evidence, Kind
 from davi.model import Choose, Hierarchy, Model
-from davi.objectives import EvidenceConfig
-from davi.training.prepare import _check_objective
+from davi.objectives import EvidenceConfig, EvidenceObjective
 
 LEVELS, CODES = 3, 4
 
@@ -197,5 +196,5 @@ def test_an_objective_is_refused_by_what_a_model_lacks() -> None:
     with pytest.raises(
         UserError, match=r"^objective: got free_nats 1\.0 for plain, expected a model with layers of lat"
     ):
-        _check_objective(Plain(), EvidenceConfig(free_nats=1.0))
-    _check_objective(Plain(), EvidenceConfig(draws=3, bound="importance_weighted"))
+        EvidenceObjective(EvidenceConfig(free_nats=1.0)).check(Plain())
+    EvidenceObjective(EvidenceConfig(draws=3, bound="importance_weighted")).check(Plain())

@@ -242,7 +242,7 @@ def test_a_budget_of_minutes_ends(tmp_path: Path) -> None:
 
 def test_rate_and_time_left_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that goes 2 s a step, and is read before a step counts as done."""
-    monkeypatch.setattr("davi.training.loop._Run.clock", lambda self: 2.0 * self.state.step)
+    monkeypatch.setattr("davi.training.recorder.Recorder.clock", lambda self: 2.0 * self.state.step)
     go(vae(), tmp_path / "run", steps=12)
     records = kind(tmp_path / "run", "train")
     assert [(r["step"], r["seconds"]) for r in records] == [(4, 6.0), (8, 14.0), (12, 22.0)]

@@ -10,7 +10,7 @@ import pytest
 from killed_runs import CONFIG
 from tiny import RECIPE, sets, vae
 
-from davi.objectives import EvidenceConfig
+from davi.objectives import EvidenceConfig, make_objective
 from davi.runs import read_metrics
 from davi.training import TrainingConfig, train
 from davi.training.monitor import Monitor
@@ -20,7 +20,8 @@ from davi.training.sections import CheckpointConfig, MonitorConfig, ScheduleConf
 
 def watch(kind: str = "validation", objective: EvidenceConfig | None = None, **options: Any) -> Monitor:
     config = TrainingConfig(steps=100, objective=objective or EvidenceConfig())
-    return Monitor(MonitorConfig(**options), Schedule(config, 10), kind)
+    schedule, objective = Schedule(config, 10), make_objective(config.objective)
+    return Monitor(MonitorConfig(**options), lambda step, seconds: objective.settled(schedule.at(step, seconds)), kind)
 
 
 def record(step: int, nats: float, *kl: float, kind: str = "validation") -> dict[str, Any]:

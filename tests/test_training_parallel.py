@@ -22,6 +22,7 @@ from davi.runs import load_model, read_metrics
 from davi.training import train
 from davi.training.parallel import Processes, RunningStatistics, noise_seed, parts_of_batch
 from davi.training.prepare import check_shares, cut
+from davi.training.stages import single
 from davi.training.state import State
 
 PROGRAM = Path(__file__).with_name("parallel_runs.py")
@@ -141,7 +142,7 @@ def test_what_goes_wrong_in_one_process_ends_all(folder: Path) -> None:
 
 def test_another_number_of_parts_is_said(tmp_path: Path) -> None:
     """A run of one process with whole batches cannot go on with two as if nothing had changed."""
-    state = State.fresh(vae(), sets(), config(1, 9), torch.device("cpu"))
+    state = State(vae(), sets(), single(config(1, 9)), torch.device("cpu"))
     processes, lines = Processes(), list[str]()
     state.step = 3
     assert cut(state, processes, lines.append) == 1

@@ -12,11 +12,12 @@ import pytest
 import torch
 from killed_runs import CONFIG
 from tiny import RECIPE, same_files, sets, vae
-from torch import Tensor, nn
+from torch import nn
 
 from davi.errors import UserError
+from davi.objectives import Loss
 from davi.runs import checkpoint_folders, load_model, read_metrics
-from davi.training import TrainingConfig, checkpoint, loop, train
+from davi.training import TrainingConfig, checkpoint, loop, recorder, train
 from davi.training.failure import diagnosis, first_layer, spoiled
 from davi.training.sections import CheckpointConfig
 
@@ -46,22 +47,18 @@ def spoil(monkeypatch: pytest.MonkeyPatch, cures: int, steps: range, kill: tuple
 
     ``kill`` is a step and a number of rollbacks at which the process ends, once.
     """
-    begin_part, minimized, bad, left = loop._Run._begin_part, loop.objective, [False], [kill]
+    compute, left = loop._Job._loss, [kill]
 
-    def begin(self: loop._Run, part: int, step: int) -> None:
+    def loss(self: loop._Job, parts: Any, part: int, step: int, at: Any) -> Loss:
         if left[0] == (step, len(self.state.rollbacks)):
             left.clear()
             left.append(None)
             raise KilledError
-        bad[0] = step in steps and len(self.state.rollbacks) < cures
-        begin_part(self, part, step)
+        found = compute(self, parts, part, step, at)
+        bad = step in steps and len(self.state.rollbacks) < cures
+        return found._replace(value=found.value * math.nan) if bad else found
 
-    def objective(*args: Any) -> Tensor:
-        loss = minimized(*args)
-        return loss * math.nan if bad[0] else loss
-
-    monkeypatch.setattr(loop._Run, "_begin_part", begin)
-    monkeypatch.setattr(loop, "objective", objective)
+    monkeypatch.setattr(loop._Job, "_loss", loss)
 
 
 def test_stop_names_the_last_good_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +100,9 @@ def test_back_with_half_the_learning_rate(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_clock_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, 1, range(7, 12))
-    monkeypatch.setattr(loop._Run, "clock", lambda self: 2.0 * self.state.step)  # 12 s at step 6, 18 s at step 9
+    monkeypatch.setattr(
+        recorder.Recorder, "clock", lambda self: 2.0 * self.state.step
+    )  # 12 s at step 6, 18 s at step 9
     before, go_back = list[float](), loop.go_back
 
     def watched(failure: Any, processes: Any, state: Any, *rest: Any) -> None:
@@ -210,19 +209,6 @@ def test_spoiled_weights_go_back_as_well(tmp_path: Path, monkeypatch: pytest.Mon
     assert (record["step"], record["failed_step"], record["where"]) == (3, 6, f"first in {first}")
 
 
-class Repeating(nn.Module):
-    """Remembers how many draws it was asked for, as a model is."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.draws: list[int] = []
-
-    def forward(self, x: torch.Tensor, draws: int) -> object:
-        self.draws.append(draws)
-        return self.inner(x)
-
-
 def test_diagnosis() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     names = ["loss", "reconstruction", "kl/00"]
@@ -234,11 +220,9 @@ def test_diagnosis() -> None:
     with torch.no_grad():
         model[1].bias.fill_(-math.inf)
     assert spoiled(model.state_dict()) == "1.bias"
-    prepared: list[int] = []
-    whole = Repeating(model)
-    assert first_layer(whole, [torch.ones(1, 1), torch.ones(1, 1)], 2, prepared.append) == "inner.1"
-    assert whole.draws == [2]
-    assert prepared == [0]
+    computed: list[int] = []
+    assert first_layer(model, 2, lambda part: (computed.append(part), model(torch.ones(1, 1)))) == "1"
+    assert computed == [0]
     assert not any(module._forward_hooks for module in model.modules())
 
 

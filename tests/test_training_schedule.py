@@ -71,7 +71,7 @@ def test_with_steps_the_clock_changes_nothing_but_the_end() -> None:
     schedule = Schedule(TrainingConfig(steps=100, minutes=1, schedule=ScheduleConfig(warmup_fraction=0.1)), 10)
     for step in (0, 5, 10, 50, 99):
         assert schedule.learning_rate(step, 0.0) == schedule.learning_rate(step, 59.0)
-        assert schedule.kl_weight(step, 0.0) == schedule.kl_weight(step, 59.0)
+        assert schedule.at(step, 0.0) == schedule.at(step, 59.0)
     assert schedule.exhausted(99, 59.0) is None
     assert schedule.exhausted(100, 0.0) == "steps"
     assert schedule.exhausted(3, 60.0) == "minutes"

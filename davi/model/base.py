@@ -28,7 +28,7 @@ class Model(Network, ABC):
             y: class of each image, ``[B]``, for a model with classes; refused by one without.
 
         Example:
-            >>> import davi
+            >>> import davi, torch
             >>> model = davi.build("attentive_digits_tiny")  # not trained
             >>> evidence = model.evidence(torch.zeros(2, *model.shape, dtype=torch.uint8))
             >>> list(evidence.terms), evidence.log_px.shape

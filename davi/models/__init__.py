@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from davi.model import Model
+from davi.model import Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.iaf_vae import IAFVAE
@@ -11,7 +11,7 @@ from davi.models.nvae import NVAE
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 
-MODELS: dict[str, type[Model]] = {
+MODELS: dict[str, type[Network]] = {
     model.name: model for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, VAE, VeryDeepVAE)
 }
 """Every model by the name that recipes use."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress, Role
 from davi.objectives.bounds import EvidenceConfig, balancing, negative_elbo, objective
 from davi.objectives.evidence import EvidenceObjective
 
-OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (EvidenceObjective,)}
+OBJECTIVES: dict[str, type[Objective[Any]]] = {cls.name: cls for cls in (EvidenceObjective,)}
 """Name in recipes -> class."""
 
 
-def make_objective(config: ObjectiveConfig) -> Objective:
+def objective_configs() -> dict[str, type[ObjectiveConfig]]:
+    """Name in recipes -> dataclass of the options."""
+    return {name: cls.Config for name, cls in OBJECTIVES.items()}
+
+
+def make_objective(config: ObjectiveConfig) -> Objective[Any]:
     """The objective of a configuration."""
     return OBJECTIVES[config.name](config)
 
@@ -28,4 +35,5 @@ __all__ = [
     "make_objective",
     "negative_elbo",
     "objective",
+    "objective_configs",
 ]

@@ -29,13 +29,14 @@ from davi.renamed import complaint, read
 if TYPE_CHECKING:
     from davi.data import DataConfig
     from davi.data.geometry import Shape
-    from davi.model import Model
+    from davi.model import Network
     from davi.training import TrainingConfig
 
 _SUFFIXES = (".yaml", ".yml")
 
 _REMEDIES = {
     "likelihood": "--model.likelihood logistic_mixture takes any, --data.binarization dynamic makes gray binary",
+    "classes": "--data.labels false leaves the labels out",
     "pad": "--model.pad null adds as much as these images need",
 }
 """Option of a model that does not fit the images -> what can be done."""
@@ -169,8 +170,8 @@ def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
     return Recipe(parsed.name, parsed.description, name, parsed.model, parsed.data, parsed.training)
 
 
-def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
-    """The untrained model of a recipe, in eval mode. Its initial weights are drawn from torch's default generator.
+def build(recipe: Recipe, shape: Shape, levels: int, classes: int = 0) -> Network:
+    """The untrained network of a recipe, in eval mode. Its initial weights are drawn from torch's default generator.
 
     In training mode a batch norm makes what is said about an image depend on the others of its batch, which is no bound
     on anything; training (:func:`davi.training.train`) switches it on for itself.
@@ -179,6 +180,7 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
         recipe: whose model.
         shape: (C, H, W) of the images.
         levels: values per channel.
+        classes: of the images; 0 if they have no labels.
 
     Raises:
         UserError: if the model's options do not fit the images, or ask for more memory than there is.
@@ -190,10 +192,10 @@ def build(recipe: Recipe, shape: Shape, levels: int) -> Model:
     cls: Any = MODELS[recipe.model_name]
     try:
         with torch.device("meta"):  # on paper: an absurd width must not fill the memory before it is noticed
-            size = sum(parameter.numel() for parameter in cls(shape, levels, recipe.model).parameters())
+            size = sum(parameter.numel() for parameter in cls(shape, levels, recipe.model, classes).parameters())
         if 4 * size > _memory():
             raise MemoryError(f"it has {size:.3g} parameters, for which this machine has too little memory")
-        model: Model = cls(shape, levels, recipe.model)
+        model: Network = cls(shape, levels, recipe.model, classes)
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, OptionError) and error.option in _REMEDIES:

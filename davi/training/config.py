@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from davi.config import Named
-from davi.objectives import OBJECTIVES, EvidenceConfig, ObjectiveConfig
+from davi.objectives import EvidenceConfig, ObjectiveConfig
 from davi.training.sections import (
     CheckpointConfig,
     ComputeConfig,
@@ -64,9 +64,7 @@ class TrainingConfig:
     learning_rate: float = 0.01
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    objective: Annotated[ObjectiveConfig, Named(lambda: {name: cls.Config for name, cls in OBJECTIVES.items()})] = (
-        field(default_factory=EvidenceConfig)
-    )
+    objective: Annotated[ObjectiveConfig, Named(objective_configs)] = field(default_factory=EvidenceConfig)
     step_filter: StepFilterConfig = field(default_factory=StepFilterConfig)
     ema_decay: float = 0.999
     compute: ComputeConfig = field(default_factory=ComputeConfig)

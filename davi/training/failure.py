@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from davi.data import DataSets
 from davi.errors import UserError
 from davi.runs import PrintFunction, checkpoint_folders
 from davi.training import checkpoint
-from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes
 from davi.training.state import State
 
@@ -58,14 +56,13 @@ def diagnosis(names: Sequence[str], values: Sequence[float], model: nn.Module) -
 
 
 @torch.no_grad()
-def first_layer(model: nn.Module, parts: Sequence[Tensor], draws: int, prepare: Callable[[int], object]) -> str | None:
+def first_layer(model: nn.Module, parts: int, compute: Callable[[int], object]) -> str | None:
     """The module whose output is the first that is not finite when the parts of a batch pass the model again.
 
     Arguments:
         model: its running statistics change.
-        parts: of the batch.
-        draws: of the latents, for each image.
-        prepare: is called with the number of each part before it passes.
+        parts: how many there are.
+        compute: lets a part pass the model, given its number.
     """
     found: list[str] = []
 
@@ -78,9 +75,8 @@ def first_layer(model: nn.Module, parts: Sequence[Tensor], draws: int, prepare: 
 
     handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules() if name]
     try:
-        for number, x in enumerate(parts):
-            prepare(number)
-            model(x, draws)
+        for number in range(parts):
+            compute(number)
             if found:
                 return found[0]
     finally:
@@ -115,8 +111,6 @@ def go_back(
     failure: NotFiniteError,
     processes: Processes,
     state: State,
-    sets: DataSets,
-    config: TrainingConfig,
     run: Path,
     print_fn: PrintFunction,
 ) -> None:
@@ -125,11 +119,11 @@ def go_back(
     The order of the images is the same again; only the learning rate differs. The clock is not put back.
     """
     before, seconds, parts = state.rollbacks, state.seconds, state.parts
-    if config.step_filter.on_nan == "stop":
+    if state.config.step_filter.on_nan == "stop":
         raise failure
     if len(before) == MOST_ROLLBACKS:
         raise UserError(f"{failure}; {MOST_ROLLBACKS} rollbacks have not helped") from None
-    processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))
+    processes.main_first(lambda: checkpoint.resume(run, state, state.sets.protocol, print_fn))
     state.rollbacks = [*before, rollback(failure, state.step, before)]
     state.seconds, state.parts = seconds, parts
     state.step_filter.forget()

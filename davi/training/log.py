@@ -9,55 +9,76 @@ from typing import Any
 
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-from davi.evidence import bits_per_dim
+from davi.evidence import Kind, bits_per_dim
 from davi.formatting import duration
 from davi.progress import Bar
 from davi.runs import Metrics, PrintFunction
 from davi.training.tensorboard import Board
 
 
-def summary(terms: Mapping[str, float], dims: int, no_divergence: Collection[str] = ()) -> dict[str, Any]:
-    """Means of an evidence's terms as the log reports them.
+def summary(
+    terms: Mapping[str, float], dims: int, no_divergence: Collection[str] = (), claim: Kind | None = Kind.LOWER_BOUND
+) -> dict[str, Any]:
+    """Means of an objective's terms as the log reports them.
 
     Arguments:
         terms: mean of each term over images, nats.
         dims: values in one image.
         no_divergence: names of the terms ``kl/..`` that are no KL divergences
             (``Evidence.no_divergence``).
+        claim: None if the terms are not about log p(x): then they are all that is reported.
 
     Returns:
         ``nats`` (minus the sum of the terms: the negative bound, per image), ``bits_per_dim`` of the same,
         ``kl`` (minus the sum of all terms ``kl/..``: the KL divergence of all latents together, nats), the ``terms``,
         and ``no_divergence``, if there are any.
     """
+    if claim is None:
+        return {"terms": dict(terms)}
     total = sum(terms.values())
     kl = -sum(value for name, value in terms.items() if name.startswith("kl/"))
     told = {"no_divergence": sorted(no_divergence)} if no_divergence else {}
     return {"nats": -total, "bits_per_dim": bits_per_dim(total, dims), "kl": kl, "terms": dict(terms), **told}
 
 
+def _step(record: Mapping[str, Any]) -> str:
+    stage = f"{record['stage']}: " if record.get("stage") else ""
+    return f"{stage}step {record['step']}" + (f"/{record['total_steps']}" if record.get("total_steps") else "")
+
+
+def _numbers(record: Mapping[str, Any], gap: str = "  ") -> str:
+    """The claim in both units; of an objective that makes none its loss and terms."""
+    if "nats" in record:
+        return f"{record['nats']:.2f} nats{gap}{record['bits_per_dim']:.3f} bits/dim"
+    terms = (f"{name} {value:.4g}" for name, value in record["terms"].items())
+    return gap.join((f"loss {record['loss']:.4g}", *terms))
+
+
+def _divergence(record: Mapping[str, Any]) -> str:
+    return f"  kl {record['kl']:.2f}" if "kl" in record else ""
+
+
 def train_line(record: Mapping[str, Any]) -> str:
     """One plain line for a record of the kind ``train``."""
-    step = f"step {record['step']}" + (f"/{record['total_steps']}" if record["total_steps"] else "")
     return (
-        f"{step}  epoch {record['epoch']}  {record['nats']:.2f} nats  {record['bits_per_dim']:.3f} bits/dim  "
-        f"kl {record['kl']:.2f}  lr {record['learning_rate']:.2e}  {record['images_per_second']:.0f} images/s  "
+        f"{_step(record)}  epoch {record['epoch']}  {_numbers(record)}{_divergence(record)}  "
+        f"lr {record['learning_rate']:.2e}  {record['images_per_second']:.0f} images/s  "
         f"{duration(record['seconds_left'])} left" + (f"  {record['skipped']} skipped" if record["skipped"] else "")
     )
 
 
 def bar_line(record: Mapping[str, Any]) -> str:
     """The same, short enough to stand beside a bar."""
-    step = f"step {record['step']}" + (f"/{record['total_steps']}" if record["total_steps"] else "")
-    numbers = f"{record['nats']:.2f} nats {record['bits_per_dim']:.3f} bits/dim {record['images_per_second']:.0f} im/s"
-    return f"{step} {numbers} {duration(record['seconds_left'])} left"
+    rate = f"{record['images_per_second']:.0f} im/s"
+    return f"{_step(record)} {_numbers(record, ' ')} {rate} {duration(record['seconds_left'])} left"
 
 
 def validation_line(record: Mapping[str, Any]) -> str:
     """One plain line for a record of the kind ``validation``."""
+    stage = f"{record['stage']}: " if record.get("stage") else ""
     return (
-        f"validation at step {record['step']}: {record['nats']:.2f} nats  {record['bits_per_dim']:.3f} bits/dim  "
-        f"kl {record['kl']:.2f}  ({record['images']} image{'s' * (record['images'] != 1)}, averaged weights)"
+        f"{stage}validation at step {record['step']}: {_numbers(record)}{_divergence(record)}  "
+        f"({record['images']} image{'s' * (record['images'] != 1)}, averaged weights)"
     )
 
 

@@ -10,11 +10,10 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from davi.activity import inactive_layers
-from davi.training.schedule import Schedule
 from davi.training.sections import MonitorConfig
 
 IMPROVEMENT = 1e-3
@@ -31,15 +30,18 @@ class Monitor:
 
     Arguments:
         config: the two thresholds.
-        schedule: tells the weight of the divergences.
+        settled: step, seconds -> whether the objective has its final form, with all weights at 1.
         kind: of the records to look at, ``validation`` or ``train``.
+        stage: name of the stage whose records are looked at; empty in a run of one.
     """
 
-    def __init__(self, config: MonitorConfig, schedule: Schedule, kind: str) -> None:
-        self.config, self.schedule, self.kind = config, schedule, kind
+    def __init__(
+        self, config: MonitorConfig, settled: Callable[[int, float], bool], kind: str, stage: str = ""
+    ) -> None:
+        self.config, self.settled, self.kind, self.stage = config, settled, kind, stage
         self.inactive: list[str] = []
         self.best: tuple[float, int] | None = None
-        """The bound (nats, lower is better) that later ones must beat, and its step."""
+        """The bound in nats, or the loss of what makes no claim, that later ones must beat, and its step."""
         self.since = 0
         """Records since then."""
 
@@ -52,14 +54,14 @@ class Monitor:
         Returns:
             What has changed: ``what`` (``collapse`` or ``plateau``), ``active``, ``layers`` and a ``message``.
         """
-        if record.get("kind") != self.kind or not _whole(record):
+        if record.get("kind") != self.kind or record.get("stage", "") != self.stage or not _whole(record):
+            return []
+        if not self.settled(record["step"], record["seconds"]):
             return []
         return [*self._collapse(record), *self._plateau(record)]
 
     def _collapse(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         least = self.config.collapse_nats
-        if self.schedule.kl_weight(record["step"], record["seconds"]) < 1.0:
-            return []
         terms = {name: -term for name, term in record["terms"].items() if name.startswith("kl/") and _number(term)}
         told = record.get("no_divergence")
         no_divergence = [name for name in terms if isinstance(told, list) and name in told]
@@ -79,28 +81,34 @@ class Monitor:
 
     def _plateau(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         patience = self.config.plateau_validations
-        if self.schedule.kl_weight(record["step"], record["seconds"]) < 1.0 or not patience:
+        if not patience:
             return []
-        nats, was_flat = record["nats"], self.since >= patience
-        if self.best is None or nats < self.best[0] - IMPROVEMENT * abs(self.best[0]):
-            self.best, self.since = (nats, record["step"]), 0
+        value, was_flat = record.get("nats", record.get("loss")), self.since >= patience
+        if self.best is None or value < self.best[0] - IMPROVEMENT * abs(self.best[0]):
+            self.best, self.since = (value, record["step"]), 0
         else:
             self.since += 1
         flat = self.since >= patience
         if flat == was_flat:
             return []
         best, step = self.best
-        bound = f"{self.kind} bound"
+        what, number = ("bound", f"{best:.2f} nats") if "nats" in record else ("loss", f"{best:.4g}")
         if flat:
-            message = f"plateau: no better {bound} than {best:.2f} nats (step {step}) in the last {patience} records"
+            message = (
+                f"plateau: no better {self.kind} {what} than {number} (step {step}) in the last {patience} records"
+            )
         else:
-            message = f"plateau is over: the {bound} is {best:.2f} nats (step {step})"
+            message = f"plateau is over: the {self.kind} {what} is {number} (step {step})"
         return [{"what": "plateau", "active": flat, "layers": [], "message": message}]
 
 
 def _whole(record: Mapping[str, Any]) -> bool:
-    """Whether a record holds what is looked at: nats that were not finite are null, and a file can be damaged."""
-    return _number(record.get("nats")) and _number(record.get("seconds")) and isinstance(record.get("terms"), dict)
+    """Whether a record holds what is looked at: numbers that were not finite are null, and a file can be damaged."""
+    return (
+        _number(record.get("nats", record.get("loss")))
+        and _number(record.get("seconds"))
+        and isinstance(record.get("terms"), dict)
+    )
 
 
 def _number(value: Any) -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from davi.model import Model
+from davi.model import Network
 from davi.training.adam import AdamInsideRoot
 from davi.training.sections import OptimizerConfig
 from davi.training.sharded import local
@@ -62,7 +62,7 @@ class Average:
         decay: d; 0 makes the average the newest weights.
     """
 
-    def __init__(self, model: Model, decay: float) -> None:
+    def __init__(self, model: Network, decay: float) -> None:
         self.decay = decay
         # AveragedModel keeps its counter where it is told, and by default on the CPU: reading it there costs nothing,
         # whereas on an accelerator it would stall every step.
@@ -70,10 +70,10 @@ class Average:
         self._averaged.eval().requires_grad_(False)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Network:
         """The averaged model, in eval mode."""
         module = self._averaged.module
-        assert isinstance(module, Model)
+        assert isinstance(module, Network)
         return module
 
     @property

@@ -29,6 +29,7 @@ from accelerate import PartialState
 from torch import Tensor, distributed, nn
 
 from davi.errors import UserError
+from davi.objectives import Objective
 from davi.runs import Metrics, PrintFunction
 from davi.training.log import Log
 from davi.training.tensorboard import Board
@@ -217,6 +218,36 @@ class RunningStatistics:
             parts = flat.split([mean.numel() for mean in self.mean])
             _copy([part.view_as(mean) for part, mean in zip(parts, self.mean, strict=True)], self.mean)
         _copy(self.mean, self.real)
+
+
+class ObjectiveState:
+    """The state of an objective over the parts of one step: what it was, to be put back, and what the processes have
+    made of it together. Every process changes it by what its parts add, and the changes are summed.
+
+    Arguments:
+        objective: whose.
+        processes: that compute the parts.
+    """
+
+    def __init__(self, objective: Objective[Any], processes: Processes) -> None:
+        self.objective, self.processes = objective, processes
+        self.before: dict[str, Tensor] = {}
+
+    def begin(self) -> None:
+        """Remember it before the step."""
+        self.before = {name: tensor.clone() for name, tensor in self.objective.state().items()}
+
+    def undo(self) -> None:
+        """Put it where it was before the step."""
+        if self.before:
+            self.objective.load_state(self.before)
+
+    def end(self) -> None:
+        """Put it where all parts together have moved it."""
+        if self.before and self.processes.count > 1:
+            after = self.objective.state()
+            moved = {name: self.processes.sum(after[name] - before) for name, before in self.before.items()}
+            self.objective.load_state({name: before + moved[name] for name, before in self.before.items()})
 
 
 @torch.no_grad()

@@ -20,12 +20,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from davi.data import DataSets
 from davi.errors import UserError
 from davi.formatting import duration
-from davi.model import Model
-from davi.objectives import objective
+from davi.model import Network
+from davi.objectives import Progress
 from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes, RunningStatistics
 from davi.training.prepare import check_fit, cut, enough_for_batch_norms, prepare_blocks
-from davi.training.schedule import Schedule
+from davi.training.stages import Stage
 from davi.training.state import State
 
 _MIB = 2**20
@@ -105,27 +105,31 @@ class SavedTensors(saved_tensors_hooks):
         return saved.detach()  # a hook that hands back its own argument keeps the graph alive for ever
 
 
-def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
+def plan(model: Network, sets: DataSets, config: TrainingConfig, stage: Stage | None = None) -> Plan:
     """Take two steps as :func:`davi.training.train` takes them, and say what they cost.
 
     Arguments:
         model: its initial weights; it is trained in place.
         sets: the images.
         config: how.
+        stage: which part is trained, and how, in place of ``config``. Parts that stages before it would have trained
+            are as they are: neither memory nor time depends on that.
 
     Raises:
         UserError: if the images do not fit the model, or a batch cannot be cut into its parts.
     """
-    check_fit(model, sets, config.objective)
+    stage = stage or Stage(config)
+    config = stage.config
+    check_fit(model, sets, stages=[stage])
     processes = Processes()
     if processes.count > 1:
         raise UserError(f"--plan: got {processes.count} processes, expected 1")
     device = Accelerator(cpu=processes.on_cpu, mixed_precision="no").device
     if config.compute.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
-    state = State.fresh(model.to(device).train(), sets, config, device)
+    state = State(model.to(device), sets, [stage], device)
     state.parts = cut(state, config.batch_size, processes, print)
-    prepare_blocks(model, config.compute)
+    prepare_blocks(state.trained, config.compute)
     statistics = RunningStatistics(model, processes)
     saved = SavedTensors([*model.parameters(), *model.buffers()])
     with enough_for_batch_norms(state):
@@ -146,13 +150,13 @@ def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
             x.pixels.nbytes for x in (sets.train, sets.validation, sets.test) if x is not None and not x.mapped
         ),
     }
-    schedule = Schedule(config, state.loader.sampler.batches_per_epoch)
+    schedule = state.schedule()
     limits = [] if schedule.total_steps is None else [schedule.total_steps]
     if schedule.total_seconds is not None:
         limits.append(max(1, round(schedule.total_seconds / seconds)))
     return Plan(
         device=device,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in state.trained.parameters()),
         memory=memory,
         peak=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         batch_size=state.loader.sampler.batch_size,
@@ -164,15 +168,16 @@ def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
 
 def _step(state: State, config: TrainingConfig, forward: AbstractContextManager[None]) -> int:
     """One step, each part of whose forward pass happens within a context; the size of its gradients."""
-    model, device = state.model, state.loader.device
-    batch = next(state.loader)  # [B, C, H, W]
-    for x in batch.tensor_split(state.parts):
+    model, device = state.trained, state.device
+    batch = next(state.loader)
+    settled = Progress(2**62, 2**62, 1.0)
+    for part in batch.parts(state.parts):
+        own = state.stage.view(state.model, part)
         with forward, torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bfloat16"):
-            evidence = model(x, config.objective.draws)
-            loss = objective(evidence, config.objective) * (len(x) / len(batch))
+            loss = state.objective.loss(model, model, own, settled).value * (len(part.x) / len(batch.x))
         loss.backward()
     state.optimizer.step()
-    state.average.update(model)
+    state.average.update(state.model)
     gradients = _nbytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     state.optimizer.zero_grad()
     loss.item()  # waits for an accelerator, which steps in training do as well

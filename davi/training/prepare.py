@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from davi.batch import Batch
 from davi.data import DataSets
-from davi.distributions import Drawn, Latent, Normal
 from davi.errors import UserError
-from davi.evidence import Evidence
-from davi.model import DataInitialized, Hierarchy, Model
-from davi.objectives import ObjectiveConfig
+from davi.model import DataInitialized, Hierarchy, Network
+from davi.objectives import EvidenceConfig, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
-from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
 from davi.training.sections import ComputeConfig
+from davi.training.stages import Stage
 from davi.training.start import read_start
 from davi.training.state import BatchLoader, State
 
 
-def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
-    """Refuse images that the model was not built for, an objective that it cannot be trained with, and what is no
+def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages: Sequence[Stage] = ()) -> None:
+    """Refuse images that the model was not built for, objectives that it cannot be trained with, and what is no
     likelihood.
+
+    Arguments:
+        model: the whole network.
+        sets: the images.
+        configs: objectives of the whole.
+        stages: further objectives, of the parts that they train.
 
     Raises:
         UserError: one line.
@@ -44,102 +49,74 @@ def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
             f"model.likelihood_form: got {form}, expected exact: no probabilities, only there to run published weights "
             "(--model.likelihood_form exact)"
         )
-    _check_objective(model, config)
+    for config, part in [(c, model) for c in configs] + [(s.config.objective, s.trained(model)) for s in stages]:
+        objective = make_objective(config)
+        if not isinstance(part, objective.wants):
+            raise UserError(f"objective: got {objective.name} for {part.name}, expected a {_words(objective.wants)}")
+        objective.check(part)
 
 
-def _check_objective(model: Model, config: ObjectiveConfig) -> None:
-    plain = ObjectiveConfig()
-    options = ("draws", "bound", "free_nats", "kl_balance")
-    wanted = [name for name in options if getattr(config, name) != getattr(plain, name)]
-    if wanted:
-        evidence = _evidence(model)
-        given = ", ".join(f"{name} {getattr(config, name)}" for name in wanted)
-        if evidence.log_weight_fn is None:
-            raise UserError(f"objective: got {given} for {model.name}, expected a model with importance weights")
-        if not evidence.kl_maps and {"free_nats", "kl_balance"} & {*wanted}:
-            raise UserError(f"objective: got {given} for {model.name}, expected a model with layers of latents")
-    if config.gradient == "doubly_reparameterized" and isinstance(model, Hierarchy):
-        _check_posteriors(model)
+def _words(kind: type) -> str:
+    """A capability in words: ``latent model``."""
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).strip()
 
 
-@torch.no_grad()
-def _evidence(model: Model) -> Evidence:
-    """What the model says about an image of zeros: it tells what an objective can count on. Nothing is moved by it."""
-    training, device = model.training, _device(model)
-    model.eval()
-    try:
-        zeros = torch.zeros(1, *model.shape, dtype=torch.uint8, device=device)
-        return model.evidence(zeros, Generator(device).manual_seed(0))
-    finally:
-        model.train(training)
-
-
-@torch.no_grad()
-def _check_posteriors(model: Hierarchy) -> None:
-    """The doubly reparameterized gradient needs densities at any place; a flow knows those of its draws."""
-
-    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
-        own = posterior.posterior if isinstance(posterior, Drawn) else posterior
-        if not isinstance(own, Normal):
-            raise UserError(
-                f"doubly reparameterized gradient: {model.name} has a posterior of type {type(own).__name__}, expected "
-                "Normal posteriors only"
-            )
-        return own.mean
-
-    training = model.training
-    model.eval()  # no running statistics are moved
-    try:
-        model.top_down(choose, model.encode(torch.zeros(1, *model.shape, dtype=torch.uint8, device=_device(model))))
-    finally:
-        model.train(training)
-
-
-def check_shares(model: Model, config: ObjectiveConfig) -> None:
+def check_shares(model: Network, config: ObjectiveConfig) -> None:
     """Refuse what needs weights at a time when the processes have put only some of them together.
 
     Raises:
         UserError: one line.
     """
     if isinstance(model, Hierarchy) and type(model).penalties is not Hierarchy.penalties:
-        raise UserError(
-            f"training.compute.shard: got true for {model.name}, expected false: its penalties need all weights at once"
-        )
-    if config.gradient == "doubly_reparameterized":
-        raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
+        raise UserError(f"shard: got true for {model.name}, expected false: its penalties need all weights at once")
+    if isinstance(config, EvidenceConfig) and config.gradient == "doubly_reparameterized":
+        raise UserError("shard: got true with the doubly reparameterized gradient, expected false")
 
 
-def _device(model: Model) -> torch.device:
-    return next(model.parameters()).device
-
-
-def begin(run: Path, model: Model, loader: BatchLoader, config: TrainingConfig, processes: Processes) -> dict[str, str]:
+def begin(
+    run: Path, model: Network, sets: DataSets, stage: Stage, device: torch.device, processes: Processes
+) -> dict[str, str]:
     """Give a model the weights with which its run begins, in all processes the same; what the protocol says of them."""
     start = processes.main_first(lambda: read_start(run, model))
     processes.share_weights(model)
-    initialize(model, loader, config, processes, frozenset() if start is None else start.kept)
+    loader = BatchLoader(sets, stage.config, device)
+    initialize(model, loader, stage, processes, frozenset() if start is None else start.kept)
     return {} if start is None else start.protocol()
 
 
 @torch.no_grad()
 def initialize(
-    model: Model, loader: BatchLoader, config: TrainingConfig, processes: Processes, kept: frozenset[str] = frozenset()
+    model: Network, loader: BatchLoader, stage: Stage, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Show a model that wants to see them some training images before its first step; weights in ``kept`` stay.
+    """Show a network that wants to see them some training images before the first step of its stage; weights in
+    ``kept`` stay.
 
     They are chosen and presented with generators of their own: those of the run are not touched.
     """
-    if not isinstance(model, DataInitialized) or not model.images_wanted:
+    part = stage.trained(model)
+    if not isinstance(part, DataInitialized) or not part.images_wanted:
         return
-    seed = noise_seed(config.seed, 0, 0, 0)  # one number more than those of a step
-    chosen = torch.randperm(len(loader.augment), generator=Generator().manual_seed(seed))[: model.images_wanted]
+    seed = noise_seed(stage.config.seed, 0, 0, 0)  # one number more than those of a step
+    chosen = torch.randperm(len(loader.augment), generator=Generator().manual_seed(seed))[: part.images_wanted]
     generator = Generator(loader.generator.device).manual_seed(seed)
     torch.manual_seed(seed)
-    model.initialize(loader.augment(chosen, generator).to(loader.device), kept)
+    batch = stage.view(model, Batch(loader.augment(chosen, generator).to(loader.device)))
+    part.train()
+    part.initialize(batch.x, kept)
     processes.share_weights(model)
 
 
-def prepare_blocks(model: Model, config: ComputeConfig) -> None:
+def next_stage(state: State, processes: Processes, print_fn: PrintFunction) -> None:
+    """Go from a stage that has used up its budget to the one after it."""
+    state.leave()
+    state.enter(state.place + 1)
+    initialize(state.model, state.loader, state.stage, processes)
+    state.enter(state.place)  # the average begins with the weights that have just been set
+    stage, count = state.stage, len(state.stages)
+    print_fn(f"stage {state.place + 1} of {count}: {stage.name}, which trains {stage.part or 'the whole model'}")
+
+
+def prepare_blocks(model: Network, config: ComputeConfig) -> None:
     """Switches of the blocks. The averaged model is a copy made before and stays as it is."""
     blocks = list(model.blocks())
     if config.compile:
@@ -153,16 +130,34 @@ def prepare_blocks(model: Model, config: ComputeConfig) -> None:
             block.compile(backend=config.compile_backend)
 
 
-def replicated(accelerator: Accelerator, state: State) -> tuple[nn.Module, Any]:
-    """The model as every process calls it, whose gradients are averaged, and the optimizer.
+class Prepared(NamedTuple):
+    """What a stage is trained with.
+
+    Arguments:
+        network: the part as every process calls it, whose gradients are averaged.
+        optimizer: of its weights.
+        optimizer_of: the same as the state holds it.
+    """
+
+    network: nn.Module
+    optimizer: Any
+    optimizer_of: torch.optim.Optimizer
+
+
+def prepared(accelerator: Accelerator, state: State, processes: Processes, print_fn: PrintFunction) -> Prepared:
+    """Get a stage ready for its first step, or for its next one in a resumed run.
 
     DDP's way with buffers, to overwrite them by the main process's before each forward pass, would make the running
     statistics depend on the number of processes. :class:`davi.training.parallel.RunningStatistics` averages them.
     """
-    network, optimizer = accelerator.prepare(state.model, state.optimizer)
+    state.parts = cut(state, state.config.batch_size, processes, print_fn)
+    prepare_blocks(state.trained, state.config.compute)
+    if state.sharers is not None:
+        return Prepared(state.model, state.optimizer, state.optimizer)
+    network, optimizer = accelerator.prepare(state.trained, state.optimizer)
     if isinstance(network, DistributedDataParallel):
         network.broadcast_buffers = False
-    return network, optimizer
+    return Prepared(network, optimizer, state.optimizer)
 
 
 @contextmanager

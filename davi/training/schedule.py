@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
+from davi.objectives import Progress
 from davi.training.config import TrainingConfig
 
 Budget = Literal["steps", "epochs", "minutes"]
@@ -31,7 +32,7 @@ Budget = Literal["steps", "epochs", "minutes"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """The budget of a run and its learning rate, as functions of the steps done and the seconds used.
+    """The budget of a stage and its learning rate, as functions of the steps done in it and the seconds used by it.
 
     Arguments:
         config: the recipe's section.
@@ -73,9 +74,9 @@ class Schedule:
             return "minutes"
         return None
 
-    def kl_weight(self, step: int, seconds: float) -> float:
-        """Weight of the KL divergences in the step after ``step`` steps."""
-        return self.config.objective.kl_weight(step, self.epoch(step), self.fraction(step, seconds))
+    def at(self, step: int, seconds: float) -> Progress:
+        """Where the step after ``step`` steps stands."""
+        return Progress(step, self.epoch(step), self.fraction(step, seconds))
 
     def learning_rate(self, step: int, seconds: float) -> float:
         """Learning rate of the step after ``step`` steps (the first has ``step`` 0)."""

@@ -24,11 +24,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
 
-from davi.model import Model
+from davi.model import Network
 from davi.training.parallel import Processes
 
 
-def shard(model: Model, copy: Model, processes: Processes) -> None:
+def shard(model: Network, copy: Network, processes: Processes) -> None:
     """Leave this process its share of a model's weights, in place.
 
     Arguments:
@@ -70,7 +70,7 @@ def whole(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def whole_again(model: Model) -> Iterator[None]:
+def whole_again(model: Network) -> Iterator[None]:
     """Put a copy (:func:`shard`) together while the block lasts. All processes have to call it."""
     own = {name: tensor for name, tensor in model.named_parameters() if isinstance(tensor, DTensor)}
     _replace(model, {name: tensor.full_tensor() for name, tensor in own.items()})

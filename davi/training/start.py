@@ -20,7 +20,7 @@ from torch import Tensor
 from davi.config import to_dict
 from davi.errors import UserError
 from davi.files import digest, read_tensors, write_tensors, writing
-from davi.model import Model
+from davi.model import Network
 from davi.runs import START, flat
 
 HEAD = ("likelihood", "mixture_components", "likelihood_form")
@@ -46,7 +46,7 @@ class Start:
         return {"started_from": self.name, "started_from_sha256": self.sha256}
 
 
-def take_over(model: Model, source: Model, name: str) -> tuple[Start, list[str]]:
+def take_over(model: Network, source: Network, name: str) -> tuple[Start, list[str]]:
     """Give a model the weights of another one of its kind.
 
     Arguments:
@@ -88,22 +88,22 @@ def take_over(model: Model, source: Model, name: str) -> tuple[Start, list[str]]
     return Start(name, digest(theirs), kept), lines
 
 
-def _images(model: Model) -> tuple[int, int]:
+def _images(model: Network) -> tuple[int, int]:
     """Channels and levels of a model's images."""
     return model.shape[0], model.levels
 
 
-def _options(model: Model) -> dict[str, Any]:
+def _options(model: Network) -> dict[str, Any]:
     return flat({"model": to_dict(model.config)})
 
 
-def _changes(model: Model, source: Model) -> dict[str, str]:
+def _changes(model: Network, source: Network) -> dict[str, str]:
     """Each option that differs, with its values there and here."""
     here, there = _options(model), _options(source)
     return {key: f"{key} {there.get(key)} -> {here[key]}" for key in here if here[key] != there.get(key)}
 
 
-def _layout(model: Model) -> tuple[Any, ...]:
+def _layout(model: Network) -> tuple[Any, ...]:
     """What the parameters of a pixel mean."""
     options = _options(model)
     likelihood = options.get("model.likelihood")
@@ -111,7 +111,7 @@ def _layout(model: Model) -> tuple[Any, ...]:
     return likelihood, count.get(str(likelihood)), model.shape[0]
 
 
-def _of_the_images(model: Model, source: Model) -> set[str]:
+def _of_the_images(model: Network, source: Network) -> set[str]:
     """Names of all that depends on channels and levels, found by building models that have others.
 
     The last layer belongs to it if its numbers mean something else, whether or not there are as many of them.
@@ -128,7 +128,7 @@ def _of_the_images(model: Model, source: Model) -> set[str]:
     return found
 
 
-def _on_paper(source: Model, shape: tuple[int, int, int], levels: int, head: Mapping[str, Any]) -> dict[str, Tensor]:
+def _on_paper(source: Network, shape: tuple[int, int, int], levels: int, head: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a model like another one, but for its images and its last layer."""
     cls: Any = type(source)
     with torch.device("meta"):
@@ -153,7 +153,7 @@ def _misfit(
     return f"{line} as in {name}{options}"
 
 
-def keep_start(run: Path, model: Model, start: Start | None) -> None:
+def keep_start(run: Path, model: Network, start: Start | None) -> None:
     """Write the weights with which a run begins into its folder, if they are another model's.
 
     Raises:
@@ -168,7 +168,7 @@ def keep_start(run: Path, model: Model, start: Start | None) -> None:
         write_tensors(run / START, model.state_dict(), info)
 
 
-def read_start(run: Path, model: Model) -> Start | None:
+def read_start(run: Path, model: Network) -> Start | None:
     """Give a model the weights with which its run begins, if it keeps any.
 
     Raises:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
+from davi.batch import Batch
 from davi.data import Augmentation, DataSets, Sampler
 from davi.errors import UserError
-from davi.evidence import Evidence
-from davi.model import Model
+from davi.evidence import Kind
+from davi.model import Network
+from davi.objectives import Loss, Objective, make_objective
 from davi.training.config import TrainingConfig
 from davi.training.optimizer import Average, make_optimizer
 from davi.training.parallel import Processes
+from davi.training.schedule import Schedule
 from davi.training.sharded import shard, share, shares, whole
+from davi.training.stages import Stage
 from davi.training.step_filter import StepFilter
+
+_OBJECTIVE = "objective/"
 
 
 class BatchLoader:
@@ -40,9 +44,10 @@ class BatchLoader:
         if self.sampler.batch_size < config.accumulate:
             raise UserError(f"accumulate: got {config.accumulate}, expected at most {len(images)}, the training images")
 
-    def __next__(self) -> Tensor:
-        """The next batch: integers ``[B, C, H, W]``."""
-        return self.augment(next(self.sampler), self.generator).to(self.device, non_blocking=True)
+    def __next__(self) -> Batch:
+        """The next batch, on the device."""
+        chosen = next(self.sampler)
+        return Batch(self.augment(chosen, self.generator).to(self.device, non_blocking=True))
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:
@@ -56,15 +61,16 @@ class Meters:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.no_divergence: frozenset[str] = frozenset()
+        self.claim: Kind | None = None
         self.batch: Tensor | None = None
         self.totals: list[float] = []
         self.steps = 0
 
     @torch.no_grad()
-    def add(self, evidence: Evidence, loss: Tensor, weight: float) -> None:
+    def add(self, loss: Loss, weight: float) -> None:
         """Take in a part of a batch; the weights of a batch's parts sum to 1."""
-        self.names, self.no_divergence = ["loss", *evidence.terms], evidence.no_divergence
-        values = torch.stack([loss.detach(), *(term.detach().mean() for term in evidence.terms.values())]).float()
+        self.names, self.no_divergence, self.claim = ["loss", *loss.terms], loss.no_divergence, loss.claim
+        values = torch.stack([loss.value.detach(), *(term.detach().mean() for term in loss.terms.values())]).float()
         self.batch = values * weight if self.batch is None else self.batch + values * weight
 
     def take(self) -> Tensor:
@@ -99,60 +105,102 @@ class Tensors(NamedTuple):
     optimizer: Mapping[str, Tensor]
 
 
-@dataclass
 class State:
     """A run at one instant, between two steps.
 
     Arguments:
-        model: the weights that the optimizer moves.
-        optimizer: with its moments.
-        average: the moving average of the weights.
-        loader: position in the data.
-        step_filter: recent gradient norms.
-        meters: sums since the last line of the log.
-        step: steps done.
-        seconds: time used, over all resumptions.
-        skipped: steps whose update was skipped since the last line of the log.
-        accumulate: parts into which the recipe cuts a batch.
-        parts: parts into which batches are cut; more where several processes share the work.
-        rollbacks: what has been recorded of each time the run went back to a checkpoint.
+        model: the whole network; its initial weights are the caller's.
+        sets: the images.
+        stages: of the run.
+        device: where the model is.
+        sharers: processes that cut the weights up between them; None: each has all of them.
         started_from: what the protocol says of the weights with which the run began; nothing if they were drawn.
     """
 
-    model: Model
+    place: int
+    """Number of the stage."""
     optimizer: torch.optim.Optimizer
+    """With its moments."""
     average: Average
+    """The moving average of all weights; those that the stage does not train stay as they are."""
     loader: BatchLoader
+    """Position in the data."""
     step_filter: StepFilter
-    meters: Meters = dataclasses.field(default_factory=Meters)
-    step: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    accumulate: int = 1
-    parts: int = 1
-    rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    started_from: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Recent gradient norms."""
+    objective: Objective[Any]
+    """With its state."""
+    meters: Meters
+    """Sums since the last line of the log."""
+    skipped: int
+    """Steps whose update was skipped since the last line of the log."""
+    accumulate: int
+    """Parts into which the recipe cuts a batch."""
+    parts: int
+    """Parts into which batches are cut; more where several processes share the work."""
 
-    @classmethod
-    def fresh(
-        cls,
-        model: Model,
+    def __init__(
+        self,
+        model: Network,
         sets: DataSets,
-        config: TrainingConfig,
+        stages: Sequence[Stage],
         device: torch.device,
         sharers: Processes | None = None,
         started_from: Mapping[str, str] | None = None,
-    ) -> State:
-        """The state before the first step. The model's initial weights are the caller's; ``sharers`` cut them up."""
-        average = Average(model, config.ema_decay)
-        if sharers is not None:
-            shard(model, average.model, sharers)
-        loader = BatchLoader(sets, config, device)
-        optimizer = make_optimizer(model, config.optimizer, config.learning_rate)
-        state = cls(model, optimizer, average, loader, StepFilter(config.step_filter))
-        state.accumulate = state.parts = config.accumulate
-        state.started_from = dict(started_from or {})
-        return state
+    ) -> None:
+        self.model, self.sets, self.stages, self.device, self.sharers = model, sets, tuple(stages), device, sharers
+        self.started_from = dict(started_from or {})
+        self.rollbacks: list[dict[str, Any]] = []
+        """What has been recorded of each time the run went back to a checkpoint."""
+        self.step = self.first_step = 0
+        """Steps done, and how many there were when the stage began."""
+        self.seconds = self.first_second = 0.0
+        """Time used, over all resumptions, and how much of it when the stage began."""
+        self.enter(0)
+
+    @property
+    def stage(self) -> Stage:
+        """What is trained now."""
+        return self.stages[self.place]
+
+    @property
+    def config(self) -> TrainingConfig:
+        """How it is trained."""
+        return self.stage.config
+
+    @property
+    def trained(self) -> Network:
+        """The part of the model that the optimizer moves: in a run of one stage the whole."""
+        return self.stage.trained(self.model)
+
+    def schedule(self) -> Schedule:
+        """Of the stage."""
+        return Schedule(self.config, self.loader.sampler.batches_per_epoch)
+
+    def within(self, step: int, seconds: float) -> tuple[int, float]:
+        """The same counted from where the stage began, as its schedule counts."""
+        return step - self.first_step, seconds - self.first_second
+
+    def enter(self, place: int) -> None:
+        """Make everything that a stage begins with; the model's weights stay as they are."""
+        self.place = place
+        config = self.config
+        self.model.eval()  # parts that are not trained show the others what they will show them for ever
+        self.trained.train()
+        self.average = Average(self.model, config.ema_decay)
+        if self.sharers is not None:
+            shard(self.model, self.average.model, self.sharers)
+        self.loader = BatchLoader(self.sets, config, self.device)
+        self.optimizer = make_optimizer(self.trained, config.optimizer, config.learning_rate)
+        self.step_filter = StepFilter(config.step_filter)
+        self.objective = make_objective(config.objective)
+        self.meters, self.skipped = Meters(), 0
+        self.accumulate = self.parts = config.accumulate
+
+    @torch.no_grad()
+    def leave(self) -> None:
+        """End a stage: its part gets the averaged weights. The next one can be entered then."""
+        self.model.load_state_dict(self.average.model.state_dict())
+        self.first_step, self.first_second = self.step, self.seconds
 
     def numbers(self) -> dict[str, Any]:
         """What JSON can hold."""
@@ -169,15 +217,24 @@ class State:
             "parts": self.parts,
             "rollbacks": self.rollbacks,
             "started_from": self.started_from,
+            **({} if len(self.stages) == 1 else self._of_stage()),
         }
+
+    def _of_stage(self) -> dict[str, Any]:
+        return {"stage": self.place, "first_step": self.first_step, "first_second": self.first_second}
 
     def load_numbers(self, numbers: Mapping[str, Any]) -> None:
         """Undo :meth:`numbers`.
 
         Raises:
-            UserError: if they are of a run with another optimizer, batch size or seed, or of other images; nothing has
-                been changed then.
+            UserError: if they are of a run with another optimizer, batch size or seed, or of other images; no weights
+                have been changed then.
         """
+        place = int(numbers.get("stage", 0))
+        if not 0 <= place < len(self.stages):
+            raise UserError(f"stages: got {len(self.stages)}, expected at least {place + 1}, since that one has begun")
+        if place != self.place:
+            self.enter(place)
         own = type(self.optimizer).__name__.lower()
         if numbers["optimizer"] != own:
             begun = numbers["optimizer"]
@@ -188,6 +245,7 @@ class State:
         self.meters.names, self.meters.totals = list(meters["names"]), list(meters["totals"])
         self.meters.steps, self.meters.batch = int(meters["steps"]), None
         self.step, self.seconds = int(numbers["step"]), float(numbers["seconds"])
+        self.first_step, self.first_second = int(numbers.get("first_step", 0)), float(numbers.get("first_second", 0.0))
         self.skipped, self.average.updates = int(numbers["skipped"]), int(numbers["updates"])
         self.rollbacks = [dict(record) for record in numbers["rollbacks"]]
         self.started_from = dict(numbers.get("started_from", {}))
@@ -196,11 +254,15 @@ class State:
 
     def others(self) -> dict[str, Tensor]:
         """Tensors besides weights and optimizer. The model's own draws need none: their seeds follow from the step."""
-        return {"random/feed": self.loader.generator.get_state()}
+        own = {f"{_OBJECTIVE}{name}": tensor for name, tensor in self.objective.state().items()}
+        return {"random/feed": self.loader.generator.get_state(), **own}
 
     def load_others(self, tensors: Mapping[str, Tensor]) -> None:
         """Undo :meth:`others`."""
         self.loader.generator.set_state(tensors["random/feed"])
+        own = {name.removeprefix(_OBJECTIVE): x for name, x in tensors.items() if name.startswith(_OBJECTIVE)}
+        if own:
+            self.objective.load_state(own)
 
     def tensors(self) -> Tensors:
         """The large tensors. All processes have to call it."""

@@ -1,0 +1,42 @@
+"""The partition functions of a run's energies, which make models of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from davi import derived
+from davi.errors import UserError
+from davi.evidence import Kind
+from davi.files import digest
+from davi.model import Energy, Normalized, Partition, Summable
+
+NAME = "partition"
+
+
+def normalized(energy: Energy, run: Path) -> Normalized:
+    """The model that an energy and its partition function are.
+
+    The partition function is that of the run's folder (:mod:`davi.derived`), if it is of these weights; else it is
+    summed and left there, where the energy allows it (:class:`davi.model.Summable`).
+
+    Raises:
+        UserError: if the partition function is not known.
+    """
+    weights = digest(energy.state_dict())
+    for kind in (Kind.EXACT, Kind.ESTIMATE):
+        known = derived.read(run, NAME, weights, {"kind": kind.name})
+        if known is not None:
+            return Normalized(energy, Partition(float(known["log_z"]), kind)).eval()
+    if not isinstance(energy, Summable):
+        raise UserError(
+            f"{run}: got the energy {energy.name} without a partition function, expected {derived.path_of(run, NAME)}: "
+            "without it no image has a probability"
+        )
+    with torch.no_grad():
+        log_z = energy.log_partition().double().cpu()
+    if not bool(log_z.isfinite()):
+        raise UserError(f"{run}: got the partition function exp({float(log_z)}), expected a finite one")
+    derived.write(run, NAME, weights, {"kind": Kind.EXACT.name}, {"log_z": log_z.reshape(())})
+    return Normalized(energy, Partition(float(log_z), Kind.EXACT)).eval()
