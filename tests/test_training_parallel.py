@@ -145,10 +145,10 @@ def test_another_number_of_parts_is_said(tmp_path: Path) -> None:
     state = State(vae(), sets(), single(config(1, 9)), torch.device("cpu"))
     processes, lines = Processes(), list[str]()
     state.step = 3
-    assert cut(state, processes, lines.append) == 1
+    assert cut(state, 8, processes, lines.append) == 1
     assert not lines
     state.accumulate = 2
-    assert cut(state, processes, lines.append) == 2
+    assert cut(state, 8, processes, lines.append) == 2
     assert lines == ["batches are cut into 2 parts from here on, before 1: batch norms and draws differ"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from davi.config import Named
-from davi.objectives import EvidenceConfig, ObjectiveConfig
+from davi.objectives import EvidenceConfig, ObjectiveConfig, objective_configs
 from davi.training.sections import (
     CheckpointConfig,
     ComputeConfig,

@@ -43,7 +43,7 @@ def check_decay(config: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How a gradient moves the weights (:func:`davi.training.optimizer.make_optimizer`).
+    """How a gradient moves the weights (:mod:`davi.training.optimizer`).
 
     Arguments:
         name: adamax, adam or sgd (weight decay is an L2 gradient), or adamw (decoupled weight decay).
