@@ -19,7 +19,9 @@ LONGEST_FILE = 450
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"clusters", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
+    frozenset(
+        {"batch", "clusters", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"}
+    )
     | {"progress", "renamed", "repetition", "streaming"},
     frozenset({"model"}),
     frozenset({"models"}),
@@ -31,6 +33,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 """Parts of the package (first component below ``davi``), lowest level first."""
 
 ONLY: dict[str, frozenset[str]] = {
+    "batch": frozenset(),
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "data": frozenset({"errors"}),
@@ -42,7 +45,7 @@ ONLY: dict[str, frozenset[str]] = {
 
 NEVER: dict[str, frozenset[str]] = {
     part: frozenset({"data", "training", "recipes", "logging"})
-    for part in ("distributions", "evidence", "flows", "layers", "model", "models")
+    for part in ("batch", "distributions", "evidence", "flows", "layers", "model", "models")
 }
 """Parts that must not import these, our own modules or the standard library's: a model knows nothing of its use."""
 
