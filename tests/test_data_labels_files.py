@@ -15,12 +15,7 @@ from distributed import cifar, idx, idx_labels, random, tar_gz
 from PIL import Image
 from with_labels import of, refused, values
 
-from davi.data import (
-    DataConfig,
-    Images,
-    labeled,
-    select,
-)
+from davi.data import DataConfig, Images, labeled, select
 from davi.data.labels import CIFAR10, CIFAR100, FASHION
 from davi.errors import UserError
 
