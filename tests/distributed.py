@@ -29,6 +29,11 @@ def idx(images: Array, magic: int = 0x803) -> bytes:
     return struct.pack(">4I", magic, *images.shape) + images.tobytes()
 
 
+def idx_labels(labels: Array, magic: int = 0x801) -> bytes:
+    """An IDX file of labels: its magic number and their number, big-endian, then one byte for each."""
+    return struct.pack(">2I", magic, len(labels)) + labels.astype(np.uint8).tobytes()
+
+
 def amat(images: Array) -> bytes:
     """A row of text for each image."""
     return "".join(" ".join(map(str, image.ravel())) + "\n" for image in images).encode()

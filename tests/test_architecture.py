@@ -46,6 +46,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 """Parts of the package (first component below ``davi``), lowest level first."""
 
 ONLY: dict[str, frozenset[str]] = {
+    "batch": frozenset(),
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "data": frozenset({"errors"}),

@@ -107,6 +107,7 @@ KINDS: dict[str, tuple[Callable[[Path], str], ...]] = {
     "max_pixels": (by_content, by_name, hub),
     "cache": (by_content, by_name, hub),
     "memory": (by_content, by_name),
+    "labels": (digits,),
 }
 """The kinds of sets that an option is for."""
 
@@ -123,6 +124,7 @@ GIVEN: dict[str, Any] = {
     "skip_unreadable": True,
     "max_pixels": 35,
     "memory": 0.0,
+    "labels": True,
 }
 
 
@@ -157,6 +159,8 @@ def is_honored(option: str, given: Any, sets: DataSets, without: DataSets | None
             return any(Path(given).iterdir())
         case "memory":
             return sets.train.mapped
+        case "labels":
+            return sets.train.labels is not None and protocol["classes"] == len(sets.classes) == 10
         case "skip_unreadable":
             return bool(protocol["unreadable"] == 1)
     raise AssertionError(f"no test of {option}")

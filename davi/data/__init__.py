@@ -11,6 +11,7 @@ from davi.data.binarization import Binarization
 from davi.data.config import DataConfig, which_images
 from davi.data.geometry import geometry_of
 from davi.data.images import Images
+from davi.data.labels import labeled
 from davi.data.protocol import DataSets, Selection, check_same, load, select
 from davi.data.sources import kind_of, unused
 from davi.data.splitting import repeated
@@ -31,6 +32,7 @@ __all__ = [
     "geometry_of",
     "has_validation",
     "kind_of",
+    "labeled",
     "load",
     "repeated",
     "select",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from davi.data.images import Images, check_levels, pixel_dtype
+from davi.data.labels import unlabeled
 from davi.errors import UserError
 
 _PREFIX = 12 + 10_000  # magic and lengths, and the longest header that NumPy itself is willing to parse
@@ -87,6 +89,18 @@ def hints(path: Path, images: Images, levels: int | None) -> tuple[str, ...]:
     return tuple(told)
 
 
+def read_labels(path: Path) -> NDArray[Any]:
+    """Read the labels that a ``.npz`` file has beside its images: an array called ``labels``, or else ``y``.
+
+    Raises:
+        UserError: if the file has none, or cannot be used.
+    """
+    found = read_beside(path, ("labels", "y")) if path.suffix == ".npz" else None
+    if found is None:
+        raise unlabeled(f"{path} has no labels, which are an array 'labels' or 'y' in a .npz file beside 'images'")
+    return found
+
+
 def to_images(array: NDArray[Any], levels: int, name: str) -> Images:
     """Images from an array [N, H, W] or [N, H, W, C] whose values are known to be within the levels."""
     stacked = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)  # [N, C, H, W]
@@ -112,6 +126,22 @@ def read_array(path: Path, key: str = "images") -> NDArray[Any]:
             found = "something that is not a file" if path.exists() else "nothing"
             raise UserError(f"{path}: found {found}, expected a .npy or .npz file")
         return _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
+
+
+def read_beside(path: Path, names: Sequence[str]) -> NDArray[Any] | None:
+    """The first of some arrays that a ``.npz`` file holds; None if it holds none of them.
+
+    Arguments:
+        path: the file.
+        names: of the arrays.
+
+    Raises:
+        UserError: as :func:`read_array` does.
+    """
+    with OneLine(path, "a whole .npz file of integers"), zipfile.ZipFile(path.expanduser()) as archive:
+        members = _members(archive)
+        name = next((name for name in names if name in members), None)
+        return None if name is None else _read_member(archive, members[name], path)
 
 
 class OneLine:
@@ -150,18 +180,26 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 def _read_npz(path: Path, key: str) -> NDArray[Any]:
     with zipfile.ZipFile(path) as archive:
-        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+        members = _members(archive)
         if key not in members and len(members) != 1:
             names = ", ".join(repr(name) for name in sorted(members)[:10]) or "no array"
             raise UserError(f"{path}: found {names}, expected an array called '{key}' or just one array")
-        member = members.get(key) or next(iter(members.values()))
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{path}: got packing method {member.compress_type}, expected 0 or 8, as NumPy writes")
-        if member.file_size > member.compress_size * _DEFLATE_RATIO or member.compress_size > path.stat().st_size:
-            raise UserError(f"{path}: promises {member.file_size} bytes, expected no more than the file can hold")
-        with archive.open(member) as file:
-            # ZipExtFile is a binary reader in all but the declared type.
-            return _read_stream(cast(BinaryIO, file), member.file_size, str(path))
+        return _read_member(archive, members.get(key) or next(iter(members.values())), path)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of a ``.npz`` file by name."""
+    return {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> NDArray[Any]:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: got packing method {member.compress_type}, expected 0 or 8, as NumPy writes")
+    if member.file_size > member.compress_size * _DEFLATE_RATIO or member.compress_size > path.stat().st_size:
+        raise UserError(f"{path}: promises {member.file_size} bytes, expected no more than the file can hold")
+    with archive.open(member) as file:
+        # ZipExtFile is a binary reader in all but the declared type.
+        return _read_stream(cast(BinaryIO, file), member.file_size, str(path))
 
 
 def _read_stream(file: BinaryIO, size: int, name: str) -> NDArray[Any]:

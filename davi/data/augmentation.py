@@ -72,6 +72,18 @@ class Augmentation:
             x = draw(x, self.images.levels, generator)
         return x
 
+    def labels(self, indices: Tensor) -> Tensor | None:
+        """The classes of some images, which no presentation changes.
+
+        Arguments:
+            indices: ``[B]``, which images.
+
+        Returns:
+            ``[B]``, int64, on the device of the stored images; None where these have no labels.
+        """
+        labels = self.images.labels
+        return None if labels is None else labels[indices.to(labels.device)]
+
 
 def _mirrored(x: Tensor, axis: int, generator: Generator) -> Tensor:
     """Each image mirrored along the axis with probability 1/2."""

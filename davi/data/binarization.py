@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -69,5 +70,7 @@ def binarized(images: Images, binarization: Binarization, generator: Generator) 
     if binarization == "none":
         return images
     if binarization == "threshold":
-        return Images(threshold(images.pixels, images.levels), 2, images.name, groups=images.groups)
-    return Images(draw(images.pixels, images.levels, generator), 2, images.name, groups=images.groups)
+        pixels = threshold(images.pixels, images.levels)
+    else:
+        pixels = draw(images.pixels, images.levels, generator)
+    return dataclasses.replace(images, pixels=pixels, levels=2, sha256=None, mapped=False)

@@ -53,6 +53,8 @@ class DataConfig:
             when not given, else ~/.cache/davi.
         memory: GiB. Decoded images of a folder that take more are read from the cache as they are needed; but static
             and threshold binarization make images anew, in memory, one byte a value.
+        labels: read the class of each image as well (:mod:`davi.data.labels`), for models and measures that ask for it.
+            A set that has no labels is then refused.
     """
 
     set: str = "digits"
@@ -71,6 +73,7 @@ class DataConfig:
     max_pixels: int = MAX_PIXELS
     cache: str | None = None
     memory: float = 1.0
+    labels: bool = False
 
 
 def which_images(section: Any) -> Any:

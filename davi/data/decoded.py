@@ -56,6 +56,7 @@ class FolderOptions:
         cache: folder of all caches.
         memory: GiB; a larger set is read from the cache as it is needed.
         max_pixels: that one image may have.
+        labels: the sub-folders are classes; they are read from the names of the files, so that no cache depends on it.
     """
 
     fit: Fit | None
@@ -65,17 +66,22 @@ class FolderOptions:
     cache: Path
     memory: float
     max_pixels: int
+    labels: bool = False
 
 
 @dataclass(frozen=True)
 class File:
-    """A file found: where, what it is called, its split where that is given, and what tells that it was changed."""
+    """A file found: where, what it is called, its split where that is given, and what tells that it was changed.
+
+    ``below`` is the name of the sub-folder that it is in, of its split where that has a folder: its class.
+    """
 
     path: Path
     name: str
     part: str | None
     size: int
     times: tuple[int, int]
+    below: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from davi.data.arrays import to_images
 from davi.data.images import Source
+from davi.data.labels import labeled, numbers
 
 PATCH = 32
 TEST_LEFT = 480
@@ -26,17 +27,26 @@ STRIDE = 8
 _DIGITS_TRAIN = 1400
 
 
-def digits() -> Source:
+def digits(labels: bool = False) -> Source:
     """Handwritten digits, ``[1, 8, 8]``, 17 levels: 1,400 for training, 397 for test, in file order.
 
     A value counts the inked pixels in a 4x4 block of a scan, which is why there are 17 of them.
+
+    Arguments:
+        labels: which digit each is, 0 to 9.
     """
     from sklearn.datasets import load_digits  # takes a second to import, and only these sets need it
 
-    pixels = load_digits().images.astype(np.uint8)  # [1797, 8, 8]
+    found = load_digits()
+    pixels = found.images.astype(np.uint8)  # [1797, 8, 8]
+    train = to_images(pixels[:_DIGITS_TRAIN], 17, "digits/train")
+    test = to_images(pixels[_DIGITS_TRAIN:], 17, "digits/test")
+    if labels:
+        train = labeled(train, found.target[:_DIGITS_TRAIN], numbers(10), "digits")
+        test = labeled(test, found.target[_DIGITS_TRAIN:], numbers(10), "digits")
     return Source(
-        train=to_images(pixels[:_DIGITS_TRAIN], 17, "digits/train"),
-        test=to_images(pixels[_DIGITS_TRAIN:], 17, "digits/test"),
+        train=train,
+        test=test,
         split="scikit-learn's 1797 digits in file order: the first 1400 for training, the last 397 for test",
         test_order="file order",
     )

@@ -14,19 +14,23 @@ protocol reveal.
 Sub-folders whose names say it (:mod:`davi.data.subfolders`) are taken as the splits, and another folder may be given
 for test. Then copies (equal SHA-256) of test images are left out of validation and training, copies of validation
 images out of training.
+
+*Which class*, where labels are asked for: :mod:`davi.data.class_folders`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Container
 from pathlib import Path
 
 from davi.data.arrays import OneLine
+from davi.data.class_folders import class_of, with_classes
 from davi.data.decoded import ALL, ORDER, Building, File, FolderOptions, Progress, cached
 from davi.data.decoding import SUFFIXES
 from davi.data.images import Source, Whole
 from davi.data.listing import images_below, left_behind
-from davi.data.subfolders import Rule, inside, rule_of
+from davi.data.subfolders import Rule, inside, rule_of, splits_among
 from davi.errors import UserError
 
 
@@ -68,6 +72,9 @@ def read_folder(folder: Path, test: Path | None, options: FolderOptions, progres
     split += rule.words or f"by SHA-256 of each: {fraction:g} for test"
     split += f", {validation:g} of the others for validation by SHA-256" if validation else ""
     notes = [*found.notes, *rule.notes, *_left_behind(folder, test)]
+    if options.labels:
+        images, note = with_classes(images, found.place, files)
+        notes += note
     if left_out := found.index.get("left_out"):
         split += f"; {left_out} copies of images of another split left out"
         notes.append(f"{left_out} copies of test or validation images are left out of training")
@@ -94,11 +101,16 @@ def read_whole(folder: Path, options: FolderOptions, progress: Progress | None =
         UserError: as :func:`read_folder` does, but for splits.
     """
     folder = folder.expanduser().absolute()
-    files = [dataclasses.replace(file, part=ALL) for file in _some(folder)]
+    listed = _some(folder)
+    splits = splits_among(folder, [file.name for file in listed])
+    files = [dataclasses.replace(file, part=ALL, below=_class(file, splits)) for file in listed]
     key = {"folders": [str(folder)], "fit": str(options.fit) if options.fit else None, "whole": True}
     found = cached(files, key, Building(folder, options, 0.0, 0.0), {ALL}, progress)
-    notes = (*found.notes, *_left_behind(folder))
-    return Whole(found.images(ALL, folder.name), str(folder), found.order, found.details, notes)
+    images, notes = {ALL: found.images(ALL, folder.name)}, [*found.notes, *_left_behind(folder)]
+    if options.labels:
+        images, note = with_classes(images, found.place, files)
+        notes += note
+    return Whole(images[ALL], str(folder), found.order, found.details, tuple(notes))
 
 
 def _ruled(folder: Path, test: Path | None) -> tuple[list[File], Rule]:
@@ -118,13 +130,19 @@ def _ruled(folder: Path, test: Path | None) -> tuple[list[File], Rule]:
         part = rule.parts.get(file.name.partition("/")[0], rule.rest)
         if part is not None or rule.words is None:
             name = file.name if test is None else f"{folder.name}/{file.name}"
-            found.append(dataclasses.replace(file, part=part, name=name))
+            found.append(dataclasses.replace(file, part=part, name=name, below=_class(file, rule.parts)))
     for name, part in rule.parts.items():
         if part is not None and not any(file.part == part for file in found):
             raise _no_images(folder / name)
     if not found:
         raise _no_images(folder, "" if test is None else f" beside those in {test}")
     return sorted([*tests, *found], key=lambda file: ORDER.index(file.part)), rule
+
+
+def _class(file: File, splits: Container[str]) -> str | None:
+    """The class folder that a file is in, below that of its split where there is one."""
+    top, _, rest = file.name.partition("/")
+    return class_of(rest if top in splits else file.name)
 
 
 def _some(folder: Path, prefix: str = "") -> list[File]:
@@ -144,7 +162,7 @@ def _listed(folder: Path, prefix: str = "") -> list[File]:
             name = prefix + path.relative_to(folder).as_posix()
             # The second time is no user's to set: it tells of a copy with the old date, and of a permission given.
             times = (status.st_mtime_ns, status.st_ctime_ns)
-            found.append(File(path, name, None, status.st_size, times))
+            found.append(File(path, name, None, status.st_size, times, class_of(name.removeprefix(prefix))))
     return sorted(found, key=lambda file: file.name)
 
 

@@ -12,30 +12,35 @@ CIFAR-10               ``data_batch_1.bin`` to ``_5``, ``test_batch.bin``;      
 CIFAR-100              ``train.bin``, ``test.bin``; ``cifar-100-binary.tar.gz``  [3, 32, 32], 256 levels
 ====================== ========================================================= ============================
 
-Where a folder holds both, unpacked files come before packed ones. A single file is a set too.
+Where a folder holds both, unpacked files come before packed ones. A single file is a set too. Labels, where they are
+asked for, are looked for beside the images (:mod:`davi.data.labels`).
 The pickles of CIFAR's Python version are recognized only to be refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from davi.data.arrays import OneLine, to_images
 from davi.data.images import Images, Source, Whole
+from davi.data.labels import CIFAR10, CIFAR100, labeled, matched, unlabeled
 from davi.data.originals import (
     IDX_IMAGES,
     read_amat,
     read_chardata,
+    read_chardata_labels,
     read_cifar,
     read_idx,
+    read_idx_labels,
     read_members,
     size_of,
     unpacked,
@@ -48,18 +53,26 @@ _BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 
 @dataclass(frozen=True)
 class _Cifar:
-    """How one of the two CIFAR sets is laid out."""
+    """How one of the two CIFAR sets is laid out: how many classes each label of a record has; names of the last."""
 
     name: str
     classes: tuple[int, ...]
     train: tuple[str, ...]
     test: str
+    names: tuple[str, ...]
 
 
 _CIFARS = (
-    _Cifar("CIFAR-10", (10,), _BATCHES, "test_batch.bin"),
-    _Cifar("CIFAR-100", (20, 100), ("train.bin",), "test.bin"),
+    _Cifar("CIFAR-10", (10,), _BATCHES, "test_batch.bin", CIFAR10),
+    _Cifar("CIFAR-100", (20, 100), ("train.bin",), "test.bin", CIFAR100),
 )
+
+
+class _Wanted(NamedTuple):
+    """What is asked of a form: a number of levels or None, and whether labels are read."""
+
+    levels: int | None
+    labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,13 +82,13 @@ class _Form:
     Arguments:
         name: in words.
         marks: patterns of file names, each of which a folder of this form has.
-        read: makes a source of the folder, given the number of levels or None.
+        read: makes a source of the folder.
         places: sub-folders in which the files usually are, besides the folder itself.
     """
 
     name: str
     marks: tuple[str, ...]
-    read: Callable[[Path, int | None], Source]
+    read: Callable[[Path, _Wanted], Source]
     places: tuple[str, ...] = ()
 
 
@@ -85,20 +98,22 @@ def is_distribution(path: Path) -> bool:
     return bool(_forms(path)) if path.is_dir() else path.is_file() and _reader(path) is not None
 
 
-def read_distribution(path: Path, levels: int | None) -> Source | Whole:
+def read_distribution(path: Path, levels: int | None, labels: bool = False) -> Source | Whole:
     """Read one of these forms; a single file that does not have test images of its own is a whole set.
 
     Arguments:
         path: a folder or a file for which :func:`is_distribution` holds.
         levels: number of levels, where the form does not tell it (IDX: 256 when None; ``chardata.mat``: as
             :func:`davi.data.originals.read_chardata` finds); else None or the one that it has.
+        labels: read the labels as well, where the form has them.
 
     Raises:
         UserError: if a file is missing, damaged or of another kind, or an option contradicts it; one line.
     """
     path = path.expanduser()
     with OneLine(path, "the files of a set as they are distributed"):
-        found = _read_folder(path, levels) if path.is_dir() else _read_file(path, levels)
+        want = _Wanted(levels, labels)
+        found = _read_folder(path, want) if path.is_dir() else _read_file(path, want)
     has = found.images.levels if isinstance(found, Whole) else found.train.levels
     if levels not in (None, has):
         raise UserError(f"data.levels: got {levels}, expected {has}, which {path} has")
@@ -130,25 +145,25 @@ def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
-def _read_folder(folder: Path, levels: int | None) -> Source:
+def _read_folder(folder: Path, want: _Wanted) -> Source:
     forms = _forms(folder)
     if len(forms) != 1:
         names = ", ".join(form.name for form, _ in forms) or "no set"
         raise UserError(f"{folder}: holds {names}, expected the files of one set; give the path of its folder or file")
     form, place = forms[0]
-    return form.read(place, levels)
+    return form.read(place, want)
 
 
-def _read_file(path: Path, levels: int | None) -> Source | Whole:
+def _read_file(path: Path, want: _Wanted) -> Source | Whole:
     size_of(path)
     reader = _reader(path)
     if reader is None:
         raise UserError(f"{path}: got a file of another kind, expected one in which a set is distributed")
-    found = reader(path, levels)
+    found = reader(path, want)
     return found if isinstance(found, Source) else Whole(found, str(path))
 
 
-def _reader(path: Path) -> Callable[[Path, int | None], Images | Source] | None:
+def _reader(path: Path) -> Callable[[Path, _Wanted], Images | Source] | None:
     """What reads a file, judged by its name and its first bytes."""
     name = path.name
     if fnmatch.fnmatchcase(name, "*[-.]idx[0-9]-ubyte*") or _first_bytes(path) == IDX_IMAGES.to_bytes(4, "big"):
@@ -178,8 +193,25 @@ def _first_bytes(path: Path) -> bytes:
         return b""
 
 
-def _idx(path: Path, levels: int | None) -> Images:
-    return _checked(to_images(read_idx(path), 256, path.name), levels, path)
+def _idx(path: Path, want: _Wanted) -> Images:
+    images = _checked(to_images(read_idx(path), 256, path.name), want.levels, path)
+    if not want.labels:
+        return images
+    beside = _labels_beside(path)
+    return labeled(images, read_idx_labels(beside), None, str(beside))
+
+
+def _labels_beside(path: Path) -> Path:
+    """The file of the labels of an IDX file of images, by its name, packed or not."""
+    name, unpacked_name = path.name, path.name.removesuffix(".gz")
+    if "images" not in name or "idx3" not in name:
+        raise unlabeled(f"no labels are known of {path}, which is not called ...-images-idx3-ubyte")
+    stem = "labels".join(unpacked_name.rsplit("images", 1))
+    stem = "idx1".join(stem.rsplit("idx3", 1))
+    found = next((path.with_name(each) for each in (stem, f"{stem}.gz") if path.with_name(each).is_file()), None)
+    if found is None:
+        raise unlabeled(f"found neither {stem} nor {stem}.gz, which holds the labels, in {path.parent}")
+    return found
 
 
 def _checked(images: Images, levels: int | None, path: Path) -> Images:
@@ -189,29 +221,29 @@ def _checked(images: Images, levels: int | None, path: Path) -> Images:
     largest = int(images.pixels.max())
     if levels > 256 or largest >= levels:
         raise UserError(f"data.levels: got {levels}, expected {largest + 1} to 256, as the values of {path} are")
-    return Images(images.pixels, levels, images.name)
+    return dataclasses.replace(images, levels=levels)
 
 
-def _idx_folder(folder: Path, levels: int | None) -> Source:
+def _idx_folder(folder: Path, want: _Wanted) -> Source:
     paths = []
     for stem in ("train", "t10k"):
         names = [f"{stem}-images{mark}idx3-ubyte{packed}" for mark in "-." for packed in ("", ".gz")]
         paths.append(next((folder / name for name in names if (folder / name).is_file()), folder / names[1]))
-    train, test = (_idx(path, levels) for path in paths)
+    train, test = matched(*(_idx(path, want) for path in paths))
     if test.shape != train.shape:
-        got, want = list(test.shape), list(train.shape)
-        raise UserError(f"{paths[1]}: got images [C, H, W] = {got}, expected {want} as in {paths[0]}")
+        got, expected = list(test.shape), list(train.shape)
+        raise UserError(f"{paths[1]}: got images [C, H, W] = {got}, expected {expected} as in {paths[0]}")
     words = f"{len(train)} images of {paths[0].name} for training, {len(test)} of {paths[1].name} for test"
     return Source(train, test, words, test_order="file order")
 
 
-def _amat(path: Path, _: int | None) -> Images:
+def _amat(path: Path, _: _Wanted) -> Images:
     return to_images(read_amat(path), 2, path.name)
 
 
-def _amat_folder(folder: Path, _: int | None) -> Source:
+def _amat_folder(folder: Path, want: _Wanted) -> Source:
     paths = [folder / f"binarized_mnist_{part}.amat" for part in ("train", "valid", "test")]
-    train, validation, test = (_amat(path, None) for path in paths)
+    train, validation, test = (_amat(path, want) for path in paths)
     return Source(
         train=train,
         test=test,
@@ -224,9 +256,12 @@ def _amat_folder(folder: Path, _: int | None) -> Source:
     )
 
 
-def _chardata(path: Path, levels: int | None) -> Source:
-    *arrays, levels = read_chardata(path, levels)
+def _chardata(path: Path, want: _Wanted) -> Source:
+    *arrays, levels = read_chardata(path, want.levels)
     train, test = (to_images(array, levels, path.name) for array in arrays)
+    if want.labels:
+        alphabets = read_chardata_labels(path)
+        train, test = matched(*(labeled(*pair, None, str(path)) for pair in zip((train, test), alphabets, strict=True)))
     return Source(
         train=train,
         test=test,
@@ -238,23 +273,30 @@ def _chardata(path: Path, levels: int | None) -> Source:
     )
 
 
-def _chardata_folder(folder: Path, levels: int | None) -> Source:
-    return _chardata(folder / "chardata.mat", levels)
+def _chardata_folder(folder: Path, want: _Wanted) -> Source:
+    return _chardata(folder / "chardata.mat", want)
 
 
-def _cifar_file(cifar: _Cifar, path: Path, _: int | None) -> Images:
-    return to_images(read_cifar(path.read_bytes(), cifar.classes, str(path)), 256, path.name)
+def _cifar_file(cifar: _Cifar, path: Path, want: _Wanted) -> Images:
+    return _cifar_images(cifar, {str(path): path.read_bytes()}, path.name, want)
 
 
-def _cifar_folder(cifar: _Cifar, folder: Path, _: int | None) -> Source:
+def _cifar_images(cifar: _Cifar, files: Mapping[str, bytes], name: str, want: _Wanted) -> Images:
+    """The images of some files of a set, one file after the other."""
+    arrays, labels = zip(*(read_cifar(files[path], cifar.classes, path) for path in files), strict=True)
+    images = to_images(np.concatenate(arrays), 256, name)
+    return labeled(images, np.concatenate(labels), cifar.names, name) if want.labels else images
+
+
+def _cifar_folder(cifar: _Cifar, folder: Path, want: _Wanted) -> Source:
     test = folder / cifar.test
     if not test.is_file():
         raise UserError(f"{folder}: found no {cifar.test}, expected it beside {cifar.train[0]}")
     train = [name for name in cifar.train if (folder / name).is_file()]
-    return _cifar(cifar, {name: (folder / name).read_bytes() for name in (*train, cifar.test)}, folder)
+    return _cifar(cifar, {name: (folder / name).read_bytes() for name in (*train, cifar.test)}, folder, want)
 
 
-def _archive(path: Path, _: int | None) -> Source:
+def _archive(path: Path, want: _Wanted) -> Source:
     names = {name: cifar for cifar in _CIFARS for name in (*cifar.train, cifar.test)}
     members = read_members(path, names)
     sets = {names[name].name: names[name] for name in members}
@@ -264,15 +306,16 @@ def _archive(path: Path, _: int | None) -> Source:
     cifar = next(iter(sets.values()))
     if cifar.test not in members or not any(name in members for name in cifar.train):
         raise UserError(f"{path}: holds only {', '.join(members)}, expected {cifar.train[0]} and {cifar.test}")
-    return _cifar(cifar, members, path)
+    return _cifar(cifar, members, path, want)
 
 
-def _cifar(cifar: _Cifar, files: dict[str, bytes], path: Path) -> Source:
+def _cifar(cifar: _Cifar, files: dict[str, bytes], path: Path, want: _Wanted) -> Source:
     """The set whose files have these contents."""
     given = [name for name in cifar.train if name in files]
-    arrays = {name: read_cifar(files[name], cifar.classes, f"{path}/{name}") for name in (*given, cifar.test)}
-    train = to_images(np.concatenate([arrays[name] for name in given]), 256, f"{cifar.name}/train")
-    test = to_images(arrays[cifar.test], 256, f"{cifar.name}/test")
+    train, test = (
+        _cifar_images(cifar, {f"{path}/{name}": files[name] for name in names}, f"{cifar.name}/{part}", want)
+        for part, names in (("train", given), ("test", [cifar.test]))
+    )
     return Source(
         train=train,
         test=test,
@@ -284,14 +327,14 @@ def _cifar(cifar: _Cifar, files: dict[str, bytes], path: Path) -> Source:
     )
 
 
-def _packed_archive(folder: Path, _: int | None) -> Source:
+def _packed_archive(folder: Path, want: _Wanted) -> Source:
     archives = sorted(folder.glob("cifar-10*-binary.tar.gz"))
     if len(archives) != 1:
         raise UserError(f"{folder}: holds {', '.join(path.name for path in archives)}, expected one of them")
-    return _archive(archives[0], None)
+    return _archive(archives[0], want)
 
 
-def _refuse_pickles(path: Path, _: int | None) -> NoReturn:
+def _refuse_pickles(path: Path, _: _Wanted) -> NoReturn:
     raise UserError(
         f"{path}: got the Python version of CIFAR, pickles, which are never opened; "
         "expected the binary version (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz)"

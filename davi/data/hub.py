@@ -21,6 +21,7 @@ import numpy as np
 from davi.data.arrays import to_images
 from davi.data.decoding import decode, strict
 from davi.data.images import Images, Source, Whole
+from davi.data.labels import labeled, unlabeled
 from davi.data.picture import MAX_PIXELS
 from davi.data.splitting import counted
 from davi.data.subfolders import NAMES
@@ -30,7 +31,7 @@ PREFIX = "hub:"
 """What the name of such a set begins with."""
 
 
-def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS) -> Source | Whole:
+def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS, labels: bool = False) -> Source | Whole:
     """Read a set of images.
 
     The splits ``train`` and ``test`` (and ``validation``) are used where the set has them. A set that has only one is a
@@ -42,6 +43,7 @@ def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS) -> Source | W
             What exists on this machine comes before what the hub has.
         cache: folder for what is downloaded and unpacked.
         max_pixels: that an image may have.
+        labels: read the labels as well.
 
     Raises:
         UserError: if ``datasets`` is not installed, if there is no such set, if it does not have exactly one column of
@@ -55,6 +57,8 @@ def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS) -> Source | W
         splits = _opened(datasets, spec, cache)
         column = _image_column(datasets, spec, next(iter(splits.values())).features)
         sets = {name: _decoded(datasets, table, column, f"{spec}/{name}", max_pixels) for name, table in splits.items()}
+        if labels:
+            sets = {name: _labeled(datasets, splits[name], sets[name]) for name in splits}
     return _source(spec, sets)
 
 
@@ -139,6 +143,19 @@ def _decoded(datasets: Any, table: Any, column: str, name: str, max_pixels: int)
     if values is None:
         raise UserError(f"{name}: got no images, expected one at least")
     return to_images(values, first.levels, name)
+
+
+def _labeled(datasets: Any, table: Any, images: Images) -> Images:
+    """The images of a table with the labels in its column of classes."""
+    kinds = {name: kind for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
+    chosen = list(kinds) if len(kinds) == 1 else [name for name in ("label", "fine_label") if name in kinds][:1]
+    if not chosen:
+        held = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in table.features.items())
+        raise unlabeled(f"{images.name} has the columns {held}, of which one had to be of type ClassLabel")
+    values = list(table[chosen[0]])
+    if (missing := next((i for i, value in enumerate(values) if value is None), None)) is not None:
+        raise UserError(f"{images.name}: row {missing}: got no label, expected one of {chosen[0]}")
+    return labeled(images, np.array(values), tuple(kinds[chosen[0]].names), images.name)
 
 
 def _source(spec: str, sets: Mapping[str, Images]) -> Source | Whole:

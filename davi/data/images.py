@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any
@@ -45,7 +47,11 @@ class Images:
         groups: ``[N]``, int64: images with the same number are cut from the same file, so that they are no independent
             witnesses (:mod:`davi.clusters`). The numbers mean nothing else, and are the same in all splits of a set.
             None: every image has a file of its own.
-        checked: the values are known to be within the levels, so that a large set need not be read for it.
+        labels: ``[N]``, int64, on the device of the pixels: the class of each image, 0 to ``len(classes) - 1``. None:
+            they were not asked for (``data.labels``), or nobody knows them.
+        classes: the name of each class; none without labels.
+        checked: the values are known to be within the levels and the labels within the classes, so that a large set
+            need not be read for it.
 
     Raises:
         UserError: if there is no image, or if the type, the shape or a value does not fit. Values are compared with
@@ -58,6 +64,8 @@ class Images:
     sha256: str | None = None
     mapped: bool = False
     groups: Tensor | None = None
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -71,11 +79,32 @@ class Images:
         if self.groups is not None and (self.groups.dtype != torch.int64 or self.groups.shape != self.pixels.shape[:1]):
             got = f"{self.groups.dtype} {list(self.groups.shape)}"
             raise UserError(f"{self.name}: got groups {got}, expected torch.int64 [{len(self.pixels)}]")
+        self._check_labels(checked)
         if checked or self.levels == 2 ** (8 * self.pixels.element_size()):
             return
         low, high = (int(value) for value in torch.aminmax(self.pixels))
         if low < 0 or high >= self.levels:
             raise UserError(f"{self.name}: got values {low} to {high}, expected 0 to {self.levels - 1}")
+
+    def _check_labels(self, checked: bool) -> None:
+        """Refuse labels that are not one class number for each image."""
+        labels, count = self.labels, len(self.classes)
+        if labels is None:
+            if count:
+                raise UserError(f"{self.name}: got {count} classes without labels, expected both or neither")
+            return
+        if labels.dtype != torch.int64 or labels.shape != self.pixels.shape[:1]:
+            got = f"{labels.dtype} {list(labels.shape)}"
+            raise UserError(f"{self.name}: got labels {got}, expected torch.int64 [{len(self.pixels)}]")
+        if not count:
+            raise UserError(f"{self.name}: got labels without classes, expected the name of each class")
+        if twice := next((name for name, times in Counter(self.classes).items() if times > 1), None):
+            raise UserError(f"{self.name}: got class {twice!r} twice, expected another name for each class")
+        if checked:
+            return
+        low, high = (int(value) for value in torch.aminmax(labels))
+        if low < 0 or high >= count:
+            raise UserError(f"{self.name}: got labels {low} to {high}, expected 0 to {count - 1}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,21 +126,37 @@ class Images:
             UserError: if an index does not exist, or if nothing is chosen.
         """
         if isinstance(chosen, slice):
-            groups = None if self.groups is None else self.groups[chosen]
-            return Images(
-                self.pixels[chosen], self.levels, name or self.name, mapped=self.mapped, groups=groups, checked=True
-            )
+            return self._chosen(chosen, name, self.mapped)
         indices = torch.as_tensor(chosen, dtype=torch.long, device=self.pixels.device)
         n = len(self)
         if indices.numel() and not (-n <= int(indices.min()) and int(indices.max()) < n):
             wrong = int(indices.min()) if int(indices.min()) < -n else int(indices.max())
             raise UserError(f"{self.name}: got index {wrong}, expected {-n} to {n - 1}")
-        groups = None if self.groups is None else self.groups[indices.to(self.groups.device)]
-        return Images(self.pixels[indices], self.levels, name or self.name, groups=groups, checked=True)
+        return self._chosen(indices, name, mapped=False)
+
+    def _chosen(self, chosen: slice | Tensor, name: str | None, mapped: bool) -> Images:
+        """The images at places that exist, with all that is known of each."""
+
+        def part(known: Tensor | None) -> Tensor | None:
+            if known is None:
+                return None
+            return known[chosen if isinstance(chosen, slice) else chosen.to(known.device)]
+
+        return dataclasses.replace(
+            self,
+            pixels=self.pixels[chosen],
+            name=name or self.name,
+            sha256=None,
+            mapped=mapped,
+            groups=part(self.groups),
+            labels=part(self.labels),
+            checked=True,
+        )
 
     def to(self, device: torch.device | str) -> Images:
-        """The same images on another device."""
-        return Images(self.pixels.to(device), self.levels, self.name, self.sha256, groups=self.groups, checked=True)
+        """The same images on another device, and their labels with them."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return dataclasses.replace(self, pixels=self.pixels.to(device), mapped=False, labels=labels, checked=True)
 
 
 @dataclass(frozen=True, eq=False)

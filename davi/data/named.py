@@ -5,12 +5,13 @@ The directory holds one folder for each set:
 ===================== =============================================== =====================================
 set                   files                                           content
 ===================== =============================================== =====================================
-``mnist``             ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8
-``fashion_mnist``     ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8
-``omniglot28``        ``background.npz``, ``evaluation.npz``          ``images`` [N, 28, 28] uint8
+``mnist``             ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8, ``labels`` [N]
+``fashion_mnist``     ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8, ``labels`` [N]
+``omniglot28``        ``background.npz``, ``evaluation.npz``          ``images`` [N, 28, 28] uint8, ``labels`` [N]
 ``binarized_mnist``   ``train.npz``, ``valid.npz``, ``test.npz``      ``images_packed`` [N, 98] uint8, 8 pixels a byte
 ``cifar10``           ``train-0.webp`` to ``train-4.webp``,           10,000 images each: 100 x 100 tiles of 32 x 32
                       ``test.webp``                                   RGB, lossless, row after row
+                      ``labels.npz``                                  ``train`` [50000], ``test`` [10000]
 ===================== =============================================== =====================================
 
 In the place of these, the folders of ``mnist``, ``fashion_mnist``, ``binarized_mnist`` and ``cifar10`` may hold the
@@ -43,9 +44,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from davi.data.arrays import OneLine, read_array, to_images
+from davi.data.arrays import OneLine, read_array, read_beside, read_labels, to_images
 from davi.data.formats import is_distribution, read_distribution
 from davi.data.images import Images, Source
+from davi.data.labels import CIFAR10, FASHION, called, labeled, numbers, unlabeled
 from davi.data.splitting import counted
 from davi.errors import UserError
 
@@ -62,17 +64,22 @@ class _Gray:
     train_count: int
     test_count: int
     note: str = ""
+    classes: tuple[str, ...] = numbers(10)
+    first: int = 0
+    """The label of the first class."""
 
 
 _GRAY = {
     "mnist": _Gray("train.npz", "test.npz", 60000, 10000),
-    "fashion_mnist": _Gray("train.npz", "test.npz", 60000, 10000),
+    "fashion_mnist": _Gray("train.npz", "test.npz", 60000, 10000, classes=FASHION),
     "omniglot28": _Gray(
         "background.npz",
         "evaluation.npz",
         19280,
         13180,
         note="; test alphabets are unseen in training; not the scaling nor the split of the published numbers",
+        classes=tuple(f"{character:04}" for character in range(1, 1624)),
+        first=1,
     ),
 }
 
@@ -85,24 +92,26 @@ class _Original:
     levels: int
     train_count: int
     test_count: int
+    classes: tuple[str, ...] = ()
 
 
 _ORIGINALS = {
-    "mnist": _Original((1, 28, 28), 256, 60000, 10000),
-    "fashion_mnist": _Original((1, 28, 28), 256, 60000, 10000),
+    "mnist": _Original((1, 28, 28), 256, 60000, 10000, numbers(10)),
+    "fashion_mnist": _Original((1, 28, 28), 256, 60000, 10000, FASHION),
     "binarized_mnist": _Original((1, 28, 28), 2, 50000, 10000),
-    "cifar10": _Original((3, 32, 32), 256, 50000, 10000),
+    "cifar10": _Original((3, 32, 32), 256, 50000, 10000, CIFAR10),
 }
 NAMES = ("mnist", "binarized_mnist", "fashion_mnist", "omniglot28", "cifar10")
 """Sets that are read from a directory."""
 
 
-def named(name: str, root: str | None) -> Source:
+def named(name: str, root: str | None, labels: bool = False) -> Source:
     """Read a named set.
 
     Arguments:
         name: one of :data:`NAMES`.
         root: the directory with the folders of the sets; None takes it from the environment variable ``DAVI_DATA``.
+        labels: read the labels as well, where the set has them.
 
     Raises:
         UserError: if the directory or a file of the set is missing or damaged.
@@ -116,17 +125,17 @@ def named(name: str, root: str | None) -> Source:
             raise UserError(f"{origin}: got {given}, found no folder {folder}, expected the set's files there")
         ours = any(folder.glob("*.npz")) or any(folder.glob("*.webp"))
         if name in _ORIGINALS and not ours and is_distribution(folder):
-            return _originals(folder, name)
+            return _originals(folder, name, labels)
     if name == "binarized_mnist":
         return _binarized_mnist(folder)
     if name == "cifar10":
-        return _cifar10(folder)
-    return _gray(folder, name, _GRAY[name])
+        return _cifar10(folder, labels)
+    return _gray(folder, name, _GRAY[name], labels)
 
 
-def _originals(folder: Path, name: str) -> Source:
+def _originals(folder: Path, name: str, labels: bool) -> Source:
     """A set from the files in which it is distributed."""
-    source, want = read_distribution(folder, None), _ORIGINALS[name]
+    source, want = read_distribution(folder, None, labels), _ORIGINALS[name]
     assert isinstance(source, Source)  # of a folder
     if (source.train.shape, source.train.levels) != (want.shape, want.levels):
         got = f"[C, H, W] = {list(source.train.shape)} with {source.train.levels} levels"
@@ -135,7 +144,8 @@ def _originals(folder: Path, name: str) -> Source:
     words = f"the set's own, from its original files: {train} for training, {test} for test"
     if source.validation is not None:
         words += f", {counted(source.validation, want.test_count)} for validation"
-    return replace(source, split=words)
+    train_images, test_images = (called(part, want.classes, str(folder)) for part in (source.train, source.test))
+    return replace(source, train=train_images, test=test_images, split=words)
 
 
 def _found(path: Path) -> Path:
@@ -153,9 +163,11 @@ def _read(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any]:
     return array
 
 
-def _gray(folder: Path, name: str, files: _Gray) -> Source:
-    train = to_images(_read(folder / files.train, "images", (28, 28)), 256, f"{name}/train")
-    test = to_images(_read(folder / files.test, "images", (28, 28)), 256, f"{name}/test")
+def _gray(folder: Path, name: str, files: _Gray, labels: bool) -> Source:
+    train, test = (
+        _gray_part(folder / file, f"{name}/{part}", files, labels)
+        for part, file in (("train", files.train), ("test", files.test))
+    )
     return Source(
         train=train,
         test=test,
@@ -165,6 +177,13 @@ def _gray(folder: Path, name: str, files: _Gray) -> Source:
         ),
         test_order="file order",
     )
+
+
+def _gray_part(path: Path, name: str, files: _Gray, labels: bool) -> Images:
+    images = to_images(_read(path, "images", (28, 28)), 256, name)
+    if not labels:
+        return images
+    return labeled(images, read_labels(path), files.classes, str(path), files.first)
 
 
 def _binarized_mnist(folder: Path) -> Source:
@@ -189,12 +208,19 @@ def _unpacked(path: Path, name: str) -> Images:
     return to_images(np.unpackbits(packed, axis=1).reshape(-1, 28, 28), 2, name)
 
 
-def _cifar10(folder: Path) -> Source:
-    shards = [path for path in (folder / f"train-{i}.webp" for i in range(5)) if path.is_file()]
+def _cifar10(folder: Path, labels: bool) -> Source:
+    given = [i for i in range(5) if (folder / f"train-{i}.webp").is_file()]
+    shards = [folder / f"train-{i}.webp" for i in given]
     if not shards:
         _found(folder / "train-0.webp")
     train = to_images(np.concatenate([_mosaic(path) for path in shards]), 256, "cifar10/train")
     test = to_images(_mosaic(_found(folder / "test.webp")), 256, "cifar10/test")
+    if labels:
+        path, per_shard = _found(folder / "labels.npz"), _TILES**2
+        known = _cifar10_labels(path, "train")
+        parts = [known[i * per_shard : (i + 1) * per_shard] for i in given]
+        train = labeled(train, np.concatenate(parts), CIFAR10, str(path))
+        test = labeled(test, _cifar10_labels(path, "test"), CIFAR10, str(path))
     stems = ", ".join(path.stem for path in shards)
     return Source(
         train=train,
@@ -202,6 +228,14 @@ def _cifar10(folder: Path) -> Source:
         split=f"the set's own: {stems} ({counted(train, 50000)}) for training, test ({counted(test, 10000)}) for test",
         test_order="file order",
     )
+
+
+def _cifar10_labels(path: Path, part: str) -> NDArray[Any]:
+    """The labels of one split, in the order of its mosaics."""
+    found = read_beside(path, (part,))
+    if found is None:
+        raise unlabeled(f"{path} has no array {part!r}")
+    return found
 
 
 def _mosaic(path: Path) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import struct
 import tarfile
 import warnings
@@ -33,10 +34,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from davi.data.arrays import OneLine, read_exactly
+from davi.data.labels import unlabeled
 from davi.errors import UserError
 
 IDX_IMAGES = 0x803
 """First four bytes of an IDX file of images: unsigned bytes (8), three dimensions."""
+IDX_LABELS = 0x801
+"""The same of labels: one dimension."""
 
 _PACKING = 100  # bytes from one packed byte; MNIST has 5, its binarized form 30
 _SMALL = 64 * 2**20  # what may be unpacked from any file, however small
@@ -53,23 +57,37 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: if the file is damaged, not of images, or longer or shorter than it says.
     """
+    return _read_idx(path, IDX_IMAGES, "images", "one image and one pixel")
+
+
+def read_idx_labels(path: Path) -> NDArray[np.uint8]:
+    """The labels of an IDX file, ``[N]``, as it is or packed with gzip (``.gz``).
+
+    Raises:
+        UserError: if the file is damaged, not of labels, or longer or shorter than it says.
+    """
+    return _read_idx(path, IDX_LABELS, "labels", "one label")
+
+
+def _read_idx(path: Path, magic: int, kind: str, least: str) -> NDArray[np.uint8]:
+    """The values of an IDX file of one kind; the last byte of its magic number is the number of its dimensions."""
     size = size_of(path)
-    with OneLine(path, "a whole IDX file of images"), unpacked(path) as file:
-        header = file.read(16)
-        magic = int.from_bytes(header[:4], "big")
-        if magic != IDX_IMAGES:
-            raise UserError(f"{path}: begins with 0x{magic:08x}, expected 0x{IDX_IMAGES:08x}, an IDX file of images")
-        shape = struct.unpack(">3I", header[4:])
+    with OneLine(path, f"a whole IDX file of {kind}"), unpacked(path) as file:
+        begins = int.from_bytes(file.read(4), "big")
+        if begins != magic:
+            raise UserError(f"{path}: begins with 0x{begins:08x}, expected 0x{magic:08x}, an IDX file of {kind}")
+        dimensions = magic & 0xFF
+        shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
         if min(shape) < 1:
-            raise UserError(f"{path}: got shape {shape}, expected at least one image and one pixel")
-        promised = shape[0] * shape[1] * shape[2]
+            raise UserError(f"{path}: got shape {shape}, expected at least {least}")
+        promised = math.prod(shape)
         most = max(_SMALL, _PACKING * size) if path.suffix == ".gz" else size
         if promised > most:
             raise UserError(f"{path}: promises {promised} bytes, expected no more than the file can hold")
-        images = read_exactly(b"", file, promised, str(path))
+        values = read_exactly(b"", file, promised, str(path))
         if file.read(1):  # to the end of the file, where gzip checks its CRC
             raise UserError(f"{path}: goes on after {promised} bytes, expected its end there")
-    return images.reshape(shape)
+    return values.reshape(shape)
 
 
 def read_amat(path: Path) -> NDArray[np.uint8]:
@@ -137,6 +155,35 @@ def read_chardata(path: Path, levels: int | None) -> tuple[NDArray[Any], NDArray
     return _upright(train, levels), _upright(test, levels), levels
 
 
+def read_chardata_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The alphabet of each image of ``chardata.mat``: the row of the 1 in its column of ``target`` or ``testtarget``.
+
+    Arguments:
+        path: a file that :func:`read_chardata` has read.
+
+    Returns:
+        Those of the training images and of the test images, ``[N]``.
+
+    Raises:
+        UserError: if a matrix is missing, or a column is not one 1 among zeros.
+    """
+    import scipy.io  # only this set needs it
+
+    names = ("target", "testtarget")
+    with OneLine(path, "MATLAB's version 5 with matrices 'target' and 'testtarget'"), warnings.catch_warnings():
+        warnings.simplefilter("error")  # scipy warns of what it repairs
+        found = scipy.io.loadmat(path, variable_names=names)
+        if missing := [name for name in names if name not in found]:
+            raise unlabeled(f"{path} has no matrix {missing[0]!r}")
+        for name in names:
+            columns = found[name]  # [alphabets, N]
+            whole = columns.dtype.kind in "bfiu" and bool(np.isin(columns, (0, 1)).all())
+            if not whole or columns.ndim != 2 or not (columns.sum(axis=0) == 1).all():
+                raise UserError(f"{path}: {name}: got other columns, expected one 1 among zeros in each")
+    train, test = (found[name].argmax(axis=0) for name in names)
+    return train, test
+
+
 def _check_unpacked(path: Path) -> None:
     """Refuse a file of MATLAB's version 5 whose packed variables are larger than memory should hold."""
     with path.open("rb") as file:
@@ -171,8 +218,8 @@ def _upright(columns: NDArray[Any], levels: int) -> NDArray[Any]:
     return whole.reshape(-1, 28, 28).swapaxes(1, 2)
 
 
-def read_cifar(data: bytes, classes: tuple[int, ...], name: str) -> NDArray[np.uint8]:
-    """The images of one file of the binary version of CIFAR.
+def read_cifar(data: bytes, classes: tuple[int, ...], name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The images and labels of one file of the binary version of CIFAR.
 
     A record is one label for each kind of class, and then the red, the green and the blue plane, each row after row.
 
@@ -182,7 +229,7 @@ def read_cifar(data: bytes, classes: tuple[int, ...], name: str) -> NDArray[np.u
         name: of the file.
 
     Returns:
-        ``[N, 32, 32, 3]``.
+        Images ``[N, 32, 32, 3]``, and of each its last label ``[N]``, that of the finest classes.
 
     Raises:
         UserError: if the length does not fit, or if a label is too large, so that this is something else.
@@ -194,7 +241,8 @@ def read_cifar(data: bytes, classes: tuple[int, ...], name: str) -> NDArray[np.u
     for i, count in enumerate(classes):
         if (largest := int(records[:, i].max())) >= count:
             raise UserError(f"{name}: got label {largest}, expected 0 to {count - 1}, those of CIFAR-{classes[-1]}")
-    return records[:, len(classes) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    images = records[:, len(classes) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return images, records[:, len(classes) - 1]
 
 
 def read_members(path: Path, names: Collection[str]) -> dict[str, bytes]:

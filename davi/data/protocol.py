@@ -17,6 +17,7 @@ from davi.data.config import DataConfig, check
 from davi.data.decoded import Progress
 from davi.data.embedded import share_pixels
 from davi.data.images import Images, Source, Whole
+from davi.data.labels import check_alike, described
 from davi.data.sources import as_levels, source_of, whole_of
 from davi.errors import UserError
 
@@ -33,6 +34,7 @@ _IDENTITY = (
         "flip",
     ),
     *("shape", "levels", "source_levels", "counts"),
+    *("labels", "classes", "classes_sha256", "train_labels_sha256", "validation_labels_sha256", "test_labels_sha256"),
 )
 """What of a protocol says which images they are, the most telling first."""
 
@@ -56,9 +58,12 @@ class DataSets:
             evaluated), each of the values row by row, one byte each up to 256 levels, four with the lowest first above.
             Of a folder of images also ``fit`` (in words; null where the images have one size), ``test_fraction``
             (null where the folder says which are for test), ``files`` (used for each split) and ``unreadable`` (files
-            that were left out).
+            that were left out). With labels also what :func:`davi.data.labels.described` says of them.
         notes: what the user should be told about the images, a line each.
         stored: training images before any binarization; None where nobody has told.
+
+    Raises:
+        UserError: if the splits have different classes.
     """
 
     train: Images
@@ -67,6 +72,14 @@ class DataSets:
     protocol: dict[str, Any]
     notes: tuple[str, ...] = ()
     stored: Images | None = None
+
+    def __post_init__(self) -> None:
+        check_alike({"training": self.train, "validation": self.validation, "test": self.test})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, the same in all splits; () where no labels were read."""
+        return self.test.classes
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -142,6 +155,7 @@ def _prepared(source: Source, config: DataConfig) -> DataSets:
         "train_sha256": digest(train),
         "validation_sha256": digest(validation) if validation else None,
         "test_sha256": digest(test),
+        **described({"train_": train, "validation_": validation, "test_": test}),
         **source.details,
     }
     return DataSets(train, validation, test, protocol, source.notes, gray)
@@ -279,6 +293,7 @@ def _all_of(whole: Whole, config: DataConfig) -> Selection:
         **_as_evaluated(images, stored.levels, config),
         "test_order": whole.order,
         "sha256": digest(images),
+        **described({"": images}),
         **whole.details,
     }
     return Selection(images, "all", stored, None, protocol, words, whole.notes)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
-from davi.data.arrays import OneLine, hints, read_images
+from davi.data.arrays import OneLine, hints, read_images, read_labels
 from davi.data.cache import location
 from davi.data.config import DataConfig, check
 from davi.data.decoded import FolderOptions, Progress
@@ -18,6 +20,7 @@ from davi.data.fitting import Fit, How
 from davi.data.folder import read_folder, read_whole
 from davi.data.formats import is_distribution, read_distribution
 from davi.data.images import Images, Source, Whole, pixel_dtype
+from davi.data.labels import check_alike, labeled, require
 from davi.data.named import NAMES, named
 from davi.data.splitting import last_part, two_files
 from davi.data.subfolders import has_test
@@ -102,6 +105,13 @@ def source_of(config: DataConfig, progress: Progress | None = None) -> Source:
     Raises:
         UserError: one line: there is no such set, it is damaged, or an option contradicts it.
     """
+    source = _split(config, progress)
+    if config.labels:
+        require(source.train, config.set)
+    return source
+
+
+def _split(config: DataConfig, progress: Progress | None) -> Source:
     _refuse_unused(config)
     if kind_of(config.set) == "folder":
         test = Path(config.test) if config.test is not None else None
@@ -131,6 +141,13 @@ def whole_of(config: DataConfig, own_test: bool, progress: Progress | None = Non
     """
     plain = DataConfig()
     config = dataclasses.replace(config, test=plain.test, test_fraction=plain.test_fraction, validation=0)
+    found = _unsplit(config, own_test, progress)
+    if config.labels:
+        require(found.images if isinstance(found, Whole) else found.train, config.set)
+    return found
+
+
+def _unsplit(config: DataConfig, own_test: bool, progress: Progress | None) -> Source | Whole:
     _refuse_unused(config)
     if kind_of(config.set) == "folder":
         path = Path(config.set)
@@ -148,34 +165,37 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
     """What is behind a name that is no folder of images, with the levels and the place that the options say."""
     kind = kind_of(name)
     if kind == "array":
-        return _array(Path(name), config.levels)
+        return _array(Path(name), config)
     if kind == "distribution":
-        return read_distribution(Path(name), config.levels)
+        return read_distribution(Path(name), config.levels, config.labels)
     if kind == "hub":
         from davi.data.hub import read_hub
 
-        found = read_hub(name, location(config.cache) / "hub", config.max_pixels)
+        found = read_hub(name, location(config.cache) / "hub", config.max_pixels, config.labels)
         return found if config.levels is None else as_levels(found, config.levels)
     if name in NAMES:
-        return named(name, config.root)
-    source = digits() if name == "digits" else photos()
+        return named(name, config.root, config.labels)
+    source = digits(config.labels) if name == "digits" else photos()
     note = f"data.root is not needed: {name} comes with scikit-learn"
     return dataclasses.replace(source, notes=(note,)) if config.root is not None else source
 
 
-def _array(path: Path, levels: int | None) -> Whole:
-    images = read_images(path, levels, path.name)
-    return Whole(images, str(path), notes=hints(path, images, levels))
+def _array(path: Path, config: DataConfig) -> Whole:
+    images = read_images(path, config.levels, path.name)
+    notes = hints(path, images, config.levels)
+    if config.labels:
+        images = labeled(images, read_labels(path), None, str(path))
+    return Whole(images, str(path), notes=notes)
 
 
 def _test_file(config: DataConfig) -> Whole:
     """The images of ``data.test`` beside those of a file."""
     path = Path(config.test or "")
     if kind_of(config.set) == "array":
-        return _array(path, config.levels)
+        return _array(path, config)
     with OneLine(path, "a file of images"):
         known = path.expanduser().is_file() and is_distribution(path)
-    found = read_distribution(path, config.levels) if known else None
+    found = read_distribution(path, config.levels, config.labels) if known else None
     if not isinstance(found, Whole):
         raise UserError(f"data.test: got {config.test!r}, expected a file in the form of {config.set}")
     return found
@@ -229,6 +249,7 @@ def _folder_options(config: DataConfig) -> FolderOptions:
         location(config.cache),
         config.memory,
         config.max_pixels,
+        config.labels,
     )
 
 
@@ -266,16 +287,16 @@ def as_levels(found: Source | Whole, levels: int) -> Source | Whole:
 def _source_as(source: Source, levels: int | None) -> Source:
     if levels is None:
         return source
-    validation = source.validation and _relabeled(source.validation, levels)
-    train, test = _relabeled(source.train, levels), _relabeled(source.test, levels)
+    validation = source.validation and _releveled(source.validation, levels)
+    train, test = _releveled(source.train, levels), _releveled(source.test, levels)
     return dataclasses.replace(source, train=train, validation=validation, test=test)
 
 
 def _whole_as(whole: Whole, levels: int | None) -> Whole:
-    return whole if levels is None else dataclasses.replace(whole, images=_relabeled(whole.images, levels))
+    return whole if levels is None else dataclasses.replace(whole, images=_releveled(whole.images, levels))
 
 
-def _relabeled(images: Images, levels: int) -> Images:
+def _releveled(images: Images, levels: int) -> Images:
     """The same values among another number of levels."""
     if levels == images.levels:
         return images
@@ -294,9 +315,21 @@ def _relabeled(images: Images, levels: int) -> Images:
 def _together(source: Source, name: str) -> Whole:
     """All splits of a set: training, validation and test images."""
     parts = [part for part in (source.train, source.validation, source.test) if part is not None]
-    first: dict[str, Any] = {"levels": source.train.levels, "name": Path(name).name}
-    files = [part.groups for part in parts if part.groups is not None]
-    groups = torch.cat(files) if len(files) == len(parts) else None
-    images = Images(torch.cat([part.pixels for part in parts]), **first, groups=groups, checked=True)
+    check_alike({"training": source.train, "validation": source.validation, "test": source.test})
+
+    def joined(known: Sequence[Tensor | None]) -> Tensor | None:
+        found = [each for each in known if each is not None]
+        return torch.cat(found) if len(found) == len(parts) else None
+
+    images = dataclasses.replace(
+        source.train,
+        pixels=torch.cat([part.pixels for part in parts]),
+        name=Path(name).name,
+        sha256=None,
+        mapped=False,
+        groups=joined([part.groups for part in parts]),
+        labels=joined([part.labels for part in parts]),
+        checked=True,
+    )
     words = "training images, then " + ("validation images, then " if source.validation else "") + "test images"
     return Whole(images, name, words, source.details, source.notes)

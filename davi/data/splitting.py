@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from davi.data.images import Images, Source, Whole
+from davi.data.labels import matched
 from davi.errors import UserError
 
 TENTH = 0.1
@@ -85,6 +86,7 @@ def two_files(whole: Whole, other: Whole) -> Source:
     if (test.shape, test.levels) != (train.shape, train.levels):
         got, want = (f"[C, H, W] = {list(i.shape)} with {i.levels} levels" for i in (test, train))
         raise UserError(f"data.test: got {other.path} with images {got}, expected {want} as in {whole.path}")
+    train, test = matched(train, test)
     copies = repeated(train, test)
     left_out = int(copies.sum())
     if left_out == len(train):

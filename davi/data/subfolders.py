@@ -66,6 +66,19 @@ def has_test(folder: Path) -> bool:
     return {"train", "test"} <= set(split_folders(folder))
 
 
+def splits_among(folder: Path, names: Sequence[str]) -> set[str]:
+    """The sub-folders that are splits, and no classes which happen to be called so.
+
+    Arguments:
+        folder: the set.
+        names: relative paths of all its images.
+    """
+    own = split_folders(folder)
+    found = {name for names_of_part in own.values() for name in names_of_part}
+    alone = "train" in own and len(own) > 1 and all(name.partition("/")[0] in found for name in names)
+    return found if alone or has_test(folder) else set()
+
+
 def inside(folder: Path, test: Path) -> str | None:
     """The path of the test images relative to the folder that they are in; None if they are elsewhere.
 
