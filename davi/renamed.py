@@ -18,6 +18,9 @@ RECIPE = "recipe.yaml"
 """The name of the recipe that DAVI writes into a run's folder."""
 
 KEYS: dict[str, str] = {
+    "model.likelihood": "model.likelihood.family",
+    "model.mixture_components": "model.likelihood.components",
+    "model.likelihood_form": "model.likelihood.form",
     "training.stages": "training.stairs",
 }
 """Old key -> new key, with dots: ``training.clip_norm``."""

@@ -103,6 +103,30 @@ def test_old_words_are_read_where_davi_wrote_them_and_explained_elsewhere(tmp_pa
     assert all(not upgraded({}).get(old) for old in KEYS)
 
 
+def test_the_options_of_old_that_are_a_section_today(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = {"name": "nvae", "likelihood": "logistic_mixture", "mixture_components": 3, "likelihood_form": "nvae"}
+    section = {"family": "logistic_mixture", "components": 3, "form": "nvae"}
+    assert upgraded({"model": old}) == {"model": {"name": "nvae", "likelihood": section}}
+    assert upgraded({"model": {"mixture_components": 3}}) == {"model": {"likelihood": {"components": 3}}}
+    assert upgraded({"model": {"likelihood": section}}) == {"model": {"likelihood": section}}
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {name: vae, mixture_components: 3}\ndata: {set: digits}\ntraining: {steps: 1}\n")
+    assert main(["train", str(path)]) == 2
+    assert (
+        capsys.readouterr().err == f"davi: {path}: model.mixture_components is now called model.likelihood.components\n"
+    )
+    said = "davi: command line: model.likelihood is now called model.likelihood.family\n"
+    weights = tmp_path / "weights.th"
+    torch.save({"decoder.dec_blocks.0.z_proj.weight": torch.zeros(1)}, weights)
+    for words in (
+        ["train", "vae_digits_tiny"],
+        ["import", "vdvae", str(weights), "--run", str(tmp_path / "run")],
+        ["train", "--from", str(weights), "--run", str(tmp_path / "run")],
+    ):
+        assert main([*words, "--model.likelihood", "bernoulli"]) == 2
+        assert capsys.readouterr().err == said
+
+
 def test_a_recipe_of_ones_own_is_told_the_new_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, key, old, new = "iwae_mnist", "gradient", "doubly_reparametrised", "doubly_reparameterized"
     path = tmp_path / "mine.yaml"

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _SUFFIXES = (".yaml", ".yml")
 
 _REMEDIES = {
-    "likelihood": "--model.likelihood logistic_mixture takes any, --data.binarization dynamic makes gray binary",
+    "likelihood.family": "--model.likelihood.family logistic_mixture takes any, --data.binarization dynamic makes gray "
+    "binary",
     "pad": "--model.pad null adds as much as these images need",
 }
 """Option of a model that does not fit the images -> what can be done."""

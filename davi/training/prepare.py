@@ -16,6 +16,7 @@ from davi.data import DataSets
 from davi.distributions import Drawn, Latent, Normal
 from davi.errors import UserError
 from davi.evidence import Evidence
+from davi.layers import PixelLikelihood
 from davi.model import DataInitialized, Hierarchy, Model
 from davi.objectives import ObjectiveConfig
 from davi.renamed import read
@@ -38,10 +39,10 @@ def check_fit(model: Model, sets: DataSets, config: ObjectiveConfig) -> None:
             f"data: got images {list(sets.shape)} with {sets.levels} levels, expected {list(model.shape)} with "
             f"{model.levels} levels, for which the model was built"
         )
-    if (form := getattr(model.config, "likelihood_form", "exact")) != "exact":
+    if isinstance(model, PixelLikelihood) and (form := model.head.likelihood.form) != "exact":
         raise UserError(
-            f"model.likelihood_form: got {form}, expected exact: no probabilities, only there to run published weights "
-            "(--model.likelihood_form exact)"
+            f"model.likelihood.form: got {form}, expected exact: no probabilities, only there to run published weights "
+            "(--model.likelihood.form exact)"
         )
     _check_objective(model, config)
 
