@@ -38,7 +38,11 @@ _HOMES = {
 
 
 def build(
-    recipe: str | Path, *overrides: str, shape: tuple[int, int, int] | None = None, levels: int | None = None
+    recipe: str | Path,
+    *overrides: str,
+    shape: tuple[int, int, int] | None = None,
+    levels: int | None = None,
+    classes: int = 0,
 ) -> Model:
     """The untrained model of a recipe, in eval mode; its initial weights are drawn from torch's default generator.
 
@@ -50,6 +54,7 @@ def build(
         overrides: options in place of the recipe's, such as ``"model.layers=[4]"``.
         shape: (C, H, W) of the images; that of the recipe's images when None.
         levels: values per channel; those of the recipe's images when None.
+        classes: of the images, for a model that is to be conditional; 0: labels play no part.
 
     Raises:
         davi.errors.UserError: a ``ValueError`` of one line, if the recipe, an option or the shape cannot be used, or
@@ -71,7 +76,7 @@ def build(
             raise UserError(f"{recipe}: got no data section, expected one, or shape and levels")
         usual = geometry_of(found.data)
         shape, levels = shape or usual[0], levels or usual[1]
-    model = recipes.build(found, shape, levels)
+    model = recipes.build(found, shape, levels, classes)
     if not isinstance(model, Model):
         raise UserError(
             f"{recipe}: got {model.name}, which gives images no probability by itself; davi.recipes.build builds it"

@@ -316,15 +316,19 @@ def _words(hint: Any) -> str:
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the dotted ``key`` in nested dicts, making the sections that are missing."""
+    """Sets the dotted ``key`` in nested dicts, making the sections that are missing. An item of a list of sections
+    goes by its ``name``."""
     *sections, last = key.split(".")
+    inner: Any = values
     for depth, section in enumerate(sections, start=1):
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
+        if isinstance(inner, list):
+            inner = next((item for item in inner if isinstance(item, dict) and item.get("name") == section), None)
+        else:
+            inner = inner.setdefault(section, {})
+        if not isinstance(inner, dict) and not (isinstance(inner, list) and depth < len(sections)):
             path = ".".join(sections[:depth])
             raise UserError(f"{_one_line(key)}: {path} is {_shown(inner)}, expected a section of keys")
-        values = inner
-    values[last] = value
+    inner[last] = value
 
 
 def _load_text(text: str, where: str) -> Any:

@@ -18,6 +18,9 @@ RECIPE = "recipe.yaml"
 """The name of the recipe that DAVI writes into a run's folder."""
 
 KEYS: dict[str, str] = {
+    "model.likelihood": "model.likelihood.family",
+    "model.mixture_components": "model.likelihood.components",
+    "model.likelihood_form": "model.likelihood.form",
     "training.optimizer": "training.optimizer.name",
     "training.betas": "training.optimizer.betas",
     "training.eps": "training.optimizer.eps",

@@ -179,7 +179,10 @@ def _compared(sections: Mapping[str, Any], where: str) -> dict[str, Any]:
     if isinstance(model, Mapping) and (name := model.get("name")) in list(MODELS):
         options = {key: value for key, value in model.items() if key != "name"}
         model = {"name": name, **to_dict(parse(MODELS[name].Config, options, where))}
-    return {"model": model, "data": which_images(sections.get("data")), "name": sections.get("name")}
+    given = sections.get("stages")
+    stages = [(stage.get("name"), stage.get("part")) for stage in given] if isinstance(given, list) else None
+    told = {"data": which_images(sections.get("data")), "name": sections.get("name")}
+    return {"model": model, **told, "stages": None if stages is None else str(stages)}
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from davi.errors import UserError
+from davi.layers import LikelihoodConfig
 from davi.models.attentive_vae import (
     AttentiveVAE,
     AttentiveVAEConfig,
@@ -39,7 +40,7 @@ SMALL = AttentiveVAEConfig(
     inference_attention=DepthWiseAttention(2),
     prior=GaussianOptions(-1.0, 5.0, 0.001),
     posterior=GaussianOptions(-5.0, 5.0, 0.001),
-    mixture_components=2,
+    likelihood=LikelihoodConfig("logistic_mixture", 2),
 )
 SMALL_SHAPE = (3, 8, 6)
 

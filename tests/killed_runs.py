@@ -28,7 +28,7 @@ from tiny import RECIPE, sets, vae
 from davi import runs
 from davi.data import DataConfig, DataSets, load
 from davi.data.cache import Writer
-from davi.training import TrainingConfig, checkpoint, loop, train
+from davi.training import TrainingConfig, checkpoint, loop, recorder, train
 from davi.training.optimizer import Average
 from davi.training.sections import CheckpointConfig, MonitorConfig, ScheduleConfig, StepFilterConfig
 from davi.training.step_filter import StepFilter
@@ -49,10 +49,10 @@ CONFIG = TrainingConfig(
 """Everything that a checkpoint must carry is in play; the guard is so strict that it skips some steps."""
 
 TARGETS: dict[str, tuple[Any, str]] = {
-    "part": (loop, "objective"),  # between the parts of a batch
+    "part": (loop._Job, "_loss"),  # between the parts of a batch
     "verdict": (StepFilter, "judge"),  # after the backward pass
     "average": (Average, "update"),  # after the weights moved, before the average did
-    "validate": (loop, "validate"),
+    "validate": (recorder, "validate"),
     "tensors": (checkpoint, "write_tensors"),  # within a checkpoint
     "flush": (os, "fsync"),  # a file is there under its temporary name
     "rename": (Path, "replace"),  # files, and the folders of checkpoints

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from davi.distributions import Normal
 from davi.evidence import Kind
-from davi.layers import DepthAttention, LayerMemory, NonLocalBlock, SqueezeExcite
+from davi.layers import DepthAttention, LayerMemory, LikelihoodConfig, NonLocalBlock, SqueezeExcite
 from davi.layers.raw_normal import GaussianOptions
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention, SpatialAttention
 
@@ -27,8 +27,7 @@ SMALL: dict[str, Any] = {
     "decoder_blocks": 1,
     "generative_attention": DepthWiseAttention(2),
     "inference_attention": DepthWiseAttention(2),
-    "likelihood": "logistic_mixture",
-    "mixture_components": 2,
+    "likelihood": LikelihoodConfig("logistic_mixture", 2),
 }
 EVERYWHERE = SpatialAttention(2, 2, 2, 2, 2, 2)
 
@@ -82,8 +81,7 @@ CIFAR = AttentiveVAEConfig(
     inference_attention=DepthWiseAttention(20, layer_norm=True),
     prior=GaussianOptions(-1.0, 5.0, 0.001),
     posterior=GaussianOptions(-5.0, 5.0, 0.001),
-    likelihood="logistic_mixture",
-    mixture_components=5,
+    likelihood=LikelihoodConfig("logistic_mixture", 5),
 )
 BASELINE = AttentiveVAEConfig(
     layers=(16,),
@@ -95,8 +93,7 @@ BASELINE = AttentiveVAEConfig(
     decoder_blocks=2,
     nodes=2,
     pad=0,
-    likelihood="logistic_mixture",
-    mixture_components=5,
+    likelihood=LikelihoodConfig("logistic_mixture", 5),
 )
 OMNIGLOT = AttentiveVAEConfig(
     layers=(15,),
@@ -111,7 +108,7 @@ OMNIGLOT = AttentiveVAEConfig(
     spatial_attention=SpatialAttention(postprocess=8, inference_merge=8, generative_merge=8),
     generative_attention=DepthWiseAttention(8, layer_norm=True),
     inference_attention=DepthWiseAttention(8, layer_norm=False),
-    likelihood="bernoulli",
+    likelihood=LikelihoodConfig("bernoulli"),
 )
 
 

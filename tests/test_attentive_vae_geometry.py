@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from davi.layers import DepthAttention
+from davi.layers import DepthAttention, LikelihoodConfig
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention, SpatialAttention
 
 SMALL: dict[str, Any] = {
@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
     "nodes": 1,
     "generative_attention": DepthWiseAttention(4),
     "inference_attention": DepthWiseAttention(4),
-    "mixture_components": 2,
+    "likelihood": LikelihoodConfig("logistic_mixture", 2),
 }
 EVERYWHERE = SpatialAttention(2, 2, 2, 2, 2, 2)
 NO_HALVING: dict[str, Any] = {"preprocess": (0,), "postprocess": (0,)}
@@ -44,9 +44,9 @@ CASES: list[tuple[tuple[int, int, int], int, dict[str, Any], list[tuple[int, int
     ((1, 2, 2), 65536, {"layers": (1, 2, 2)}, [(1, 1), (2, 2), (2, 2), (4, 4), (4, 4)]),
     ((2, 7, 12), 17, {"layers": (2, 3)}, [(2, 3)] * 2 + [(4, 6)] * 3),
     ((4, 4, 4), 256, {"layers": (1, 2, 2), **NO_HALVING}, [(1, 1), (2, 2), (2, 2), (4, 4), (4, 4)]),
-    ((1, 4, 4), 2, {"likelihood": "bernoulli", "pad": 2}, [(4, 4)] * 2),
-    ((3, 1, 1), 2, {"likelihood": "bernoulli", **NO_HALVING}, [(1, 1)] * 2),
-    ((3, 3, 5), 4, {"likelihood": "categorical"}, [(2, 3)] * 2),
+    ((1, 4, 4), 2, {"likelihood": LikelihoodConfig("bernoulli"), "pad": 2}, [(4, 4)] * 2),
+    ((3, 1, 1), 2, {"likelihood": LikelihoodConfig("bernoulli"), **NO_HALVING}, [(1, 1)] * 2),
+    ((3, 3, 5), 4, {"likelihood": LikelihoodConfig("categorical")}, [(2, 3)] * 2),
     ((1, 4, 4), 17, {"squeeze_excite": True, "nodes": 2}, [(2, 2)] * 2),
     (
         (1, 8, 8),
@@ -233,7 +233,6 @@ def test_impossible_draws_are_refused(n: int, temperature: float, message: str) 
         ({"latent_channels": 0}, "latent_channels: got 0, expected at least 1"),
         ({"width": -1}, "width: got -1, expected at least 1"),
         ({"nodes": 0}, "nodes: got 0, expected at least 1"),
-        ({"mixture_components": 0}, "mixture_components: got 0, expected at least 1"),
         ({"preprocess": ()}, "preprocess: got [], expected one or more of 0 and -2"),
         ({"preprocess": (2,)}, "preprocess: got [2], expected one or more of 0 and -2"),
         ({"postprocess": (0,)}, "postprocess: got [0], expected 0s and 1 times 2"),
@@ -261,8 +260,8 @@ def test_contradictory_options_are_refused(options: dict[str, Any], message: str
         (
             (1, 4, 4),
             17,
-            {"likelihood": "bernoulli"},
-            "likelihood: got bernoulli for 17 levels, expected 2 (binarize the data?)",
+            {"likelihood": LikelihoodConfig("bernoulli")},
+            "likelihood.family: got bernoulli for 17 levels, expected 2 (binarize the data?)",
         ),
     ],
 )

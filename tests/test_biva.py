@@ -20,6 +20,7 @@ from davi import recipes
 from davi.data import Images
 from davi.distributions import Drawn, Latent, Normal
 from davi.inspection import inspect
+from davi.layers import LikelihoodConfig
 from davi.layers.weight_norm_init import initialize_from_data
 from davi.model import Step
 from davi.models.biva import BIVA, BIVAConfig, GatedBlock, Head
@@ -32,7 +33,13 @@ from davi.training.stages import Stage
 from davi.training.state import BatchLoader
 
 SMALL = BIVAConfig(
-    latents=(3, 2, 2), strides=(2, 1, 2), dense=False, width=4, blocks=1, first_kernel=3, likelihood="bernoulli"
+    latents=(3, 2, 2),
+    strides=(2, 1, 2),
+    dense=False,
+    width=4,
+    blocks=1,
+    first_kernel=3,
+    likelihood=LikelihoodConfig("bernoulli"),
 )
 
 

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from davi.distributions import Distribution, Normal
 from davi.evaluation import LogMeanExp, importance_bound
+from davi.layers import LikelihoodConfig
 from davi.model import Choose, Hierarchy
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
 
@@ -175,7 +176,7 @@ def tiny() -> AttentiveVAE:
         encoder_blocks=1,
         decoder_blocks=1,
         nodes=1,
-        likelihood="bernoulli",
+        likelihood=LikelihoodConfig("bernoulli"),
         generative_attention=DepthWiseAttention(2),
         inference_attention=DepthWiseAttention(2),
     )

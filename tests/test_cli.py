@@ -197,7 +197,14 @@ def test_evaluation_is_that_of_the_library(run: Path, capsys: Capture) -> None:
 
 def test_the_training_split_of_dynamic_data_is_drawn(tmp_path: Path, capsys: Capture) -> None:
     np.save(tmp_path / "gray.npy", np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8))
-    words = ["--data", tmp_path / "gray.npy", "--data.binarization", "dynamic", "--model.likelihood", "bernoulli"]
+    words = [
+        "--data",
+        tmp_path / "gray.npy",
+        "--data.binarization",
+        "dynamic",
+        "--model.likelihood.family",
+        "bernoulli",
+    ]
     assert say("train", TINY, *words, "--data.validation", 0, "--training.steps", 1, "--run", tmp_path / "run") == 0
     capsys.readouterr()
     numbers = []

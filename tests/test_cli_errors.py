@@ -54,7 +54,10 @@ ERRORS: list[tuple[str, str]] = [
     ("train TINY --model.width wide", "command line: model.width: got 'wide', expected int"),
     ("train TINY --model.width", "--model.width: got no value, expected --model.width VALUE"),
     ("train TINY --model.width --resume", "--model.width: got no value"),
-    ("train TINY --run {tmp}/new --model.likelihood bernoulli", "likelihood: got bernoulli for 17 levels, expected 2"),
+    (
+        "train TINY --run {tmp}/new --model.likelihood.family bernoulli",
+        "likelihood.family: got bernoulli for 17 levels",
+    ),
     ("train TINY --recipe.x 3", "--recipe.x: cannot be used with davi train, expected --model.OPTION or --data.OPTION"),
     ("train TINY --resum", "--resum: unknown option of davi train; did you mean --resume?"),
     ("train TINY --stesp 3", "--stesp: unknown option of davi train; did you mean --training.steps?"),

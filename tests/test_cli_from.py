@@ -177,13 +177,13 @@ def test_from_original_checkpoints(need_shared: Need, images: Path, tmp_path: Pa
 
 def test_a_form_that_is_no_likelihood_is_not_trained(need_shared: Need, tmp_path: Path, capsys: Capture) -> None:
     file = need_shared("fixtures/checkpoints/vdvae_a-model-ema.th")
-    words = (*ROWS, *NORMALIZATION, "--model.likelihood_form", "openai")
+    words = (*ROWS, *NORMALIZATION, "--model.likelihood.form", "openai")
     assert say("import", "vdvae", file, "--run", tmp_path / "imported", *words) == 0
     np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
     train = ("train", "--from", tmp_path / "imported", "--data", tmp_path / "a.npy", "--run", tmp_path / "run")
     assert say(*train, "--training.steps", 1, "--training.batch_size", 2) == 2
-    assert "model.likelihood_form: got openai, expected exact" in capsys.readouterr().err
-    exact = ("--training.steps", 1, "--training.batch_size", 2, "--model.likelihood_form", "exact")
+    assert "model.likelihood.form: got openai, expected exact" in capsys.readouterr().err
+    exact = ("--training.steps", 1, "--training.batch_size", 2, "--model.likelihood.form", "exact")
     assert say(*train, *exact) == 0
 
 
@@ -201,7 +201,7 @@ ERRORS = [
     ("--from {run} --model.encoder_width 6", "what differs: model.encoder_width 4 -> 6"),
     ("--from {run} --data photos", "what differs: images of 1x8x8 -> images of 3x32x32"),
     ("--from {run} --model.encoder_with 6", "unknown key model.encoder_with; did you mean model.encoder_width?"),
-    ("--from {run} --model.likelihood categorical", "model.likelihood logistic_mixture -> categorical"),
+    ("--from {run} --model.likelihood.family categorical", "model.likelihood.family logistic_mixture -> categorical"),
     ("--from {tmp}/bare", "bare: got no section data, expected one in a recipe that is to be trained, or --data SET"),
     ("--from", "--from: expected one argument"),
 ]

@@ -174,7 +174,7 @@ def test_figures_that_cannot_be_written_cost_one_line_at_once(pair: tuple[Path, 
 def test_patches_of_two_photographs_claim_nothing(tmp_path: Path, capsys: Capture) -> None:
     for width in (4, 5):
         run = tmp_path / str(width)
-        words = ["--data", "photos", "--model.likelihood", "logistic_mixture", "--model.width", width]
+        words = ["--data", "photos", "--model.likelihood.family", "logistic_mixture", "--model.width", width]
         assert say("train", TINY, "--run", run, "--training.steps", 1, "--training.validate_every=0", *words) == 0
         capsys.readouterr()
         assert say("evaluate", run, "--limit", 30) == 0
@@ -230,7 +230,7 @@ def test_patches_of_a_folder_are_of_their_files(tmp_path: Path, capsys: Capture)
         Image.fromarray(values).save(pictures / f"{i}.png")
     words = ["--data", pictures, "--data.patches", "[8, 8]", "--data.test_fraction", "0.5"]
     run = tmp_path / "run"
-    likelihood = ["--model.likelihood", "logistic_mixture", "--training.validate_every=0", "--data.validation=0"]
+    likelihood = ["--model.likelihood.family", "logistic_mixture", "--training.validate_every=0", "--data.validation=0"]
     assert say("train", TINY, "--run", run, "--training.steps", 1, *words, *likelihood) == 0
     capsys.readouterr()
     assert say("evaluate", run, "--data", pictures, "--split", "all") == 0

@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     fill(place / "train", random(30))
     words = ["train", "attentive_digits_tiny", *QUICK]
     assert say(*words, "--data", place / "train", "--run", place / "gray") == 0
-    binary = ["--data.binarization", "dynamic", "--model.likelihood", "bernoulli"]
+    binary = ["--data.binarization", "dynamic", "--model.likelihood.family", "bernoulli"]
     assert say(*words, *binary, "--data", place / "train", "--run", place / "binary") == 0
     fill(place / "held", random(5, 1))
     fill(place / "one", random(1, 2))
@@ -284,7 +284,7 @@ def test_the_same_images_kept_as_gray_or_as_binary(tmp_path: Path, capsys: Captu
     words = ["train", "vae_digits_tiny", *QUICK, "--data", tmp_path / "gray.npy", "--data.binarization"]
     for binarization, found in (("threshold", 36), ("dynamic", None)):
         run = tmp_path / binarization
-        assert say(*words, binarization, "--run", run, "--model.likelihood", "bernoulli") == 0
+        assert say(*words, binarization, "--run", run, "--model.likelihood.family", "bernoulli") == 0
         capsys.readouterr()
         assert say("evaluate", run, "--data", tmp_path / "bits.npy") == 0
         err = capsys.readouterr().err

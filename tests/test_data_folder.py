@@ -511,11 +511,11 @@ def test_recipes_of_binary_images_name_the_options(tmp_path: Path, capsys: pytes
     said = capsys.readouterr()
     assert "data.binarization: dynamic as in the recipe" in said.out
     assert "--data.binarization none" in said.err
-    assert "--model.likelihood logistic_mixture" in said.err
+    assert "--model.likelihood.family logistic_mixture" in said.err
     assert said.err.count("\n") == 1
     assert main([*words, str(fill(tmp_path / "gray", 80)), "--data.binarization", "none"]) == 2
     said = capsys.readouterr()
-    assert "--model.likelihood logistic_mixture takes any" in said.err
+    assert "--model.likelihood.family logistic_mixture takes any" in said.err
     assert said.err.count("\n") == 1
     folder = tmp_path / "own"
     for part, first in (("train", 0), ("test", 20), ("valid", 40)):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from davi.layers import DepthAttention, LayerMemory, resize_to
+from davi.layers import DepthAttention, LayerMemory, LikelihoodConfig, resize_to
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
 
 IDENTITY = 1e-12  # float64 on both sides, a few roundings of numbers of order one
@@ -174,7 +174,7 @@ def model(layers: int, keys: int) -> AttentiveVAE:
             nodes=1,
             generative_attention=attention,
             inference_attention=attention,
-            likelihood="bernoulli",
+            likelihood=LikelihoodConfig("bernoulli"),
         ),
     )
 

@@ -21,6 +21,7 @@ from davi.distributions import Categorical, Distribution, Normal
 from davi.errors import UserError
 from davi.evaluation import LogMeanExp, evaluate, importance_bound, measuring
 from davi.evidence import Evidence, Kind
+from davi.layers import LikelihoodConfig
 from davi.model import Choose, Hierarchy, LatentModel, Model
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 
@@ -126,7 +127,7 @@ def images(n: int = 6, levels: int = 3) -> Images:
 
 def bumpy_vae() -> AttentiveVAE:
     torch.manual_seed(0)
-    config = AttentiveVAEConfig(layers=(2,), width=4, latent_channels=2, likelihood="categorical")
+    config = AttentiveVAEConfig(layers=(2,), width=4, latent_channels=2, likelihood=LikelihoodConfig("categorical"))
     model = AttentiveVAE((1, 2, 2), 3, config).double()
     with torch.no_grad():
         for parameter in model.parameters():

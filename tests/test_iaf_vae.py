@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 import davi
 from davi import recipes
 from davi.distributions import Latent, Normal, TransformedNormal
+from davi.layers import LikelihoodConfig
 from davi.models.iaf_vae import IAFVAE, IAFVAEConfig
 
 SMALL = IAFVAEConfig(
@@ -28,7 +29,7 @@ SMALL = IAFVAEConfig(
     residual_blocks=1,
     flow_steps=2,
     flow_width=4,
-    likelihood="bernoulli",
+    likelihood=LikelihoodConfig("bernoulli"),
 )
 
 
@@ -121,7 +122,7 @@ def test_weights_have_expectation_p_of_x(layers: int, channels: int, steps: int)
         stem_halvings=0,
         flow_steps=steps,
         flow_width=6,
-        likelihood="bernoulli",
+        likelihood=LikelihoodConfig("bernoulli"),
     )
     model = build(config, shape, shake=0.5)
     total = 0.0

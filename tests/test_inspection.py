@@ -23,7 +23,7 @@ from davi.inspection import Inspection, inspect
 from davi.inspection.bits import spread
 from davi.inspection.inspect import pick
 from davi.inspection.walks import depths_of
-from davi.layers import Padding
+from davi.layers import LikelihoodConfig, Padding
 from davi.model import Choose
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
 
@@ -46,7 +46,7 @@ def attentive(shape: tuple[int, int, int] = (1, 6, 10), levels: int = 4, **optio
         "nodes": 1,
         "generative_attention": DepthWiseAttention(2),
         "inference_attention": DepthWiseAttention(2),
-        "likelihood": "categorical",
+        "likelihood": LikelihoodConfig("categorical"),
     }
     model = AttentiveVAE(shape, levels, AttentiveVAEConfig(**{**usual, **options})).double().eval()
     with torch.no_grad():
@@ -279,8 +279,16 @@ def test_bounds_of_the_first_layers_by_another_walk(model: AttentiveVAE) -> None
     ("shape", "levels", "options"),
     [
         ((1, 6, 10), 4, {}),
-        ((3, 5, 9), 256, {"likelihood": "logistic_mixture", "layers": (1, 1, 1)}),  # channels share their bits
-        ((1, 8, 8), 2, {"likelihood": "bernoulli", "pad": 4}),  # latent pixels that cover padding alone
+        (
+            (3, 5, 9),
+            256,
+            {"likelihood": LikelihoodConfig("logistic_mixture", 5), "layers": (1, 1, 1)},
+        ),  # channels share their bits
+        (
+            (1, 8, 8),
+            2,
+            {"likelihood": LikelihoodConfig("bernoulli"), "pad": 4},
+        ),  # latent pixels that cover padding alone
         ((2, 4, 7), 4, {"generative_attention": DepthWiseAttention(), "inference_attention": DepthWiseAttention()}),
     ],
 )

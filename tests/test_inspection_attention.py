@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from davi.data import Images
 from davi.inspection import DepthAttentionView, inspect
 from davi.inspection.attention import MOST_BLOCKS, SpatialRecorder, queries_on
-from davi.layers import DepthAttention, NonLocalBlock, resize_to
+from davi.layers import DepthAttention, LikelihoodConfig, NonLocalBlock, resize_to
 from davi.layers.depth_attention import DepthAttentive
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention, SpatialAttention
 
@@ -34,7 +34,7 @@ def attentive(**options: Any) -> AttentiveVAE:
         "nodes": 2,
         "generative_attention": DepthWiseAttention(2),
         "inference_attention": DepthWiseAttention(2),
-        "likelihood": "categorical",
+        "likelihood": LikelihoodConfig("categorical"),
     }
     model = AttentiveVAE((1, 7, 12), 4, AttentiveVAEConfig(**{**usual, **options})).double().eval()
     with torch.no_grad():

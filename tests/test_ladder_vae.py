@@ -13,6 +13,7 @@ from torch import Tensor
 
 import davi
 from davi.distributions import Distribution, Latent, Normal
+from davi.layers import LikelihoodConfig
 from davi.model import Choose, Hierarchy
 from davi.models import LadderVAE
 from davi.models.ladder_vae import DenseRung, LadderVAEConfig, merged
@@ -218,7 +219,9 @@ def test_one_layer_is_a_plain_vae() -> None:
 @pytest.mark.parametrize(("shape", "levels"), [((3, 5, 7), 256), ((1, 9, 2), 4), ((4, 8, 8), 16)])
 @pytest.mark.parametrize("network", ["dense", "convolutional"])
 def test_any_size(network: Any, shape: tuple[int, int, int], levels: int) -> None:
-    config = LadderVAEConfig(network=network, latents=(2, 2), hidden=(4, 4), depth=1, likelihood="logistic_mixture")
+    config = LadderVAEConfig(
+        network=network, latents=(2, 2), hidden=(4, 4), depth=1, likelihood=LikelihoodConfig("logistic_mixture", 5)
+    )
     model = LadderVAE(shape, levels, config).eval()
     x = torch.randint(levels, (2, *shape))
     assert bool(model.evidence(x).log_px.isfinite().all())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from davi.layers import Padding, PixelHead
+from davi.layers import LikelihoodConfig, Padding, PixelHead
 from davi.layers.raw_normal import GaussianOptions, RawNormal
 
 
@@ -33,7 +34,7 @@ def test_padding_of_a_given_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "channels", "levels", "components", "parameters"),
+    ("family", "channels", "levels", "components", "parameters"),
     [
         ("bernoulli", 1, 2, 1, 1),
         ("bernoulli", 3, 2, 1, 3),
@@ -46,8 +47,8 @@ def test_padding_of_a_given_width() -> None:
         ("logistic_mixture", 4, 65536, 5, 60),
     ],
 )
-def test_parameters_of_a_pixel(likelihood: str, channels: int, levels: int, components: int, parameters: int) -> None:
-    head = PixelHead(likelihood, channels, levels, components)
+def test_parameters_of_a_pixel(family: Any, channels: int, levels: int, components: int, parameters: int) -> None:
+    head = PixelHead(LikelihoodConfig(family, components), channels, levels)
     assert head.parameters == parameters
     distribution = head(torch.randn(2, parameters, 3, 4))
     x = distribution.sample()
@@ -59,27 +60,28 @@ def test_parameters_of_a_pixel(likelihood: str, channels: int, levels: int, comp
 def test_layout_of_the_parameters() -> None:
     k = 2
     raw = torch.arange(k * 10, dtype=torch.float64).view(1, -1, 1, 1)
-    mixture = PixelHead("logistic_mixture", 3, 256, k)(raw)
+    mixture = PixelHead(LikelihoodConfig("logistic_mixture", k), 3, 256)(raw)
     first = -math.log(1 + math.e)  # logits 0 and 1
     assert mixture.log_weights.flatten().tolist() == pytest.approx([first, first + 1], rel=1e-12)
     assert mixture.means.flatten().tolist() == [2, 3, 4, 5, 6, 7]  # [K, C]
     assert mixture.log_scales.flatten().tolist() == [8, 9, 10, 11, 12, 13]
     assert mixture.coefficients.flatten().tolist() == pytest.approx([math.tanh(c) for c in range(14, 20)], rel=1e-12)
-    categorical = PixelHead("categorical", 2, 3)(torch.tensor([0.0, 5, 0, 0, 5, 0]).view(1, 6, 1, 1))
+    categorical = PixelHead(LikelihoodConfig("categorical"), 2, 3)(torch.tensor([0.0, 5, 0, 0, 5, 0]).view(1, 6, 1, 1))
     assert categorical.mode().flatten().tolist() == [2, 0]  # [levels, C]: channel 0 reads entries 0, 2, 4
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "levels", "message"),
     [
-        (("bernoulli", 1, 17), "likelihood: got bernoulli for 17 levels, expected 2 (binarize the data?)"),
-        (("categorical", 1, 65536), "likelihood: got categorical for 65536 levels, expected at most 256"),
-        (("logistic_mixture", 1, 256, 0), "mixture components: got 0, expected at least 1"),
+        (("bernoulli",), 17, "likelihood.family: got bernoulli for 17 levels, expected 2 (binarize the data?)"),
+        (("categorical",), 65536, "likelihood.family: got categorical for 65536 levels, expected at most 256"),
+        (("logistic_mixture", 0), 256, "components: got 0, expected at least 1"),
+        (("bernoulli", 1, "nvae"), 2, "form: got nvae, expected exact for a bernoulli"),
     ],
 )
-def test_impossible_heads_are_refused(arguments: tuple[object, ...], message: str) -> None:
+def test_impossible_heads_are_refused(options: tuple[Any, ...], levels: int, message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011  # the whole message is compared
-        PixelHead(*arguments)
+        PixelHead(LikelihoodConfig(*options), 1, levels)
     assert str(error.value) == message
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from davi import recipes
 from davi.data import geometry_of
 from davi.flows import ShiftPairs
+from davi.layers import LikelihoodConfig
 from davi.layers.context_attention import ContextAttentionOptions
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
 from davi.layers.spectral import SpectralNorms
@@ -36,7 +37,7 @@ SMALL = NVAEConfig(
     postprocess_cells=1,
     encoder_cells=1,
     decoder_cells=1,
-    mixture_components=2,
+    likelihood=LikelihoodConfig("logistic_mixture", 2),
 )
 
 
@@ -87,7 +88,7 @@ def test_the_test_configuration_has_the_official_number_of_parameters() -> None:
         ({"groups": (1, 1, 2)}, (1, 8, 8), 4),
         ({"residual_posterior": False, "squeeze_excite": False}, (2, 8, 8), 4),
         ({"halvings": 2, "groups": (2,)}, (3, 7, 10), 16),  # neither side a multiple of 4
-        ({"likelihood": "bernoulli", "pad": 2, "halvings": 2}, (1, 4, 4), 2),
+        ({"likelihood": LikelihoodConfig("bernoulli"), "pad": 2, "halvings": 2}, (1, 4, 4), 2),
         ({"halvings": 0, "groups": (3,)}, (1, 3, 5), 4),
         ({"encoder_cells": 0, "decoder_cells": 0}, (1, 8, 8), 4),
     ],
@@ -131,7 +132,7 @@ def test_a_residual_of_zero_is_the_prior() -> None:
 
 def test_zeros_around_the_image_are_those_of_a_larger_image() -> None:
     """Padding changes what is counted, not what is computed."""
-    padded = small((1, 4, 4), 2, likelihood="bernoulli", pad=2, halvings=1)
+    padded = small((1, 4, 4), 2, likelihood=LikelihoodConfig("bernoulli"), pad=2, halvings=1)
     whole = NVAE((1, 8, 8), 2, replace(padded.config, pad=0)).eval()
     whole.load_state_dict(padded.state_dict())
     x = torch.randint(2, (3, 1, 4, 4))

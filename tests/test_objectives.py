@@ -518,9 +518,9 @@ def of(model: Hierarchy) -> Any:
 
 @pytest.mark.parametrize(("recipe", "form"), [("very_deep_vae_digits_tiny", "openai"), ("nvae_digits_tiny", "nvae")])
 def test_forms_that_are_no_likelihoods_claim_nothing_and_are_not_trained(recipe: str, form: str) -> None:
-    exact, model = davi.build(recipe), davi.build(recipe, f"model.likelihood_form={form}")
+    exact, model = davi.build(recipe), davi.build(recipe, f"model.likelihood.form={form}")
     x = torch.randint(model.levels, (2, *model.shape))
     assert (exact.evidence(x).kind, model.evidence(x).kind) == (Kind.LOWER_BOUND, Kind.ESTIMATE)
     assert isinstance(model, Hierarchy)
-    with pytest.raises(UserError, match=rf"^model\.likelihood_form: got {form}, expected exact: "):
+    with pytest.raises(UserError, match=rf"^model\.likelihood\.form: got {form}, expected exact: "):
         check_fit(model, of(model), EvidenceConfig())

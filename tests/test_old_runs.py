@@ -22,6 +22,7 @@ from davi.cli import main
 from davi.config import keys as keys_of
 from davi.data import DataConfig, load
 from davi.models import MODELS
+from davi.models.nvae import NVAEConfig
 from davi.recipes import load as load_recipe
 from davi.renamed import KEYS, VALUES, complaint, upgraded
 from davi.runs import read_metrics
@@ -114,8 +115,8 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def test_new_words_are_options() -> None:
-    today = keys_of(TrainingConfig, "training.")
-    assert {*KEYS.values(), *(key for key, _ in VALUES)} <= set(today)
+    today = {*keys_of(TrainingConfig, "training."), *keys_of(NVAEConfig, "model.")}
+    assert {*KEYS.values(), *(key for key, _ in VALUES)} <= today
 
 
 def test_options_become_sections_of_the_same_name() -> None:
@@ -135,6 +136,30 @@ def test_options_become_sections_of_the_same_name() -> None:
     assert upgraded(wrong) == {"training": {"step_filter": 3}}
     both = {"training": {"eps": 1.0, "optimizer": {"eps": 2.0}}}  # the new word was written last
     assert upgraded(both) == {"training": {"optimizer": {"eps": 2.0}}}
+
+
+def test_the_options_of_old_that_are_a_section_today(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = {"name": "nvae", "likelihood": "logistic_mixture", "mixture_components": 3, "likelihood_form": "nvae"}
+    section = {"family": "logistic_mixture", "components": 3, "form": "nvae"}
+    assert upgraded({"model": old}) == {"model": {"name": "nvae", "likelihood": section}}
+    assert upgraded({"model": {"mixture_components": 3}}) == {"model": {"likelihood": {"components": 3}}}
+    assert upgraded({"model": {"likelihood": section}}) == {"model": {"likelihood": section}}
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {name: vae, mixture_components: 3}\ndata: {set: digits}\ntraining: {steps: 1}\n")
+    assert main(["train", str(path)]) == 2
+    assert (
+        capsys.readouterr().err == f"davi: {path}: model.mixture_components is now called model.likelihood.components\n"
+    )
+    said = "davi: command line: model.likelihood is now called model.likelihood.family\n"
+    weights = tmp_path / "weights.th"
+    torch.save({"decoder.dec_blocks.0.z_proj.weight": torch.zeros(1)}, weights)
+    for words in (
+        ["train", "vae_digits_tiny"],
+        ["import", "vdvae", str(weights), "--run", str(tmp_path / "run")],
+        ["train", "--from", str(weights), "--run", str(tmp_path / "run")],
+    ):
+        assert main([*words, "--model.likelihood", "bernoulli"]) == 2
+        assert capsys.readouterr().err == said
 
 
 def test_a_recipe_of_ones_own_is_told_the_new_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

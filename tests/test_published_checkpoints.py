@@ -145,8 +145,14 @@ def test_nvae_files_as_others_pass_them_on(need_shared: Need, tmp_path: Path) ->
         key: getattr(whole.config, key)
         for key in ("groups", "latent_channels", "encoder_width", "decoder_width", "preprocess_cells", "shifts")
     }
-    options |= {"pad": 2, "postprocess_cells": 2, "encoder_cells": 1, "decoder_cells": 1, "likelihood": "bernoulli"}
-    alone = import_nvae(path, Given({**options, "mixture_components": 1}, ((1, 28, 28), 2)))
+    options |= {
+        "pad": 2,
+        "postprocess_cells": 2,
+        "encoder_cells": 1,
+        "decoder_cells": 1,
+        "likelihood": {"family": "bernoulli", "components": 1},
+    }
+    alone = import_nvae(path, Given(options, ((1, 28, 28), 2)))
     for other in (found, alone):
         assert (other.shape, other.levels) == (whole.shape, whole.levels)
         assert all(torch.equal(whole.state[key], x) for key, x in other.state.items())
@@ -296,10 +302,10 @@ def test_levels_of_a_named_set_are_those_it_has(need_shared: Need, tmp_path: Pat
 def test_the_form_of_the_likelihood_is_told(
     need_shared: Need, tmp_path: Path, capsys: Capture, form: str, said: str
 ) -> None:
-    words = (*ROWS, *NORMALIZATION, "--model.likelihood_form", form)
+    words = (*ROWS, *NORMALIZATION, "--model.likelihood.form", form)
     assert run_import("vdvae", need_shared(VDVAE), tmp_path / "run", *words) == 0
     told = capsys.readouterr().out
     assert next(line for line in told.splitlines() if line.startswith("likelihood")).startswith(said)
-    assert davi.load(tmp_path / "run").config.likelihood_form == form
-    assert run_import("nvae", need_shared(NVAE), tmp_path / "other", "--model.likelihood_form", "nvae") == 2
-    assert "model.likelihood_form: got nvae, expected exact for a bernoulli" in capsys.readouterr().err
+    assert davi.load(tmp_path / "run").config.likelihood.form == form
+    assert run_import("nvae", need_shared(NVAE), tmp_path / "other", "--model.likelihood.form", "nvae") == 2
+    assert "likelihood.form: got nvae, expected exact for a bernoulli" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from davi.distributions import DiscretizedLogisticMixture
 from davi.errors import UserError
+from davi.layers import LikelihoodConfig
 from davi.model import Step
 from davi.models.attentive_vae import (
     AttentiveVAE,
@@ -35,17 +38,19 @@ from davi.published.attentive.keras_h5 import Group, Weight, read
 from davi.published.attentive.layout import datasets, layout
 from davi.published.attentive.names import parameter_names
 
+BERNOULLI = LikelihoodConfig("bernoulli")
+mixture = partial(LikelihoodConfig, "logistic_mixture")
+
 CIFAR = {
     "prior": GaussianOptions(-1.0, 5.0, 0.001),
     "posterior": GaussianOptions(-5.0, 5.0, 0.001),
-    "likelihood": "logistic_mixture",
+    "likelihood": mixture(5),
     "pad": 0,
 }
 OMNIGLOT = {
     "preprocess": (0, 0, -2),
     "postprocess": (2, 0, 0),
-    "likelihood": "bernoulli",
-    "mixture_components": 1,
+    "likelihood": LikelihoodConfig("bernoulli", 1),
     "pad": 2,
 }
 PUBLISHED: dict[str, AttentiveVAEConfig] = {
@@ -129,7 +134,7 @@ def test_layout_is_the_one_written_by_hand() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_layout_is_that_of_the_official_tables(need_shared: Callable[[str], Path], name: str) -> None:
     config = PUBLISHED[name]
-    binary = config.likelihood == "bernoulli"
+    binary = config.likelihood.family == "bernoulli"
     model = on_paper(config, (1, 28, 28) if binary else (3, 32, 32), 2 if binary else 256)
     groups, known = table(need_shared, name), datasets(model)
     found = layout(model)
@@ -156,7 +161,7 @@ def test_configuration_is_found_from_the_shapes_of_the_official_tables(
     ]
     shape, levels, config, notes = infer_configuration(groups)
     assert config == PUBLISHED[name]
-    assert (shape, levels) == (((1, 28, 28), 2) if config.likelihood == "bernoulli" else ((3, 32, 32), 256))
+    assert (shape, levels) == (((1, 28, 28), 2) if config.likelihood.family == "bernoulli" else ((3, 32, 32), 256))
     assert "2 convolutions per block (by the names" in notes[-1]
 
 
@@ -164,9 +169,9 @@ def test_configuration_is_found_from_the_shapes_of_the_official_tables(
     ("shape", "config"),
     [
         (SMALL_SHAPE, SMALL),
-        ((3, 16, 16), AttentiveVAEConfig((1,), 2, 4, pad=0, mixture_components=1)),
-        ((3, 8, 8), AttentiveVAEConfig((2,), 5, 4, (-2, 0, -2), (0, 2, 2, 0), 3, 1, 2, pad=0, mixture_components=3)),
-        ((1, 12, 8), AttentiveVAEConfig((2,), 1, 4, (0,), (0, 0), 1, 1, 3, pad=0, likelihood="bernoulli")),
+        ((3, 16, 16), AttentiveVAEConfig((1,), 2, 4, pad=0, likelihood=mixture(1))),
+        ((3, 8, 8), AttentiveVAEConfig((2,), 5, 4, (-2, 0, -2), (0, 2, 2, 0), 3, 1, 2, pad=0, likelihood=mixture(3))),
+        ((1, 12, 8), AttentiveVAEConfig((2,), 1, 4, (0,), (0, 0), 1, 1, 3, pad=0, likelihood=BERNOULLI)),
         (
             (2, 4, 4),
             AttentiveVAEConfig(
@@ -181,7 +186,7 @@ def test_configuration_is_found_from_the_shapes_of_the_official_tables(
                 pad=0,
                 spatial_attention=SpatialAttention(1, 2, 3, 4, 5, 6),
                 generative_attention=DepthWiseAttention(1, layer_norm=False),
-                likelihood="bernoulli",
+                likelihood=BERNOULLI,
             ),
         ),
         (
@@ -197,25 +202,25 @@ def test_configuration_is_found_from_the_shapes_of_the_official_tables(
                 2,
                 pad=0,
                 inference_attention=DepthWiseAttention(4, layer_norm=False),
-                mixture_components=2,
+                likelihood=mixture(2),
             ),
         ),
         (
             (3, 4, 4),
             AttentiveVAEConfig(
-                (1,), 1, 2, (-2,), (2,), pad=0, inference_attention=DepthWiseAttention(2), mixture_components=2
+                (1,), 1, 2, (-2,), (2,), pad=0, inference_attention=DepthWiseAttention(2), likelihood=mixture(2)
             ),
         ),
     ],
 )
 def test_configuration_is_found_from_shapes_alone(shape: tuple[int, int, int], config: AttentiveVAEConfig) -> None:
-    levels = 2 if config.likelihood == "bernoulli" else 256
+    levels = 2 if config.likelihood.family == "bernoulli" else 256
     model = on_paper(config, shape, levels)
     found_shape, found_levels, found, _ = infer_configuration(groups_of(model))
     assert (found_shape, found_levels) == (shape, levels)
-    same = {"prior": found.prior, "posterior": found.posterior, "mixture_components": found.mixture_components}
-    if levels > 2:
-        del same["mixture_components"]
+    same = {"prior": found.prior, "posterior": found.posterior}
+    if levels == 2:
+        same["likelihood"] = replace(config.likelihood, components=found.likelihood.components)
     assert found == type(config)(**{**vars(config), **same})
 
 
@@ -232,7 +237,7 @@ def test_a_file_of_one_layer_may_leave_the_key_width_open() -> None:
 
 def test_blocks_are_told_by_the_scopes_of_the_names() -> None:
     """Two convolutions one after the other: one block of two, or two blocks of one? The shapes are the same."""
-    config = AttentiveVAEConfig((2,), 1, 2, (0, -2, 0), (2, 0), 2, 2, 1, pad=0, mixture_components=1)
+    config = AttentiveVAEConfig((2,), 1, 2, (0, -2, 0), (2, 0), 2, 2, 1, pad=0, likelihood=mixture(1))
     config = type(config)(**{**vars(config), "preprocess": (0, 0, -2, 0)})
     groups = groups_of(on_paper(config, (3, 4, 4), 256))
     _, _, found, notes = infer_configuration(groups)
@@ -285,7 +290,7 @@ def test_lists_of_names_may_be_texts_of_any_length(own: Path) -> None:
 def test_official_file_reproduces_the_official_numbers(need_shared: Callable[[str], Path]) -> None:
     facts = json.loads(need_shared("fixtures/attentive_h5/att_cifar_trained.json").read_text())
     path = need_shared("fixtures/attentive_h5/att_cifar_trained.h5")
-    shape, levels, config, state, _ = import_h5(path, {"likelihood_form": "attentive"})
+    shape, levels, config, state, _ = import_h5(path, {"likelihood": {"form": "attentive"}})
     model = AttentiveVAE(shape, levels, config)
     model.load_state_dict(state)
     model.eval()
@@ -311,22 +316,27 @@ def test_official_file_reproduces_the_official_numbers(need_shared: Callable[[st
 
 
 def test_overrides(own: Path) -> None:
-    given = {"prior": {"log_scale_low": -3}, "posterior": {"noise": 0.5}, "likelihood_form": "attentive", "width": 4}
+    given = {
+        "prior": {"log_scale_low": -3},
+        "posterior": {"noise": 0.5},
+        "likelihood": {"form": "attentive"},
+        "width": 4,
+    }
     _, _, config, _, notes = import_h5(own, {**given, "name": "attentive_vae", "pad": None})
     assert config.prior == GaussianOptions(-3.0, 5.0, 0.001)
     assert config.posterior == GaussianOptions(-5.0, 5.0, 0.5)
-    assert config.likelihood_form == "attentive"
+    assert config.likelihood.form == "attentive"
     assert "prior log-scales -3 to 5" in notes[-1]
     shape, _, config, _, _ = import_h5(own, {"pad": 1})
     assert (shape, config.pad) == ((3, 6, 4), 1)
 
 
 def test_binary_sets_are_taken_as_padded_unless_told_otherwise() -> None:
-    config = AttentiveVAEConfig((1,), 2, 4, likelihood="bernoulli", pad=2)
+    config = AttentiveVAEConfig((1,), 2, 4, likelihood=BERNOULLI, pad=2)
     groups = groups_of(on_paper(config, (1, 28, 28), 2))
     shape, levels, found, _ = infer_configuration(groups)
     assert (shape, levels, found.pad) == ((1, 28, 28), 2, 2)
-    shape, _, found, _ = infer_configuration(groups, {"pad": 0, "mixture_components": 5})
+    shape, _, found, _ = infer_configuration(groups, {"pad": 0, "likelihood": {"components": 5}})
     assert (shape, found.pad) == ((1, 32, 32), 0)
 
 
@@ -334,9 +344,12 @@ def test_binary_sets_are_taken_as_padded_unless_told_otherwise() -> None:
     ("overrides", "message"),
     [
         ({"width": 8}, "model.width: got 8, but the file's shapes say 4"),
-        ({"layers": [2]}, "model.layers: got (2,), but the file's shapes say (3,)"),
-        ({"spatial_attention": {"decoder": 1}}, "model.spatial_attention: got SpatialAttention("),
-        ({"generative_attention": {"key_channels": 0}}, "model.generative_attention: got DepthWiseAttention("),
+        ({"layers": [2]}, "model.layers: got [2], but the file's shapes say [3]"),
+        ({"spatial_attention": {"decoder": 1}}, "model.spatial_attention.decoder: got 1, but the file's shapes say 0"),
+        (
+            {"generative_attention": {"key_channels": 0}},
+            "model.generative_attention.key_channels: got 0, but the file's shapes say 3",
+        ),
         ({"nodes": 2}, "model.nodes: got 2, expected a divisor of 1"),
         ({"nodes": "two"}, "model.nodes: got 'two', expected a divisor of 1"),
         ({"pad": 3}, "model.pad: got 3, which leaves no image of 8x6"),
@@ -344,7 +357,7 @@ def test_binary_sets_are_taken_as_padded_unless_told_otherwise() -> None:
         ({"prior": {"log_scale": 3}}, "unknown key prior.log_scale; did you mean prior.log_scale_low?"),
         ({"prior": 3}, "prior: got 3, expected a section of keys"),
         ({"widht": 3}, "unknown key widht; did you mean width?"),
-        ({"likelihood_form": "official"}, "likelihood_form: got 'official', expected one of exact"),
+        ({"likelihood": {"form": "official"}}, "likelihood.form: got 'official', expected one of exact"),
         ({"name": "nvae"}, "model.name: got 'nvae', expected attentive_vae"),
     ],
 )

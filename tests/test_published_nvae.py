@@ -17,6 +17,7 @@ import davi
 from davi.cli import main as program
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
+from davi.layers import LikelihoodConfig
 from davi.layers.nvae_cells import KernelConv2d
 from davi.model import Step
 from davi.models import NVAE
@@ -193,12 +194,12 @@ def test_a_checkpoint_becomes_a_run_with_the_authors_numbers(
     source = need_shared("fixtures/nvae_flow.safetensors")
     tensors, facts = read_fixture(source)
     path, run = checkpoint(source, tmp_path / "checkpoint.pt"), tmp_path / "run"
-    assert program(["import", "nvae", str(path), "--run", str(run), "--model.likelihood_form", "nvae"]) == 0
+    assert program(["import", "nvae", str(path), "--run", str(run), "--model.likelihood.form", "nvae"]) == 0
     assert "data set: cifar10" in capsys.readouterr().out
     model = davi.load(run)
     assert isinstance(model, NVAE)
-    assert model.config == NVAEConfig((3,), 4, 4, 4, 2, 2, 2, 2, 2, shifts=2, pad=0, mixture_components=5,
-                                      likelihood_form="nvae")  # fmt: skip
+    assert model.config == NVAEConfig((3,), 4, 4, 4, 2, 2, 2, 2, 2, shifts=2, pad=0,
+                                      likelihood=LikelihoodConfig("logistic_mixture", 5, "nvae"))  # fmt: skip
     x = tensors["input_u8"].permute(0, 3, 1, 2)
     with torch.no_grad():
         steps: list[Step] = []

@@ -126,7 +126,7 @@ def test_a_checkpoint_of_a_set_with_fewer_bits_has_no_data(tmp_path: Path, capsy
     words = ["import", "nvae", str(path), "--run", str(run)]
     assert program([*words, "--data.set", "cifar10"]) == 2
     assert "got cifar10 with images [3, 32, 32] of 256 levels" in capsys.readouterr().err
-    assert program([*words, "--model.likelihood_form", "nvae"]) == 0
+    assert program([*words, "--model.likelihood.form", "nvae"]) == 0
     assert "images of 3x32x32 with 32 levels; data set: unknown: give --data" in capsys.readouterr().out
     model = davi.load(run).double()
     assert isinstance(model, NVAE)

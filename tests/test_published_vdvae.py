@@ -189,7 +189,7 @@ model:
   latent_channels: {zdim}
   bottleneck: {bottleneck_multiple}
   bias_up_to: {no_bias_above}
-  mixture_components: {num_mixtures}
+  likelihood: {{components: {num_mixtures}}}
   input_mean: 0.473091686
   input_deviation: 0.251636706
 data: {{set: cifar10}}
@@ -274,7 +274,7 @@ def test_the_recipe_that_fits_is_found(tmp_path: Path) -> None:
     weights = {name: state[key] for name, key in parameter_names(model).items()}
     assert len(weights) == 1393
     facts = Facts.of(weights)
-    assert str(facts) == "33 and 43 blocks, width 384, latent_channels 16, mixture_components 10"
+    assert str(facts) == "33 and 43 blocks, width 384, 16 latent channels, 10 mixture components"
     found = chosen(facts, weights, Given(known=partial(known, IMPORTERS["vdvae"])))
     assert found.name == "very_deep_vae_cifar10"
     assert found.geometry == ((3, 32, 32), 256)
@@ -334,7 +334,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
     [
         ({"width": 12}, "model.width: got 12, expected 8 as in the file"),
         ({"zdim": 5}, "model.latent_channels: got 5, expected 3 as in the file"),
-        ({"num_mixtures": 4}, "model.mixture_components: got 4, expected 3 as in the file"),
+        ({"num_mixtures": 4}, "model.likelihood.components: got 4, expected 3 as in the file"),
         ({"dec_blocks": "4x2,16m4,32m16"}, "model.decoder: got 4 blocks, expected 8 as in the file"),
         (
             {"custom_width_str": "16:14,4:24"},
@@ -374,7 +374,7 @@ def test_without_a_recipe_that_fits_one_is_asked_for(tmp_path: Path, capsys: pyt
     file = official_file(tmp_path / "a.th", CUSTOM)
     assert davi_main(["import", "vdvae", str(file), "--run", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert "has 6 and 8 blocks, width 8, latent_channels 3, mixture_components 3, which fits none of" in said
+    assert "has 6 and 8 blocks, width 8, 3 latent channels, 3 mixture components, which fits none of" in said
     assert "very_deep_vae_cifar10" in said
     assert davi_main(["import", "vdvae", str(file), "--recipe", "attentive_digits", "--run", "x"]) == 2
     assert "got attentive_digits, a attentive_vae, expected one of very_deep_vae" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from davi.errors import UserError
 from davi.layers import DepthAttention
 from davi.models.attentive_vae import AttentiveVAEConfig
 from davi.objectives import make_objective
+from davi.published.importers import IMPORTERS
 from davi.training import TrainingConfig
 from davi.training.schedule import Schedule
 
@@ -159,7 +160,9 @@ def test_overrides_are_laid_over_the_recipe() -> None:
 
 def test_sections_other_than_the_model_may_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "bare.yaml"
-    path.write_text("model: {name: attentive_vae, layers: [2], width: 4, likelihood: bernoulli}\n", encoding="utf-8")
+    path.write_text(
+        "model: {name: attentive_vae, layers: [2], width: 4, likelihood: {family: bernoulli}}\n", encoding="utf-8"
+    )
     recipe = recipes.load(path)
     assert (recipe.name, recipe.data, recipe.training) == ("bare", None, None)
     assert davi.build(path, shape=(2, 5, 7), levels=2).evidence(torch.ones(1, 2, 5, 7).int()).kind is Kind.LOWER_BOUND
@@ -208,7 +211,12 @@ def test_a_mistake_in_the_file_is_not_blamed_on_the_command_line(tmp_path: Path)
 @pytest.mark.parametrize(
     ("overrides", "shape", "levels", "message"),
     [
-        (["model.likelihood=bernoulli"], None, None, "likelihood: got bernoulli for 17 levels, expected 2"),
+        (
+            ["model.likelihood.family=bernoulli"],
+            None,
+            None,
+            "likelihood.family: got bernoulli for 17 levels, expected 2",
+        ),
         ([], (0, 8, 8), None, "expected three positive numbers"),
         ([], None, 1, "levels: got 1, expected 2 to 65536"),
         (["model.width=100000000"], None, None, "the model cannot be built for images [1, 8, 8]: "),
@@ -221,6 +229,17 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
         davi.build("attentive_digits_tiny", *overrides, shape=shape, levels=levels)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.endswith("_tiny")])
+def test_forms_of_published_weights_are_for_models_of_which_there_are_some(name: str) -> None:
+    published = recipes.load(name).model_name in {form.model for form in IMPORTERS.values()}
+    family = ["model.likelihood.family=logistic_mixture"]
+    if published:
+        assert recipes.load(name, [*family, "model.likelihood.form=nvae"]).model.likelihood.form == "nvae"
+        return
+    with pytest.raises(UserError, match=r"^command line: model\.likelihood: got form nvae, expected exact: this model"):
+        recipes.load(name, [*family, "model.likelihood.form=nvae"])
 
 
 def test_files_can_be_read_without_torch() -> None:

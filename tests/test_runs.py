@@ -216,8 +216,8 @@ DIGITS: dict[str, Any] = {"model": {"name": "vae", "hidden": [6]}, "data": {"set
     [
         ({"model": {"name": "vae", "hidden": (7,)}}, "model.hidden: got [7], expected [6], with"),
         (
-            {"model": {"name": "vae", "hidden": [6], "mixture_components": 9}},
-            "model.mixture_components: got 9, expected ",
+            {"model": {"name": "vae", "hidden": [6], "likelihood": {"components": 9}}},
+            "model.likelihood.components: got 9, expected ",
         ),
         ({"model": {"name": "biva", "width": 3}, "data": {"set": "mnist"}}, "model.name: got biva, expected vae, with"),
         ({"data": {"set": "photos"}}, "data.set: got photos, expected digits, with"),

@@ -63,7 +63,7 @@ def test_everything_is_taken_over_for_images_of_the_same_kind(name: str) -> None
 
 @pytest.mark.parametrize("name", TINY)
 def test_only_the_ends_are_drawn_anew_for_other_channels_and_levels(name: str) -> None:
-    model = davi.build(name, "model.likelihood=logistic_mixture", shape=(3, 8, 8), levels=256)
+    model = davi.build(name, "model.likelihood.family=logistic_mixture", shape=(3, 8, 8), levels=256)
     source, before = davi.build(name), {key: x.clone() for key, x in model.state_dict().items()}
     start, lines = take_over(model, source, "runs/a")
     assert len(lines) == 1
@@ -88,9 +88,9 @@ def test_weights_whose_shape_no_level_changes_stay() -> None:
 def test_a_last_layer_of_another_meaning_is_no_less_new_for_having_the_same_shape() -> None:
     """30 logits of a categorical, and ten logistics of a weight, a mean and a scale."""
     name = "vae_digits_tiny"
-    categorical = davi.build(name, "model.likelihood=categorical", levels=30)
+    categorical = davi.build(name, "model.likelihood.family=categorical", levels=30)
     mixtures = [
-        davi.build(name, "model.likelihood=logistic_mixture", "model.mixture_components=10", levels=levels)
+        davi.build(name, "model.likelihood.family=logistic_mixture", "model.likelihood.components=10", levels=levels)
         for levels in (17, 30)
     ]
     assert mixtures[0].state_dict().keys() == categorical.state_dict().keys()
@@ -99,7 +99,7 @@ def test_a_last_layer_of_another_meaning_is_no_less_new_for_having_the_same_shap
     assert "output.last.weight" not in start.kept
     before = {key: x.clone() for key, x in mixtures[1].state_dict().items()}
     with pytest.raises(
-        UserError, match=r"^model: its last layer does not mean the same as in runs/a; .*likelihood categ"
+        UserError, match=r"^model: its last layer does not mean the same as in runs/a; .*likelihood.family categ"
     ):
         take_over(mixtures[1], categorical, "runs/a")
     assert all(torch.equal(before[key], x) for key, x in mixtures[1].state_dict().items())
@@ -131,7 +131,7 @@ def test_options_that_change_no_shape_are_told() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_images_shown_before_the_first_step_change_no_weight_that_was_taken_over(name: str) -> None:
-    model, source = (davi.build(name, "model.likelihood=bernoulli", levels=2) for _ in range(2))
+    model, source = (davi.build(name, "model.likelihood.family=bernoulli", levels=2) for _ in range(2))
     if not isinstance(model, DataInitialized):
         return
     start, _ = take_over(model, source, "runs/a")

@@ -19,6 +19,7 @@ from davi.distributions import Drawn, Latent, Normal
 from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.evidence import Evidence
+from davi.layers import LikelihoodConfig
 from davi.model import Hierarchy
 from davi.models import VAE
 from davi.models.vae import DenseNormal, VAEConfig
@@ -282,13 +283,14 @@ def test_resuming_what_has_no_checkpoint_yet_initializes(tmp_path: Path) -> None
 
 def test_a_model_that_needs_no_images_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VAE, "initialize", lambda self, images, kept: pytest.fail("was called"))
-    go(tmp_path / "run", 1, False, likelihood="categorical")
+    go(tmp_path / "run", 1, False, likelihood=LikelihoodConfig("categorical"))
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((3, 5, 7), 256), ((1, 9, 2), 4), ((4, 8, 8), 16)])
-@pytest.mark.parametrize("likelihood", ["categorical", "logistic_mixture"])
+@pytest.mark.parametrize("family", ["categorical", "logistic_mixture"])
 @pytest.mark.parametrize("network", ["dense", "convolutional"])
-def test_any_size_and_likelihood(network: Any, likelihood: Any, shape: tuple[int, int, int], levels: int) -> None:
+def test_any_size_and_likelihood(network: Any, family: Any, shape: tuple[int, int, int], levels: int) -> None:
+    likelihood = LikelihoodConfig(family, 5)
     model = VAE(shape, levels, VAEConfig(network, (3,), (4,), depth=1, halvings=2, likelihood=likelihood)).eval()
     x = torch.randint(levels, (2, *shape))
     assert bool(model.evidence(x).log_px.isfinite().all())

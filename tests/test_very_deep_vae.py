@@ -13,6 +13,7 @@ from torch import Tensor
 import davi
 from davi import data, recipes
 from davi.distributions import Latent, Normal
+from davi.layers import LikelihoodConfig
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes
 from davi.layers.context_attention import ContextAttentionOptions
 from davi.models.very_deep_vae import (
@@ -33,7 +34,7 @@ SMALL: dict[str, Any] = {
     "width": 8,
     "latent_channels": 3,
     "bottleneck": 0.5,
-    "mixture_components": 2,
+    "likelihood": LikelihoodConfig("logistic_mixture", 2),
 }
 
 
@@ -238,7 +239,7 @@ def test_any_size_and_channels(shape: tuple[int, int, int]) -> None:
 
 
 def test_pixels_of_any_depth_look_the_same_to_the_encoder() -> None:
-    deep, shallow = small(levels=65536, likelihood_form="exact"), small(levels=2, likelihood="bernoulli")
+    deep, shallow = small(levels=65536), small(levels=2, likelihood=LikelihoodConfig("bernoulli"))
     shallow.load_state_dict({**shallow.state_dict(), "stem.weight": deep.stem.weight, "stem.bias": deep.stem.bias})
     seen: list[Tensor] = []
     for model in (deep, shallow):

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from davi.data import DataSets, Images
 from davi.evidence import Evidence, Kind
+from davi.layers import LikelihoodConfig
 from davi.model import Model, Temperature
 from davi.models import AttentiveVAE
 from davi.models.attentive_vae import AttentiveVAEConfig, DepthWiseAttention
@@ -46,8 +47,7 @@ def vae(levels: int = 2, size: int = 4, width: int = 4) -> AttentiveVAE:
         nodes=1,
         generative_attention=DepthWiseAttention(2),
         inference_attention=DepthWiseAttention(2),
-        likelihood="bernoulli" if levels == 2 else "logistic_mixture",
-        mixture_components=2,
+        likelihood=LikelihoodConfig("bernoulli" if levels == 2 else "logistic_mixture", 2),
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)

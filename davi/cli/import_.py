@@ -19,6 +19,7 @@ from davi.published.importers import IMPORTERS, Form, read_weights
 from davi.published.reader import Given, Imported, Known
 from davi.published.recognition import Kind
 from davi.recipes import Recipe
+from davi.renamed import complaint
 from davi.runs import create_whole
 
 
@@ -32,6 +33,8 @@ def run(request: Request) -> int:
     sections = {} if base is None else base.to_dict()
     sections["model"] = {} if base is None else model_options(options.recipe, base, form.untold)
     given = override(sections, request.assignments)
+    if words := complaint(given):
+        raise UserError(f"command line: {words}")
     own = given.get("data") or {}
     candidates = partial(known, form) if base is None else tuple
     path = Path(options.file)

@@ -21,7 +21,7 @@ from davi.published.reader import Given, Imported
 from davi.published.recognition import Kind, recognized
 from davi.published.torch_files import load_state
 from davi.recipes import Recipe
-from davi.renamed import read
+from davi.renamed import complaint, read
 from davi.runs import MODEL, RECIPE, START, load_model, on_paper
 from davi.training.start import HEAD
 
@@ -95,7 +95,9 @@ def _original(path: Path, kind: Kind, request: Request) -> Imported:
     if recipe is not None and recipe.model_name == form.model:
         own = {**recipe.to_dict(), "model": model_options(base, recipe, form.untold)}
     given = override(own, [word for word in request.assignments if word.startswith("--model.")])
-    options = {key: value for key, value in given["model"].items() if key not in HEAD}
+    if words := complaint(given):
+        raise UserError(f"command line: {words}")
+    options = {key: value for key, value in given["model"].items() if key != HEAD}
     return read_weights(kind, path, Given(options, named_geometry(own.get("data") or {}), partial(known, form)))
 
 

@@ -13,12 +13,16 @@ from davi import recipes
 from davi.cli.options import Request
 from davi.cli.sets import adapted, anchored, load_told, of_run
 from davi.cli.starting import Source, check_same_source, open_source
+from davi.data import DataSets
 from davi.errors import UserError
+from davi.model import Conditional
+from davi.models import MODELS
 from davi.recipes import Recipe
 from davi.runs import RECIPE, check_can_go_on
 from davi.training import Interrupted, train
 from davi.training.parallel import Processes
 from davi.training.plan import plan
+from davi.training.stages import single
 from davi.training.start import take_over
 
 
@@ -46,7 +50,7 @@ def _train(request: Request, processes: Processes) -> int:
         torch.set_num_threads(training.threads)
     sets = processes.main_first(lambda: load_told(data, sys.stdout))
     torch.manual_seed(training.seed)  # the initial weights
-    model = recipes.build(recipe, sets.shape, sets.levels)
+    model = recipes.build(recipe, sets.shape, sets.levels, _classes(recipe, sets))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shape = "x".join(map(str, sets.shape))
     print(f"recipe {recipe.name}: {recipe.model_name}, {parameters:,} parameters")
@@ -56,14 +60,25 @@ def _train(request: Request, processes: Processes) -> int:
         start, lines = take_over(model, source.model, source.name)
         print("\n".join(lines))
     if request.options.plan:
-        print("\n".join(plan(model, sets, training).lines()))
+        for stage in recipe.stages or single(training):
+            if stage.name:
+                print(f"stage {stage.name}, which trains {stage.part or 'the whole model'}:")
+            print("\n".join(plan(model, sets, training, stage).lines()))
         return 0
     try:
-        train(model, sets, training, folder, whole, request.options.resume, start=start)
+        train(model, sets, training, folder, whole, request.options.resume, start=start, stages=recipe.stages)
     except Interrupted as interrupted:
         if processes.main:
             print(f"davi: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
+    return 0
+
+
+def _classes(recipe: Recipe, sets: DataSets) -> int:
+    """How many classes the model is told about: those of the images, if it can make use of them."""
+    if not sets.classes or issubclass(MODELS[recipe.model_name], Conditional):
+        return len(sets.classes)
+    print(f"labels of {len(sets.classes)} classes were read, of which {recipe.model_name} makes no use")
     return 0
 
 

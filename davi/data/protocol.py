@@ -124,7 +124,8 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSets:
     if channels > 1 and config.binarization != "none":
         raise UserError(
             f"data.binarization: got {config.binarization!r} for images of {channels} channels in {config.set}, "
-            "expected none: --data.binarization none, and --model.likelihood logistic_mixture if that is bernoulli"
+            "expected none: --data.binarization none, and --model.likelihood.family logistic_mixture if that is "
+            "bernoulli"
         )
     return _prepared(source, config)
 

@@ -6,7 +6,7 @@ from davi.layers.depth_attention import DepthAttention, LayerMemory, resize_to
 from davi.layers.masked import MaskedConv2d, causal_mask, degrees
 from davi.layers.nonlocal_block import NonLocalBlock
 from davi.layers.padding import Padding
-from davi.layers.pixel_head import PixelHead
+from davi.layers.pixel_head import LikelihoodConfig, PixelHead, PixelLikelihood
 from davi.layers.residual import ResidualBlock, ResidualCell
 
 __all__ = [
@@ -14,10 +14,12 @@ __all__ = [
     "ContextAttention",
     "DepthAttention",
     "LayerMemory",
+    "LikelihoodConfig",
     "MaskedConv2d",
     "NonLocalBlock",
     "Padding",
     "PixelHead",
+    "PixelLikelihood",
     "ResidualBlock",
     "ResidualCell",
     "SqueezeExcite",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, final
 
 from torch import Tensor
@@ -10,8 +11,50 @@ from davi.distributions import Bernoulli, Categorical, DiscretizedLogisticMixtur
 from davi.distributions.base import ordered_gradient
 from davi.errors import OptionError
 
-Likelihood = Literal["bernoulli", "categorical", "logistic_mixture"]
+Family = Literal["bernoulli", "categorical", "logistic_mixture"]
 Form = Literal["exact", "openai", "nvae", "attentive"]
+
+
+@final
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """The section ``likelihood`` of a model's options: the family of p(x | z). Each model has its own defaults.
+
+    Arguments:
+        family: of the distribution of a pixel.
+        components: K of a logistic mixture.
+        form: of a logistic mixture: ``exact``; the other forms serve published weights only
+            (:mod:`davi.distributions.logistic_mixture`).
+
+    Raises:
+        ValueError: if there is fewer than one component, or another family than the logistic mixture has a form.
+    """
+
+    family: Family
+    components: int = 10
+    form: Form = "exact"
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"components: got {self.components}, expected at least 1")
+        if self.form != "exact" and self.family != "logistic_mixture":
+            raise ValueError(f"form: got {self.form}, expected exact for a {self.family}")
+
+    def check_exact(self) -> None:
+        """Refuse the forms for published weights; for models of which there are none.
+
+        Raises:
+            ValueError: if the form is another one than ``exact``.
+        """
+        if self.form != "exact":
+            raise ValueError(f"likelihood: got form {self.form}, expected exact: this model has no published weights")
+
+
+class PixelLikelihood:
+    """A model whose options have a section ``likelihood`` and whose last feature map a pixel head reads as that."""
+
+    head: PixelHead
+    """Made from the section."""
 
 
 @final
@@ -23,51 +66,44 @@ class PixelHead:
     coefficients before the tanh, with G = 1 for one or three channels and G = C (independent channels) otherwise.
 
     Arguments:
-        likelihood: which family.
+        likelihood: which family, with its options.
         channels: C.
         levels: values per channel.
-        components: K of the logistic mixture.
-        form: ``"exact"``; the other forms serve published weights only
-            (:mod:`davi.distributions.logistic_mixture`).
 
     Raises:
         OptionError: a ``ValueError``, if a Bernoulli is asked for other than 2 levels, a categorical for more than 256.
-        ValueError: if there is fewer than one component.
     """
 
-    def __init__(
-        self, likelihood: Likelihood, channels: int, levels: int, components: int = 10, form: Form = "exact"
-    ) -> None:
-        if likelihood == "bernoulli" and levels != 2:
-            raise OptionError("likelihood", f"got bernoulli for {levels} levels, expected 2 (binarize the data?)")
-        if likelihood == "categorical" and levels > 256:
-            raise OptionError("likelihood", f"got categorical for {levels} levels, expected at most 256")
-        if components < 1:
-            raise ValueError(f"mixture components: got {components}, expected at least 1")
+    def __init__(self, likelihood: LikelihoodConfig, channels: int, levels: int) -> None:
+        family = likelihood.family
+        if family == "bernoulli" and levels != 2:
+            raise OptionError(
+                "likelihood.family", f"got bernoulli for {levels} levels, expected 2 (binarize the data?)"
+            )
+        if family == "categorical" and levels > 256:
+            raise OptionError("likelihood.family", f"got categorical for {levels} levels, expected at most 256")
         self.likelihood = likelihood
         self.channels = channels
         self.levels = levels
-        self.components = components
-        self.form = form
-        self.autoregressive = likelihood == "logistic_mixture" and channels == 3
+        self.autoregressive = family == "logistic_mixture" and channels == 3
 
     @property
     def parameters(self) -> int:
         """How many numbers per pixel the network must provide."""
-        if self.likelihood == "bernoulli":
+        if self.likelihood.family == "bernoulli":
             return self.channels
-        if self.likelihood == "categorical":
+        if self.likelihood.family == "categorical":
             return self.levels * self.channels
         groups = 1 if self.autoregressive else self.channels
-        return self.components * (groups + 2 * self.channels + (3 if self.autoregressive else 0))
+        return self.likelihood.components * (groups + 2 * self.channels + (3 if self.autoregressive else 0))
 
     def __call__(self, raw: Tensor) -> Distribution:
         """The distribution whose parameters are ``raw``, ``[B, parameters, H, W]``."""
-        if self.likelihood == "bernoulli":
+        if self.likelihood.family == "bernoulli":
             return Bernoulli(raw)
-        if self.likelihood == "categorical":
+        if self.likelihood.family == "categorical":
             return Categorical(raw.unflatten(1, (self.levels, self.channels)))
-        k, c = self.components, self.channels
+        k, c = self.likelihood.components, self.channels
         groups = 1 if self.autoregressive else c
         widths = [k * groups, k * c, k * c] + ([3 * k] if self.autoregressive else [])
         logits, means, log_scales, *rest = map(ordered_gradient, raw.split(widths, 1))
@@ -78,5 +114,5 @@ class PixelHead:
             log_scales.unflatten(1, (k, c)),
             self.levels,
             coefficients,
-            self.form,
+            self.likelihood.form,
         )

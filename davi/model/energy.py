@@ -36,8 +36,11 @@ class Energy(Network, ABC):
         """F of integer images ``[B, C, H, W]``: ``[B]``, nats."""
 
     @abstractmethod
-    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
-        """Integer images after ``steps`` steps of a Markov chain that leaves p(v) as it is, ``[B, C, H, W]``."""
+    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Integer images after ``steps`` steps of a Markov chain that leaves p(v) as it is, ``[B, C, H, W]``.
+
+        At another temperature T all energies, those of hidden units as well, are divided by T.
+        """
 
     def forward(self, v: Tensor) -> Tensor:
         """:meth:`free_energy`. Training calls it, so that wrappers which intercept calls work."""
@@ -99,11 +102,12 @@ class Normalized(Model):
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
 
         Raises:
-            ValueError: if ``n`` is not positive or the temperature is not 1.
+            ValueError: if ``n`` or the temperature is not positive.
         """
-        if check_draw(n, temperature) != 1.0:
-            raise ValueError(f"temperature: got {temperature}, expected 1: a Gibbs chain has no other")
+        factor = check_draw(n, temperature)
+        if factor == 0.0:
+            raise ValueError("temperature: got 0, expected a number above 0, by which energies are divided")
         self.check_labels(y, n)
         device = next(self.parameters()).device
         noise = torch.randint(self.levels, (n, *self.shape), generator=generator, device=device)
-        return self.energy.gibbs(noise, self.energy.chain_steps, generator)
+        return self.energy.gibbs(noise, self.energy.chain_steps, generator, factor)

@@ -41,7 +41,7 @@ from davi.distributions import Distribution, Normal
 from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, PixelHead, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.depth_attention import AttentionSite, DepthAttentive, resize_to
-from davi.layers.pixel_head import Form, Likelihood
+from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.layers.raw_normal import GaussianOptions, RawNormal
 from davi.layers.residual import NodeOptions, widths_along
 from davi.model import Choose, Hierarchy
@@ -95,9 +95,7 @@ class AttentiveVAEConfig:
         generative_attention: depth-wise attention of a layer over the contexts above it.
         inference_attention: depth-wise attention of a layer over the encoder features below it.
         prior, posterior: bounds and training noise of the log standard deviations.
-        likelihood: family of p(x | z).
-        mixture_components: K of a logistic mixture.
-        likelihood_form: ``exact``; anything else only to run published weights.
+        likelihood: family and options of p(x | z).
     """
 
     layers: tuple[int, ...] = (16,)
@@ -115,14 +113,11 @@ class AttentiveVAEConfig:
     inference_attention: DepthWiseAttention = field(default_factory=DepthWiseAttention)
     prior: GaussianOptions = field(default_factory=GaussianOptions)
     posterior: GaussianOptions = field(default_factory=GaussianOptions)
-    likelihood: Likelihood = "logistic_mixture"
-    mixture_components: int = 5
-    likelihood_form: Form = "exact"
+    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 5))
 
     def __post_init__(self) -> None:
         halvings = self.preprocess.count(-2)
-        positive = ("latent_channels", "width", "encoder_blocks", "decoder_blocks", "nodes", "mixture_components")
-        for name in positive:
+        for name in ("latent_channels", "width", "encoder_blocks", "decoder_blocks", "nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if not self.layers or min(self.layers) < 1:
@@ -336,7 +331,7 @@ class Encoded(NamedTuple):
 
 
 @final
-class AttentiveVAE(Hierarchy, DepthAttentive):
+class AttentiveVAE(Hierarchy, DepthAttentive, PixelLikelihood):
     """The Deep Attentive VAE (module docstring).
 
     Arguments:
@@ -358,7 +353,7 @@ class AttentiveVAE(Hierarchy, DepthAttentive):
         unit = 2 ** (widths.halvings + len(config.layers) - 1)  # what all the halvings together divide by
         self.padding = Padding.to_multiple(self.shape[1:], unit, config.pad)
         self.scale_of_layer = [scale for scale, count in enumerate(config.layers) for _ in range(count)]
-        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components, config.likelihood_form)
+        self.head = PixelHead(config.likelihood, shape[0], levels)
         self._build_encoder(widths)
         self._build_decoder(widths, unit)
         self.output = WeightNormConv2d(widths.context // 2**widths.halvings, self.head.parameters, 3)

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -53,7 +53,7 @@ from davi.distributions import Distribution, Drawn, Normal
 from davi.layers import Padding, PixelHead
 from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import WeightNormConv2d
-from davi.layers.pixel_head import Likelihood
+from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.layers.weight_norm_init import initialize_from_data
 from davi.model import Choose, DataInitialized, Hierarchy, ask_early
 
@@ -80,8 +80,7 @@ class BIVAConfig:
             is, as in the published programs, whose variances (but that of the top prior) are at least 1 for that
             reason.
         initial_scale: standard deviation of every convolution's outputs after the data-dependent initialization.
-        likelihood: family of p(x | z).
-        mixture_components: K of a logistic mixture.
+        likelihood: family and options of p(x | z).
     """
 
     latents: tuple[int, ...] = (48, 40, 32, 24, 16, 8)
@@ -95,17 +94,17 @@ class BIVAConfig:
     generative_dropout: float = 0.0
     variance: Variance = "raw"
     initial_scale: float = 0.1
-    likelihood: Likelihood = "bernoulli"
-    mixture_components: int = 10
+    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("bernoulli", 10))
 
     def __post_init__(self) -> None:
+        self.likelihood.check_exact()
         if not self.latents or min(self.latents) < 1:
             raise ValueError(f"latents: got {list(self.latents)}, expected one or more positive numbers")
         if len(self.strides) != len(self.latents) or set(self.strides) - {1, 2}:
             raise ValueError(
                 f"strides: got {list(self.strides)}, expected 1 or 2 for each of {len(self.latents)} layers"
             )
-        for name in ("width", "blocks", "mixture_components"):
+        for name in ("width", "blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         for name in ("first_kernel", "kernel"):
@@ -221,7 +220,7 @@ class Climbed(NamedTuple):
 
 
 @final
-class BIVA(Hierarchy, DataInitialized):
+class BIVA(Hierarchy, DataInitialized, PixelLikelihood):
     """The bidirectional-inference hierarchy (module docstring, which also gives the order of its 2L - 1 latents).
 
     Arguments:
@@ -246,7 +245,7 @@ class BIVA(Hierarchy, DataInitialized):
         halved = [math.prod(config.strides[: i + 1]) for i in range(self.depth)]
         self.grids = [(self.padding.padded[0] // factor, self.padding.padded[1] // factor) for factor in halved]
         """Grids of layers 1 .. L."""
-        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components)
+        self.head = PixelHead(config.likelihood, shape[0], levels)
         self._build_inference()
         self._build_generative()
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, final
 
@@ -45,7 +45,7 @@ from davi.flows import InverseAutoregressiveFlow
 from davi.layers import Padding, PixelHead
 from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import WeightNormConv2d
-from davi.layers.pixel_head import Likelihood
+from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.layers.raw_normal import RawNormal
 from davi.layers.weight_norm_init import initialize_from_data
 from davi.model import Choose, DataInitialized, Hierarchy
@@ -73,8 +73,7 @@ class IAFVAEConfig:
         flow_hidden_layers: hidden layers of the autoregressive networks.
         gate_bias: initial bias of the flow's gates before the sigmoid; the paper has 1 or 2.
         initial_scale: standard deviation of every convolution's outputs after the data-dependent initialization.
-        likelihood: family of p(x | z).
-        mixture_components: K of a logistic mixture; 1 is the paper's logistic.
+        likelihood: family and options of p(x | z); one component is the paper's logistic.
     """
 
     layers: tuple[int, ...] = (10,)
@@ -89,11 +88,11 @@ class IAFVAEConfig:
     flow_hidden_layers: int = 2
     gate_bias: float = 2.0
     initial_scale: float = 0.1
-    likelihood: Likelihood = "logistic_mixture"
-    mixture_components: int = 1
+    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 1))
 
     def __post_init__(self) -> None:
-        positive = ("latent_channels", "width", "dense_width", "flow_width", "flow_hidden_layers", "mixture_components")
+        self.likelihood.check_exact()
+        positive = ("latent_channels", "width", "dense_width", "flow_width", "flow_hidden_layers")
         for names, least in ((positive, 1), (("dense_layers", "stem_halvings", "residual_blocks", "flow_steps"), 0)):
             for name in names:
                 if getattr(self, name) < least:
@@ -199,7 +198,7 @@ class PlainBlock(Checkpointed):
 
 
 @final
-class IAFVAE(Hierarchy, DataInitialized):
+class IAFVAE(Hierarchy, DataInitialized, PixelLikelihood):
     """The residual ladder with inverse autoregressive flows (module docstring). ``z_0 .. z_{dense_layers - 1}`` are
     vectors ``[B, C, 1, 1]``, the others maps.
 
@@ -223,7 +222,7 @@ class IAFVAE(Hierarchy, DataInitialized):
         self.padding = Padding.to_multiple(self.shape[1:], unit)
         self.grid = (self.padding.padded[0] // unit, self.padding.padded[1] // unit)
         """The coarsest grid of maps."""
-        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components)
+        self.head = PixelHead(config.likelihood, shape[0], levels)
         self.up = nn.ModuleList(UpBlock(layer, top=i == 0) for i, layer in enumerate(layers))
         self.top = nn.Parameter(torch.zeros(1, layers[0].width, 1, 1))
         self.down_heads = nn.ModuleList(DownHeads(layer) for layer in layers)

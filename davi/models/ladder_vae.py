@@ -27,7 +27,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, final
 
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from davi.distributions import Distribution, Normal
 from davi.layers import Padding, PixelHead, ResidualBlock, ResidualCell, WeightNormConv2d
-from davi.layers.pixel_head import Likelihood
+from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.model import Choose, Hierarchy
 
 _SLOPE = 0.01
@@ -59,8 +59,7 @@ class LadderVAEConfig:
         depth: how many hidden layers each perceptron, or residual blocks each cell, has.
         share_top_down: whether posteriors are merged with the priors themselves, as the paper says. If not, a second
             top-down network of its own makes what they are merged with, as in the released program.
-        likelihood: family of p(x | z).
-        mixture_components: K of a logistic mixture.
+        likelihood: family and options of p(x | z).
     """
 
     network: Literal["dense", "convolutional"] = "dense"
@@ -68,13 +67,12 @@ class LadderVAEConfig:
     hidden: tuple[int, ...] = (512, 256, 128, 64, 32)
     depth: int = 2
     share_top_down: bool = True
-    likelihood: Likelihood = "bernoulli"
-    mixture_components: int = 5
+    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("bernoulli", 5))
 
     def __post_init__(self) -> None:
-        for name in ("depth", "mixture_components"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        self.likelihood.check_exact()
+        if self.depth < 1:
+            raise ValueError(f"depth: got {self.depth}, expected at least 1")
         for name in ("latents", "hidden"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(
@@ -177,7 +175,7 @@ class DensePixels(nn.Module):
 
 
 @final
-class LadderVAE(Hierarchy):
+class LadderVAE(Hierarchy, PixelLikelihood):
     """The Ladder VAE (module docstring).
 
     Arguments:
@@ -195,7 +193,7 @@ class LadderVAE(Hierarchy):
     def __init__(self, shape: tuple[int, int, int], levels: int, config: LadderVAEConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
         self.num_layers = layers = len(config.latents)
-        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components)
+        self.head = PixelHead(config.likelihood, shape[0], levels)
         dense = config.network == "dense"
         unit = 1 if dense else 2**layers
         self.padding = Padding.to_multiple(self.shape[1:], unit)

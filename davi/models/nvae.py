@@ -47,7 +47,7 @@ from davi.layers import LayerMemory, Padding, PixelHead
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
-from davi.layers.pixel_head import Form, Likelihood
+from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.layers.spectral import SpectralNorms
 from davi.model import Choose, DataInitialized, Hierarchy
 
@@ -74,9 +74,7 @@ class NVAEConfig:
         shifts: pairs of autoregressive shifts of every posterior.
         pad: zeros added on each side of the image; None: as few as the halvings require.
         depth_attention: reading across groups, which the paper does not have.
-        likelihood: family of p(x | z).
-        mixture_components: K of a logistic mixture.
-        likelihood_form: ``exact``; anything else only to run published weights.
+        likelihood: family and options of p(x | z).
     """
 
     groups: tuple[int, ...] = (5, 10)
@@ -93,19 +91,10 @@ class NVAEConfig:
     shifts: int = 0
     pad: int | None = None
     depth_attention: ContextAttentionOptions = field(default_factory=ContextAttentionOptions)
-    likelihood: Likelihood = "logistic_mixture"
-    mixture_components: int = 10
-    likelihood_form: Form = "exact"
+    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 10))
 
     def __post_init__(self) -> None:
-        for name in (
-            "latent_channels",
-            "encoder_width",
-            "decoder_width",
-            "preprocess_cells",
-            "postprocess_cells",
-            "mixture_components",
-        ):
+        for name in ("latent_channels", "encoder_width", "decoder_width", "preprocess_cells", "postprocess_cells"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         for name in ("halvings", "encoder_cells", "decoder_cells", "shifts"):
@@ -181,7 +170,7 @@ class Group(nn.Module):
 
 
 @final
-class NVAE(Hierarchy, DepthAttentive, DataInitialized):
+class NVAE(Hierarchy, DepthAttentive, DataInitialized, PixelLikelihood):
     """NVAE (module docstring).
 
     Arguments:
@@ -204,7 +193,7 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialized):
         self.padding = Padding.to_multiple(self.shape[1:], unit, config.pad)
         rows, columns = self.padding.padded
         self.top_grid = (rows // unit, columns // unit)
-        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components, config.likelihood_form)
+        self.head = PixelHead(config.likelihood, shape[0], levels)
         # Of the widths at full resolution, one for each group, the top first.
         multiples = [unit >> scale for scale, count in enumerate(config.groups) for _ in range(count)]
         self._build_encoder(multiples)

@@ -24,7 +24,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, final
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from davi.distributions import Distribution, Latent, Normal
 from davi.layers import Padding, PixelHead, ResidualBlock, ResidualCell, WeightNormConv2d
-from davi.layers.pixel_head import Likelihood
+from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.layers.residual import widths_along
 from davi.model import Choose, DataInitialized, Hierarchy, ask_early
 
@@ -52,8 +52,7 @@ class VAEConfig:
             full resolution, which double with each halving.
         depth: how many hidden layers there are in each place; convolutional: residual blocks for each halving.
         halvings: how often the resolution is halved on the way to the latents; convolutional only.
-        likelihood: family of p(x | z).
-        mixture_components: K of a logistic mixture.
+        likelihood: family and options of p(x | z).
     """
 
     network: Literal["dense", "convolutional"] = "dense"
@@ -61,11 +60,11 @@ class VAEConfig:
     hidden: tuple[int, ...] = (200,)
     depth: int = 2
     halvings: int = 2
-    likelihood: Likelihood = "bernoulli"
-    mixture_components: int = 5
+    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("bernoulli", 5))
 
     def __post_init__(self) -> None:
-        for name in ("depth", "mixture_components", "halvings"):
+        self.likelihood.check_exact()
+        for name in ("depth", "halvings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         for name in ("latents", "hidden"):
@@ -171,7 +170,7 @@ class ConvolutionalOutput(nn.Module):
 
 
 @final
-class VAE(Hierarchy, DataInitialized):
+class VAE(Hierarchy, DataInitialized, PixelLikelihood):
     """The variational autoencoder (module docstring).
 
     Arguments:
@@ -190,9 +189,9 @@ class VAE(Hierarchy, DataInitialized):
     def __init__(self, shape: tuple[int, int, int], levels: int, config: VAEConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
         self.num_layers = len(config.latents)
-        if config.likelihood != "bernoulli":
+        if config.likelihood.family != "bernoulli":
             self.images_wanted = 0
-        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components)
+        self.head = PixelHead(config.likelihood, shape[0], levels)
         unit = 2**config.halvings if config.network == "convolutional" else 1
         self.padding = Padding.to_multiple(self.shape[1:], unit)
         if config.network == "dense":

@@ -46,7 +46,7 @@ from davi.layers import ContextAttention, LayerMemory, Padding, PixelHead
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes, plain_conv
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
-from davi.layers.pixel_head import Form, Likelihood
+from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.model import Choose, Hierarchy
 
 _ENTRY = re.compile(r"([1-9]\d{0,5})(?:([xdm])([1-9]\d{0,5}))?")
@@ -128,9 +128,7 @@ class VeryDeepVAEConfig:
         input_mean, input_deviation: the encoder sees (x - mean) / deviation, with pixels x from 0 to 1. The defaults
             bring any images to about -2 to 2; published models have the mean and standard deviation of their set.
         depth_attention: depth-wise attention between the layers; none in the paper.
-        likelihood: family of p(x | z).
-        mixture_components: K of a logistic mixture.
-        likelihood_form: ``exact``; anything else only to run published weights.
+        likelihood: family and options of p(x | z).
     """
 
     encoder: str = "32x11,32d2,16x6,16d2,8x6,8d2,4x3,4d4,1x3"
@@ -143,12 +141,10 @@ class VeryDeepVAEConfig:
     input_mean: float = 0.5
     input_deviation: float = 0.25
     depth_attention: ContextAttentionOptions = field(default_factory=ContextAttentionOptions)
-    likelihood: Likelihood = "logistic_mixture"
-    mixture_components: int = 10
-    likelihood_form: Form = "exact"
+    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 10))
 
     def __post_init__(self) -> None:
-        for name in ("width", "latent_channels", "mixture_components"):
+        for name in ("width", "latent_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if not 0 < self.bottleneck <= 16:
@@ -289,7 +285,7 @@ def _normal(mean: Tensor, log_scale: Tensor) -> Normal:
 
 
 @final
-class VeryDeepVAE(Hierarchy, DepthAttentive):
+class VeryDeepVAE(Hierarchy, DepthAttentive, PixelLikelihood):
     """The Very Deep VAE (module docstring).
 
     Arguments:
@@ -309,7 +305,7 @@ class VeryDeepVAE(Hierarchy, DepthAttentive):
         self.rows = Rows(config)
         self.num_layers = len(self.rows.decoder)
         self.padding = Padding.to_multiple(self.shape[1:], self.rows.unit)
-        self.head = PixelHead(config.likelihood, shape[0], levels, config.mixture_components, config.likelihood_form)
+        self.head = PixelHead(config.likelihood, shape[0], levels)
         self.stem = plain_conv(shape[0], config.width, 3)
         depth = len(self.rows.encoder)
         self.encoder = nn.ModuleList(

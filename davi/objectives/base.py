@@ -92,6 +92,14 @@ class Objective(ABC, Generic[C]):
             UserError: one line.
         """
 
+    def begin(self, model: Network, batch_size: int) -> None:
+        """Make the state with which training begins.
+
+        Arguments:
+            model: with its initial weights, on its device.
+            batch_size: images per step.
+        """
+
     def moves(self, at: Progress) -> Role:
         """What the step after ``at`` updates. Anything but all is for a :class:`davi.model.Hierarchy`."""
         return Role.ALL

@@ -1,8 +1,8 @@
-"""What readers of published weights are told, and what they return."""
+"""What readers of published weights are told, what they return, and how they compare options with a file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,4 +67,41 @@ class Imported:
 
 def other_form(form: str) -> str:
     """What the user is told about a form of the likelihood that is not the exact one."""
-    return f"likelihood: the form {form}, which gives no probabilities; --model.likelihood_form exact does"
+    return f"likelihood: the form {form}, which gives no probabilities; --model.likelihood.form exact does"
+
+
+def merged(options: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested options with others laid over them; of a section, those that ``over`` does not give stay.
+
+    Example:
+        >>> merged({"width": 4, "likelihood": {"components": 2}}, {"likelihood": {"form": "nvae"}})
+        {'width': 4, 'likelihood': {'components': 2, 'form': 'nvae'}}
+    """
+    result = dict(options)
+    for name, value in over.items():
+        below = result.get(name)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[name] = merged(below, value)
+        else:
+            result[name] = value
+    return result
+
+
+def differing(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], free: Collection[str] = (), prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key and both values of each option of one model that differs.
+
+    Arguments:
+        wanted, found: nested options with the same keys.
+        free: dotted keys of options and sections that may differ.
+        prefix: of the keys, with a dot at its end.
+    """
+    for name, value in wanted.items():
+        key, other = prefix + name, found[name]
+        if key in free:
+            continue
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from differing(value, other, free, f"{key}.")
+        elif value != other:
+            yield key, value, other

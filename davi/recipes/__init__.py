@@ -2,7 +2,8 @@
 
 A recipe is a YAML file with four keys: ``description`` (one line) and the sections ``model`` (its ``name`` and the
 options of that model), ``data`` (:class:`davi.data.DataConfig`) and ``training``
-(:class:`davi.training.TrainingConfig`). Options that are not given have the defaults of those classes. The recipes that
+(:class:`davi.training.TrainingConfig`). A model whose parts are trained one after the other has a fifth, ``stages``: a
+list, each item with a ``name``, the ``part`` that is trained, and whatever differs from ``training``. Options that are not given have the defaults of those classes. The recipes that
 come with the program lie in this folder and are found by their name; a user's own is found by its path::
 
     davi recipes show attentive_digits > mine.yaml
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
     from davi.data.geometry import Shape
     from davi.model import Network
     from davi.training import TrainingConfig
+    from davi.training.stages import Stage
 
 _SUFFIXES = (".yaml", ".yml")
 
+_BUDGETS = frozenset({"steps", "epochs", "minutes"})
+
 _REMEDIES = {
-    "likelihood": "--model.likelihood logistic_mixture takes any, --data.binarization dynamic makes gray binary",
+    "likelihood.family": "--model.likelihood.family logistic_mixture takes any, --data.binarization dynamic makes gray "
+    "binary",
     "classes": "--data.labels false leaves the labels out",
     "pad": "--model.pad null adds as much as these images need",
 }
@@ -53,6 +58,8 @@ class Recipe:
         model: that model's options.
         data: the images; None where the file has no such section (weights from elsewhere).
         training: how it is trained; None where the file has no such section.
+        stages: what is trained one after the other (:mod:`davi.training.stages`), if there is more than one thing.
+        given: the options of each stage, as the file gives them, over those of ``training``.
     """
 
     name: str
@@ -61,6 +68,8 @@ class Recipe:
     model: Any
     data: DataConfig | None
     training: TrainingConfig | None
+    stages: tuple[Stage, ...] = ()
+    given: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, with all defaults written out, as YAML can hold it and :func:`load` reads it back."""
@@ -69,6 +78,8 @@ class Recipe:
         for name, section in (("data", self.data), ("training", self.training)):
             if section is not None:
                 sections[name] = to_dict(section)
+        if self.given:
+            sections["stages"] = [dict(options) for options in self.given]
         return sections
 
 
@@ -166,8 +177,36 @@ def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
         "Whole", [(key, hint, dataclasses.field(default=value)) for key, hint, value in sections], frozen=True
     )
     options = {key: value for key, value in model.items() if key != "name"}
-    parsed = parse(whole, {**values, "model": options}, where)
-    return Recipe(parsed.name, parsed.description, name, parsed.model, parsed.data, parsed.training)
+    given = values.get("stages")
+    rest = {key: value for key, value in values.items() if key != "stages"}
+    parsed = parse(whole, {**rest, "model": options}, where)
+    found = Recipe(parsed.name, parsed.description, name, parsed.model, parsed.data, parsed.training)
+    return found if given is None else _with_stages(found, given, values.get("training"), where)
+
+
+def _with_stages(recipe: Recipe, given: Any, shared: Any, where: str) -> Recipe:
+    """The recipe with the stages of its file, each with its options over the shared ones.
+
+    A section of a stage takes the place of the shared one; a budget of a stage takes the place of all shared budgets.
+    """
+    from davi.training import TrainingConfig
+    from davi.training.stages import Stage
+
+    if not isinstance(given, list) or not given or recipe.training is None:
+        missing = " beside a section training" if recipe.training is None else ""
+        raise UserError(f"{where}: stages: got {_shown(given)}, expected a list of stages{missing}")
+    stages: list[Stage] = []
+    for item in given:
+        own = dict(item) if isinstance(item, Mapping) else {}
+        name, part = own.pop("name", None), own.pop("part", None)
+        if not isinstance(name, str) or not name.isidentifier() or name in [stage.name for stage in stages]:
+            raise UserError(f"{where}: stages: got the name {_shown(name)}, expected a word for each, no two alike")
+        if part is not None and not isinstance(part, str):
+            raise UserError(f"{where}: stages.{name}.part: got {_shown(part)}, expected the name of a part, or null")
+        budgets = _BUDGETS if _BUDGETS & own.keys() else frozenset[str]()
+        options = {key: value for key, value in dict(shared).items() if key not in budgets} | own
+        stages.append(Stage(parse(TrainingConfig, options, f"{where}: stages.{name}"), name, part))
+    return dataclasses.replace(recipe, stages=tuple(stages), given=tuple(dict(item) for item in given))
 
 
 def build(recipe: Recipe, shape: Shape, levels: int, classes: int = 0) -> Network:

@@ -55,7 +55,8 @@ def _numbers(record: Mapping[str, Any], gap: str = "  ") -> str:
 
 
 def _divergence(record: Mapping[str, Any]) -> str:
-    return f"  kl {record['kl']:.2f}" if "kl" in record else ""
+    has_latents = any(name.startswith("kl/") for name in record["terms"])
+    return f"  kl {record['kl']:.2f}" if has_latents else ""
 
 
 def train_line(record: Mapping[str, Any]) -> str:

@@ -149,6 +149,7 @@ def _train(
         processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))
     if resume:
         prepare.say_resumed(run, recipe, state, begun, processes, print_fn)
+    prepare.say_stage(state, print_fn)
     unsaved = first.step_filter.on_nan == "rollback" and not begun
     prepared: Prepared | None = None
     with Signals(patient=processes.count > 1) as signals:

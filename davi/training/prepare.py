@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from davi.batch import Batch
 from davi.data import DataSets
 from davi.errors import UserError
+from davi.layers import PixelLikelihood
 from davi.model import DataInitialized, Hierarchy, Network
 from davi.objectives import EvidenceConfig, ObjectiveConfig, make_objective
 from davi.renamed import read
@@ -44,10 +45,14 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
             f"data: got images {list(sets.shape)} with {sets.levels} levels, expected {list(model.shape)} with "
             f"{model.levels} levels, for which the model was built"
         )
-    if (form := getattr(model.config, "likelihood_form", "exact")) != "exact":
+    if model.classes not in (0, len(sets.classes)):
         raise UserError(
-            f"model.likelihood_form: got {form}, expected exact: no probabilities, only there to run published weights "
-            "(--model.likelihood_form exact)"
+            f"data: got images of {len(sets.classes)} classes, expected {model.classes}, for which the model was built"
+        )
+    if isinstance(model, PixelLikelihood) and (form := model.head.likelihood.form) != "exact":
+        raise UserError(
+            f"model.likelihood.form: got {form}, expected exact: no probabilities, only there to run published weights "
+            "(--model.likelihood.form exact)"
         )
     for config, part in [(c, model) for c in configs] + [(s.config.objective, s.trained(model)) for s in stages]:
         objective = make_objective(config)
@@ -68,9 +73,11 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
         UserError: one line.
     """
     if isinstance(model, Hierarchy) and type(model).penalties is not Hierarchy.penalties:
-        raise UserError(f"shard: got true for {model.name}, expected false: its penalties need all weights at once")
+        raise UserError(
+            f"training.compute.shard: got true for {model.name}, expected false: its penalties need all weights at once"
+        )
     if isinstance(config, EvidenceConfig) and config.gradient == "doubly_reparameterized":
-        raise UserError("shard: got true with the doubly reparameterized gradient, expected false")
+        raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
 
 
 def begin(
@@ -112,8 +119,14 @@ def next_stage(state: State, processes: Processes, print_fn: PrintFunction) -> N
     state.enter(state.place + 1)
     initialize(state.model, state.loader, state.stage, processes)
     state.enter(state.place)  # the average begins with the weights that have just been set
+    say_stage(state, print_fn)
+
+
+def say_stage(state: State, print_fn: PrintFunction) -> None:
+    """Say which stage begins or goes on, in a run of several."""
     stage, count = state.stage, len(state.stages)
-    print_fn(f"stage {state.place + 1} of {count}: {stage.name}, which trains {stage.part or 'the whole model'}")
+    if count > 1:
+        print_fn(f"stage {state.place + 1} of {count}: {stage.name}, which trains {stage.part or 'the whole model'}")
 
 
 def prepare_blocks(model: Network, config: ComputeConfig) -> None:

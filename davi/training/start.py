@@ -20,11 +20,12 @@ from torch import Tensor
 from davi.config import to_dict
 from davi.errors import UserError
 from davi.files import digest, read_tensors, write_tensors, writing
+from davi.layers import LikelihoodConfig, PixelLikelihood
 from davi.model import Network
 from davi.runs import START, flat
 
-HEAD = ("likelihood", "mixture_components", "likelihood_form")
-"""Options of a model that say how its last layer is read."""
+HEAD = "likelihood"
+"""The section of a model's options that says how its last layer is read."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def take_over(model: Network, source: Network, name: str) -> tuple[Start, list[s
         other = [f"{own} {what}{'s' * (own != 1)} in place of {there}" for what, own, there in pairs if own != there]
         images = " and ".join(other)
         lines[0] += f"; drawn anew, since images have {images}: {', '.join(drawn)}"
-    told = [change for option, change in changes.items() if option.removeprefix("model.") not in HEAD]
+    told = [change for option, change in changes.items() if not option.startswith(f"model.{HEAD}.")]
     if told:
         lines.append(f"options that differ from {name}: {', '.join(told)}")
     return Start(name, digest(theirs), kept), lines
@@ -105,10 +106,15 @@ def _changes(model: Network, source: Network) -> dict[str, str]:
 
 def _layout(model: Network) -> tuple[Any, ...]:
     """What the parameters of a pixel mean."""
-    options = _options(model)
-    likelihood = options.get("model.likelihood")
-    count = {"logistic_mixture": options.get("model.mixture_components"), "categorical": model.levels}
-    return likelihood, count.get(str(likelihood)), model.shape[0]
+    if (likelihood := _likelihood(model)) is None:
+        return (model.shape[0],)
+    count = {"logistic_mixture": likelihood.components, "categorical": model.levels}
+    return likelihood.family, count.get(likelihood.family), model.shape[0]
+
+
+def _likelihood(model: Network) -> LikelihoodConfig | None:
+    """How a model's last layer is read; None where that is no question."""
+    return model.head.likelihood if isinstance(model, PixelLikelihood) else None
 
 
 def _of_the_images(model: Network, source: Network) -> set[str]:
@@ -117,22 +123,25 @@ def _of_the_images(model: Network, source: Network) -> set[str]:
     The last layer belongs to it if its numbers mean something else, whether or not there are as many of them.
     """
     theirs = source.state_dict()
-    head = {option: getattr(model.config, option) for option in HEAD if hasattr(model.config, option)}
+    likelihood = _likelihood(model)
     shape = (model.shape[0], *source.shape[1:])
-    found = _differing(theirs, _on_paper(source, shape, model.levels, head))
-    if _layout(model) == _layout(source):
+    found = _differing(theirs, _on_paper(source, shape, model.levels, likelihood))
+    if likelihood is None or _layout(model) == _layout(source):
         return found
     for components in (1, 2):  # one of the two numbers is not that of the source
-        other = {**head, "likelihood": "logistic_mixture", "mixture_components": components}
+        other = LikelihoodConfig("logistic_mixture", components)
         found |= _differing(theirs, _on_paper(source, source.shape, source.levels, other))
     return found
 
 
-def _on_paper(source: Network, shape: tuple[int, int, int], levels: int, head: Mapping[str, Any]) -> dict[str, Tensor]:
+def _on_paper(
+    source: Network, shape: tuple[int, int, int], levels: int, likelihood: LikelihoodConfig | None
+) -> dict[str, Tensor]:
     """The tensors of a model like another one, but for its images and its last layer."""
     cls: Any = type(source)
+    config = source.config if likelihood is None else dataclasses.replace(source.config, **{HEAD: likelihood})
     with torch.device("meta"):
-        state: dict[str, Tensor] = cls(shape, levels, dataclasses.replace(source.config, **head)).state_dict()
+        state: dict[str, Tensor] = cls(shape, levels, config).state_dict()
     return state
 
 

@@ -47,7 +47,9 @@ class BatchLoader:
     def __next__(self) -> Batch:
         """The next batch, on the device."""
         chosen = next(self.sampler)
-        return Batch(self.augment(chosen, self.generator).to(self.device, non_blocking=True))
+        labels = self.augment.labels(chosen)
+        x = self.augment(chosen, self.generator).to(self.device, non_blocking=True)
+        return Batch(x, None if labels is None else labels.to(self.device, non_blocking=True))
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:
@@ -193,6 +195,7 @@ class State:
         self.optimizer = make_optimizer(self.trained, config.optimizer, config.learning_rate)
         self.step_filter = StepFilter(config.step_filter)
         self.objective = make_objective(config.objective)
+        self.objective.begin(self.trained, self.loader.sampler.batch_size)
         self.meters, self.skipped = Meters(), 0
         self.accumulate = self.parts = config.accumulate
 

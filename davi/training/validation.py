@@ -48,7 +48,9 @@ def validate(
     loss: Loss | None = None
     own: dict[int, Tensor] = {}
     for number in range(rank, -(-len(images) // batch_size), count):
-        batch = Batch(images.pixels[number * batch_size : (number + 1) * batch_size].to(device))
+        some = slice(number * batch_size, (number + 1) * batch_size)
+        y = None if images.labels is None else images.labels[some].to(device)
+        batch = Batch(images.pixels[some].to(device), y)
         # A generator for each batch: its draws must not depend on who computed the batches before.
         generator = Generator(device).manual_seed(noise_seed(seed, number))
         if stage is not None:

@@ -17,7 +17,6 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -29,13 +28,14 @@ from torch import Tensor
 
 from davi.config import parse, to_dict
 from davi.errors import UserError
-from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 from davi.published.attentive.keras_h5 import Group, read
 from davi.published.attentive.layout import datasets, layout
 from davi.published.attentive.names import state_dict
 from davi.published.attentive.shapes import Facts, without_counter
+from davi.published.reader import differing, merged
 
-_FREE = ("prior", "posterior", "likelihood_form", "pad")
+_FREE = frozenset({"prior", "posterior", "likelihood.form", "pad"})
 """Options on which the shapes do not depend."""
 
 
@@ -47,7 +47,7 @@ def import_h5(
     Arguments:
         path: the ``.h5`` file.
         overrides: options as in the ``model`` section of a recipe, for what the file does not determine: ``prior``,
-            ``posterior``, ``likelihood_form``, ``pad``, ``nodes``. Others may be given, and must be what the file says.
+            ``posterior``, ``likelihood.form``, ``pad``, ``nodes``. Others may be given, and must be what the file says.
 
     Returns:
         Shape (C, H, W), levels, configuration, a complete state dictionary on the CPU, and lines for the user: what was
@@ -100,8 +100,9 @@ def infer_configuration(
         "spatial_attention": found.spatial,
         "generative_attention": {"key_channels": found.generative_key, "layer_norm": found.generative_norm},
         "inference_attention": {"key_channels": found.inference_key, "layer_norm": found.inference_norm},
-        "likelihood": "bernoulli" if found.bernoulli else "logistic_mixture",
-        "mixture_components": 1 if found.bernoulli else found.head // 10,
+        "likelihood": {"family": "bernoulli", "components": 1}
+        if found.bernoulli
+        else {"family": "logistic_mixture", "components": found.head // 10},
         **_assumed(found),
     }
     config = _with_overrides(parse(AttentiveVAEConfig, inferred, "shapes"), given)
@@ -170,30 +171,26 @@ def _assumed(found: Facts) -> dict[str, Any]:
     return {
         "prior": {**bounds, "log_scale_low": -1.0} if attentive_color else bounds,
         "posterior": bounds,
-        "likelihood_form": "exact",
         "pad": 2 if authors_binary else 0,
     }
 
 
 def _with_overrides(inferred: AttentiveVAEConfig, given: Mapping[str, Any]) -> AttentiveVAEConfig:
     values = to_dict(inferred)
-    for name, value in given.items():
-        section = values.get(name)
-        values[name] = {**section, **value} if isinstance(section, dict) and isinstance(value, Mapping) else value
-    config = parse(AttentiveVAEConfig, values, "model")
-    free = (*_FREE, "mixture_components") if inferred.likelihood == "bernoulli" else _FREE
-    for option in dataclasses.fields(config):
-        wanted, found = getattr(config, option.name), getattr(inferred, option.name)
-        absent = isinstance(found, DepthWiseAttention) and wanted.key_channels == found.key_channels == 0
-        if option.name not in free and wanted != found and not absent:
-            raise UserError(f"model.{option.name}: got {wanted}, but the file's shapes say {found}")
-    if config.likelihood == "bernoulli" and config.likelihood_form != "exact":
-        raise UserError(f"model.likelihood_form: got {config.likelihood_form}, expected exact for a bernoulli")
+    config = parse(AttentiveVAEConfig, merged(values, given), "model")
+    free = set(_FREE)
+    if inferred.likelihood.family == "bernoulli":
+        free.add("likelihood.components")
+    for name in ("generative_attention", "inference_attention"):
+        if getattr(config, name).key_channels == getattr(inferred, name).key_channels == 0:
+            free.add(name)  # there is none: its other options say nothing
+    for key, wanted, found in differing(to_dict(config), values, free):
+        raise UserError(f"model.{key}: got {wanted}, but the file's shapes say {found}")
     return config
 
 
 def _notes(found: Facts, shape: tuple[int, int, int], levels: int, config: AttentiveVAEConfig, nodes: str) -> list[str]:
-    likelihood = "Bernoulli" if found.bernoulli else f"mixture of {config.mixture_components} logistics"
+    likelihood = "Bernoulli" if found.bernoulli else f"mixture of {config.likelihood.components} logistics"
     prior, posterior = config.prior, config.posterior
     return [
         f"found: {found.layers} layers, {found.latent} latent channels, width {found.width}, "
@@ -203,5 +200,5 @@ def _notes(found: Facts, shape: tuple[int, int, int], levels: int, config: Atten
         "not in the file: "
         f"prior log-scales {prior.log_scale_low:g} to {prior.log_scale_high:g} (noise {prior.noise:g}), "
         f"posterior {posterior.log_scale_low:g} to {posterior.log_scale_high:g} (noise {posterior.noise:g}), "
-        f"likelihood form {config.likelihood_form}, {config.nodes} convolutions per block ({nodes})",
+        f"likelihood form {config.likelihood.form}, {config.nodes} convolutions per block ({nodes})",
     ]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from davi.errors import UserError
-from davi.layers.pixel_head import Form, PixelHead
+from davi.layers.pixel_head import Form, LikelihoodConfig, PixelHead
 from davi.layers.raw_normal import GaussianOptions
 from davi.models.attentive_vae import (
     AttentiveVAE,
@@ -95,9 +95,9 @@ def configuration(
             inference_attention=_depth_attention(config["encoder_attention_hparams"]),
             prior=_gaussian(config["prior_hparams"]),
             posterior=_gaussian(config["posterior_hparams"]),
-            likelihood="bernoulli" if bernoulli else "logistic_mixture",
-            mixture_components=1 if bernoulli else int(config["data_dist_hparams"]["num_logistic_mix"]),
-            likelihood_form="exact" if bernoulli else form,
+            likelihood=LikelihoodConfig("bernoulli", 1)
+            if bernoulli
+            else LikelihoodConfig("logistic_mixture", int(config["data_dist_hparams"]["num_logistic_mix"]), form),
         )
     except UserError:
         raise
@@ -214,9 +214,9 @@ def head_order(head: PixelHead) -> list[int]:
     coefficients of component k. The other slots of all blocks, read as one list u, hold the mean of channel c in
     component j at u[2 K c + j] and its log-scale at u[2 K c + K + j].
     """
-    if head.likelihood != "logistic_mixture" or not head.autoregressive:
+    if head.likelihood.family != "logistic_mixture" or not head.autoregressive:
         return list(range(head.parameters))
-    k, c = head.components, head.channels
+    k, c = head.likelihood.components, head.channels
     slot = [k + 9 * (m // 6) + 3 + m % 6 for m in range(6 * k)]  # channel that holds u[m]
     means = [slot[2 * k * channel + j] for j in range(k) for channel in range(c)]
     log_scales = [slot[2 * k * channel + k + j] for j in range(k) for channel in range(c)]

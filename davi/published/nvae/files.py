@@ -21,7 +21,7 @@ from davi.data.sources import SETS
 from davi.errors import UserError
 from davi.models.nvae import NVAE, NVAEConfig
 from davi.published.nvae.names import BINARY, are_names, configuration, parameter_names, to_our_layout, without_aliases
-from davi.published.reader import Given, Imported, other_form
+from davi.published.reader import Given, Imported, differing, merged, other_form
 from davi.published.torch_files import fitted, load_state, weights_among
 
 _PAD = 2
@@ -36,9 +36,6 @@ _SETS: dict[str, dict[str, Any]] = {
     "ffhq": {"set": "ffhq256"},
 }
 """The authors' names of sets, and ours."""
-
-_FREE = ("likelihood_form",)
-"""Options that a file does not determine."""
 
 _EXACT = "likelihood: the exact one; the authors' counts the value 254 of 8 bits twice, and bits/dim come out lower"
 
@@ -86,8 +83,8 @@ def _read(loaded: Any, given: Given) -> Imported:
         notes.append("not in the file, and taken from the recipe: all options on which no shape depends")
     if place not in ("", "state_dict"):
         notes.append(f"weights: those under {place!r}")
-    if config.likelihood_form != "exact":
-        notes.append(other_form(config.likelihood_form))
+    if config.likelihood.form != "exact":
+        notes.append(other_form(config.likelihood.form))
     elif levels == 256:
         notes.append(_EXACT)
     data = dict(_SETS.get(str(options["dataset"]), {})) if options is not None else {}
@@ -107,13 +104,10 @@ def _options(loaded: Any) -> Mapping[str, Any] | None:
 def _with(config: NVAEConfig, options: Mapping[str, Any]) -> NVAEConfig:
     """The file's configuration with the user's form of the likelihood; all else must be as in the file."""
     values = to_dict(config)
-    wanted = to_dict(parse(NVAEConfig, {**values, **options}, "model"))
-    if config.likelihood == "bernoulli" and wanted["likelihood_form"] != "exact":
-        raise UserError(f"model.likelihood_form: got {wanted['likelihood_form']}, expected exact for a bernoulli")
-    for name, value in wanted.items():
-        if name not in _FREE and value != values[name]:
-            raise UserError(f"model.{name}: got {value}, expected {values[name]} as in the file")
-    return dataclasses.replace(config, **{name: wanted[name] for name in _FREE})
+    wanted = parse(NVAEConfig, merged(values, options), "model")
+    for key, value, expected in differing(to_dict(wanted), values, {"likelihood.form"}):
+        raise UserError(f"model.{key}: got {value}, expected {expected} as in the file")
+    return wanted
 
 
 def _shape(weights: Mapping[str, Any], config: NVAEConfig, given: Given) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from davi.errors import UserError
 from davi.layers.nvae_cells import Cell, DoubleAndHalve
-from davi.layers.pixel_head import Form, PixelHead
+from davi.layers.pixel_head import Form, LikelihoodConfig, PixelHead
 from davi.layers.residual import FactorizedReduce
 from davi.models.nvae import NVAE, Group, NVAEConfig
 from davi.published.vdvae import names as vdvae
@@ -66,9 +66,9 @@ def configuration(options: Mapping[str, Any], form: Form = "exact") -> tuple[int
             residual_posterior=bool(given["res_dist"]),
             shifts=number["num_nf"],
             pad=0,
-            likelihood="bernoulli" if binary else "logistic_mixture",
-            mixture_components=1 if binary else number["num_mixture_dec"],
-            likelihood_form="exact" if binary else form,
+            likelihood=LikelihoodConfig("bernoulli", 1)
+            if binary
+            else LikelihoodConfig("logistic_mixture", number["num_mixture_dec"], form),
         )
         _check_size(config)
     except UserError:
@@ -224,7 +224,7 @@ def without_aliases(weights: Mapping[str, Any], single: bool) -> dict[str, Any]:
 
 def head_order(head: PixelHead) -> list[int]:
     """Where each of our likelihood parameters stands among theirs, which is as in the Very Deep VAE."""
-    return vdvae.head_order(head) if head.likelihood == "logistic_mixture" else list(range(head.parameters))
+    return vdvae.head_order(head) if head.likelihood.family == "logistic_mixture" else list(range(head.parameters))
 
 
 def to_our_layout(state: Mapping[str, Tensor], head: PixelHead) -> dict[str, Tensor]:

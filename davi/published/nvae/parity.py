@@ -56,7 +56,7 @@ class NvaeParity(LayerParity):
 
     def reconstruction(self, likelihood: Distribution) -> list[Comparison]:
         ours = likelihood.log_prob_map(self.x)
-        if self.model.config.likelihood == "bernoulli":
+        if self.model.config.likelihood.family == "bernoulli":
             ours = ours[..., _CROP:-_CROP, _CROP:-_CROP]
         found = [self.nats("log_likelihood_nats", ours.flatten(1).sum(1), "recon_nll_nats")]
         if "output_mean" in self.tensors and isinstance(likelihood, DiscretizedLogisticMixture):

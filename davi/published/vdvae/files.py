@@ -21,7 +21,7 @@ from davi.config import parse
 from davi.errors import UserError
 from davi.layers.pixel_head import PixelHead
 from davi.models.very_deep_vae import Rows, VeryDeepVAE, VeryDeepVAEConfig
-from davi.published.reader import Given, Imported, Known, other_form
+from davi.published.reader import Given, Imported, Known, merged, other_form
 from davi.published.torch_files import fitted, load_state, weights_among
 from davi.published.vdvae.names import are_names, parameter_names, to_our_layout
 
@@ -41,9 +41,11 @@ _FEWER_LEVELS = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What names and shapes tell: each by the name of the option, and how many blocks there are."""
+    """What names and shapes tell."""
 
-    options: dict[str, Any]
+    width: int
+    latent_channels: int
+    components: int
     encoder_blocks: int
     decoder_blocks: int
     channels: int
@@ -66,13 +68,20 @@ class Facts:
         latents = shape("decoder.dec_blocks.0.z_proj.weight")
         if output[0] % 10:
             raise UserError(f"weights: decoder.out_net.out_conv.weight has {output[0]} rows, expected 10 per component")
-        options = {"width": stem[0], "latent_channels": latents[1], "mixture_components": output[0] // 10}
         encoder, decoder = (_count(weights, part) for part in ("encoder.enc_blocks", "decoder.dec_blocks"))
-        return cls(options, encoder, decoder, stem[1])
+        return cls(stem[0], latents[1], output[0] // 10, encoder, decoder, stem[1])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the ``model`` section that follow."""
+        likelihood = {"components": self.components}
+        return {"width": self.width, "latent_channels": self.latent_channels, "likelihood": likelihood}
 
     def __str__(self) -> str:
-        blocks = f"{self.encoder_blocks} and {self.decoder_blocks} blocks"
-        return ", ".join([blocks, *(f"{name} {value}" for name, value in self.options.items())])
+        return (
+            f"{self.encoder_blocks} and {self.decoder_blocks} blocks, width {self.width}, "
+            f"{self.latent_channels} latent channels, {self.components} mixture components"
+        )
 
     def contradiction(self, config: VeryDeepVAEConfig) -> str | None:
         """The first option that the file has otherwise, or nothing."""
@@ -83,9 +92,13 @@ class Facts:
         ):
             if count != len(row):
                 return f"model.{name}: got {len(row)} blocks, expected {count} as in the file"
-        for name, value in self.options.items():
-            if getattr(config, name) != value:
-                return f"model.{name}: got {getattr(config, name)}, expected {value} as in the file"
+        for name, given, found in (
+            ("width", config.width, self.width),
+            ("latent_channels", config.latent_channels, self.latent_channels),
+            ("likelihood.components", config.likelihood.components, self.components),
+        ):
+            if given != found:
+                return f"model.{name}: got {given}, expected {found} as in the file"
         return None
 
 
@@ -112,7 +125,7 @@ def import_vdvae(path: Path, given: Given) -> Imported:
         weights, place = weights_among(loaded, are_names)
         facts = Facts.of(weights)
         source = chosen(facts, weights, given)
-        options = {**source.options, **given.options}
+        options = merged(source.options, given.options)
         _check_normalization(options)
         config = parse(VeryDeepVAEConfig, options, "model")
         if (reason := facts.contradiction(config)) is not None:
@@ -144,7 +157,7 @@ def chosen(facts: Facts, weights: Mapping[str, Any], given: Given) -> Known:
         UserError: if none fits, or several do.
     """
     if {"encoder", "decoder"} <= set(given.options):
-        config = parse(VeryDeepVAEConfig, {**facts.options, **given.options}, "model")
+        config = parse(VeryDeepVAEConfig, merged(facts.options, given.options), "model")
         size = Rows(config).finest
         shape, (asked, levels) = (facts.channels, size, size), given.geometry or (None, 256)
         return Known("", facts.options, (shape, levels if asked == shape else 256), {})
@@ -178,7 +191,8 @@ def _fitted(weights: Mapping[str, Any], source: Known, config: VeryDeepVAEConfig
         except (ValueError, TypeError, RuntimeError, OverflowError) as error:
             raise UserError(f"no model has these options ({' '.join(str(error).split())[:200]})") from error
     if not model.head.autoregressive:
-        raise UserError(f"model.likelihood: got {config.likelihood} for {shape[0]} channels, expected the authors'")
+        family = config.likelihood.family
+        raise UserError(f"model.likelihood.family: got {family} for {shape[0]} channels, expected the authors'")
     state = to_our_layout(fitted(model.state_dict(), weights, parameter_names(model)), model.head)
     assumed = (
         f"not in the file, and taken from {source.name or 'the options given'}: at which resolution each block stands, "
@@ -187,8 +201,8 @@ def _fitted(weights: Mapping[str, Any], source: Known, config: VeryDeepVAEConfig
     if levels != 256:
         state |= to_fewer_levels(state, model.head, levels)
     likelihood = [_EXACT if levels == 256 else _FEWER_LEVELS]
-    if config.likelihood_form != "exact":
-        likelihood = [*likelihood[levels == 256 :], other_form(config.likelihood_form)]
+    if config.likelihood.form != "exact":
+        likelihood = [*likelihood[levels == 256 :], other_form(config.likelihood.form)]
     return Imported(shape, levels, config, state, (*notes, assumed, *likelihood), source.data)
 
 
@@ -199,7 +213,7 @@ def to_fewer_levels(state: Mapping[str, Tensor], head: PixelHead, levels: int) -
     rho = 256 (n - 1) / (255 n) their point x is (x + 1) / rho - 1 here.
     """
     rho = 256.0 * (levels - 1) / (255.0 * levels)
-    k, c = head.components, head.channels
+    k, c = head.likelihood.components, head.channels
     weight, bias = state["output.weight"].clone(), state["output.bias"].clone()
     means, log_scales = slice(k, k + k * c), slice(k + k * c, k + 2 * k * c)
     weight[means] /= rho

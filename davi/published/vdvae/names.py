@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from davi.errors import UserError
-from davi.layers.pixel_head import Form, PixelHead
+from davi.layers.pixel_head import Form, LikelihoodConfig, PixelHead
 from davi.models.very_deep_vae import VeryDeepVAE, VeryDeepVAEConfig, parse_blocks, parse_widths
 
 # Our parameter names turned into theirs, in this order.
@@ -59,7 +59,7 @@ def head_order(head: PixelHead) -> list[int]:
 
     Theirs, for K components of three channels: K logits, then for each channel K means, K log-scales, K coefficients.
     """
-    k, c = head.components, head.channels
+    k, c = head.likelihood.components, head.channels
 
     def at(channel: int, kind: int, component: int) -> int:
         return k + (channel * 3 + kind) * k + component
@@ -102,8 +102,7 @@ def configuration(
             bias_up_to=int(options["no_bias_above"]),
             input_mean=mean,
             input_deviation=deviation,
-            mixture_components=int(options["num_mixtures"]),
-            likelihood_form=form,
+            likelihood=LikelihoodConfig("logistic_mixture", int(options["num_mixtures"]), form),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
