@@ -3,8 +3,9 @@
 A recipe is a YAML file with four keys: ``description`` (one line) and the sections ``model`` (its ``name`` and the
 options of that model), ``data`` (:class:`davi.data.DataConfig`) and ``training``
 (:class:`davi.training.TrainingConfig`). A model whose parts are trained one after the other has a fifth, ``stages``: a
-list, each item with a ``name``, the ``part`` that is trained, and whatever differs from ``training``. Options that are not given have the defaults of those classes. The recipes that
-come with the program lie in this folder and are found by their name; a user's own is found by its path::
+list, each item with a ``name``, the ``part`` that is trained, and whatever differs from ``training``. Options that are
+not given have the defaults of those classes. The recipes that come with the program lie in this folder and are found by
+their name; a user's own is found by its path::
 
     davi recipes show attentive_digits > mine.yaml
     davi train mine.yaml --model.width 32 --training.minutes 20
