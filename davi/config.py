@@ -184,8 +184,9 @@ class _Reader:
             return dataclasses.replace(default, **given) if isinstance(default, cls) else cls(**given)
         except ValueError as error:
             message = _one_line(str(error))
-            # A dataclass's own message may begin with its field's name; elsewhere the section is named.
-            named = message.partition(":")[0] in hints
+            # A dataclass's own message may begin with the name of its field, or of one of its sections' with a dot;
+            # elsewhere the section is named.
+            named = message.partition(":")[0].partition(".")[0] in hints
             raise UserError(f"{self.where}: {prefix if named else _after(prefix[:-1])}{message}") from None
 
     def value(self, hint: Any, default: Any, value: Any, key: str) -> Any:

@@ -18,12 +18,46 @@ RECIPE = "recipe.yaml"
 """The name of the recipe that DAVI writes into a run's folder."""
 
 KEYS: dict[str, str] = {
-    "training.stages": "training.stairs",
+    "training.optimizer": "training.optimizer.name",
+    "training.betas": "training.optimizer.betas",
+    "training.eps": "training.optimizer.eps",
+    "training.eps_inside_root": "training.optimizer.eps_inside_root",
+    "training.momentum": "training.optimizer.momentum",
+    "training.weight_decay": "training.optimizer.weight_decay",
+    "training.schedule": "training.schedule.name",
+    "training.stages": "training.schedule.stairs",
+    "training.initial_learning_rate": "training.schedule.initial_learning_rate",
+    "training.final_learning_rate": "training.schedule.final_learning_rate",
+    "training.warmup_steps": "training.schedule.warmup_steps",
+    "training.warmup_epochs": "training.schedule.warmup_epochs",
+    "training.warmup_fraction": "training.schedule.warmup_fraction",
+    "training.first_period_epochs": "training.schedule.first_period_epochs",
+    "training.period_multiplier": "training.schedule.period_multiplier",
+    "training.stairs": "training.schedule.stairs",
+    "training.clip_norm": "training.step_filter.clip_norm",
+    "training.skip_norm": "training.step_filter.skip_norm",
+    "training.skip_factor": "training.step_filter.skip_factor",
+    "training.skip_quantile": "training.step_filter.skip_quantile",
+    "training.skip_window": "training.step_filter.skip_window",
+    "training.skip_limit": "training.step_filter.skip_limit",
+    "training.nonfinite_limit": "training.step_filter.nonfinite_limit",
+    "training.on_nan": "training.step_filter.on_nan",
+    "training.precision": "training.compute.precision",
+    "training.compile": "training.compute.compile",
+    "training.compile_backend": "training.compute.compile_backend",
+    "training.recompute": "training.compute.recompute",
+    "training.channels_last": "training.compute.channels_last",
+    "training.shard": "training.compute.shard",
+    "training.checkpoint_minutes": "training.checkpoints.minutes",
+    "training.checkpoint_steps": "training.checkpoints.steps",
+    "training.keep_checkpoints": "training.checkpoints.keep",
+    "training.collapse_nats": "training.monitor.collapse_nats",
+    "training.plateau_validations": "training.monitor.plateau_validations",
 }
 """Old key -> new key, with dots: ``training.clip_norm``."""
 
 VALUES: dict[tuple[str, str], str] = {
-    ("training.schedule", "stages"): "staircase",
+    ("training.schedule.name", "stages"): "staircase",
     ("training.objective.gradient", "reparametrised"): "reparameterized",
     ("training.objective.gradient", "doubly_reparametrised"): "doubly_reparameterized",
 }
@@ -41,18 +75,15 @@ def upgraded(sections: Mapping[str, Any]) -> dict[str, Any]:
         {'training': {'objective': {'gradient': 'reparameterized'}}}
     """
     result = copy.deepcopy(dict(sections))
-    for old, new in KEYS.items():
-        above, _, name = old.rpartition(".")
-        holder = _at(result, above)
-        # A mapping under a name that is a section's today is that section, not the option of old.
-        if holder is None or name not in holder or (new.startswith(f"{old}.") and isinstance(holder[name], dict)):
-            continue
-        value = holder.pop(name)
+    # All are taken out before any is put back: training.schedule makes room for the section that others go to.
+    found = [(new, holder.pop(name)) for _, new, holder, name in _old_keys(result)]
+    for new, value in found:
         path, _, last = new.rpartition(".")
-        target = result
+        target: Any = result
         for part in path.split("."):
-            target = target.setdefault(part, {})
-        target[last] = value
+            target = target.setdefault(part, {}) if isinstance(target, dict) else None
+        if isinstance(target, dict):  # else something is wrong that whoever reads it will find
+            target.setdefault(last, value)
     for (key, old_value), value in VALUES.items():
         above, _, name = key.rpartition(".")
         holder = _at(result, above)
@@ -77,18 +108,26 @@ def complaint(sections: Mapping[str, Any]) -> str | None:
 
 
 def _complaints(sections: Mapping[str, Any]) -> Iterator[str]:
-    for old, new in KEYS.items():
-        above, _, name = old.rpartition(".")
-        holder = _at(sections, above)
-        if holder is not None and name in holder:
-            if new.startswith(f"{old}.") and isinstance(holder[name], dict):
-                continue
-            yield f"{old} is now called {new}"
+    for old, new, _, _ in _old_keys(sections):
+        yield f"{old} is now called {new}"
     for (key, old_value), value in VALUES.items():
         above, _, name = key.rpartition(".")
         holder = _at(sections, above)
         if holder is not None and holder.get(name) == old_value:
             yield f"{key}: got {old_value!r}, which is now called {value!r}"
+
+
+def _old_keys(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    """Old and new key, and the mapping and the name in it, of what is called by an old key."""
+    for old, new in KEYS.items():
+        above, _, name = old.rpartition(".")
+        holder = _at(sections, above)
+        if holder is None or name not in holder:
+            continue
+        # A mapping (or nothing) under a name that is a section's today is that section, not the option of old.
+        if new.startswith(f"{old}.") and (holder[name] is None or isinstance(holder[name], dict)):
+            continue
+        yield old, new, holder, name
 
 
 def _at(sections: Mapping[str, Any], path: str) -> dict[str, Any] | None:

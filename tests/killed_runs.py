@@ -30,24 +30,20 @@ from davi.data import DataConfig, DataSets, load
 from davi.data.cache import Writer
 from davi.training import TrainingConfig, checkpoint, loop, train
 from davi.training.optimizer import Average
+from davi.training.sections import CheckpointConfig, MonitorConfig, ScheduleConfig, StepFilterConfig
 from davi.training.step_filter import StepFilter
 
 CONFIG = TrainingConfig(
     steps=12,
     batch_size=8,
     accumulate=2,
-    checkpoint_steps=3,
-    checkpoint_minutes=0.0,
-    validate_every=5,
-    log_every=4,
-    warmup_steps=3,
-    skip_factor=0.9,
-    skip_quantile=0.0,
-    skip_window=4,
-    skip_limit=2,
+    schedule=ScheduleConfig(warmup_steps=3),
+    step_filter=StepFilterConfig(skip_factor=0.9, skip_quantile=0.0, skip_window=4, skip_limit=2),
     ema_decay=0.9,
-    collapse_nats=0.5,
-    plateau_validations=1,
+    validate_every=5,
+    checkpoints=CheckpointConfig(minutes=0.0, steps=3),
+    log_every=4,
+    monitor=MonitorConfig(collapse_nats=0.5, plateau_validations=1),
     threads=1,
 )
 """Everything that a checkpoint must carry is in play; the guard is so strict that it skips some steps."""

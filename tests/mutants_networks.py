@@ -57,8 +57,8 @@ _TRAINING = (
     Mutant(
         "stairs-of-equal-length",
         "davi/training/schedule.py",
-        "[config.period_multiplier ** (i - last) for i in range(config.stairs)]",
-        "[1.0 for i in range(config.stairs)]",
+        "[schedule.period_multiplier ** (i - last) for i in range(schedule.stairs)]",
+        "[1.0 for i in range(schedule.stairs)]",
         ("test_vae.py::test_the_papers_schedule",),
     ),
     Mutant(

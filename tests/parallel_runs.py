@@ -28,6 +28,7 @@ from davi.errors import UserError
 from davi.model import Hierarchy
 from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
+from davi.training.sections import CheckpointConfig, ComputeConfig, OptimizerConfig, ScheduleConfig, StepFilterConfig
 from davi.training.sharded import local
 
 
@@ -37,16 +38,15 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
         steps=steps,
         batch_size=8,
         accumulate=accumulate,
-        checkpoint_steps=3,
-        checkpoint_minutes=0.0,
-        validate_every=4,
-        log_every=1,
-        schedule="constant",
-        clip_norm=6.0,  # some gradients are longer, and some are not
+        optimizer=OptimizerConfig("adamw" if "adamw" in options else "adamax"),
+        schedule=ScheduleConfig("constant"),
+        step_filter=StepFilterConfig(clip_norm=6.0),  # some gradients are longer, and some are not
         ema_decay=0.9,
+        compute=ComputeConfig(shard="shard" in options),
+        validate_every=4,
+        checkpoints=CheckpointConfig(minutes=0.0, steps=3),
+        log_every=1,
         threads=1,
-        optimizer="adamw" if "adamw" in options else "adamax",
-        shard="shard" in options,
     )
 
 

@@ -114,7 +114,7 @@ def test_a_layer_at_work_may_have_a_negative_term() -> None:
     record = {"kind": "validation", "step": 1, "seconds": 1.0, **validate(model.eval(), some, 100, seed=0)}
     assert record["no_divergence"] == ["kl/01"]
     config = TrainingConfig(steps=10)
-    assert Monitor(config, Schedule(config, 10), "validation").see(record) == []
+    assert Monitor(config.monitor, Schedule(config, 10), "validation").see(record) == []
 
 
 # --- active units

@@ -27,6 +27,7 @@ from davi.objectives import ObjectiveConfig
 from davi.training import TrainingConfig, train
 from davi.training.parallel import Processes
 from davi.training.prepare import initialize
+from davi.training.sections import CheckpointConfig
 from davi.training.state import BatchLoader
 
 SMALL = BIVAConfig(
@@ -306,8 +307,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     config = TrainingConfig(
         steps=6,
         batch_size=8,
-        checkpoint_steps=3,
-        checkpoint_minutes=0.0,
+        checkpoints=CheckpointConfig(minutes=0.0, steps=3),
         objective=ObjectiveConfig(kl_steps=4, free_nats=0.1, free_group="layer"),
         threads=1,
     )

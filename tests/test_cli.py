@@ -32,7 +32,7 @@ Capture = pytest.CaptureFixture[str]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps, not to be changed."""
     run = tmp_path_factory.mktemp("cli") / "trained"
-    options = ["--training.steps", "6", "--training.checkpoint_steps=2", "--training.validate_every", "3"]
+    options = ["--training.steps", "6", "--training.checkpoints.steps=2", "--training.validate_every", "3"]
     assert main(["train", TINY, "--run", str(run), *options]) == 0
     return run
 

@@ -60,6 +60,13 @@ ERRORS: list[tuple[str, str]] = [
     ("train TINY --stesp 3", "--stesp: unknown option of davi train; did you mean --training.steps?"),
     ("train TINY --steps=3", "--steps=3: unknown option of davi train; did you mean --training.steps?"),
     ("train TINY --learning-rate 3", "--learning-rate: unknown option of davi train; did you mean --training.learning"),
+    ("train TINY --optimizer adam", "unknown option of davi train; did you mean --training.optimizer.name?"),
+    ("train TINY --clip-norm 5", "unknown option of davi train; did you mean --training.step_filter.clip_norm?"),
+    ("train TINY --run {tmp}/new --training.checkpoints 5", "training.checkpoints: got 5, expected a section of keys"),
+    (
+        "train TINY --run {tmp}/new --training.schedule.name staircase --training.schedule.final_learning_rate 0",
+        "training.schedule.name: got staircase with a learning rate of 0.0, expected rates above 0",
+    ),
     ("evaluate {run} --root x", "--root: unknown option of davi evaluate; did you mean --data.root?"),
     ("train TINY again", "again: unknown word of davi train"),
     ("train TINY --resume", "--resume: got no --run DIR"),
@@ -83,7 +90,10 @@ ERRORS: list[tuple[str, str]] = [
         "train TINY --run {tmp}/new --training.threads 99999999999",
         "training.threads: got 99999999999, expected at most",
     ),
-    ("train TINY --run {tmp}/new --training.skip_window 2000000", "skip_window: got 2000000, expected at most 1000000"),
+    (
+        "train TINY --run {tmp}/new --training.step_filter.skip_window 2000000",
+        "skip_window: got 2000000, expected at most 1000000",
+    ),
     ("train TINY --run {tmp}/new --model.generative_attention.key_channels -2", "key_channels: got -2, expected at"),
     ("train TINY --run {tmp}/new --model.spatial_attention.encoder -2", "encoder: got -2, expected at least 0"),
     (

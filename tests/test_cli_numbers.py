@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one recipe that differ by their seed alone, ``a/run`` and ``b/run``; not to be changed."""
     folder = tmp_path_factory.mktemp("numbers")
     for seed, name in enumerate("ab"):
-        words = ["--training.steps", 2, "--training.seed", seed, "--training.checkpoint_steps=1"]
+        words = ["--training.steps", 2, "--training.seed", seed, "--training.checkpoints.steps=1"]
         assert say("train", TINY, "--run", folder / name / "run", *words) == 0
         assert say("evaluate", folder / name / "run", "--limit", 20) == 0
     return folder

@@ -25,6 +25,7 @@ import davi
 from davi import recipes
 from davi.cli import main
 from davi.cli.options import Request, parse
+from davi.config import keys
 from davi.data import DataConfig
 from davi.training import TrainingConfig
 
@@ -211,15 +212,12 @@ def test_there_are_commands_to_check() -> None:
 
 
 def test_options_that_the_pages_name_exist() -> None:
-    fields = {
-        "data": {field.name for field in dataclasses.fields(DataConfig)},
-        "training": {field.name for field in dataclasses.fields(TrainingConfig)},
-    }
+    options = {"data": keys(DataConfig), "training": keys(TrainingConfig)}
     wrong = [
         f"{page.name}: {section}.{option}"
         for page in PAGES
-        for section, option in re.findall(r"`(?:--)?(data|training)\.(\w+)[` ]", page.read_text("utf-8"))
-        if option not in fields[section]
+        for section, option in re.findall(r"`(?:--)?(data|training)\.(\w[\w.]*)[` ]", page.read_text("utf-8"))
+        if option not in options[section]
     ]
     assert wrong == []
 

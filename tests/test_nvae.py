@@ -24,6 +24,7 @@ from davi.objectives import ObjectiveConfig, balancing, objective
 from davi.runs import load_model
 from davi.training import TrainingConfig
 from davi.training.loop import train
+from davi.training.sections import CheckpointConfig, ScheduleConfig
 
 SMALL = NVAEConfig(
     groups=(1, 2),
@@ -312,7 +313,8 @@ def test_options_that_make_no_sense(options: dict[str, object], message: str) ->
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     """With the vectors of the spectral penalty, which go on from where they were."""
     images = sets(binarization="none", size=8)
-    config = TrainingConfig(steps=6, batch_size=8, checkpoint_steps=3, checkpoint_minutes=0, schedule="constant")
+    often = CheckpointConfig(minutes=0, steps=3)
+    config = TrainingConfig(steps=6, batch_size=8, checkpoints=often, schedule=ScheduleConfig("constant"))
 
     def model() -> NVAE:
         torch.manual_seed(1)

@@ -19,11 +19,13 @@ from torch import Generator
 
 import davi
 from davi.cli import main
+from davi.config import keys as keys_of
 from davi.data import DataConfig, load
 from davi.models import MODELS
 from davi.recipes import load as load_recipe
 from davi.renamed import KEYS, VALUES, complaint, upgraded
 from davi.runs import read_metrics
+from davi.training import TrainingConfig
 
 NAMES = ("attentive", "biva", "iaf_vae", "ladder_vae", "nvae", "vae", "very_deep_vae")
 
@@ -90,17 +92,49 @@ def test_results_still_have_every_key_they_had(old: Path) -> None:
 
 def test_old_words_are_read_where_davi_wrote_them_and_explained_elsewhere(tmp_path: Path) -> None:
     for (key, value), new in VALUES.items():
-        sections: dict[str, Any] = {}
-        inner = sections
-        *path, last = key.split(".")
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
+        sections = nested(key, value)
         said = complaint(sections)
         assert said == f"{key}: got {value!r}, which is now called {new!r}"
-        assert complaint(upgraded(sections)) is None
+        assert upgraded(sections) == nested(key, new)
         assert complaint(sections) == said  # the argument is left alone
-    assert all(not upgraded({}).get(old) for old in KEYS)
+    for old, new in KEYS.items():
+        sections = nested(old, 3)
+        assert complaint(sections) == f"{old} is now called {new}"
+        assert upgraded(sections) == nested(new, 3)
+        assert complaint(nested(new, 3)) is None
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Sections with a single option, by its dotted key."""
+    *path, last = key.split(".")
+    sections = {last: value}
+    for part in reversed(path):
+        sections = {part: sections}
+    return sections
+
+
+def test_new_words_are_options() -> None:
+    today = keys_of(TrainingConfig, "training.")
+    assert {*KEYS.values(), *(key for key, _ in VALUES)} <= set(today)
+
+
+def test_options_become_sections_of_the_same_name() -> None:
+    """Old keys stand beside one another in any order, and an old value under an old key is replaced as well."""
+    old = {"clip_norm": 4.0, "stages": 3, "schedule": "stages", "period_multiplier": 1.0, "steps": 5}
+    assert upgraded({"training": old}) == {
+        "training": {
+            "step_filter": {"clip_norm": 4.0},
+            "schedule": {"name": "staircase", "stairs": 3, "period_multiplier": 1.0},
+            "steps": 5,
+        }
+    }
+    today = {"training": {"schedule": {"name": "cosine"}, "optimizer": None}}
+    assert upgraded(today) == today
+    assert complaint(today) is None
+    wrong = {"training": {"step_filter": 3, "clip_norm": 4.0}}  # the reader will refuse the section
+    assert upgraded(wrong) == {"training": {"step_filter": 3}}
+    both = {"training": {"eps": 1.0, "optimizer": {"eps": 2.0}}}  # the new word was written last
+    assert upgraded(both) == {"training": {"optimizer": {"eps": 2.0}}}
 
 
 def test_a_recipe_of_ones_own_is_told_the_new_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,3 +148,20 @@ def test_a_recipe_of_ones_own_is_told_the_new_word(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().err == f"davi: {path}: {said}"
     assert main(["train", name, f"--training.objective.{key}", old]) == 2
     assert capsys.readouterr().err == f"davi: command line: {said}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("clip_norm", "5", "training.clip_norm is now called training.step_filter.clip_norm"),
+        ("optimizer", "adam", "training.optimizer is now called training.optimizer.name"),
+        ("schedule", "stages", "training.schedule is now called training.schedule.name"),
+        ("schedule.name", "stages", "training.schedule.name: got 'stages', which is now called 'staircase'"),
+    ],
+)
+def test_an_option_of_the_command_line_is_told_the_new_word(
+    option: str, value: str, said: str, old: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["vae_digits_tiny"], ["--run", str(old / "vae"), "--resume"]):
+        assert main(["train", *words, f"--training.{option}", value]) == 2
+        assert capsys.readouterr().err == f"davi: command line: {said}\n"

@@ -18,7 +18,7 @@ TINY = "attentive_digits_tiny"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps."""
     run = tmp_path_factory.mktemp("cli") / "run"
-    assert main(["train", TINY, "--run", str(run), "--training.steps", "4", "--training.checkpoint_steps=2"]) == 0
+    assert main(["train", TINY, "--run", str(run), "--training.steps", "4", "--training.checkpoints.steps=2"]) == 0
     return run
 
 

@@ -56,9 +56,9 @@ def dimensions(name: str) -> int:
 def test_numbers_per_dimension_times_the_dimensions(name: str) -> None:
     clip, skip, eps = PER_DIMENSION[name]
     config, dims = training(name), dimensions(name)
-    assert (config.clip_norm, config.skip_norm) == (clip * dims, skip * dims)
-    assert config.eps == pytest.approx(eps * dims, rel=1e-12)
-    assert config.optimizer == "adamw"  # its weight decay is decoupled: nothing to convert
+    assert (config.step_filter.clip_norm, config.step_filter.skip_norm) == (clip * dims, skip * dims)
+    assert config.optimizer.eps == pytest.approx(eps * dims, rel=1e-12)
+    assert config.optimizer.name == "adamw"  # its weight decay is decoupled: nothing to convert
     page = next(line for line in UNITS.read_text("utf-8").splitlines() if line.startswith(f"| `{name}` |"))
     assert f"| {dims:,} | {clip:g} → {clip * dims:,.0f} | {skip:g} → {skip * dims:,.0f} |" in page
     assert float(page.split("→")[-1].strip(" |")) == pytest.approx(eps * dims, rel=1e-12)
@@ -68,14 +68,15 @@ def test_numbers_per_dimension_times_the_dimensions(name: str) -> None:
 def test_epsilons_of_summed_losses_are_divided_by_the_images(name: str) -> None:
     eps, images = SUMMED[name]
     config = training(name)
-    assert config.eps == pytest.approx(eps / images, rel=1e-12)
+    assert config.optimizer.eps == pytest.approx(eps / images, rel=1e-12)
     assert config.batch_size // config.accumulate == images
 
 
 def test_every_fixed_threshold_has_a_source() -> None:
-    fixed = {name for name in recipes.names() if (t := recipes.load(name).training) and (t.clip_norm or t.skip_norm)}
+    filters = {name: training(name).step_filter for name in recipes.names()}
+    fixed = {name for name, its in filters.items() if its.clip_norm or its.skip_norm}
     assert fixed == PER_DIMENSION.keys() | PER_IMAGE.keys() | OURS
-    assert {name: training(name).clip_norm for name in PER_IMAGE} == PER_IMAGE
+    assert {name: filters[name].clip_norm for name in PER_IMAGE} == PER_IMAGE
 
 
 def test_gradient_of_the_untrained_published_model() -> None:
@@ -93,4 +94,6 @@ def test_gradient_of_the_untrained_published_model() -> None:
     assert norm == pytest.approx(2_800, rel=0.1)
     assert norm / dimensions("very_deep_vae_cifar10") == pytest.approx(0.92, rel=0.1)
     config = training("very_deep_vae_cifar10")
-    assert 200 * norm < config.clip_norm  # the authors' number as it stands, 200, would be a fourteenth of the norm
+    assert (
+        200 * norm < config.step_filter.clip_norm
+    )  # the authors' number as it stands, 200, would be a fourteenth of the norm

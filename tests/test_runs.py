@@ -178,7 +178,7 @@ def test_create_writes_a_recipe_that_can_be_read(tmp_path: Path) -> None:
     recipe = {
         "model": {"layers": (4, 4), "a": shared, "b": shared},
         "data": {"set": "digits"},
-        "training": {"eps": 1e-3},
+        "training": {"optimizer": {"eps": 1e-3}},
     }
     create(tmp_path / "a" / "b", recipe)
     text = (tmp_path / "a" / "b" / "recipe.yaml").read_text()

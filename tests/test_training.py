@@ -22,6 +22,7 @@ from davi.files import read_tensors
 from davi.model import Model
 from davi.runs import checkpoint_folders, load_model, read_metrics
 from davi.training import Interrupted, TrainingConfig, TrainingResult, checkpoint, train
+from davi.training.sections import CheckpointConfig, ComputeConfig, ScheduleConfig, StepFilterConfig
 from davi.training.validation import validate
 
 QUIET: dict[str, Any] = {
@@ -29,8 +30,14 @@ QUIET: dict[str, Any] = {
     "learning_rate": 0.02,
     "log_every": 4,
     "validate_every": 0,
-    "checkpoint_minutes": 0.0,
+    "checkpoints": CheckpointConfig(minutes=0.0),
 }
+
+CONSTANT = ScheduleConfig("constant")
+
+
+def saved_every(steps: int) -> CheckpointConfig:
+    return CheckpointConfig(minutes=0.0, steps=steps)
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +100,8 @@ def test_one_update_is_the_optimizers(tmp_path: Path, clip_norm: float) -> None:
     """The loop's arithmetic against a plain update written out here."""
     data = sets(binarization="none", flip="none", size=2)
     model, twin = (Logistic((1, 2, 2), 16).double() for _ in range(2))
-    go(model, tmp_path / "run", data, steps=1, ema_decay=0.0, schedule="constant", clip_norm=clip_norm)
+    options = {"schedule": CONSTANT, "step_filter": StepFilterConfig(clip_norm=clip_norm)}
+    go(model, tmp_path / "run", data, steps=1, ema_decay=0.0, **options)
     x = data.train.pixels[next(Sampler(40, 8, 0))]
     twin.evidence(x).log_px.mean().neg().backward()
     if clip_norm:
@@ -109,7 +117,7 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path: Path) -> None:
     data, weights, records = sets(binarization="none", size=2), [], []
     for parts in (1, 2, 4):
         model, run = Logistic((1, 2, 2), 16).double(), tmp_path / str(parts)
-        go(model, run, data, steps=6, batch_size=16, accumulate=parts, clip_norm=0.5)
+        go(model, run, data, steps=6, batch_size=16, accumulate=parts, step_filter=StepFilterConfig(clip_norm=0.5))
         weights.append(model.logits.detach())
         records.append(kind(run, "train")[-1]["loss"])
     # float64: sums of the same numbers in another order
@@ -152,17 +160,17 @@ torchs_own_warnings = [
     ("switch", "tolerance"),
     [
         # The same operations in another order: float32 rounding, amplified a little by six steps.
-        ({"channels_last": True}, 1e-4),
-        ({"recompute": True}, 1e-6),
-        pytest.param({"compile": True, "compile_backend": "aot_eager"}, 1e-4, marks=torchs_own_warnings),
+        (ComputeConfig(channels_last=True), 1e-4),
+        (ComputeConfig(recompute=True), 1e-6),
+        pytest.param(ComputeConfig(compile=True, compile_backend="aot_eager"), 1e-4, marks=torchs_own_warnings),
         # bfloat16 has 8 bits of mantissa; on a network this small 2 % of a nat or so remains of it.
-        ({"precision": "bfloat16"}, 2e-2),
+        (ComputeConfig(precision="bfloat16"), 2e-2),
     ],
     ids=["channels_last", "recompute", "compile", "bfloat16"],
 )
-def test_switches_leave_the_loss_alone(tmp_path: Path, switch: dict[str, Any], tolerance: float) -> None:
-    for name, options in (("plain", {}), ("switched", switch)):
-        go(vae(), tmp_path / name, steps=6, log_every=1, **options)
+def test_switches_leave_the_loss_alone(tmp_path: Path, switch: ComputeConfig, tolerance: float) -> None:
+    for name, compute in (("plain", ComputeConfig()), ("switched", switch)):
+        go(vae(), tmp_path / name, steps=6, log_every=1, compute=compute)
     plain, switched = ([r["loss"] for r in kind(tmp_path / name, "train")] for name in ("plain", "switched"))
     assert switched == pytest.approx(plain, rel=tolerance)
     tensors, _ = read_tensors(tmp_path / "switched" / "model.safetensors")
@@ -174,7 +182,7 @@ def test_switches_leave_the_loss_alone(tmp_path: Path, switch: dict[str, Any], t
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compiled_blocks_compute_the_same(tmp_path: Path) -> None:
     for name, on in (("plain", False), ("compiled", True)):
-        go(vae(), tmp_path / name, steps=2, log_every=1, compile=on)
+        go(vae(), tmp_path / name, steps=2, log_every=1, compute=ComputeConfig(compile=on))
     plain, compiled = ([r["loss"] for r in kind(tmp_path / name, "train")] for name in ("plain", "compiled"))
     assert compiled == pytest.approx(plain, rel=1e-4)  # fused float32 operations round differently
 
@@ -200,7 +208,7 @@ def test_a_skipped_step_changes_nothing(tmp_path: Path) -> None:
     for steps in (2, 3):
         model = Logistic((1, 2, 2), 16)
         model.faults = {2: float("nan")}
-        go(model, tmp_path / str(steps), sets(binarization="none", size=2), steps=steps, schedule="constant")
+        go(model, tmp_path / str(steps), sets(binarization="none", size=2), steps=steps, schedule=CONSTANT)
         states.append(model.state_dict())
         states.append(read_tensors(tmp_path / str(steps) / "model.safetensors")[0])
     for before, after in (states[0::2], states[1::2]):
@@ -210,8 +218,9 @@ def test_a_skipped_step_changes_nothing(tmp_path: Path) -> None:
 def test_lasting_nonfinite_loss_ends_with_a_diagnosis(tmp_path: Path) -> None:
     model, run = Logistic((1, 2, 2), 16), tmp_path / "run"
     model.faults = dict.fromkeys(range(7, 100), float("nan"))
+    strict = StepFilterConfig(nonfinite_limit=4)
     with pytest.raises(UserError) as caught:
-        go(model, run, sets(binarization="none", size=2), steps=50, checkpoint_steps=6, nonfinite_limit=4)
+        go(model, run, sets(binarization="none", size=2), steps=50, checkpoints=saved_every(6), step_filter=strict)
     message = str(caught.value)
     assert "4 steps in a row" in message
     assert "up to step 11" in message
@@ -248,7 +257,7 @@ def test_images_must_fit_the_model(tmp_path: Path) -> None:
 
 
 def test_old_checkpoints_go(tmp_path: Path) -> None:
-    go(vae(), tmp_path / "run", steps=10, checkpoint_steps=3, keep_checkpoints=2)
+    go(vae(), tmp_path / "run", steps=10, checkpoints=CheckpointConfig(minutes=0.0, steps=3, keep=2))
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-00000009", "step-00000010"]
 
@@ -284,7 +293,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path: Path, monkeypatch: 
         write(path, tensors, info)
 
     monkeypatch.setattr(checkpoint, "write_tensors", full)
-    config = TrainingConfig(**{**QUIET, "steps": 9, "checkpoint_steps": 3})
+    config = TrainingConfig(**{**QUIET, "steps": 9, "checkpoints": saved_every(3)})
     with pytest.raises(UserError) as caught:
         train(vae(), sets(), config, run, RECIPE, resume=True, print_fn=[].append)
     assert "No space left on device" in str(caught.value)
@@ -332,7 +341,12 @@ def test_metrics_are_json_without_nan(tmp_path: Path) -> None:
 def test_what_is_not_finite_pushes_no_good_checkpoint_out(tmp_path: Path) -> None:
     """The first update spoils the weights; what comes after it is never saved."""
     config = TrainingConfig(
-        steps=20, batch_size=8, learning_rate=1e30, schedule="constant", checkpoint_steps=1, nonfinite_limit=5
+        steps=20,
+        batch_size=8,
+        learning_rate=1e30,
+        schedule=CONSTANT,
+        step_filter=StepFilterConfig(nonfinite_limit=5),
+        checkpoints=CheckpointConfig(steps=1),
     )
     with pytest.raises(UserError, match="5 steps in a row without finite loss"):
         train(vae(), sets(), config, tmp_path / "run", RECIPE, print_fn=[].append)
@@ -357,8 +371,9 @@ def test_weights_spoiled_by_the_last_update_are_not_saved(
     for steps, saved in ((50, ["step-00000003"]), (6, ["step-00000003"])):  # in the middle, and at the end of the run
         calls.clear()
         shutil.rmtree(run, ignore_errors=True)
+        data = sets(binarization="none", size=2)
         with pytest.raises(UserError) as caught:
-            go(Logistic((1, 2, 2), 16), run, sets(binarization="none", size=2), steps=steps, checkpoint_steps=3)
+            go(Logistic((1, 2, 2), 16), run, data, steps=steps, checkpoints=saved_every(3))
         last = run / "checkpoints" / "step-00000003"
         assert str(caught.value) == (
             f"training: the weights after step 6 are not finite, first in logits; the last good checkpoint is {last}"
@@ -373,15 +388,22 @@ def test_large_weights_are_finite(tmp_path: Path) -> None:
     with torch.no_grad():
         model.gate.fill_(-1.0)  # the logits have no effect
         model.logits.mul_(1e30)
-    go(model, tmp_path / "run", sets(binarization="none", size=2), steps=1, skip_factor=0.0)
+    go(
+        model,
+        tmp_path / "run",
+        sets(binarization="none", size=2),
+        steps=1,
+        step_filter=StepFilterConfig(skip_factor=0.0),
+    )
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_training_that_is_half_not_finite_ends(tmp_path: Path) -> None:
     model = Logistic((1, 2, 2), 16)
     model.faults = dict.fromkeys(range(1, 100, 2), float("nan"))
+    strict = StepFilterConfig(nonfinite_limit=4)
     with pytest.raises(UserError, match="4 of the last 8 steps without finite loss and gradient up to step 8, the"):
-        go(model, tmp_path / "run", sets(binarization="none", size=2), steps=50, nonfinite_limit=4)
+        go(model, tmp_path / "run", sets(binarization="none", size=2), steps=50, step_filter=strict)
 
 
 def test_the_model_remembers_the_decay_of_its_average(tmp_path: Path) -> None:

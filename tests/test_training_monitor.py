@@ -15,11 +15,12 @@ from davi.runs import read_metrics
 from davi.training import TrainingConfig, train
 from davi.training.monitor import Monitor
 from davi.training.schedule import Schedule
+from davi.training.sections import CheckpointConfig, MonitorConfig, ScheduleConfig
 
 
-def watch(kind: str = "validation", **options: Any) -> Monitor:
-    config = TrainingConfig(steps=100, **options)
-    return Monitor(config, Schedule(config, 10), kind)
+def watch(kind: str = "validation", objective: ObjectiveConfig | None = None, **options: Any) -> Monitor:
+    config = TrainingConfig(steps=100, objective=objective or ObjectiveConfig())
+    return Monitor(MonitorConfig(**options), Schedule(config, 10), kind)
 
 
 def record(step: int, nats: float, *kl: float, kind: str = "validation") -> dict[str, Any]:
@@ -111,7 +112,12 @@ def test_damaged_records_are_left_out(tmp_path: Path) -> None:
     assert any("has ended" in line for line in go(tmp_path, dataclasses.replace(EAGER, steps=2), resume=True))
 
 
-EAGER = dataclasses.replace(CONFIG, validate_every=2, collapse_nats=1e3, plateau_validations=1, checkpoint_steps=4)
+EAGER = dataclasses.replace(
+    CONFIG,
+    validate_every=2,
+    checkpoints=CheckpointConfig(minutes=0.0, steps=4),
+    monitor=MonitorConfig(collapse_nats=1e3, plateau_validations=1),
+)
 """Every layer counts as collapsed."""
 
 
@@ -133,7 +139,7 @@ def test_a_run_tells_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
     assert f"monitor at step 2: {first['message']}" in lines
     assert [record["what"] for record in told(whole)].count("collapse") == 1
     # Constant learning rate: the shorter run begins as the longer one.
-    flat = dataclasses.replace(EAGER, schedule="constant", learning_rate=0.0, warmup_steps=0)
+    flat = dataclasses.replace(EAGER, schedule=ScheduleConfig("constant"), learning_rate=0.0)
     go(whole := tmp_path / "flat", flat)
     assert [(record["step"], record["what"]) for record in told(whole)] == [(2, "collapse"), (4, "plateau")]
     go(run, dataclasses.replace(flat, steps=8))
@@ -162,9 +168,9 @@ def test_without_validations_the_log_is_looked_at(tmp_path: Path) -> None:
 
 def test_what_a_resumption_changes_is_said(tmp_path: Path) -> None:
     run, lines = tmp_path / "run", list[str]()
-    recipe = {**RECIPE, "training": {"steps": 4, "objective": {"kl_steps": 5}, "betas": [0.9, 0.99]}}
+    recipe = {**RECIPE, "training": {"steps": 4, "objective": {"kl_steps": 5}, "optimizer": {"betas": [0.9, 0.99]}}}
     train(vae(), sets(), dataclasses.replace(CONFIG, steps=4), run, recipe, print_fn=[].append)
-    other = {**RECIPE, "training": {"steps": 6, "objective": {"kl_steps": 3}, "betas": (0.9, 0.99)}}
+    other = {**RECIPE, "training": {"steps": 6, "objective": {"kl_steps": 3}, "optimizer": {"betas": (0.9, 0.99)}}}
     train(vae(), sets(), dataclasses.replace(CONFIG, steps=6), run, other, resume=True, print_fn=lines.append)
     assert lines[:2] == [
         f"resuming {run} after step 4",

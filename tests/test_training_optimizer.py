@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,15 +14,15 @@ from torch import Tensor
 from davi.runs import load_model
 from davi.training import TrainingConfig, train
 from davi.training.optimizer import make_optimizer
+from davi.training.sections import OptimizerConfig, ScheduleConfig
 
 
-def two_steps(optimizer: str, start: Tensor, gradients: list[Tensor], **options: Any) -> Tensor:
+def two_steps(config: OptimizerConfig, start: Tensor, gradients: list[Tensor]) -> Tensor:
     """Where a weight stands after a step with each gradient."""
     layer = torch.nn.Linear(2, 1, bias=False).double()
     with torch.no_grad():
         layer.weight.copy_(start)
-    config = TrainingConfig(steps=1, optimizer=optimizer, learning_rate=0.1, **options)  # type: ignore[arg-type]
-    made = make_optimizer(layer, config)
+    made = make_optimizer(layer, config, 0.1)
     for gradient in gradients:
         layer.weight.grad = gradient.clone()
         made.step()
@@ -45,8 +44,8 @@ def test_adam_by_its_formula(inside: bool, decay: float) -> None:
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
         mean, square = m / (1 - b1**t), v / (1 - b2**t)
         theta = theta - 0.1 * mean / ((square + eps).sqrt() if inside else square.sqrt() + eps)
-    options: dict[str, Any] = {"eps": eps, "betas": (b1, b2), "weight_decay": decay, "eps_inside_root": inside}
-    torch.testing.assert_close(two_steps("adam", START, GRADIENTS, **options), theta, rtol=1e-12, atol=0.0)
+    config = OptimizerConfig("adam", eps=eps, betas=(b1, b2), weight_decay=decay, eps_inside_root=inside)
+    torch.testing.assert_close(two_steps(config, START, GRADIENTS), theta, rtol=1e-12, atol=0.0)
 
 
 def test_sgd_by_its_formula() -> None:
@@ -54,20 +53,27 @@ def test_sgd_by_its_formula() -> None:
     for raw in GRADIENTS:
         velocity = 0.7 * velocity + (raw + 0.5 * theta)
         theta = theta - 0.1 * velocity
-    made = two_steps("sgd", START, GRADIENTS, momentum=0.7, weight_decay=0.5)
+    made = two_steps(OptimizerConfig("sgd", momentum=0.7, weight_decay=0.5), START, GRADIENTS)
     torch.testing.assert_close(made, theta, rtol=1e-12, atol=0.0)
 
 
-@pytest.mark.parametrize("options", [("sgd", False), ("sgd", None), ("adam", False), ("adam", True)])
-def test_each_optimizer_is_resumed_bit_for_bit(options: tuple[str, bool | None], tmp_path: Path) -> None:
-    """Killed after three of six steps. None: without momentum, which leaves an optimizer without any state."""
-    name, inside = options
-    more: dict[str, Any] = {"eps_inside_root": True} if inside else {"momentum": 0.0} if inside is None else {}
-    config = TrainingConfig(steps=6, batch_size=8, optimizer=name, learning_rate=1e-3, **more)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        OptimizerConfig("sgd"),
+        OptimizerConfig("sgd", momentum=0.0),  # without any state
+        OptimizerConfig("adam"),
+        OptimizerConfig("adam", eps_inside_root=True),
+    ],
+)
+def test_each_optimizer_is_resumed_bit_for_bit(optimizer: OptimizerConfig, tmp_path: Path) -> None:
+    """Killed after three of six steps."""
+    constant = ScheduleConfig("constant")
+    config = TrainingConfig(steps=6, batch_size=8, learning_rate=1e-3, optimizer=optimizer, schedule=constant)
     images, weights = sets(), []
     for run, lengths in ((tmp_path / "whole", (6,)), (tmp_path / "cut", (3, 6))):
         for resume, steps in enumerate(lengths):
-            shorter = dataclasses.replace(config, steps=steps, schedule="constant")
+            shorter = dataclasses.replace(config, steps=steps)
             torch.manual_seed(0)
             train(vae(), images, shorter, run, {"model": {"name": "tiny"}}, bool(resume), print_fn=[].append)
         weights.append(load_model(run)[0].state_dict())
@@ -76,7 +82,7 @@ def test_each_optimizer_is_resumed_bit_for_bit(options: tuple[str, bool | None],
 
 def test_epsilon_inside_the_root_is_of_adam_alone() -> None:
     with pytest.raises(ValueError, match="eps_inside_root: got true with the optimizer adamw, expected adam"):
-        TrainingConfig(steps=1, optimizer="adamw", eps_inside_root=True)
+        OptimizerConfig("adamw", eps_inside_root=True)
 
 
 def test_the_fused_step_is_the_plain_one() -> None:
@@ -84,8 +90,8 @@ def test_the_fused_step_is_the_plain_one() -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         model = vae().to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's annotations
         other = copy.deepcopy(model)
-        config = TrainingConfig(steps=1, optimizer="adamw", weight_decay=0.1, learning_rate=0.01)
-        optimizer = make_optimizer(model, config)
+        config = OptimizerConfig("adamw", weight_decay=0.1)
+        optimizer = make_optimizer(model, config, 0.01)
         groups = [
             {"params": [p for p in other.parameters() if p.ndim], "weight_decay": 0.1},
             {"params": [p for p in other.parameters() if not p.ndim], "weight_decay": 0.0},

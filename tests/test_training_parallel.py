@@ -101,10 +101,14 @@ def test_adamw_in_shares(folder: Path) -> None:
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^shard: got true for nvae, expected false: its penalties need all weights"):
+    with pytest.raises(
+        UserError, match=r"^training.compute.shard: got true for nvae, expected false: its penalties need all weights"
+    ):
         check_shares(davi.build("nvae_digits_tiny"), ObjectiveConfig())
     double = ObjectiveConfig(draws=2, bound="importance_weighted", gradient="doubly_reparameterized")
-    with pytest.raises(UserError, match=r"^shard: got true with the doubly reparameterized gradient, expected false$"):
+    with pytest.raises(
+        UserError, match=r"^training.compute.shard: got true with the doubly reparameterized gradient, expected false$"
+    ):
         check_shares(vae(), double)
     check_shares(vae(), ObjectiveConfig())
 
@@ -140,10 +144,10 @@ def test_another_number_of_parts_is_said(tmp_path: Path) -> None:
     state = State.fresh(vae(), sets(), config(1, 9), torch.device("cpu"))
     processes, lines = Processes(), list[str]()
     state.step = 3
-    assert cut(state, processes, lines.append) == 1
+    assert cut(state, 8, processes, lines.append) == 1
     assert not lines
     state.accumulate = 2
-    assert cut(state, processes, lines.append) == 2
+    assert cut(state, 8, processes, lines.append) == 2
     assert lines == ["batches are cut into 2 parts from here on, before 1: batch norms and draws differ"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from davi.evidence import Evidence, Kind
 from davi.model import Model
 from davi.training import TrainingConfig
 from davi.training.plan import Plan, SavedTensors, plan
+from davi.training.sections import ComputeConfig, OptimizerConfig
 
 CONFIG = TrainingConfig(steps=12, batch_size=8, threads=1)
 MIB = 2**20
@@ -83,11 +84,11 @@ def test_parts_of_a_batch_keep_a_part_of_the_activations() -> None:
 
 
 @pytest.mark.parametrize(("optimizer", "moments"), [("adamax", 2), ("adamw", 2)])
-def test_weights_and_moments_in_closed_form(optimizer: str, moments: int) -> None:
+def test_weights_and_moments_in_closed_form(optimizer: Literal["adamax", "adamw"], moments: int) -> None:
     model = vae()
     sizes = [parameter.numel() for parameter in model.parameters()]
     buffers = {name: buffer.nbytes for name, buffer in model.named_buffers()}
-    found = planned(vae(), optimizer=optimizer)
+    found = planned(vae(), optimizer=OptimizerConfig(optimizer))
     assert found.parameters == sum(sizes)
     assert found.memory["parameters"] == found.memory["gradients"] == 4 * sum(sizes)
     assert found.memory["optimizer state"] == moments * 4 * sum(sizes) + 4 * len(sizes)
@@ -99,8 +100,8 @@ def test_weights_and_moments_in_closed_form(optimizer: str, moments: int) -> Non
 def test_recomputed_and_narrow_activations_are_fewer() -> None:
     """Recomputation keeps the inputs of blocks alone; bfloat16 keeps the maps of convolutions in half the bytes."""
     whole, recomputed, narrow = (
-        planned(vae(), **changes).memory["activations"]
-        for changes in ({}, {"recompute": True}, {"precision": "bfloat16"})
+        planned(vae(), compute=compute).memory["activations"]
+        for compute in (ComputeConfig(), ComputeConfig(recompute=True), ComputeConfig(precision="bfloat16"))
     )
     assert recomputed < whole
     assert narrow < whole

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from tiny import RECIPE, same_files, sets, vae
 
 import davi
 from davi import recipes
+from davi.config import to_dict
 from davi.data import load
 from davi.errors import UserError
 from davi.runs import checkpoint_folders, load_model, read_metrics
 from davi.training import Interrupted, TrainingConfig, train
+from davi.training.sections import OptimizerConfig, ScheduleConfig
 from davi.training.signals import Signals
 
 CLOCK = {"seconds", "seconds_left", "images_per_second"}
@@ -172,7 +174,8 @@ def test_a_run_killed_at_its_very_end_is_completed(tmp_path: Path) -> None:
 
 def test_a_run_can_be_prolonged(tmp_path: Path) -> None:
     """With a constant learning rate the longer budget changes nothing about the first steps."""
-    short, long = (TrainingConfig(steps=n, batch_size=8, schedule="constant", threads=1) for n in (5, 9))
+    constant = ScheduleConfig("constant")
+    short, long = (TrainingConfig(steps=n, batch_size=8, schedule=constant, threads=1) for n in (5, 9))
     go(tmp_path / "once", config=long)
     go(tmp_path / "twice", config=short)
     go(tmp_path / "twice", resume=True, config=long)
@@ -186,13 +189,15 @@ def test_nothing_to_resume_begins(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("option", "value"), [("batch_size", 10), ("optimizer", "adamw"), ("seed", 7)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("batch_size", 10), ("optimizer", OptimizerConfig("adamw")), ("seed", 7)]
+)
 def test_what_no_resumption_may_change_is_refused(tmp_path: Path, option: str, value: Any) -> None:
     run = tmp_path / "run"
     go(run)
     before = (run / "recipe.yaml").read_bytes()
-    other = dataclasses.replace(CONFIG, steps=20, **{option: value})
-    changed = {**RECIPE, "training": {option: value}}
+    other = replace(CONFIG, steps=20, **{option: value})
+    changed = {**RECIPE, "training": {option: to_dict(value) if option == "optimizer" else value}}
     with pytest.raises(UserError, match=option):
         train(vae(), sets(), other, run, changed, resume=True, print_fn=[].append)
     assert (run / "recipe.yaml").read_bytes() == before
@@ -202,7 +207,7 @@ def test_what_no_resumption_may_change_is_refused(tmp_path: Path, option: str, v
 def test_the_only_checkpoint_outlives_its_replacement(tmp_path: Path) -> None:
     """Killed between the two renames by which a checkpoint replaces another one of the same step."""
     run = tmp_path / "run"
-    go(run, config=dataclasses.replace(CONFIG, keep_checkpoints=1))
+    go(run, config=replace(CONFIG, checkpoints=replace(CONFIG.checkpoints, keep=1)))
     (only,) = checkpoint_folders(run)
     shutil.copytree(only, only.with_name(f".new-{only.name}"))
     only.rename(only.with_name(f".was-{only.name}"))
@@ -218,12 +223,12 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_other_images_are_refused(tmp_path: Path) -> None:
     run, data = tmp_path / "run", sets()
-    known = dataclasses.replace(data, protocol={**data.protocol, "train_sha256": "a" * 64})
+    known = replace(data, protocol={**data.protocol, "train_sha256": "a" * 64})
     train(vae(), known, CONFIG, run, RECIPE, print_fn=[].append)
-    other = dataclasses.replace(data, protocol={**data.protocol, "train_sha256": "b" * 64})
+    other = replace(data, protocol={**data.protocol, "train_sha256": "b" * 64})
     before = (run / "recipe.yaml").read_bytes()
     with pytest.raises(UserError, match=r"^data: got train_sha256 b{12}\.\.\., expected a{12}\.\.\. as when") as caught:
-        train(vae(), other, dataclasses.replace(CONFIG, steps=20), run, RECIPE, resume=True, print_fn=[].append)
+        train(vae(), other, replace(CONFIG, steps=20), run, RECIPE, resume=True, print_fn=[].append)
     assert "\n" not in str(caught.value)
     assert (run / "recipe.yaml").read_bytes() == before
 
@@ -259,7 +264,7 @@ def test_every_model_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: p
     assert recipe.data is not None
     assert recipe.training is not None
     images = load(recipe.data)
-    config = dataclasses.replace(CONFIG, steps=4, batch_size=16, objective=recipe.training.objective)
+    config = replace(CONFIG, steps=4, batch_size=16, objective=recipe.training.objective)
 
     def run(folder: Path, resume: bool = False) -> None:
         torch.manual_seed(4)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from davi.errors import UserError
 from davi.runs import checkpoint_folders, load_model, read_metrics
 from davi.training import TrainingConfig, checkpoint, loop, train
 from davi.training.failure import diagnosis, first_layer, spoiled
+from davi.training.sections import CheckpointConfig
 
-BACK = dataclasses.replace(CONFIG, on_nan="rollback", nonfinite_limit=2, skip_factor=0.0)
+BACK = replace(CONFIG, step_filter=replace(CONFIG.step_filter, on_nan="rollback", nonfinite_limit=2, skip_factor=0.0))
 """Checkpoints after steps 3, 6, 9, 12; two parts a batch."""
 
 CLOCK = {"seconds", "seconds_left", "images_per_second"}
@@ -67,7 +68,7 @@ def test_stop_names_the_last_good_step(tmp_path: Path, monkeypatch: pytest.Monke
     spoil(monkeypatch, 1, range(7, 12))
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
-        go(run, dataclasses.replace(BACK, on_nan="stop"))
+        go(run, replace(BACK, step_filter=replace(BACK.step_filter, on_nan="stop")))
     assert str(caught.value) == (
         "training: 2 steps in a row without finite loss and gradient up to step 9, the last good one was step 7, "
         f"first in the gradient of {next(name for name, _ in vae().named_parameters())}; "
@@ -94,7 +95,7 @@ def test_back_with_half_the_learning_rate(tmp_path: Path, monkeypatch: pytest.Mo
     assert (info["rollbacks"], info["step"]) == (cures, 12)
     # The records are those of a run without trouble, apart from the learning rate and what follows from it.
     rates = {r["step"]: r["learning_rate"] for r in read_metrics(run) if r["kind"] == "train"}
-    go(tmp_path / "plain", dataclasses.replace(BACK, on_nan="stop"))
+    go(tmp_path / "plain", replace(BACK, step_filter=replace(BACK.step_filter, on_nan="stop")))
     plain = {r["step"]: r["learning_rate"] for r in read_metrics(tmp_path / "plain") if r["kind"] == "train"}
     assert rates == pytest.approx({4: plain[4], 8: plain[8] * 0.5**cures, 12: plain[12] * 0.5**cures}, rel=1e-12)
     assert load_model(tmp_path / "plain")[1]["rollbacks"] == 0
@@ -245,13 +246,13 @@ def test_diagnosis() -> None:
 def test_no_room_for_the_records(tmp_path: Path, tensorboard: bool, file: str) -> None:
     """What cannot be written is still waiting when the files are closed, and must not be a second error then."""
     run = tmp_path / "run"
-    config = dataclasses.replace(CONFIG, checkpoint_steps=0, steps=3, tensorboard=tensorboard, log_every=1)
+    config = replace(CONFIG, checkpoints=CheckpointConfig(minutes=0.0), steps=3, tensorboard=tensorboard, log_every=1)
     go(run, config)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
         with pytest.raises(UserError) as caught:
-            go(run, dataclasses.replace(config, steps=40), resume=True)
+            go(run, replace(config, steps=40), resume=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(caught.value) == f"{run / file}: cannot be written (File too large)"
@@ -262,14 +263,14 @@ def test_no_room_for_the_records(tmp_path: Path, tensorboard: bool, file: str) -
 def test_a_really_full_disk(tmp_path: Path) -> None:
     """The kernel refuses to let any file grow beyond what the records need but a checkpoint does not fit in."""
     run = tmp_path / "run"
-    config = dataclasses.replace(CONFIG, checkpoint_steps=0, steps=3)
+    config = replace(CONFIG, checkpoints=CheckpointConfig(minutes=0.0), steps=3)
     go(run, config)
     (good,) = checkpoint_folders(run)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
         with pytest.raises(UserError) as caught:
-            go(run, dataclasses.replace(config, steps=6), resume=True)
+            go(run, replace(config, steps=6), resume=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(caught.value).startswith(f"checkpoint {run}/checkpoints/step-00000006: cannot be written (")
@@ -277,5 +278,5 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     assert checkpoint_folders(run) == [good]
     assert not [path for path in run.rglob("*") if path.suffix == ".new" or path.name.startswith(".new")]
-    go(run, dataclasses.replace(config, steps=6), resume=True)
+    go(run, replace(config, steps=6), resume=True)
     assert load_model(run)[1]["step"] == 6

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from davi.training.config import TrainingConfig
 from davi.training.schedule import Schedule
+from davi.training.sections import CheckpointConfig, MonitorConfig, OptimizerConfig, ScheduleConfig, StepFilterConfig
 
-PAPER = {"learning_rate": 1e-2, "initial_learning_rate": 1e-4, "final_learning_rate": 1e-4, "warmup_epochs": 5.0}
+PAPER = ScheduleConfig(initial_learning_rate=1e-4, final_learning_rate=1e-4, warmup_epochs=5.0)
 
 
 def rate(schedule: Schedule, epoch: float) -> float:
@@ -17,7 +21,7 @@ def rate(schedule: Schedule, epoch: float) -> float:
 
 
 def test_warmup_then_cosine() -> None:
-    schedule = Schedule(TrainingConfig(epochs=405, **PAPER), 100)
+    schedule = Schedule(TrainingConfig(epochs=405, learning_rate=1e-2, schedule=PAPER), 100)
     assert schedule.learning_rate(0, 0.0) == pytest.approx(1e-4, rel=1e-12)
     assert schedule.learning_rate(1, 0.0) == pytest.approx(
         1e-4 + 9.9e-3 / 500, rel=1e-12
@@ -31,7 +35,8 @@ def test_warmup_then_cosine() -> None:
 
 
 def test_restarts_of_300_and_600_epochs() -> None:
-    config = TrainingConfig(epochs=905, schedule="cosine_restarts", first_period_epochs=300.0, **PAPER)
+    restarts = replace(PAPER, name="cosine_restarts", first_period_epochs=300.0)
+    config = TrainingConfig(epochs=905, learning_rate=1e-2, schedule=restarts)
     schedule = Schedule(config, 313)
     assert rate(schedule, 5) == pytest.approx(1e-2, rel=1e-12)
     assert rate(schedule, 155) == pytest.approx(5.05e-3, rel=1e-9)  # half of the first period
@@ -44,15 +49,15 @@ def test_restarts_of_300_and_600_epochs() -> None:
 
 
 def test_constant_after_warmup_by_steps() -> None:
-    config = TrainingConfig(
-        steps=100, schedule="constant", warmup_steps=4, learning_rate=1.0, initial_learning_rate=0.0
-    )
+    constant = ScheduleConfig("constant", warmup_steps=4, initial_learning_rate=0.0)
+    config = TrainingConfig(steps=100, learning_rate=1.0, schedule=constant)
     rates = [Schedule(config, 7).learning_rate(step, 0.0) for step in (0, 1, 2, 3, 4, 99)]
     assert rates == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.0], rel=1e-12)
 
 
 def test_a_budget_in_minutes_follows_the_clock() -> None:
-    config = TrainingConfig(minutes=10, warmup_fraction=0.1, learning_rate=2.0, final_learning_rate=0.0)
+    cosine = ScheduleConfig(warmup_fraction=0.1, final_learning_rate=0.0)
+    config = TrainingConfig(minutes=10, learning_rate=2.0, schedule=cosine)
     schedule = Schedule(config, 7)
     assert schedule.learning_rate(123, 30.0) == pytest.approx(1e-4 + (2.0 - 1e-4) / 2, rel=1e-12)
     assert schedule.learning_rate(5, 60.0) == pytest.approx(2.0, rel=1e-12)
@@ -63,7 +68,7 @@ def test_a_budget_in_minutes_follows_the_clock() -> None:
 
 
 def test_with_steps_the_clock_changes_nothing_but_the_end() -> None:
-    schedule = Schedule(TrainingConfig(steps=100, minutes=1, warmup_fraction=0.1), 10)
+    schedule = Schedule(TrainingConfig(steps=100, minutes=1, schedule=ScheduleConfig(warmup_fraction=0.1)), 10)
     for step in (0, 5, 10, 50, 99):
         assert schedule.learning_rate(step, 0.0) == schedule.learning_rate(step, 59.0)
         assert schedule.kl_weight(step, 0.0) == schedule.kl_weight(step, 59.0)
@@ -87,17 +92,47 @@ def test_the_first_budget_counts() -> None:
         ({"steps": 0}, "steps: got 0"),
         ({"minutes": math.inf}, "minutes: got inf"),
         ({"steps": 1, "batch_size": 10, "accumulate": 4}, "accumulate: got 4, expected a divisor"),
-        ({"steps": 1, "betas": (0.9, 1.0)}, "betas: got"),
-        ({"steps": 1, "warmup_steps": 2, "warmup_epochs": 1.0}, "more than one warm-up"),
         ({"steps": 1, "learning_rate": -1.0}, "learning_rate: got -1.0"),
         ({"steps": 1, "ema_decay": 1.0}, "ema_decay: got 1.0"),
-        ({"steps": 1, "skip_quantile": 1.5}, "skip_quantile: got 1.5"),
-        ({"steps": 1, "keep_checkpoints": 0}, "keep_checkpoints: got 0"),
-        ({"steps": 1, "schedule": "cosine_restarts", "first_period_epochs": 0.0}, "first_period_epochs: got 0.0"),
-        ({"minutes": 1, "schedule": "cosine_restarts", "warmup_fraction": 0.1}, "warmup_fraction: got 0.1"),
+        (
+            {"minutes": 1, "schedule": ScheduleConfig("cosine_restarts", warmup_fraction=0.1)},
+            "schedule.warmup_fraction: got 0.1",
+        ),
+        (
+            {"steps": 1, "schedule": ScheduleConfig("staircase", final_learning_rate=0.0)},
+            "schedule.name: got staircase with a learning rate of 0.0",
+        ),
+        ({"steps": 1, "learning_rate": 0.0, "schedule": ScheduleConfig("staircase")}, "schedule.name: got staircase"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
         TrainingConfig(**options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "message"),
+    [
+        (OptimizerConfig, {"betas": (0.9, 1.0)}, "betas: got [0.9, 1.0], expected numbers from 0 to below 1"),
+        (OptimizerConfig, {"eps": math.inf}, "eps: got inf, expected at least 0"),
+        (OptimizerConfig, {"momentum": 1.0}, "momentum: got 1.0, expected 0 to below 1"),
+        (ScheduleConfig, {"warmup_steps": 2, "warmup_epochs": 1.0}, "warmup_steps: got more than one warm-up"),
+        (ScheduleConfig, {"warmup_fraction": 1.5}, "warmup_fraction: got 1.5, expected 0 to 1"),
+        (ScheduleConfig, {"stairs": 1001}, "stairs: got 1001, expected at most 1000"),
+        (ScheduleConfig, {"period_multiplier": 0.5}, "period_multiplier: got 0.5, expected at least 1"),
+        (
+            ScheduleConfig,
+            {"name": "cosine_restarts", "first_period_epochs": 0.0},
+            "first_period_epochs: got 0.0, expected more than 0",
+        ),
+        (StepFilterConfig, {"skip_quantile": 1.5}, "skip_quantile: got 1.5, expected 0 to 1"),
+        (StepFilterConfig, {"skip_window": 0}, "skip_window: got 0, expected at least 1"),
+        (CheckpointConfig, {"keep": 0}, "keep: got 0, expected at least 1"),
+        (CheckpointConfig, {"minutes": -1.0}, "minutes: got -1.0, expected at least 0"),
+        (MonitorConfig, {"collapse_nats": math.nan}, "collapse_nats: got nan, expected at least 0"),
+    ],
+)
+def test_options_of_a_section_that_make_no_sense(section: type, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        section(**options)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Literal
 
 import pytest
 import torch
 from tiny import Logistic, vae
 
-from davi.training.config import TrainingConfig
 from davi.training.optimizer import Average, make_optimizer
+from davi.training.sections import OptimizerConfig, StepFilterConfig
 from davi.training.step_filter import StepFilter
 
 
 def test_threshold_is_a_multiple_of_the_quantile() -> None:
-    step_filter = StepFilter(TrainingConfig(steps=1, skip_factor=3.0, skip_quantile=0.9, skip_window=11))
+    step_filter = StepFilter(StepFilterConfig(skip_factor=3.0, skip_quantile=0.9, skip_window=11))
     for norm in range(10, -1, -1):
         assert step_filter.judge(0.0, float(norm)).update
     assert step_filter.threshold() == 27.0  # the 0.9 quantile of 0 .. 10 is 9
@@ -25,7 +26,7 @@ def test_threshold_is_a_multiple_of_the_quantile() -> None:
 
 
 def test_nothing_is_skipped_before_norms_are_known_or_when_off() -> None:
-    young, off = StepFilter(TrainingConfig(steps=1)), StepFilter(TrainingConfig(steps=1, skip_factor=0.0))
+    young, off = StepFilter(StepFilterConfig()), StepFilter(StepFilterConfig(skip_factor=0.0))
     assert young.judge(0.0, 1.0).update
     assert young.judge(0.0, 1e9).update
     assert all(off.judge(0.0, 10.0**i).update for i in range(40))
@@ -33,7 +34,7 @@ def test_nothing_is_skipped_before_norms_are_known_or_when_off() -> None:
 
 @pytest.mark.parametrize("growth", [1.5, 12.0, 1000.0])
 def test_ever_larger_norms_never_stall(growth: float) -> None:
-    config = TrainingConfig(steps=1, skip_factor=2.0, skip_window=20, skip_limit=5)
+    config = StepFilterConfig(skip_factor=2.0, skip_window=20, skip_limit=5)
     step_filter, norm, gap, longest = StepFilter(config), 1.0, 0, 0
     for _ in range(80):
         verdict = step_filter.judge(0.0, norm)
@@ -46,7 +47,7 @@ def test_ever_larger_norms_never_stall(growth: float) -> None:
 
 
 def test_a_lasting_rise_becomes_normal() -> None:
-    config = TrainingConfig(steps=1, skip_factor=5.0, skip_window=20, skip_limit=1000)
+    config = StepFilterConfig(skip_factor=5.0, skip_window=20, skip_limit=1000)
     step_filter = StepFilter(config)
     for _ in range(20):
         step_filter.judge(0.0, 1.0)
@@ -56,7 +57,7 @@ def test_a_lasting_rise_becomes_normal() -> None:
 
 
 def test_nonfinite_steps_are_counted_apart_and_teach_nothing() -> None:
-    step_filter = StepFilter(TrainingConfig(steps=1))
+    step_filter = StepFilter(StepFilterConfig())
     for loss, norm, reason in ((math.nan, 1.0, "loss"), (math.inf, math.nan, "loss"), (0.0, math.inf, "gradient")):
         verdict = step_filter.judge(loss, norm)
         assert (verdict.update, verdict.reason) == (False, reason)
@@ -67,7 +68,7 @@ def test_nonfinite_steps_are_counted_apart_and_teach_nothing() -> None:
 
 
 def test_scattered_nonfinite_steps_count_too() -> None:
-    config = TrainingConfig(steps=1, nonfinite_limit=3)
+    config = StepFilterConfig(nonfinite_limit=3)
 
     def ends_at(pattern: str) -> int | None:
         """The step, from 1, at which it is hopeless; ``x`` is a step that is not finite."""
@@ -90,7 +91,7 @@ def test_scattered_nonfinite_steps_count_too() -> None:
 
 
 def test_guard_goes_on_from_its_state() -> None:
-    config = TrainingConfig(steps=1, skip_factor=2.0, skip_window=16, skip_limit=3)
+    config = StepFilterConfig(skip_factor=2.0, skip_window=16, skip_limit=3)
     norms = torch.rand(60, generator=torch.Generator().manual_seed(0)).pow(4).mul(10).tolist()
     whole, first, second = StepFilter(config), StepFilter(config), StepFilter(config)
     expected = [whole.judge(0.0, norm) for norm in norms]
@@ -137,10 +138,9 @@ def test_without_decay_the_average_is_the_newest() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamax", "adamw"])
-def test_one_step_by_hand(name: str) -> None:
+def test_one_step_by_hand(name: Literal["adamax", "adamw"]) -> None:
     model = Logistic((1, 2, 2), 2).double()
-    options = {"optimizer": name, "learning_rate": 0.1, "eps": 1e-3, "weight_decay": 0.01}
-    optimizer = make_optimizer(model, TrainingConfig(steps=1, **options))
+    optimizer = make_optimizer(model, OptimizerConfig(name, eps=1e-3, weight_decay=0.01), 0.1)
     before, gate = model.logits.detach().clone(), model.gate.item()
     model.logits.grad, model.gate.grad = torch.full_like(before, 0.5), torch.tensor(-2.0, dtype=torch.float64)
     optimizer.step()

@@ -16,10 +16,16 @@ from tiny import RECIPE, sets, vae
 
 from davi.errors import UserError
 from davi.runs import read_metrics
-from davi.training import TrainingConfig, train
+from davi.training import CheckpointConfig, TrainingConfig, train
 
 CONFIG = TrainingConfig(
-    steps=8, batch_size=8, log_every=2, validate_every=4, checkpoint_steps=3, tensorboard=True, threads=1
+    steps=8,
+    batch_size=8,
+    log_every=2,
+    validate_every=4,
+    checkpoints=CheckpointConfig(steps=3),
+    tensorboard=True,
+    threads=1,
 )
 
 

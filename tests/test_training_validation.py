@@ -12,7 +12,7 @@ from tiny import RECIPE, Logistic, sets
 from davi.data import Images, evenly
 from davi.files import read_tensors
 from davi.runs import read_metrics
-from davi.training import TrainingConfig, train
+from davi.training import CheckpointConfig, TrainingConfig, train
 from davi.training.validation import validate
 
 
@@ -42,7 +42,9 @@ def test_a_part_of_the_images_is_spread_over_all_of_them(tmp_path: Path) -> None
     pixels = images.pixels.clone()
     pixels[:6], pixels[6:] = 3, 12
     data = dataclasses.replace(whole, validation=Images(pixels, images.levels, images.name))
-    config = TrainingConfig(steps=2, batch_size=4, validate_every=1, validation_images=4, checkpoint_steps=2, threads=1)
+    config = TrainingConfig(
+        steps=2, batch_size=4, validate_every=1, validation_images=4, checkpoints=CheckpointConfig(steps=2)
+    )
     run = tmp_path / "run"
     result = train(Logistic(images.shape, images.levels), data, config, run, RECIPE, print_fn=lambda line: None)
     record = result.validation

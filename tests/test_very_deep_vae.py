@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,8 +23,8 @@ from davi.models.very_deep_vae import (
     parse_blocks,
 )
 from davi.objectives import objective
-from davi.training.config import TrainingConfig
 from davi.training.optimizer import make_optimizer
+from davi.training.sections import StepFilterConfig
 from davi.training.step_filter import StepFilter
 
 SMALL: dict[str, Any] = {
@@ -143,12 +144,12 @@ def test_published_hyperparameters(
     dims = math.prod(data.geometry_of(recipe.data)[0])
     assert recipe.model.input_mean == pytest.approx(mean, abs=1e-8)
     assert recipe.model.input_deviation == pytest.approx(deviation, abs=1e-8)
-    assert (training.learning_rate, training.batch_size, training.clip_norm, training.skip_norm) == (
-        (rate, batch, clip * dims, skip * dims)
-    )
-    assert (training.optimizer, training.betas, training.weight_decay) == ("adamw", (0.9, 0.9), 0.01)
-    assert training.eps == pytest.approx(1e-8 * dims, rel=1e-12)
-    assert (training.schedule, training.warmup_steps, training.skip_factor) == ("constant", 100, 0.0)
+    assert (training.learning_rate, training.batch_size) == (rate, batch)
+    optimizer, schedule, step_filter = training.optimizer, training.schedule, training.step_filter
+    assert (step_filter.clip_norm, step_filter.skip_norm, step_filter.skip_factor) == (clip * dims, skip * dims, 0.0)
+    assert (optimizer.name, optimizer.betas, optimizer.weight_decay) == ("adamw", (0.9, 0.9), 0.01)
+    assert optimizer.eps == pytest.approx(1e-8 * dims, rel=1e-12)
+    assert (schedule.name, schedule.warmup_steps) == ("constant", 100)
     assert not training.objective.warms_up
     assert recipe.data.flip == "none"
 
@@ -290,7 +291,7 @@ def test_thirty_steps_of_the_mnist_recipe_train() -> None:
     x = torch.zeros(16, 1, 28, 28, dtype=torch.int64)
     for i in range(16):
         x[i, :, :, i : i + 6] = 1
-    optimizer, losses = make_optimizer(model, recipe.training), []
+    optimizer, losses = make_optimizer(model, recipe.training.optimizer, recipe.training.learning_rate), []
     for _ in range(30):
         loss = objective(model(x), recipe.training.objective, 1.0)
         loss.backward()
@@ -302,23 +303,22 @@ def test_thirty_steps_of_the_mnist_recipe_train() -> None:
     assert losses[-1] < 400
 
 
-PUBLISHED: dict[str, Any] = {"steps": 1, "clip_norm": 200.0, "skip_norm": 400.0, "skip_factor": 0.0}
+PUBLISHED = StepFilterConfig(clip_norm=200.0, skip_norm=400.0, skip_factor=0.0)
 
 
 def test_the_published_rule_can_be_said() -> None:
     """Clip at one norm; skip above another, or if the loss is not finite; -1 there is 0 here."""
-    step_filter = StepFilter(TrainingConfig(**PUBLISHED))
+    step_filter = StepFilter(PUBLISHED)
     for loss, norm, update in ((1.0, 10.0, True), (1.0, 399.0, True), (1.0, 401.0, False), (math.nan, 1.0, False)):
         verdict = step_filter.judge(loss, norm)
         assert (verdict.update, verdict.limit if verdict.update else 200.0) == (update, 200.0)
-    off = StepFilter(TrainingConfig(**{**PUBLISHED, "skip_norm": 0.0}))
+    off = StepFilter(replace(PUBLISHED, skip_norm=0.0))
     assert all(off.judge(1.0, 10.0**i).update for i in range(30))
 
 
 def test_a_stream_of_large_gradients_does_not_stall_it() -> None:
     """There, norms that stay above the threshold ended the training in silence."""
-    config = TrainingConfig(**PUBLISHED, skip_limit=10)
-    step_filter = StepFilter(config)
+    step_filter = StepFilter(replace(PUBLISHED, skip_limit=10))
     verdicts = [step_filter.judge(1.0, 1000.0 + i) for i in range(110)]
     forced = [i for i, verdict in enumerate(verdicts) if verdict.update]
     assert forced == list(range(10, 110, 11))

@@ -77,7 +77,7 @@ def parse(argv: Sequence[str]) -> Request:
     if getattr(options, "skip_unreadable", False):
         assignments = ["--data.skip_unreadable=true", *assignments]
     if getattr(options, "on_nan", None) is not None:
-        assignments = [f"--training.on_nan={options.on_nan}", *assignments]
+        assignments = [f"--training.step_filter.on_nan={options.on_nan}", *assignments]
     if getattr(options, "data", None) is not None:
         _check_unambiguous(options.data)
         # Assignments are read as YAML, in which a quoted path is that path whatever it holds.
@@ -144,7 +144,10 @@ def _dotted(word: str, sections: Sequence[str]) -> str:
     plain = word.lstrip("-").partition("=")[0].replace("-", "_")
     parts = {name.rpartition(".")[2]: name for name in reversed(names)}  # of several options, the first is named
     near = difflib.get_close_matches(plain, parts, n=1, cutoff=0.7)
-    return f"; did you mean {parts[near[0]]}?" if near else ""
+    if not near:
+        return ""
+    found = parts[near[0]]
+    return f"; did you mean {f'{found}.name' if f'{found}.name' in names else found}?"  # --optimizer adam
 
 
 def _top() -> argparse.ArgumentParser:

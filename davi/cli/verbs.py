@@ -106,7 +106,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--on-nan",
         type=_one_of("stop", "rollback"),
         metavar="WHAT",
-        help="stop or rollback, when numbers stay not finite (short for --training.on_nan)",
+        help="stop or rollback, when numbers stay not finite (short for --training.step_filter.on_nan)",
     )
     parser.add_argument("--plan", action="store_true", help="take two steps, print memory and time, make no run")
 

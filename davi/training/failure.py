@@ -125,7 +125,7 @@ def go_back(
     The order of the images is the same again; only the learning rate differs. The clock is not put back.
     """
     before, seconds, parts = state.rollbacks, state.seconds, state.parts
-    if config.on_nan == "stop":
+    if config.step_filter.on_nan == "stop":
         raise failure
     if len(before) == MOST_ROLLBACKS:
         raise UserError(f"{failure}; {MOST_ROLLBACKS} rollbacks have not helped") from None

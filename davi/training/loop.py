@@ -121,10 +121,10 @@ def _train(
     """:func:`train` in a folder that nobody else trains in."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    sharded = config.shard and processes.count > 1
+    sharded = config.compute.shard and processes.count > 1
     if sharded:
         prepare.check_shares(model, config.objective)
-    if config.channels_last and not sharded:
+    if config.compute.channels_last and not sharded:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
     model.to(accelerator.device).train()
@@ -136,10 +136,10 @@ def _train(
         processes.main_first(lambda: checkpoint.resume(run, state, sets.protocol, print_fn))
     if resume:
         prepare.say_resumed(run, recipe, state, begun, processes, print_fn)
-    state.parts = prepare.cut(state, processes, print_fn)
-    prepare.prepare_blocks(model, config)
+    state.parts = prepare.cut(state, config.batch_size, processes, print_fn)
+    prepare.prepare_blocks(model, config.compute)
     network, optimizer = (model, state.optimizer) if sharded else prepare.replicated(accelerator, state)
-    unsaved = config.on_nan == "rollback" and not begun
+    unsaved = config.step_filter.on_nan == "rollback" and not begun
     with Signals(patient=processes.count > 1) as signals:
         while True:
             log_of_run = shared_log(processes, run, state.step, print_fn, config.tensorboard)
@@ -190,7 +190,7 @@ class _Run:
         self.validated = last_validation(self.records, state.step) if self.resumed else (-1, None)
         self.protocol = {**self.sets.protocol, **state.started_from}
         validates = config.validate_every and self.sets.validation is not None
-        self.monitor = Monitor(config, self.schedule, "validation" if validates else "train")
+        self.monitor = Monitor(config.monitor, self.schedule, "validation" if validates else "train")
 
     def clock(self) -> float:
         """Time used, over all resumptions."""
@@ -199,7 +199,7 @@ class _Run:
     def go(self) -> TrainingResult:
         """Train until a budget is reached, then write the model."""
         config, state, schedule = self.config, self.state, self.schedule
-        bfloat16 = config.precision == "bfloat16"
+        bfloat16 = config.compute.precision == "bfloat16"
         self._begin()
         while (budget := schedule.exhausted(state.step, self.now)) is None:
             rate = schedule.learning_rate(state.step, self.now) * RATE_FACTOR ** len(state.rollbacks)
@@ -375,9 +375,9 @@ class _Run:
         While losses or gradients are not finite nothing is saved unasked: the weights may be spoiled, and the good
         checkpoints would be pushed out one by one before training gives up.
         """
-        state, config = self.state, self.config
-        by_steps = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
-        by_clock = config.checkpoint_minutes and self.now - self.saved >= 60.0 * config.checkpoint_minutes
+        state, due = self.state, self.config.checkpoints
+        by_steps = due.steps and state.step % due.steps == 0
+        by_clock = due.minutes and self.now - self.saved >= 60.0 * due.minutes
         if ((by_steps or by_clock) and not state.step_filter.nonfinite) or self.asked is not None:
             folder = self._save()
             if self.asked is not None:
@@ -390,7 +390,7 @@ class _Run:
         tensors = state.tensors()
         with self.processes.together():
             if self.processes.main:
-                checkpoint.save(self.run, state, tensors, self.config.keep_checkpoints, self._extra())
+                checkpoint.save(self.run, state, tensors, self.config.checkpoints.keep, self._extra())
         self.log.event("checkpoint", state.step, seconds=state.seconds)
         return checkpoint.folder_of(self.run, state.step)
 
@@ -412,7 +412,7 @@ class _Run:
         with self.processes.together():
             if self.processes.main:
                 if ended:  # what was killed while it removed old checkpoints has left some
-                    checkpoint.prune(self.run, state.step, self.config.keep_checkpoints)
+                    checkpoint.prune(self.run, state.step, self.config.checkpoints.keep)
                 save_model(path, state.average.model, self._extra(), weights)
         if ended:
             self.log.say(

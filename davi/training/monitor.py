@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from davi.activity import inactive_layers
-from davi.training.config import TrainingConfig
 from davi.training.schedule import Schedule
+from davi.training.sections import MonitorConfig
 
 IMPROVEMENT = 1e-3
 """Share of the best bound, in nats, by which another one must be better to count."""
@@ -35,7 +35,7 @@ class Monitor:
         kind: of the records to look at, ``validation`` or ``train``.
     """
 
-    def __init__(self, config: TrainingConfig, schedule: Schedule, kind: str) -> None:
+    def __init__(self, config: MonitorConfig, schedule: Schedule, kind: str) -> None:
         self.config, self.schedule, self.kind = config, schedule, kind
         self.inactive: list[str] = []
         self.best: tuple[float, int] | None = None

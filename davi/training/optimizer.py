@@ -24,27 +24,33 @@ from torch.optim.swa_utils import AveragedModel
 
 from davi.model import Model
 from davi.training.adam import AdamInsideRoot
-from davi.training.config import TrainingConfig
+from davi.training.sections import OptimizerConfig
 from davi.training.sharded import local
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer of the recipe. Weight decay spares single numbers: decaying a gate would close it."""
+def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:
+    """The optimizer of the recipe. Weight decay spares single numbers: decaying a gate would close it.
+
+    Arguments:
+        model: what it trains.
+        config: the recipe's section.
+        rate: the learning rate to begin with.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if not p.ndim], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    rate, betas, eps = config.learning_rate, config.betas, config.eps
+    betas, eps = config.betas, config.eps
     # A few calls for all tensors, or one for each, on the CPU as well, where it is not torch's own choice.
-    if config.optimizer == "adamax":
+    if config.name == "adamax":
         return torch.optim.Adamax(groups, lr=rate, betas=betas, eps=eps, foreach=True)
-    if config.optimizer == "sgd":
+    if config.name == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, foreach=True)
-    if config.optimizer == "adam" and config.eps_inside_root:
+    if config.name == "adam" and config.eps_inside_root:
         return AdamInsideRoot(groups, lr=rate, betas=betas, eps=eps)
-    adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return adam(groups, lr=rate, betas=betas, eps=eps, fused=True)
 
 

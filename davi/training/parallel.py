@@ -51,7 +51,7 @@ class Processes:
     def __init__(self) -> None:
         for name in _SHARDED:
             if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
-                more = "; --training.shard true shares the weights" if name == "FSDP" else ""
+                more = "; --training.compute.shard true shares the weights" if name == "FSDP" else ""
                 raise UserError(f"training: got {name} from the launcher, expected data-parallel processes (DDP){more}")
         # Unless it is told to use the CPU, Accelerate takes each process on a machine without accelerator for alone.
         asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"

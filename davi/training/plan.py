@@ -121,11 +121,11 @@ def plan(model: Model, sets: DataSets, config: TrainingConfig) -> Plan:
     if processes.count > 1:
         raise UserError(f"--plan: got {processes.count} processes, expected 1")
     device = Accelerator(cpu=processes.on_cpu, mixed_precision="no").device
-    if config.channels_last:
+    if config.compute.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     state = State.fresh(model.to(device).train(), sets, config, device)
-    state.parts = cut(state, processes, print)
-    prepare_blocks(model, config)
+    state.parts = cut(state, config.batch_size, processes, print)
+    prepare_blocks(model, config.compute)
     statistics = RunningStatistics(model, processes)
     saved = SavedTensors([*model.parameters(), *model.buffers()])
     with enough_for_batch_norms(state):
@@ -167,7 +167,7 @@ def _step(state: State, config: TrainingConfig, forward: AbstractContextManager[
     model, device = state.model, state.loader.device
     batch = next(state.loader)  # [B, C, H, W]
     for x in batch.tensor_split(state.parts):
-        with forward, torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with forward, torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bfloat16"):
             evidence = model(x, config.objective.draws)
             loss = objective(evidence, config.objective) * (len(x) / len(batch))
         loss.backward()

@@ -22,6 +22,7 @@ from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.config import TrainingConfig
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
+from davi.training.sections import ComputeConfig
 from davi.training.start import read_start
 from davi.training.state import BatchLoader, State
 
@@ -101,9 +102,11 @@ def check_shares(model: Model, config: ObjectiveConfig) -> None:
         UserError: one line.
     """
     if isinstance(model, Hierarchy) and type(model).penalties is not Hierarchy.penalties:
-        raise UserError(f"shard: got true for {model.name}, expected false: its penalties need all weights at once")
+        raise UserError(
+            f"training.compute.shard: got true for {model.name}, expected false: its penalties need all weights at once"
+        )
     if config.gradient == "doubly_reparameterized":
-        raise UserError("shard: got true with the doubly reparameterized gradient, expected false")
+        raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
 
 
 def _device(model: Model) -> torch.device:
@@ -136,7 +139,7 @@ def initialize(
     processes.share_weights(model)
 
 
-def prepare_blocks(model: Model, config: TrainingConfig) -> None:
+def prepare_blocks(model: Model, config: ComputeConfig) -> None:
     """Switches of the blocks. The averaged model is a copy made before and stays as it is."""
     blocks = list(model.blocks())
     if config.compile:
@@ -177,10 +180,10 @@ def enough_for_batch_norms(state: State) -> Iterator[None]:
         ) from None
 
 
-def cut(state: State, processes: Processes, print_fn: PrintFunction) -> int:
-    """Into how many parts batches are cut: into as many as before if the processes can share these."""
+def cut(state: State, batch_size: int, processes: Processes, print_fn: PrintFunction) -> int:
+    """Into how many parts batches of a recipe's size are cut: as many as before if the processes can share these."""
     before, size = state.parts, state.loader.sampler.batch_size
-    parts = parts_of_batch(state.step_filter.config.batch_size, state.accumulate, processes.count, before)
+    parts = parts_of_batch(batch_size, state.accumulate, processes.count, before)
     if size < parts:
         raise UserError(f"batch_size: got {size} images, the whole set, expected one for each of {parts} parts")
     if state.step and parts != before:

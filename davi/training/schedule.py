@@ -79,29 +79,29 @@ class Schedule:
 
     def learning_rate(self, step: int, seconds: float) -> float:
         """Learning rate of the step after ``step`` steps (the first has ``step`` 0)."""
-        config = self.config
+        schedule, highest = self.config.schedule, self.config.learning_rate
         warm = self._warmup(step, seconds)
         if warm < 1.0:
-            return config.initial_learning_rate + (config.learning_rate - config.initial_learning_rate) * warm
-        if config.schedule == "constant":
-            return config.learning_rate
-        if config.schedule == "staircase":
+            return schedule.initial_learning_rate + (highest - schedule.initial_learning_rate) * warm
+        if schedule.name == "constant":
+            return highest
+        if schedule.name == "staircase":
             return self._rate_of_stair(self._after_warmup(step, seconds))
-        rest = self._after_warmup(step, seconds) if config.schedule == "cosine" else self._in_period(step)
-        swing = 0.5 * (config.learning_rate - config.final_learning_rate)
-        return config.final_learning_rate + swing * (1.0 + math.cos(math.pi * rest))
+        rest = self._after_warmup(step, seconds) if schedule.name == "cosine" else self._in_period(step)
+        swing = 0.5 * (highest - schedule.final_learning_rate)
+        return schedule.final_learning_rate + swing * (1.0 + math.cos(math.pi * rest))
 
     def _warmup_steps(self) -> float:
         """Length of the warm-up in steps; 0 if there is none or it is a share of the clock."""
-        config = self.config
-        if config.warmup_fraction:
-            return 0.0 if self.total_steps is None else config.warmup_fraction * self.total_steps
-        return config.warmup_steps or config.warmup_epochs * self.steps_per_epoch
+        schedule = self.config.schedule
+        if schedule.warmup_fraction:
+            return 0.0 if self.total_steps is None else schedule.warmup_fraction * self.total_steps
+        return schedule.warmup_steps or schedule.warmup_epochs * self.steps_per_epoch
 
     def _warmup(self, step: int, seconds: float) -> float:
         """Share of the warm-up that is done, 1 from its end on."""
-        if self.config.warmup_fraction and self.total_steps is None:
-            return min(1.0, self.fraction(step, seconds) / self.config.warmup_fraction)
+        if self.config.schedule.warmup_fraction and self.total_steps is None:
+            return min(1.0, self.fraction(step, seconds) / self.config.schedule.warmup_fraction)
         length = self._warmup_steps()
         return min(1.0, step / length) if length else 1.0
 
@@ -114,23 +114,24 @@ class Schedule:
         if self.total_steps is not None:
             warm = self._warmup_steps()
             return min(1.0, (step - warm) / max(self.total_steps - warm, 1.0))
-        warm = self.config.warmup_fraction
+        warm = self.config.schedule.warmup_fraction
         return min(1.0, (self.fraction(step, seconds) - warm) / max(1.0 - warm, 1e-9))
 
     def _in_period(self, step: int) -> float:
         """Share used up of the current period of a cosine that restarts."""
         since = step - self._warmup_steps()
-        period = max(1.0, self.config.first_period_epochs * self.steps_per_epoch)
+        period = max(1.0, self.config.schedule.first_period_epochs * self.steps_per_epoch)
         while since >= period:
             since -= period
-            period *= self.config.period_multiplier
+            period *= self.config.schedule.period_multiplier
         return since / period
 
     def _rate_of_stair(self, share: float) -> float:
         """Learning rate when that share of what the warm-up leaves of the budget is used up."""
-        config, last = self.config, self.config.stairs - 1
-        lengths = [config.period_multiplier ** (i - last) for i in range(config.stairs)]  # the longest: 1
+        schedule, highest = self.config.schedule, self.config.learning_rate
+        last = schedule.stairs - 1
+        lengths = [schedule.period_multiplier ** (i - last) for i in range(schedule.stairs)]  # the longest: 1
         ends = accumulate(length / sum(lengths) for length in lengths)
         # A share that is an end except for rounding counts as one: the next stair begins.
         stair = min(last, sum(share >= end - 1e-12 for end in ends))
-        return config.learning_rate * (config.final_learning_rate / config.learning_rate) ** (stair / max(1, last))
+        return highest * (schedule.final_learning_rate / highest) ** (stair / max(1, last))

@@ -148,7 +148,8 @@ class State:
         if sharers is not None:
             shard(model, average.model, sharers)
         loader = BatchLoader(sets, config, device)
-        state = cls(model, make_optimizer(model, config), average, loader, StepFilter(config))
+        optimizer = make_optimizer(model, config.optimizer, config.learning_rate)
+        state = cls(model, optimizer, average, loader, StepFilter(config.step_filter))
         state.accumulate = state.parts = config.accumulate
         state.started_from = dict(started_from or {})
         return state
@@ -180,7 +181,7 @@ class State:
         own = type(self.optimizer).__name__.lower()
         if numbers["optimizer"] != own:
             begun = numbers["optimizer"]
-            raise UserError(f"optimizer: got {own} for a run begun with {begun}, expected {begun}")
+            raise UserError(f"training.optimizer.name: got {own} for a run begun with {begun}, expected {begun}")
         self.loader.sampler.load_state_dict(numbers["order"])
         self.step_filter.load_state_dict(numbers["guard"])
         meters = numbers["meters"]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from davi.training.config import TrainingConfig
+from davi.training.sections import StepFilterConfig
 
 FEWEST = 10
 """Norms that must be known before a quantile of them is trusted."""
@@ -42,10 +42,10 @@ class StepFilter:
     """Judges every step by its loss and its gradient norm.
 
     Arguments:
-        config: the recipe's section (``clip_norm``, ``skip_*``).
+        config: the recipe's section.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: StepFilterConfig) -> None:
         self.config = config
         self.norms: deque[float] = deque(maxlen=config.skip_window)
         self.skips = 0
