@@ -21,7 +21,7 @@ from common import write
 from numpy.typing import NDArray
 
 from davi import measurements
-from davi.clusters import Groups, standard_error
+from davi.evaluation.clusters import Groups, standard_error
 from davi.evidence import bits_per_dim
 from davi.runs import MODEL, read_metrics
 

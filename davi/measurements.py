@@ -23,9 +23,9 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from davi.clusters import Groups
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation
+from davi.evaluation.clusters import Groups
 from davi.evidence import Kind
 from davi.files import read_tensors, write_tensors, writing
 from davi.report import write_json
@@ -50,7 +50,7 @@ class Measured:
         elbo: of each image, ``[N]``, nats.
         bound: importance-weighted bound of each image, ``[N]``, nats; with one sample it is ``elbo``.
         terms: the parts that ``elbo`` is the sum of, name -> ``[N]``, nats.
-        groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.clusters`).
+        groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.evaluation.clusters`).
     """
 
     result: dict[str, Any]

@@ -6,7 +6,7 @@ per dimension come into being.
 
 Nats are those of the log-likelihood, thus mostly negative; bits per dimension are those that a code would need, thus
 positive: -nats / (dims ln 2). KL divergences are positive in both units; so are the terms of latents drawn on the way
-up, where they cost, but such a term is no divergence and may be negative (:mod:`davi.activity`).
+up, where they cost, but such a term is no divergence and may be negative (:mod:`davi.evaluation.activity`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from davi import __version__, clusters
-from davi.activity import ACTIVE_RULE, INACTIVE_NATS, INACTIVE_RULE, inactive_layers
-from davi.baselines import Baseline
-from davi.clusters import Groups, standard_error, witnesses
-from davi.evaluation import KL, Array, Evaluation
+from davi import __version__
+from davi.evaluation import KL, Array, Evaluation, clusters
+from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_NATS, INACTIVE_RULE, inactive_layers
+from davi.evaluation.baselines import Baseline
+from davi.evaluation.clusters import Groups, standard_error, witnesses
 from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
 from davi.formatting import UNITS, from_bits, in_units, size, unit_order
@@ -53,8 +53,8 @@ def to_json(
     Returns:
         ``kind``; ``bound`` (with its number of ``samples``), ``elbo`` and ``terms`` (all parts of the ELBO but the KL
         divergences), each with ``nats`` and ``bits_per_dim``, which have a ``mean`` and a ``standard_error`` (null for
-        a single image or file; of patches it is clustered by file, :mod:`davi.clusters`); ``kl``; ``active_units``;
-        ``baselines``; ``protocol``. ``kl`` has the ``total``, which is the KL divergence of all latents together, named
+        a single image or file; of patches it is clustered by file, :mod:`davi.evaluation.clusters`); ``kl``;
+        ``active_units``; ``baselines``; ``protocol``. ``kl`` has the ``total``, which is the KL divergence of all latents together, named
         ``layers``, top first, whether each of them is a ``divergence`` of its own, the names of those that are
         ``inactive``, and the ``rule`` for that. ``active_units`` has ``active`` of ``units``, in all and for each of
         its ``layers``, over how many ``images`` and ``draws``, and their ``rule``.
@@ -183,7 +183,7 @@ def both_units(nats: Array, dims: int, groups: Groups | None = None) -> dict[str
     Arguments:
         nats: of each image, ``[N]``.
         dims: values in one image.
-        groups: the file of each image, where several are cut from one (:mod:`davi.clusters`).
+        groups: the file of each image, where several are cut from one (:mod:`davi.evaluation.clusters`).
 
     Returns:
         ``nats`` and ``bits_per_dim``, each with ``mean`` and ``standard_error`` (null for a single image or file).

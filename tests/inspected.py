@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from davi.activity import ActiveUnits
-from davi.baselines import Baseline
 from davi.evaluation import Evaluation
+from davi.evaluation.activity import ActiveUnits
+from davi.evaluation.baselines import Baseline
 from davi.evidence import Kind
 from davi.inspection import (
     BitMaps,

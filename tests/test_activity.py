@@ -13,10 +13,10 @@ from torch import Generator, Tensor
 
 import davi
 from davi import page
-from davi.activity import ACTIVE_DRAWS, ACTIVE_IMAGES, RunningCovariance, UnitCounter, inactive_layers
 from davi.data import Images
 from davi.distributions import Categorical, Distribution, Latent, Normal, TransformedNormal
 from davi.evaluation import evaluate, measuring
+from davi.evaluation.activity import ACTIVE_DRAWS, ACTIVE_IMAGES, RunningCovariance, UnitCounter, inactive_layers
 from davi.inspection import inspect
 from davi.model import Choose, Hierarchy, ask_early
 from davi.report import to_json, to_terminal

@@ -19,13 +19,11 @@ LONGEST_FILE = 450
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset(
-        {"batch", "clusters", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"}
-    )
-    | {"progress", "renamed", "repetition", "streaming"},
+    frozenset({"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
+    | {"progress", "renamed", "repetition"},
     frozenset({"model"}),
     frozenset({"models"}),
-    frozenset({"activity", "coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
+    frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
     frozenset({"comparison", "measurements", "page", "pictures", "recalibration", "report", "runs", "training"}),
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),

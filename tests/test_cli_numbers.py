@@ -14,12 +14,12 @@ from PIL import Image
 
 import davi
 from davi import data, files, measurements, runs
-from davi.baselines import baselines
 from davi.cli import main
-from davi.clusters import standard_error
 from davi.comparison import trained_on_these
 from davi.data.subsets import positions
 from davi.evaluation import evaluate
+from davi.evaluation.baselines import baselines
+from davi.evaluation.clusters import standard_error
 
 Capture = pytest.CaptureFixture[str]
 TINY = "attentive_digits_tiny"

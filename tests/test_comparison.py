@@ -12,11 +12,11 @@ import pytest
 from scipy import stats
 
 from davi import measurements
-from davi.activity import ActiveUnits
-from davi.clusters import standard_error
 from davi.comparison import Entry, compare, pace, paired, read, to_markdown, to_terminal, trained_on_these
 from davi.errors import UserError
 from davi.evaluation import Evaluation
+from davi.evaluation.activity import ActiveUnits
+from davi.evaluation.clusters import standard_error
 from davi.evidence import Kind
 from davi.report import protocol_of, to_json
 

@@ -13,13 +13,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from davi import files
-from davi.activity import ActiveUnits, RunningCovariance
 from davi.data import Images
 from davi.data.protocol import digest
 from davi.data.subsets import positions
 from davi.distributions import Categorical, Distribution, Normal
 from davi.errors import UserError
 from davi.evaluation import LogMeanExp, evaluate, importance_bound, measuring
+from davi.evaluation.activity import ActiveUnits, RunningCovariance
 from davi.evidence import Evidence, Kind
 from davi.model import Choose, Hierarchy, LatentModel, Model
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from davi import measurements
-from davi.activity import ActiveUnits
-from davi.baselines import Baseline
 from davi.errors import UserError
 from davi.evaluation import Evaluation
+from davi.evaluation.activity import ActiveUnits
+from davi.evaluation.baselines import Baseline
 from davi.evidence import Kind
 from davi.files import write_tensors
 from davi.report import protocol_of, to_json

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from davi import __version__
-from davi.activity import ACTIVE_RULE, INACTIVE_RULE, ActiveUnits
-from davi.baselines import Baseline
 from davi.errors import UserError
 from davi.evaluation import Evaluation
+from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_RULE, ActiveUnits
+from davi.evaluation.baselines import Baseline
 from davi.evidence import Kind
 from davi.report import NO_DIVERGENCE, commit, protocol_of, to_json, to_terminal, write_json
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from davi import measurements, report
-from davi.baselines import baselines
 from davi.cli.loading import open_images, open_run
 from davi.cli.options import Request
 from davi.data import evenly
 from davi.errors import UserError
 from davi.evaluation import evaluate
+from davi.evaluation.baselines import baselines
 from davi.progress import ProgressBar
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from davi import files, page, report
-from davi.baselines import baselines
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
+from davi.evaluation.baselines import baselines
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.model import Model

@@ -15,8 +15,8 @@ cancels in the paired difference to a reference model,
 where each :math:`\log p` stands for the claim made about it. The 95 % interval is Student's. A difference is called
 significant if it is at least two standard errors and its interval leaves out zero. Where images are patches, the error
 is clustered by file with G - 1 degrees of freedom, and with fewer than five files there is no interval and no
-significance (:mod:`davi.clusters`). All of this is about the choice of test images; training again with another seed
-moves the numbers as well, which no single run can tell.
+significance (:mod:`davi.evaluation.clusters`). All of this is about the choice of test images; training again with
+another seed moves the numbers as well, which no single run can tell.
 
 A run is not ranked on images that it was trained on, whatever their split is called (:func:`trained_on_these`).
 
@@ -32,11 +32,10 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from davi import clusters
-from davi.clusters import Groups
 from davi.comparison.reading import Entry, distinct, trained_on_these
 from davi.errors import UserError
-from davi.evaluation import Array
+from davi.evaluation import Array, clusters
+from davi.evaluation.clusters import Groups
 from davi.evidence import Kind, bits_per_dim
 from davi.report import both_units
 

@@ -43,8 +43,8 @@ class Images:
         sha256: the hash of the values (:func:`davi.data.protocol.digest`) where it is known already.
         mapped: the pixels are read from a file as they are needed, and take no memory.
         groups: ``[N]``, int64: images with the same number are cut from the same file, so that they are no independent
-            witnesses (:mod:`davi.clusters`). The numbers mean nothing else, and are the same in all splits of a set.
-            None: every image has a file of its own.
+            witnesses (:mod:`davi.evaluation.clusters`). The numbers mean nothing else, and are the same in all splits
+            of a set. None: every image has a file of its own.
         checked: the values are known to be within the levels, so that a large set need not be read for it.
 
     Raises:

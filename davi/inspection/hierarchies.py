@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from davi.activity import inactive_layers
-from davi.clusters import standard_error
 from davi.data import Images
 from davi.distributions import Distribution, Latent, Normal
 from davi.evaluation import KL, Evaluation
+from davi.evaluation.activity import inactive_layers
+from davi.evaluation.clusters import standard_error
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
 from davi.inspection.views import BitMaps, DepthAttentionView, Layer, Progressive, SpatialAttentionView

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from davi.activity import ActiveUnits
+from davi.evaluation.activity import ActiveUnits
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +19,10 @@ class Layer:
         grid: height and width of its latent map; (1, 1) for a vector.
         channels: of its latent map.
         nats: minus its term: mean KL divergence over the inspected images, nats per image (but see ``divergence``).
-        standard_error: of that mean (:mod:`davi.clusters`); None for a single image or file.
-        active: number of active units, by :data:`davi.activity.ACTIVE_RULE`.
+        standard_error: of that mean (:mod:`davi.evaluation.clusters`); None for a single image or file.
+        active: number of active units, by :data:`davi.evaluation.activity.ACTIVE_RULE`.
         units: number of units; 0, like ``active``, where a single image leaves nothing to compare.
-        inactive: by :data:`davi.activity.INACTIVE_RULE`.
+        inactive: by :data:`davi.evaluation.activity.INACTIVE_RULE`.
         drawn: whether the term has no closed form, so that ``nats`` comes from one draw for each image and may be below
             zero by chance.
         latent: what the model's paper calls it (:meth:`davi.model.Hierarchy.latent_name`).

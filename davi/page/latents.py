@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from davi.activity import ACTIVE_RULE, INACTIVE_NATS
+from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_NATS
 from davi.formatting import size, with_error
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels

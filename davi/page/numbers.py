@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from davi import clusters
+from davi.evaluation import clusters
 from davi.evidence import Kind
 from davi.formatting import UNITS, from_bits, in_units, size, unit_order
 from davi.page.blocks import Headline, Prose, Section, Table

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from davi.activity import INACTIVE_NATS
+from davi.evaluation.activity import INACTIVE_NATS
 from davi.objectives import ObjectiveConfig
 
 _MOST = 1e15
@@ -76,7 +76,7 @@ class TrainingConfig:
         keep_checkpoints: how many are kept, the newest.
         log_every: steps between lines of the log.
         collapse_nats: a latent layer whose mean KL divergence is below that many nats per image after the warm-up of
-            its weight is reported as inactive, by the rule of :mod:`davi.activity`; 0: never.
+            its weight is reported as inactive, by the rule of :mod:`davi.evaluation.activity`; 0: never.
         plateau_validations: a validation bound that has not improved by a thousandth for that many validations is
             reported as a plateau; 0: never.
         tensorboard: write the log for TensorBoard as well, into the run's folder; needs the extra of that name.

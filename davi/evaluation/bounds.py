@@ -8,7 +8,7 @@ With latents drawn from the posterior, :math:`z_k \sim q(z \mid x)`, and importa
 :math:`L_1` is the evidence lower bound (ELBO), :math:`L_K` never falls with K, and it tends to :math:`\log p(x)`. The
 sum over k is streamed in float64, so memory does not depend on K, and ln K is subtracted once, at the end.
 
-Which latent units are active, and which layers are not, is counted by :mod:`davi.activity`.
+Which latent units are active, and which layers are not, is counted by :mod:`davi.evaluation.activity`.
 
 All numbers are nats per image. Means, standard errors and bits per dimension are made from them by :mod:`davi.report`.
 
@@ -29,16 +29,16 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from davi import files
-from davi.activity import ACTIVE_IMAGES, ActiveUnits, UnitCounter
-from davi.clusters import Groups
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
 from davi.errors import UserError
+from davi.evaluation.activity import ACTIVE_IMAGES, ActiveUnits, UnitCounter
+from davi.evaluation.clusters import Groups
+from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import Evidence, Kind
 from davi.model import Hierarchy, Model
 from davi.repetition import repeat_images
-from davi.streaming import LogMeanExp, double
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
@@ -59,8 +59,8 @@ class Evaluation:
         terms: the parts that ``elbo`` is the sum of, name -> ``[N]``, nats; ``kl/..`` are minus KL divergences, but for
             those named in ``no_divergence``.
         kind: how ``elbo`` and ``bound`` relate to log p(x).
-        active_units: of at most :data:`davi.activity.ACTIVE_IMAGES` of the images; None for a model without latents,
-            and for fewer than two images.
+        active_units: of at most :data:`davi.evaluation.activity.ACTIVE_IMAGES` of the images; None for a model without
+            latents, and for fewer than two images.
         samples: K.
         seed: of the generator of all draws.
         batch_size: images per pass. Draws depend on it: a number is reproduced by the same seed *and* batch size.
@@ -73,7 +73,7 @@ class Evaluation:
         images_sha256: SHA-256 of the values of the measured images (:func:`davi.data.protocol.digest`): two
             evaluations with the same one can be compared image by image.
         subset: in words, which images of the set were measured (:func:`davi.data.subsets.rule`); None: all.
-        groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.clusters`).
+        groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.evaluation.clusters`).
         weights_sha256: of the model's state (:func:`davi.files.digest`).
         no_divergence: names of the terms ``kl/..`` that are no KL divergences
             (``Evidence.no_divergence``).

@@ -34,9 +34,9 @@ import torch
 from torch import Generator, Tensor
 
 from davi.distributions import Drawn, Latent, Normal
+from davi.evaluation.streaming import double
 from davi.model import Hierarchy, LatentModel, Model
 from davi.repetition import repeat_images
-from davi.streaming import double
 
 INACTIVE_NATS = 0.01
 """A latent layer whose mean KL divergence is below this many nats per image tells next to nothing about the image."""
