@@ -20,7 +20,7 @@ LONGEST_FILE = 450
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
-    | {"progress", "renamed", "repetition"},
+    | {"progress", "quantity", "records", "renamed", "repetition"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
@@ -34,9 +34,11 @@ ONLY: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "data": frozenset({"errors"}),
-    "formatting": frozenset(),
+    "formatting": frozenset({"quantity"}),
     "pictures": frozenset({"errors"}),
     "progress": frozenset(),
+    "quantity": frozenset(),
+    "records": frozenset({"config", "errors"}),
 }
 """Parts that may import no more of the package than this, whatever their level."""
 

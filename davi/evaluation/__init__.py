@@ -1,15 +1,8 @@
 """What is measured of a model: bounds on log p(x), their parts, and how much of the latent space is in use."""
 
-from davi.evaluation.bounds import (
-    KL,
-    RECONSTRUCTION,
-    Array,
-    Evaluation,
-    Progress,
-    evaluate,
-    importance_bound,
-    measuring,
-)
+from davi.evaluation.bounds import Progress, evaluate, importance_bound, measuring
+from davi.evaluation.measure import Measure
+from davi.evaluation.record import KL, RECONSTRUCTION, Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp
 
 __all__ = [
@@ -18,6 +11,7 @@ __all__ = [
     "Array",
     "Evaluation",
     "LogMeanExp",
+    "Measure",
     "Progress",
     "evaluate",
     "importance_bound",

@@ -14,6 +14,7 @@ from davi.data import Images, evenly
 from davi.data.subsets import positions
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
+from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evidence import bits_per_dim
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.views import Chosen, Inspection
@@ -92,7 +93,7 @@ def inspect(
         depth_attention=found.depth_attention,
         spatial_attention=found.spatial_attention,
         bits=found.bits,
-        active_units=evaluation.active_units,
+        active_units=evaluation.measure(ACTIVE_UNITS),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from davi.evaluation.activity import ActiveUnits
+from davi.evaluation import Measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,4 +201,4 @@ class Inspection:
     depth_attention: tuple[DepthAttentionView, ...]
     spatial_attention: tuple[SpatialAttentionView, ...]
     bits: BitMaps | None
-    active_units: ActiveUnits | None = None
+    active_units: Measure | None = None

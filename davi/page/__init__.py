@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from davi import __version__
 from davi.errors import UserError
+from davi.evaluation.result import Result
 from davi.files import replace_text, writing
 from davi.inspection import Inspection
 from davi.page import attention, curves, images, latents, numbers
@@ -46,7 +47,7 @@ class Contents:
     Arguments:
         title: name of the run.
         subtitle: a line about the model.
-        result: what :func:`davi.report.to_json` made, with its protocol.
+        result: of an evaluation.
         measured: a sentence that says who measured it.
         inspection: what was seen inside of the model.
         levels: of a pixel.
@@ -56,7 +57,7 @@ class Contents:
 
     title: str
     subtitle: str
-    result: Mapping[str, Any]
+    result: Result
     measured: str
     inspection: Inspection
     levels: int

@@ -11,6 +11,7 @@ from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
 from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table
 from davi.page.charts import Curve
+from davi.quantity import Statistic
 
 _STRIP = 236
 """Pixels of the screen for a row of images beside its name, so that both fit on a phone."""
@@ -103,7 +104,7 @@ def _scales(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
 
 def _by_layer(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
     for layer in layers:
-        nats = with_error({"mean": layer.nats, "standard_error": layer.standard_error}, 3)
+        nats = with_error(Statistic(layer.nats, layer.standard_error), 3)
         state = "inactive" if layer.inactive else "in use" if layer.divergence else "term, no divergence"
         state += ", an estimate" if layer.drawn and layer.divergence else ""
         name = (layer.name, layer.latent) if _named(layers) else (layer.name,)
