@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import davi
 from davi.evaluation import Evaluation
 from davi.evaluation.activity import active_units
 from davi.evaluation.baselines import Baseline
@@ -148,6 +149,7 @@ def contents(**changes: Any) -> Contents:
         "result": result(),
         "measured": "Measured for a test.",
         "inspection": inspection(),
+        "model": davi.build("attentive_digits_tiny"),
         "levels": 16,
         "records": records(),
         "recipe": "name: demo\nmodel:\n  width: 4\n",

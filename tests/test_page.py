@@ -18,6 +18,7 @@ import pytest
 import torch
 from inspected import contents, inspection, records, result
 from PIL import Image
+from tiny import Logistic
 
 from davi import page
 from davi.errors import UserError
@@ -181,14 +182,26 @@ def test_sections_without_content_say_why() -> None:
     bare = inspection(
         chosen=(), layers=(), progressive=None, depth_attention=(), spatial_attention=(), bits=None
     )  # a model without latents
-    made = contents(inspection=bare, records=[], recipe=None)
+    made = contents(inspection=bare, records=[], recipe=None, model=Logistic((1, 8, 8), 16))
     sections = {section.anchor: section for section in page.compose(made, 96)}
-    for anchor in ("curves", "reconstructions", "kl", "units", "progressive", "depth", "space", "bits", "recipe"):
+    assert list(sections) == ["numbers", "curves", "samples", "recipe"]
+    for anchor in ("curves", "recipe"):
         (block,) = sections[anchor].blocks
         assert isinstance(block, Prose)
         assert block.text.startswith("Left out: ")
     assert len(list(sections["samples"].figures())) == 1
-    Read(page.render(made, list(sections.values())))
+    text = "".join(Read(page.render(made, list(sections.values()))).text)
+    assert text.count("Left out: ") == 2
+    assert (
+        "Does not apply to this model: reconstructions, KL divergence of layers, active units, reconstructions from "
+        "the first layers, attention over depth, attention over space, where the bits go.\n" in text
+    )
+
+
+def test_what_a_hierarchy_has_not_is_said_and_what_it_has_is_not(whole: str) -> None:
+    assert "Does not apply" not in whole
+    text = rendered(inspection=inspection(depth_attention=(), spatial_attention=()))
+    assert "<p>Does not apply to this model: attention over depth, attention over space.</p>" in text
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def run(request: Request) -> int:
         result=result,
         measured=measured,
         inspection=found,
+        model=model,
         levels=model.levels,
         records=read_metrics(folder) if (folder / METRICS).is_file() else [],
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,

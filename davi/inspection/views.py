@@ -159,12 +159,13 @@ class SpatialAttentionView:
 
 @dataclass(frozen=True, eq=False)
 class BitMaps:
-    """Where in an image the bits go. All maps of an image together sum to the bits of its ELBO.
+    """Where in an image the bits go. All maps of an image together sum to the bits of the claim about it.
 
     Arguments:
         images: integers ``[n, C, H, W]``.
-        reconstruction: bits of the pixels given the latents, summed over channels, ``[n, H, W]``, float64.
-        layers: bits of the term of each layer, ``[n, L, H, W]``, float64: those of a latent pixel are spread
+        reconstruction: bits of the pixels, summed over channels, ``[n, H, W]``, float64: given the latents, or given
+            the pixels before them.
+        layers: bits of the term of each latent layer, ``[n, L, H, W]``, float64: those of a latent pixel are spread
             evenly over the image pixels that it covers, or given to the nearest ones if it covers padding alone.
     """
 
@@ -175,7 +176,7 @@ class BitMaps:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """A look into a model. What it cannot have is empty or None: without latents there are samples only.
+    """A look into a model. What it cannot have is empty or None.
 
     Arguments:
         images: how many were inspected, spread evenly over the set (:mod:`davi.data.subsets`).
