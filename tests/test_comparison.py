@@ -397,6 +397,7 @@ def test_the_table_for_a_terminal() -> None:
     assert "≈ not significantly worse than the row above" in lines
     assert "Each run is one seed: another training seed would add to them." in " ".join(text.split())
     assert max(map(len, lines)) <= 80
+    assert "active" not in to_terminal(compare(runs[1:]))  # no model here has any
 
 
 def test_bits_come_first_for_images_of_more_levels() -> None:

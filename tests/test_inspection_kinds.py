@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, final
 
 import numpy as np
@@ -14,6 +15,7 @@ from test_page import Read
 from torch import Generator, Tensor, nn
 
 from davi import page
+from davi.cli import loading, main
 from davi.data import Images
 from davi.distributions import Bernoulli, Distribution
 from davi.evaluation import evaluate
@@ -127,6 +129,14 @@ def test_an_autoregressive_model_shows_where_its_bits_go() -> None:
         "Does not apply to this model: reconstructions, KL divergence of layers, active units, reconstructions from "
         "the first layers, attention over depth, attention over space.\n" in text
     )
+
+
+def test_a_model_without_latents_reconstructs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "load_model", lambda given, print_fn: (Chain(), {"name": "chain"}))
+    assert main(["reconstruct", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == ("davi: run: chain has no latent variables, expected a model that reconstructs\n")
 
 
 def test_a_bound_of_a_model_without_latents_is_called_a_lower_bound() -> None:

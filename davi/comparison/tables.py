@@ -84,22 +84,25 @@ def _heading(group: Group, result: Comparison, mark: Mark = _plain) -> str:
 
 
 def _numbers(group: Group) -> Columns:
-    """Rank, number and cost of each row."""
+    """Rank, number and cost of each row, and active units where models have latents."""
     rows, unit = group.rows, group.unit
 
     def rank(row: Row) -> str:
         above = row.to_row_above
         return or_dash(row.rank) + (f" {_SAME}" if above is not None and not above.significant else "")
 
-    return {
+    columns = {
         "rank": [rank(row) for row in rows],
         UNITS[unit]: [with_error(row.in_unit(unit), DIGITS[unit]) for row in rows],
         "parameters": [or_dash(row.parameters, "{:,}") for row in rows],
         "steps": [or_dash(row.step) for row in rows],
         "time": ["-" if row.seconds is None else duration(row.seconds) for row in rows],
         "steps/s": [or_dash(row.steps_per_second, "{:.3g}") for row in rows],
-        "active units": ["-" if (of := row.active_units) is None else f"{of.active}/{of.units}" for row in rows],
     }
+    if any(row.active_units is not None for row in rows):
+        counts = ["-" if (of := row.active_units) is None else f"{of.active}/{of.units}" for row in rows]
+        columns["active units"] = counts
+    return columns
 
 
 def _pairs(group: Group, mark: Mark = _plain) -> Columns:
