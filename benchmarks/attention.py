@@ -21,8 +21,9 @@ from common import write
 from numpy.typing import NDArray
 
 from davi import measurements
-from davi.clusters import Groups, standard_error
+from davi.evaluation.clusters import Groups, standard_error
 from davi.evidence import bits_per_dim
+from davi.records import to_json
 from davi.runs import MODEL, read_metrics
 
 OFF = ["--model.generative_attention.key_channels=0", "--model.inference_attention.key_channels=0"]
@@ -58,16 +59,17 @@ def prepare(run: Path, name: str, arm: str, seed: int, options: argparse.Namespa
 def summary(run: Path) -> dict[str, Any]:
     """What the results file says of one run."""
     result = measurements.load(run).result
+    layers = result.active_units.layers if result.active_units else ()
     last = [record for record in read_metrics(run) if record.get("kind") == "train"][-1]
     return {
-        "parameters": result["protocol"]["model"]["parameters"],
+        "parameters": result.protocol.model.parameters,
         "steps": last["step"],
         "training_seconds": round(last["seconds"], 1),
-        "bound": result["bound"],
-        "elbo": result["elbo"],
-        "kl_layers_nats": [layer["nats"]["mean"] for layer in result["kl"]["layers"]],
-        "active_units": [layer["active"] for layer in result["active_units"]["layers"]],
-        "units": [layer["units"] for layer in result["active_units"]["layers"]],
+        "bound": to_json(result.bound),
+        "elbo": to_json(result.elbo),
+        "kl_layers_nats": [layer.nats.mean for layer in result.kl.layers] if result.kl else [],
+        "active_units": [layer.active for layer in layers],
+        "units": [layer.units for layer in layers],
     }
 
 
@@ -99,7 +101,7 @@ def main() -> None:
         for index, seed in enumerate(options.seeds):
             for arm in ARMS[name]:
                 prepare(runs[arm][index], name, arm, seed, options)
-        dims = math.prod(measurements.load(runs["on"][0]).result["protocol"]["data"]["shape"])
+        dims = math.prod(measurements.load(runs["on"][0]).result.protocol.data.shape)
         pairs = [paired(on, off, dims) for on, off in zip(runs["on"], runs["off"], strict=True)]
         measured[name] = {
             "overrides": ARMS[name],

@@ -54,12 +54,14 @@ def prepare(run: Path, arm: str, seed: int, options: argparse.Namespace) -> None
 def summary(run: Path) -> dict[str, Any]:
     """What the results file says of one run."""
     result = measurements.load(run).result
+    units = result.active_units
+    assert units is not None
     last = [record for record in read_metrics(run) if record.get("kind") == "train"][-1]
     return {
-        "nll": {key: -value if key == "mean" else value for key, value in result["bound"]["nats"].items()},
-        "negative_elbo": -result["elbo"]["nats"]["mean"],
-        "active_units": result["active_units"]["active"],
-        "units": result["active_units"]["units"],
+        "nll": {"mean": -result.bound.nats.mean, "standard_error": result.bound.nats.standard_error},
+        "negative_elbo": -result.elbo.nats.mean,
+        "active_units": units.active,
+        "units": units.units,
         "steps": last["step"],
         "epochs": last["epoch"],
         "training_seconds": round(last["seconds"], 1),

@@ -82,7 +82,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: one line that begins with the path, if the file is missing or is anything else than that.
     """
-    where = _one_line(str(path))
+    where = one_line(str(path))
     try:
         # Not only missing files: a folder, a device or a pipe could be read for ever.
         if not Path(path).is_file():
@@ -98,7 +98,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{where}: got more than {LARGEST_FILE} bytes, expected a YAML file of at most that")
     values = _load_text(text, where)
     if not isinstance(values, dict):
-        raise UserError(f"{where}: got {_shown(values)}, expected a mapping of keys to values")
+        raise UserError(f"{where}: got {shown(values)}, expected a mapping of keys to values")
     return values
 
 
@@ -123,11 +123,11 @@ def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str,
         name, equals, text = assignment.partition("=")
         key = name.removeprefix("--")
         if not all(part.strip() for part in key.split(".")):
-            raise UserError(f"{_shown(assignment)}: got no key, expected KEY=VALUE or --KEY VALUE")
+            raise UserError(f"{shown(assignment)}: got no key, expected KEY=VALUE or --KEY VALUE")
         if not equals:
             following = next(rest, None) if name.startswith("--") else None
             if following is None or following.startswith("--"):
-                raise UserError(f"{_one_line(assignment)}: got no value, expected KEY=VALUE or --KEY VALUE")
+                raise UserError(f"{one_line(assignment)}: got no value, expected KEY=VALUE or --KEY VALUE")
             text = following
         _assign(result, key, _load_text(text, key))
     return result
@@ -150,8 +150,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             own ``__post_init__``; one line that gives ``where``, the dotted key, the value and what was expected.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where}: got {_shown(values)}, expected a mapping of keys to values")
-    config: T = _Reader(_one_line(where), keys(cls)).section(cls, dataclasses.MISSING, values, "")
+        raise UserError(f"{where}: got {shown(values)}, expected a mapping of keys to values")
+    config: T = Reader(one_line(where), keys(cls)).section(cls, dataclasses.MISSING, values, "")
     return config
 
 
@@ -161,7 +161,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     Every list is a new object, since YAML would write a shared one as an alias, which ``load_yaml`` refuses.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"config: got {_shown(config)}, expected an instance of a dataclass")
+        raise TypeError(f"config: got {shown(config)}, expected an instance of a dataclass")
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
@@ -175,7 +175,7 @@ def keys(cls: type, prefix: str = "") -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-class _Reader:
+class Reader:
     """One call of ``parse``: remembers for its messages where the values came from and which keys exist."""
 
     def __init__(self, where: str, keys: tuple[str, ...]) -> None:
@@ -187,16 +187,17 @@ class _Reader:
         given = {}
         for name, value in values.items():
             if name not in hints:
-                raise self.unknown(prefix, name)
+                self.unknown(prefix, name)
+                continue
             given[name] = self.value(hints[name], _default(cls, default, name), value, prefix + name)
         if not isinstance(default, cls):
             for field in dataclasses.fields(cls):
                 if field.name not in given and _default(cls, default, field.name) is dataclasses.MISSING:
-                    raise UserError(f"{self.where}: missing key {prefix}{field.name}")
+                    raise self.missing(prefix + field.name, hints[field.name])
         try:
             return dataclasses.replace(default, **given) if isinstance(default, cls) else cls(**given)
         except ValueError as error:
-            message = _one_line(str(error))
+            message = one_line(str(error))
             # A dataclass's own message may begin with the name of its field, or of one of its sections' with a dot;
             # elsewhere the section is named.
             named = message.partition(":")[0].partition(".")[0] in hints
@@ -211,9 +212,9 @@ class _Reader:
         if cls is not None:
             if not isinstance(value, Mapping):
                 or_null = " or null" if optional else ""
-                raise UserError(f"{self.where}: {key}: got {_shown(value)}, expected a section of keys{or_null}")
+                raise UserError(f"{self.where}: {key}: got {shown(value)}, expected a section of keys{or_null}")
             return self.section(cls, default, value, key + ".")
-        wrong = UserError(f"{self.where}: {key}: got {_shown(value)}, expected {_words(hint)}")
+        wrong = UserError(f"{self.where}: {key}: got {shown(value)}, expected {_words(hint)}")
         if value is None or isinstance(value, Mapping):
             raise wrong
         try:
@@ -231,16 +232,18 @@ class _Reader:
         given = value.get(named.key) if isinstance(value, Mapping) else None
         chosen = getattr(default, named.key) if given is None else given
         if not isinstance(chosen, str) or chosen not in kinds:
-            raise UserError(
-                f"{self.where}: {key}.{named.key}: got {_shown(chosen)}, expected one of {', '.join(kinds)}"
-            )
+            raise UserError(f"{self.where}: {key}.{named.key}: got {shown(chosen)}, expected one of {', '.join(kinds)}")
         return kinds[chosen]
 
-    def unknown(self, prefix: str, name: Any) -> UserError:
-        """The error for a key that does not exist; it names the nearest one that does."""
-        key = prefix + _one_line(str(name), 100)
+    def missing(self, key: str, hint: Any) -> UserError:
+        """The error for a key that must be given and is not."""
+        return UserError(f"{self.where}: missing key {key}")
+
+    def unknown(self, prefix: str, name: Any) -> None:
+        """Refuse a key that does not exist; the message names the nearest one that does."""
+        key = prefix + one_line(str(name), 100)
         if key in self.keys:
-            return UserError(f"{self.where}: key {key!r} contains a dot; expected its sections one inside the other")
+            raise UserError(f"{self.where}: key {key!r} contains a dot; expected its sections one inside the other")
 
         def likeness(candidate: str) -> float:
             # The last part decides, since a right name in the wrong section is a common mistake; the rest breaks ties.
@@ -251,7 +254,7 @@ class _Reader:
 
         nearest = max(self.keys, key=likeness, default=None)
         hint = f"; did you mean {nearest}?" if nearest is not None else ""
-        return UserError(f"{self.where}: unknown key {key}{hint}")
+        raise UserError(f"{self.where}: unknown key {key}{hint}")
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -327,7 +330,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
             inner = inner.setdefault(section, {})
         if not isinstance(inner, dict) and not (isinstance(inner, list) and depth < len(sections)):
             path = ".".join(sections[:depth])
-            raise UserError(f"{_one_line(key)}: {path} is {_shown(inner)}, expected a section of keys")
+            raise UserError(f"{one_line(key)}: {path} is {shown(inner)}, expected a section of keys")
     inner[last] = value
 
 
@@ -338,7 +341,7 @@ def _load_text(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark is not None and "\n" in text else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "a value cannot be read"
-        raise UserError(f"{_one_line(where)}: {line}not valid YAML: {_one_line(str(problem))}") from None
+        raise UserError(f"{one_line(where)}: {line}not valid YAML: {one_line(str(problem))}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -357,17 +360,19 @@ def _after(prefix: str) -> str:
     return f"{prefix}: " if prefix else ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as messages quote it, on one line and not too long."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
     try:
-        return _one_line(repr(value), 80)
+        return one_line(repr(value), 80)
     except (ValueError, RecursionError):  # an int of more than 4300 digits has no decimal form
         return f"a very long {type(value).__name__}"
 
 
-def _one_line(text: str, limit: int = 300) -> str:
+def one_line(text: str, limit: int = 300) -> str:
+    """Text without line breaks, cut where it is long."""
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

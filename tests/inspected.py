@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from davi.activity import ActiveUnits
-from davi.baselines import Baseline
+import davi
 from davi.evaluation import Evaluation
+from davi.evaluation.activity import active_units
+from davi.evaluation.baselines import Baseline
+from davi.evaluation.result import Result
 from davi.evidence import Kind
 from davi.inspection import (
     BitMaps,
@@ -22,7 +24,7 @@ from davi.inspection import (
     SpatialAttentionView,
 )
 from davi.page import Contents
-from davi.report import protocol_of, to_json
+from davi.report import protocol_of, result_of
 
 MODEL = {
     "name": "attentive_vae",
@@ -39,14 +41,14 @@ MODEL = {
 DATA = {"set": "digits", "shape": [1, 8, 8], "levels": 16, "binarization": "none"}
 
 
-def result(samples: int = 100, **changes: Any) -> dict[str, Any]:
+def result(samples: int = 100, data: dict[str, Any] | None = None, **changes: Any) -> Result:
     """Numbers of three images."""
     values: dict[str, Any] = {
         "elbo": np.array([-84.0, -88.0, -92.0]),
         "bound": np.array([-83.0, -87.0, -91.0]),
         "terms": {"reconstruction": np.array([-80.0, -84.0, -88.0]), "kl/00": np.full(3, -4.0)},
         "kind": Kind.LOWER_BOUND,
-        "active_units": ActiveUnits((3,), (4,), images=3, draws=16),
+        "measures": (active_units((3,), (4,), images=3, draws=16),),
         "samples": samples,
         "seed": 5,
         "batch_size": 64,
@@ -63,7 +65,7 @@ def result(samples: int = 100, **changes: Any) -> dict[str, Any]:
         Baseline("PNG", 14.25, 0.1, "one file for each image"),
         Baseline("lossless WebP", None, None, "the format does not hold these images"),
     ]
-    return to_json(measured, others, protocol_of(measured, MODEL, DATA))
+    return result_of(measured, others, protocol_of(measured, MODEL, data or DATA))
 
 
 def records(steps: int = 20) -> list[dict[str, Any]]:
@@ -147,6 +149,7 @@ def contents(**changes: Any) -> Contents:
         "result": result(),
         "measured": "Measured for a test.",
         "inspection": inspection(),
+        "model": davi.build("attentive_digits_tiny"),
         "levels": 16,
         "records": records(),
         "recipe": "name: demo\nmodel:\n  width: 4\n",

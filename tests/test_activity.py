@@ -13,13 +13,20 @@ from torch import Generator, Tensor
 
 import davi
 from davi import page
-from davi.activity import ACTIVE_DRAWS, ACTIVE_IMAGES, RunningCovariance, UnitCounter, inactive_layers
 from davi.data import Images
 from davi.distributions import Categorical, Distribution, Latent, Normal, TransformedNormal
 from davi.evaluation import evaluate, measuring
+from davi.evaluation.activity import (
+    ACTIVE_DRAWS,
+    ACTIVE_IMAGES,
+    ACTIVE_UNITS,
+    RunningCovariance,
+    UnitCounter,
+    inactive_layers,
+)
 from davi.inspection import inspect
 from davi.model import Choose, Hierarchy, ask_early
-from davi.report import to_json, to_terminal
+from davi.report import protocol_of, result_of, to_terminal
 from davi.training import TrainingConfig
 from davi.training.monitor import Monitor
 from davi.training.validation import validate
@@ -101,8 +108,10 @@ def test_a_layer_at_work_may_have_a_negative_term() -> None:
     # One draw has the variance 1/2 + (2/9)^2 / ... < 1; there are 30,000.
     assert evaluation.kl[:, 1].mean() == pytest.approx(truth[0], abs=4 / math.sqrt(300 * 100))
     assert evaluation.kl.sum(1).mean() > 0
-    result = to_json(evaluation)
-    assert (result["kl"]["divergence"], result["kl"]["inactive"]) == ([True, False], [])
+    data = {"shape": model.shape, "levels": model.levels}
+    result = result_of(evaluation, (), protocol_of(evaluation, {"name": "toy"}, data))
+    assert result.kl is not None
+    assert (result.kl.divergence, result.kl.inactive) == ((True, False), ())
     text = to_terminal(result)
     assert "term by layer, top first" in text
     assert "inactive" not in text
@@ -179,7 +188,7 @@ def test_posteriors_that_are_their_priors_have_no_active_unit(seed: int) -> None
     assert all(bool((variance.abs() < 1e-20).all()) for variance in counter.variances())
     found = counter.count()
     assert found is not None
-    assert (found.active, found.units, found.images, found.draws) == ((0, 0, 0), (2, 2, 2), 60, ACTIVE_DRAWS)
+    assert (found.layers, found.out_of, found.images, found.draws) == ((0, 0, 0), (2, 2, 2), 60, ACTIVE_DRAWS)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -196,7 +205,7 @@ def test_all_units_that_follow_the_image_are_active(seed: int) -> None:
         torch.testing.assert_close(variance.flatten(), wanted, rtol=1e-10, atol=0)  # what is linear in noise cancels
     found = counter.count()
     assert found is not None
-    assert found.active == (2, 2, 2)
+    assert found.layers == (2, 2, 2)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -208,7 +217,7 @@ def test_a_width_that_follows_the_image_makes_no_unit_active(seed: int) -> None:
 
     found = count(Chain(posterior), seed=seed).count()
     assert found is not None
-    assert found.active == (0, 0, 0)
+    assert found.layers == (0, 0, 0)
 
 
 def test_noise_that_opposite_draws_do_not_cancel_has_no_expectation() -> None:
@@ -231,7 +240,7 @@ def test_the_mean_of_a_flow_is_that_of_its_draws() -> None:
 
     found = count(Chain(posterior)).count()
     assert found is not None
-    assert found.active == (2, 2, 2)
+    assert found.layers == (2, 2, 2)
 
 
 @pytest.mark.parametrize(("most", "part"), [(1, 60), (60, 60), (1000, 60), (100, 1), (100, 7)])
@@ -282,7 +291,7 @@ def test_variances_of_a_network_are_those_of_many_draws(recipe: str, shake: floa
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
     units, active = counter.count(), int((expected > 0.01).sum())
     assert units is not None
-    assert abs(sum(units.active) - active) <= 2
+    assert abs(units.value - active) <= 2
     assert not noisy or int((single.var(0) > 0.01).sum()) >= active + noisy  # one draw and its noise
 
 
@@ -291,7 +300,7 @@ def test_at_most_some_images_are_counted_spread_over_all() -> None:
     n = ACTIVE_IMAGES + 300
     values = torch.zeros(n, 1, 1, 2, dtype=torch.uint8)
     values[ACTIVE_IMAGES:] = 2  # the first images alone would say that nothing varies
-    found = evaluate(model, Images(values, 3, "toy/test"), batch_size=64).active_units
+    found = evaluate(model, Images(values, 3, "toy/test"), batch_size=64).measure(ACTIVE_UNITS)
     assert found is not None
-    assert (found.images, found.active) == (ACTIVE_IMAGES, (2, 2, 2))
+    assert (found.images, found.layers) == (ACTIVE_IMAGES, (2, 2, 2))
     assert model.encoded == n + ACTIVE_IMAGES

@@ -19,27 +19,13 @@ LONGEST_FILE = 450
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset(
-        {"batch", "clusters", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"}
-    )
-    | {"progress", "renamed", "repetition", "streaming"},
+    frozenset({"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
+    | {"progress", "quantity", "records", "renamed", "repetition"},
     frozenset({"model"}),
     frozenset({"models"}),
-    frozenset({"activity", "coding", "baselines", "evaluation", "inspection", "objectives", "published"}),
-    frozenset(
-        {
-            "comparison",
-            "derived",
-            "measurements",
-            "page",
-            "partition",
-            "pictures",
-            "recalibration",
-            "report",
-            "runs",
-            "training",
-        }
-    ),
+    frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
+    frozenset({"comparison", "derived", "measurements", "page", "partition", "pictures", "recalibration", "report"})
+    | {"runs", "training"},
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),
 )
@@ -50,9 +36,11 @@ ONLY: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "config": frozenset({"errors"}),
     "data": frozenset({"errors"}),
-    "formatting": frozenset(),
+    "formatting": frozenset({"quantity"}),
     "pictures": frozenset({"errors"}),
     "progress": frozenset(),
+    "quantity": frozenset(),
+    "records": frozenset({"config", "errors"}),
 }
 """Parts that may import no more of the package than this, whatever their level."""
 

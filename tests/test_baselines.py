@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from sklearn.naive_bayes import CategoricalNB
 
-from davi.baselines import Baseline, baselines, independent_pixels, picture, png, webp
 from davi.data import DataConfig, Images, evenly, load
 from davi.errors import UserError
+from davi.evaluation.baselines import Baseline, baselines, independent_pixels, picture, png, webp
 
 
 def images(values: list[list[int]], levels: int, name: str = "toy/test") -> Images:
@@ -76,7 +76,7 @@ def test_independent_pixels_of_the_digits() -> None:
 def test_counting_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = noise((30, 3, 5, 7), 17), noise((4, 3, 5, 7), 17)
     whole = independent_pixels(train, test)
-    monkeypatch.setattr("davi.baselines._ENTRIES", 30 * 8)  # 8 of 105 positions at a time
+    monkeypatch.setattr("davi.evaluation.baselines._ENTRIES", 30 * 8)  # 8 of 105 positions at a time
     parts = independent_pixels(train, test)
     assert parts.bits_per_dim == pytest.approx(whole.bits_per_dim, rel=1e-14)
 
@@ -175,7 +175,7 @@ def test_what_a_format_does_not_hold(method: type, channels: int, levels: int) -
 
 
 def test_without_webp(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("davi.baselines.features.check", lambda name: False)
+    monkeypatch.setattr("davi.evaluation.baselines.features.check", lambda name: False)
     assert webp(noise((1, 1, 4, 4), 256)) == Baseline("lossless WebP", None, None, "Pillow was built without WebP")
 
 
@@ -191,7 +191,7 @@ def test_of_very_many_images_some_are_counted(monkeypatch: pytest.MonkeyPatch) -
     """Room for 4 of 10 training images of 6 bytes."""
     train, test = noise((10, 1, 2, 3), 17), noise((4, 1, 2, 3), 17)
     expected = independent_pixels(evenly(train, 4), test)
-    monkeypatch.setattr("davi.baselines._COUNTED_BYTES", 4 * 6 + 5)
+    monkeypatch.setattr("davi.evaluation.baselines._COUNTED_BYTES", 4 * 6 + 5)
     found = independent_pixels(train, test)
     assert found.bits_per_dim == pytest.approx(expected.bits_per_dim, rel=1e-14)
     assert found.note.startswith("counts of 4 training images (4 of 10 images, spread evenly, seed 0) at each position")
@@ -203,7 +203,7 @@ def test_of_very_many_images_some_are_put_into_files(
 ) -> None:
     test = noise((10, 1, 2, 3), 17)
     expected = method(evenly(test, 3))
-    monkeypatch.setattr("davi.baselines._FILED_VALUES", 3 * 6)
+    monkeypatch.setattr("davi.evaluation.baselines._FILED_VALUES", 3 * 6)
     found = method(test)
     assert (found.bits_per_dim, found.standard_error) == (expected.bits_per_dim, expected.standard_error)
     assert found.note.endswith("; 3 of 10 images, spread evenly, seed 0")

@@ -14,12 +14,14 @@ from PIL import Image
 
 import davi
 from davi import data, files, measurements, runs
-from davi.baselines import baselines
 from davi.cli import main
-from davi.clusters import standard_error
 from davi.comparison import trained_on_these
 from davi.data.subsets import positions
 from davi.evaluation import evaluate
+from davi.evaluation.baselines import baselines
+from davi.evaluation.clusters import standard_error
+from davi.evaluation.result import Protocol, Result
+from davi.records import read
 
 Capture = pytest.CaptureFixture[str]
 TINY = "attentive_digits_tiny"
@@ -108,15 +110,15 @@ def test_a_page_takes_no_numbers_of_other_weights(pair: tuple[Path, Path], capsy
 
 def without(run: Path, *keys: str) -> None:
     """Make the evaluation one of an older version, which did not know some keys of the protocol."""
-    measured = measurements.load(run)
-    result = measured.result
+    values = evaluation(run)
+    del values["format"]
     for key in keys:
-        result["protocol"].pop(key, None)
-        result["protocol"]["model"].pop(key, None)
+        values["protocol"].pop(key, None)
+        values["protocol"]["model"].pop(key, None)
     model, sets = davi.load(run), data.load(data.DataConfig(set="digits"))
     again = evaluate(model, sets.test.subset(slice(20)))
-    result["protocol"]["images_sha256"] = again.images_sha256
-    measurements.save(run, result, again)
+    values["protocol"]["images_sha256"] = again.images_sha256
+    measurements.save(run, read(Result, values, "old"), again)
 
 
 def test_evaluations_of_older_versions_are_of_the_first_images(pair: tuple[Path, Path], capsys: Capture) -> None:
@@ -218,7 +220,7 @@ def test_validation_images_of_one_run_that_another_was_trained_on(tmp_path: Path
     )
     for old in (both[0], both[1]):  # an older version did not count: its hashes tell as much
         old["data"] = {k: v for k, v in old["data"].items() if k not in ("other_images", "training_images")}
-    assert [trained_on_these(protocol) for protocol in both] == [False, True]
+    assert [trained_on_these(read(Protocol, protocol, "old")) for protocol in both] == [False, True]
 
 
 def test_patches_of_a_folder_are_of_their_files(tmp_path: Path, capsys: Capture) -> None:
@@ -241,6 +243,6 @@ def test_patches_of_a_folder_are_of_their_files(tmp_path: Path, capsys: Capture)
     measured = measurements.load(run)
     assert measured.groups is not None
     assert np.unique(measured.groups, return_counts=True)[1].tolist() == [10] * 6
-    bound = measured.result["bound"]["nats"]["standard_error"]
+    bound = measured.result.bound.nats.standard_error
     assert bound == pytest.approx(standard_error(measured.bound, measured.groups), rel=1e-12)
     assert bound != pytest.approx(standard_error(measured.bound), rel=1e-3)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from davi.clusters import FEWEST, in_words, standard_error, tells
+from davi.evaluation.clusters import FEWEST, in_words, standard_error, tells
 
 
 def test_by_hand() -> None:

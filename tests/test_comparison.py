@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import pytest
 from scipy import stats
 
 from davi import measurements
-from davi.activity import ActiveUnits
-from davi.clusters import standard_error
 from davi.comparison import Entry, compare, pace, paired, read, to_markdown, to_terminal, trained_on_these
 from davi.errors import UserError
 from davi.evaluation import Evaluation
-from davi.evidence import Kind
-from davi.report import protocol_of, to_json
+from davi.evaluation.activity import active_units
+from davi.evaluation.clusters import standard_error
+from davi.evaluation.result import Protocol
+from davi.evidence import About, Kind
+from davi.records import read as read_record
+from davi.records import to_json
+from davi.report import protocol_of, result_of
 
 LN2 = math.log(2.0)
 HARD = np.array([-100.0, -10.0, -55.0, -1000.0])
@@ -29,7 +33,8 @@ def entry(run: str, /, bound: np.ndarray = HARD, seconds: float | None = 5.0, **
     """One run; ``changes`` are fields of the evaluation, the model's description, the data or the split."""
     fields: dict[str, Any] = {
         "kind": Kind.LOWER_BOUND,
-        "active_units": None,
+        "measures": (),
+        "about": About.X,
         "samples": 1,
         "seed": 0,
         "batch_size": 100,
@@ -46,13 +51,14 @@ def entry(run: str, /, bound: np.ndarray = HARD, seconds: float | None = 5.0, **
     }
     model: dict[str, Any] = {"name": "vae", "parameters": 1000, "step": 10, "ema": True, "rollbacks": 0, "protocol": {}}
     data: dict[str, Any] = {"shape": [1, 2, 4], "levels": 2, "binarization": "dynamic", "binarization_seed": 0}
+    data |= {key: changes.pop(key) for key in ("other_images", "training_images") if key in changes}
     split = changes.pop("split", "test")
     reached = changes.pop("reached", 10)
     pace, place = changes.pop("pace", 2.0), changes.pop("folder", None)
     for key, value in changes.items():
         next(group for group in (fields, model, data) if key in group)[key] = value
     evaluation = Evaluation(elbo=bound, bound=bound, terms={"reconstruction": bound}, **fields)
-    result = to_json(evaluation, (), protocol_of(evaluation, model, data, split))
+    result = result_of(evaluation, (), protocol_of(evaluation, model, data, split))
     measured = measurements.Measured(result, bound, bound, {"reconstruction": bound}, evaluation.groups)
     return Entry(run, measured, seconds, reached, pace, place)
 
@@ -61,21 +67,21 @@ def test_paired_differences_in_closed_form() -> None:
     """Differences 1, 2, 3, 4: mean 2.5, variance 5/3, standard error sqrt(5/12); t with 3 degrees is 3.1824."""
     result = paired(HARD + np.arange(1.0, 5.0), HARD, 8)
     error = math.sqrt(5 / 12)
-    assert result["nats"]["mean"] == pytest.approx(2.5, rel=1e-14)
-    assert result["nats"]["standard_error"] == pytest.approx(error, rel=1e-14)
+    assert result.nats.mean == pytest.approx(2.5, rel=1e-14)
+    assert result.nats.standard_error == pytest.approx(error, rel=1e-14)
     # Five figures of the quantile as printed in tables.
-    assert result["nats"]["interval"] == pytest.approx([2.5 - 3.18245 * error, 2.5 + 3.18245 * error], rel=1e-5)
-    assert result["bits_per_dim"]["mean"] == pytest.approx(-2.5 / 8 / LN2, rel=1e-14)
-    assert result["bits_per_dim"]["standard_error"] == pytest.approx(error / 8 / LN2, rel=1e-14)
-    low, high = result["nats"]["interval"]
-    assert result["bits_per_dim"]["interval"] == pytest.approx([-high / 8 / LN2, -low / 8 / LN2], rel=1e-14)
-    assert result["significant"] is True
+    assert result.nats.interval == pytest.approx([2.5 - 3.18245 * error, 2.5 + 3.18245 * error], rel=1e-5)
+    assert result.bits_per_dim.mean == pytest.approx(-2.5 / 8 / LN2, rel=1e-14)
+    assert result.bits_per_dim.standard_error == pytest.approx(error / 8 / LN2, rel=1e-14)
+    low, high = result.nats.interval
+    assert result.bits_per_dim.interval == pytest.approx([-high / 8 / LN2, -low / 8 / LN2], rel=1e-14)
+    assert result.significant is True
 
 
 def test_the_interval_agrees_with_scipy() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 50))
     expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert paired(a, b, 8)["nats"]["interval"] == pytest.approx([expected.low, expected.high], rel=1e-12)
+    assert paired(a, b, 8).nats.interval == pytest.approx([expected.low, expected.high], rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_the_interval_agrees_with_scipy() -> None:
 )
 def test_what_is_significant(difference: list[float], significant: bool) -> None:
     values = np.array(difference)
-    assert paired(values, np.zeros(len(values)), 8)["significant"] is significant
+    assert paired(values, np.zeros(len(values)), 8).significant is significant
 
 
 def test_rows_are_ranked_and_compared_with_the_first_given() -> None:
@@ -105,30 +111,30 @@ def test_rows_are_ranked_and_compared_with_the_first_given() -> None:
         entry("best", steady, parameters=5, step=3, pace=2.5),
     ]
     result = compare(entries)
-    assert len(result["groups"]) == 1
-    group = result["groups"][0]
-    assert (group["reference"], group["unit"]) == ("first", "nats")
-    assert [(row["rank"], row["run"]) for row in group["rows"]] == [(1, "best"), (2, "first"), (3, "worst")]
-    best, first, worst = group["rows"]
-    assert best["nats"]["mean"] == pytest.approx(steady.mean())
-    assert best["nats"]["standard_error"] == pytest.approx(steady.std(ddof=1) / 2)
-    assert (best["parameters"], best["step"], best["seconds"], best["kind"]) == (5, 3, 5.0, "LOWER_BOUND")
-    assert best["steps_per_second"] == 2.5
+    assert len(result.groups) == 1
+    group = result.groups[0]
+    assert (group.reference, group.unit) == ("first", "nats")
+    assert [(row.rank, row.run) for row in group.rows] == [(1, "best"), (2, "first"), (3, "worst")]
+    best, first, worst = group.rows
+    assert best.nats.mean == pytest.approx(steady.mean())
+    assert best.nats.standard_error == pytest.approx(steady.std(ddof=1) / 2)
+    assert (best.parameters, best.step, best.seconds, best.kind) == (5, 3, 5.0, Kind.LOWER_BOUND)
+    assert best.steps_per_second == 2.5
     # The images' difficulty cancels: half a nat is nothing beside the scatter of the images, and certain in the pairs.
-    assert best["nats"]["standard_error"] > 200
-    assert best["to_reference"]["nats"] == {"mean": 0.5, "standard_error": 0.0, "interval": [0.5, 0.5]}
-    assert first["to_reference"] is None
-    assert worst["to_reference"]["nats"]["mean"] == pytest.approx(-2.5)
-    assert best["to_row_above"] is None
-    assert first["to_row_above"]["nats"]["mean"] == pytest.approx(-0.5)
-    assert result["differences"] == {}
-    json.dumps(result, allow_nan=False)
+    assert best.nats.standard_error > 200
+    assert to_json(best.to_reference)["nats"] == {"mean": 0.5, "standard_error": 0.0, "interval": [0.5, 0.5]}
+    assert first.to_reference is None
+    assert worst.to_reference.nats.mean == pytest.approx(-2.5)
+    assert best.to_row_above is None
+    assert first.to_row_above.nats.mean == pytest.approx(-0.5)
+    assert result.differences == {}
+    json.dumps(to_json(result), allow_nan=False)
 
 
 def test_ties_stay_in_the_order_given() -> None:
-    rows = compare([entry("b"), entry("a")])["groups"][0]["rows"]
-    assert [row["run"] for row in rows] == ["b", "a"]
-    assert rows[1]["to_row_above"]["significant"] is False
+    rows = compare([entry("b"), entry("a")]).groups[0].rows
+    assert [row.run for row in rows] == ["b", "a"]
+    assert rows[1].to_row_above.significant is False
 
 
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [
@@ -136,6 +142,7 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"kind": Kind.EXACT}, ["kind", "importance_samples"]),
     ({"samples": 100}, ["importance_samples"]),
     ({"split": "validation"}, ["split"]),
+    ({"about": About.X_GIVEN_Y}, ["about"]),
     ({"levels": 256}, ["levels"]),
     ({"shape": [2, 2, 2]}, ["shape"]),
     ({"binarization": "static"}, ["binarization"]),
@@ -148,11 +155,11 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("changes", "fields"), CHANGES, ids=[" ".join(fields) for _, fields in CHANGES])
 def test_other_protocols_are_not_ranked_together(changes: dict[str, Any], fields: list[str]) -> None:
     result = compare([entry("a"), entry("b", **changes), entry("c", HARD + 1)])
-    assert [[row["run"] for row in group["rows"]] for group in result["groups"]] == [["c", "a"], ["b"]]
-    assert [row["rank"] for group in result["groups"] for row in group["rows"]] == [1, 2, 1]
-    assert result["groups"][1]["rows"][0]["to_reference"] is None
-    assert list(result["differences"]) == fields
-    assert all(set(values) == {"A", "B"} for values in result["differences"].values())
+    assert [[row.run for row in group.rows] for group in result.groups] == [["c", "a"], ["b"]]
+    assert [row.rank for group in result.groups for row in group.rows] == [1, 2, 1]
+    assert result.groups[1].rows[0].to_reference is None
+    assert list(result.differences) == fields
+    assert all(set(values) == {"A", "B"} for values in result.differences.values())
     for text in (to_terminal(result), to_markdown(result)):
         assert "not ranked across groups" in text
         assert all(field in text for field in fields)
@@ -171,28 +178,28 @@ def test_other_protocols_are_not_ranked_together(changes: dict[str, Any], fields
 )
 def test_what_does_not_forbid_a_ranking_is_stated(changes: dict[str, Any], field: str) -> None:
     result = compare([entry("a"), entry("b", **changes)])
-    assert len(result["groups"]) == 1
-    assert list(result["groups"][0]["stated"]) == [field]
-    assert set(result["groups"][0]["stated"][field]) == {"a", "b"}
+    assert len(result.groups) == 1
+    assert list(result.groups[0].stated) == [field]
+    assert set(result.groups[0].stated[field]) == {"a", "b"}
     assert f"differs without forbidding a ranking: {field}: " in " ".join(to_terminal(result).split())
 
 
 @pytest.mark.parametrize("changes", [{"set": "copy/test"}, {"limit": 4}, {"parameters": 9}, {"step": 4}])
 def test_the_same_images_by_another_way_are_the_same(changes: dict[str, Any]) -> None:
-    group = compare([entry("a"), entry("b", **changes)])["groups"][0]
-    assert len(group["rows"]) == 2
-    assert group["stated"] == {}
+    group = compare([entry("a"), entry("b", **changes)]).groups[0]
+    assert len(group.rows) == 2
+    assert group.stated == {}
 
 
 def test_importance_samples_do_not_matter_to_an_exact_claim() -> None:
     exact = {"kind": Kind.EXACT}
-    assert len(compare([entry("a", samples=1, **exact), entry("b", samples=10, **exact)])["groups"]) == 1
+    assert len(compare([entry("a", samples=1, **exact), entry("b", samples=10, **exact)]).groups) == 1
 
 
 def test_what_a_run_should_be_asked_about() -> None:
-    rows = compare([entry("a", reached=30), entry("b", rollbacks=2)])["groups"][0]["rows"]
-    assert rows[0]["notes"] == ["measured after step 10, training has gone on to step 30; evaluate it again"]
-    assert rows[1]["notes"] == ["training was rolled back 2 times after losses that were not finite"]
+    rows = compare([entry("a", reached=30), entry("b", rollbacks=2)]).groups[0].rows
+    assert rows[0].notes == ("measured after step 10, training has gone on to step 30; evaluate it again",)
+    assert rows[1].notes == ("training was rolled back 2 times after losses that were not finite",)
 
 
 def test_nothing_to_compare() -> None:
@@ -203,16 +210,17 @@ def test_nothing_to_compare() -> None:
 def save(folder: Path, made: Entry, records: list[object] | None = None) -> Path:
     """A run's folder that holds the evaluation, and the records of its training."""
     folder.mkdir()
-    protocol = made.measured.result["protocol"]
+    protocol = made.measured.result.protocol
     evaluation = Evaluation(
         made.measured.elbo,
         made.measured.bound,
         made.measured.terms,
         made.measured.kind,
-        None,
-        **{key: protocol[key] for key in ("seed", "batch_size", "limit", "set", "dims", "device", "precision")},
-        samples=protocol["importance_samples"],
-        available=protocol["images_available"],
+        **{
+            key: getattr(protocol, key) for key in ("seed", "batch_size", "limit", "set", "dims", "device", "precision")
+        },
+        samples=protocol.importance_samples,
+        available=protocol.images_available,
     )
     measurements.save(folder, made.measured.result, evaluation)
     if records is not None:
@@ -226,16 +234,16 @@ def test_patches_of_a_few_files_claim_nothing() -> None:
     groups = np.array([0, 0, 1, 1])
     better = HARD + np.arange(1.0, 5.0)
     pair = paired(better, HARD, 8, groups)
-    assert (pair["nats"]["mean"], pair["nats"]["standard_error"]) == (2.5, 1.0)
-    assert pair["nats"]["interval"] is pair["bits_per_dim"]["interval"] is None
-    assert pair["significant"] is False
-    assert paired(better, HARD, 8)["significant"] is True  # what it would be for four photographs
+    assert (pair.nats.mean, pair.nats.standard_error) == (2.5, 1.0)
+    assert pair.nats.interval is pair.bits_per_dim.interval is None
+    assert pair.significant is False
+    assert paired(better, HARD, 8).significant is True  # what it would be for four photographs
     result = compare([entry("a", groups=groups), entry("b", better)])  # one of them does not know its files
-    (group,) = result["groups"]
-    assert group["rows"][0]["to_reference"] == pair
-    assert group["rows"][0]["nats"]["standard_error"] != pytest.approx(better.std(ddof=1) / 2)
+    (group,) = result.groups
+    assert group.rows[0].to_reference == pair
+    assert group.rows[0].nats.standard_error != pytest.approx(better.std(ddof=1) / 2)
     note = "errors are clustered by file: 4 patches of 2 files; from fewer than 5 files no interval and no significance"
-    assert group["notes"][0].startswith(note)
+    assert group.notes[0].startswith(note)
     text = to_terminal(result)
     assert note in " ".join(text.split())
     assert ["b", "+2.500", "±", "1.000", "-", "-"] in [line.split() for line in text.splitlines()]
@@ -245,30 +253,30 @@ def test_patches_of_enough_files_have_as_many_degrees_of_freedom() -> None:
     """Five files: Student's t with four degrees of freedom, whose 97.5 % quantile is 2.77645 in tables."""
     groups = np.arange(5).repeat(4)
     difference = np.random.default_rng(0).normal(size=20) + 5.0
-    pair = paired(difference, np.zeros(20), 8, groups)["nats"]
-    assert pair["standard_error"] == standard_error(difference, groups)
-    reach = 2.77645 * pair["standard_error"]
-    assert pair["interval"] == pytest.approx([pair["mean"] - reach, pair["mean"] + reach], rel=1e-5)
+    pair = paired(difference, np.zeros(20), 8, groups).nats
+    assert pair.standard_error == standard_error(difference, groups)
+    reach = 2.77645 * pair.standard_error
+    assert pair.interval == pytest.approx([pair.mean - reach, pair.mean + reach], rel=1e-5)
 
 
 def test_a_model_of_another_size_is_noted() -> None:
-    notes = [compare([entry("a"), entry("b", parameters=n)])["groups"][0]["notes"] for n in (1100, 1101, 500)]
-    assert notes[0] == []
-    assert notes[1] == ["b has 1.10 times the parameters of a: a difference can be one of size alone"]
-    assert notes[2] == ["a has 2.00 times the parameters of b: a difference can be one of size alone"]
+    notes = [compare([entry("a"), entry("b", parameters=n)]).groups[0].notes for n in (1100, 1101, 500)]
+    assert notes[0] == ()
+    assert notes[1] == ("b has 1.10 times the parameters of a: a difference can be one of size alone",)
+    assert notes[2] == ("a has 2.00 times the parameters of b: a difference can be one of size alone",)
 
 
 def test_runs_of_one_name_keep_their_own_rows_and_words() -> None:
     runs = [entry("x", seed=i, folder=Path(f"/runs/{place}/x")) for i, place in enumerate("ab")]
-    group = compare([*runs, entry("y")])["groups"][0]
-    assert [row["run"] for row in group["rows"]] == ["a/x", "b/x", "y"]
-    assert group["stated"]["seed"] == {"a/x": 0, "b/x": 1, "y": 0}
+    group = compare([*runs, entry("y")]).groups[0]
+    assert [row.run for row in group.rows] == ["a/x", "b/x", "y"]
+    assert group.stated["seed"] == {"a/x": 0, "b/x": 1, "y": 0}
     deep = [entry("x", folder=Path(f"/{place}/deep/x")) for place in "ab"]
-    assert [row["run"] for row in compare(deep)["groups"][0]["rows"]] == ["a/deep/x", "b/deep/x"]
+    assert [row.run for row in compare(deep).groups[0].rows] == ["a/deep/x", "b/deep/x"]
     same = [entry("x", folder=Path("/runs/x")), entry("x", folder=Path("/runs/x")), entry("x")]
-    assert [row["run"] for row in compare(same)["groups"][0]["rows"]] == ["x", "x (2)", "x (3)"]
-    hostile = compare([entry("x\x1b", seed=1), entry("x\x07")])["groups"][0]
-    assert set(hostile["stated"]["seed"]) == {"x?", "x? (2)"}
+    assert [row.run for row in compare(same).groups[0].rows] == ["x", "x (2)", "x (3)"]
+    hostile = compare([entry("x\x1b", seed=1), entry("x\x07")]).groups[0]
+    assert set(hostile.stated["seed"]) == {"x?", "x? (2)"}
 
 
 OWN, WHOLE = {"set": "toy", "train_sha256": "11" * 32}, {"set": "toy", "train_sha256": "22" * 32}
@@ -290,33 +298,36 @@ OWN, WHOLE = {"set": "toy", "train_sha256": "11" * 32}, {"set": "toy", "train_sh
 def test_what_the_hashes_tell_about_training(trained: dict[str, str], changes: dict[str, Any], seen: bool) -> None:
     data = {"shape": [1, 2, 4], "levels": 2, "binarization": "none", **OWN}
     made = entry("x", protocol=trained, **changes)
-    protocol = {**made.measured.result["protocol"], "data": data}
-    assert trained_on_these(protocol) is seen
+    protocol = {**to_json(made.measured.result.protocol), "data": data}
+
+    def trained_on(protocol: dict[str, Any]) -> bool:
+        return trained_on_these(read_record(Protocol, protocol, "protocol"))
+
+    assert trained_on(protocol) is seen
     for count in (0, 1):  # counted: the hashes need not be asked
         counted = {**data, "other_images": "--data x", "training_images": count}
-        assert trained_on_these({**protocol, "data": counted}) is bool(count)
+        assert trained_on({**protocol, "data": counted}) is bool(count)
     split = changes["split"]
     own = {**data, "other_images": None, "training_images": None}
-    assert trained_on_these({**protocol, "data": own}) is (split == "train" or "ab" * 32 in trained.values())
+    assert trained_on({**protocol, "data": own}) is (split == "train" or "ab" * 32 in trained.values())
     unknown = {**data, "other_images": "--data toy", "training_images": None}
-    assert trained_on_these({**protocol, "data": unknown}) is (seen or (split == "test" and trained == WHOLE))
+    assert trained_on({**protocol, "data": unknown}) is (seen or (split == "test" and trained == WHOLE))
 
 
 def test_no_run_is_ranked_on_images_it_was_trained_on() -> None:
     runs = [entry("fair", split="validation"), entry("worse", HARD - 1, split="validation")]
-    unfair = entry("unfair", HARD + 50, split="validation")
-    unfair.measured.result["protocol"]["data"] |= {"other_images": "--data toy", "training_images": 4}
+    unfair = entry("unfair", HARD + 50, split="validation", other_images="--data toy", training_images=4)
     result = compare([unfair, *runs])
-    assert [[(row["run"], row["rank"]) for row in group["rows"]] for group in result["groups"]] == [
+    assert [[(row.run, row.rank) for row in group.rows] for group in result.groups] == [
         [("unfair", None)],
         [("fair", 1), ("worse", 2)],
     ]
-    assert result["differences"] == {"trained_on_these_images": {"A": "yes", "B": "no"}}
+    assert result.differences == {"trained_on_these_images": {"A": "yes", "B": "no"}}
     for text in (to_terminal(result), to_markdown(result)):
         assert "not ranked: these images, or some of them, are training images of the run" in " ".join(text.split())
-    alone = compare([unfair, unfair])["groups"][0]
-    assert [row["to_reference"] for row in alone["rows"]] == [None, None]
-    assert "difference" not in to_terminal({**result, "groups": [alone], "differences": {}})
+    alone = compare([unfair, unfair]).groups[0]
+    assert [row.to_reference for row in alone.rows] == [None, None]
+    assert "difference" not in to_terminal(replace(result, groups=(alone,), differences={}))
 
 
 def test_the_pace_is_that_of_training_alone() -> None:
@@ -365,9 +376,9 @@ def test_an_evaluation_that_does_not_say_of_which_images(tmp_path: Path) -> None
 
 
 def test_the_table_for_a_terminal() -> None:
-    units = ActiveUnits((2, 1), (2, 2), images=2, draws=16)
+    units = active_units((2, 1), (2, 2), images=2, draws=16)
     runs = [
-        entry("runs/on", HARD + 1, active_units=units),
+        entry("runs/on", HARD + 1, measures=(units,)),
         entry("runs/off", seconds=None, pace=None),
         entry("runs/no"),
     ]
@@ -386,6 +397,7 @@ def test_the_table_for_a_terminal() -> None:
     assert "≈ not significantly worse than the row above" in lines
     assert "Each run is one seed: another training seed would add to them." in " ".join(text.split())
     assert max(map(len, lines)) <= 80
+    assert "active" not in to_terminal(compare(runs[1:]))  # no model here has any
 
 
 def test_bits_come_first_for_images_of_more_levels() -> None:
@@ -417,6 +429,6 @@ def test_markdown_has_one_table_with_all_columns() -> None:
 def test_hostile_names_command_neither_terminal_nor_page() -> None:
     name = "a|<b>`\x1b[2J\n"
     result = compare([entry(name, name="v\x07", set="s\u202e"), entry("b")])
-    shown = "".join([to_terminal(result), to_markdown(result), json.dumps(result, ensure_ascii=False)])
+    shown = "".join([to_terminal(result), to_markdown(result), json.dumps(to_json(result), ensure_ascii=False)])
     assert all(c.isprintable() or c == "\n" for c in shown)
     assert "`a\\|<b>'?[2J?`" in to_markdown(result)

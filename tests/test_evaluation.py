@@ -13,13 +13,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from davi import files
-from davi.activity import ActiveUnits, RunningCovariance
 from davi.data import Images
 from davi.data.protocol import digest
 from davi.data.subsets import positions
 from davi.distributions import Categorical, Distribution, Normal
 from davi.errors import UserError
 from davi.evaluation import LogMeanExp, evaluate, importance_bound, measuring
+from davi.evaluation.activity import ACTIVE_UNITS, RunningCovariance, active_units
 from davi.evidence import Evidence, Kind
 from davi.layers import LikelihoodConfig
 from davi.model import Choose, Hierarchy, LatentModel, Model
@@ -252,7 +252,7 @@ def test_an_exact_claim_needs_one_pass() -> None:
     expected = [2 * math.log(share) for share in (0.5, 0.3, 0.2)] * 2
     assert result.elbo.tolist() == pytest.approx(expected, abs=1e-14)
     assert result.bound.tolist() == pytest.approx(expected, abs=1e-14)
-    assert (result.kind, result.active_units, result.reconstruction) == (Kind.EXACT, None, None)
+    assert (result.kind, result.measures, result.reconstruction) == (Kind.EXACT, (), None)
     assert result.kl.shape == (6, 0)
     assert model.asked == 2  # one per batch
     assert seen[-1] == (42, 42)
@@ -274,15 +274,15 @@ def test_active_units(slope: float, active: int, batch_size: int) -> None:
     """Three images of variance 1: active iff slope^2 > 0.01. The second layer's mean is a draw of the first, whose
     noise does not count: its mean over all draws is slope x as well."""
     result = evaluate(Toy(slope), images(3), batch_size=batch_size)
-    assert result.active_units == ActiveUnits((active, active), (2, 2), images=3, draws=16)
+    assert result.measure(ACTIVE_UNITS) == active_units((active, active), (2, 2), images=3, draws=16)
 
 
 def test_active_units_of_a_model_that_is_no_hierarchy() -> None:
-    assert evaluate(Single(), images()).active_units == ActiveUnits((1,), (2,), images=6, draws=1)
+    assert evaluate(Single(), images()).measures == (active_units((1,), (2,), images=6, draws=1),)
 
 
 def test_one_image_has_no_variance() -> None:
-    assert evaluate(Toy(1.0), images(1)).active_units is None
+    assert evaluate(Toy(1.0), images(1)).measure(ACTIVE_UNITS) is None
 
 
 def test_modes_are_restored() -> None:

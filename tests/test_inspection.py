@@ -18,6 +18,7 @@ from davi.data import Images
 from davi.distributions import Categorical, Distribution, Normal
 from davi.errors import UserError
 from davi.evaluation import evaluate
+from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evidence import Evidence
 from davi.inspection import Inspection, inspect
 from davi.inspection.bits import spread
@@ -131,13 +132,15 @@ def test_layers_are_those_of_the_evaluation(model: AttentiveVAE) -> None:
     assert (found.images, found.seed, found.set) == (5, SEED, "random/test")
     assert [layer.name for layer in found.layers] == ["kl/00", "kl/01", "kl/02"]
     assert [layer.grid for layer in found.layers] == [(2, 3), (4, 6), (4, 6)]  # 6x10 padded to 8x12, halved, halved
-    assert measured.active_units is not None
+    units = measured.measure(ACTIVE_UNITS)
+    assert units is not None
+    assert units.layers is not None
     for i, layer in enumerate(found.layers):
         values = -measured.terms[layer.name]
         assert layer.nats == pytest.approx(values.mean(), rel=ROUNDING)
         assert layer.standard_error == pytest.approx(np.sqrt(values.var(ddof=1) / 5), rel=ROUNDING)
         assert (layer.channels, layer.units) == (2, 2 * layer.grid[0] * layer.grid[1])
-        assert layer.active == measured.active_units.active[i]
+        assert layer.active == units.layers[i]
         assert layer.inactive == (values.mean() < 0.01)
 
 

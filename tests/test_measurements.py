@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from davi import measurements
-from davi.activity import ActiveUnits
-from davi.baselines import Baseline
 from davi.errors import UserError
 from davi.evaluation import Evaluation
+from davi.evaluation.activity import active_units
+from davi.evaluation.baselines import Baseline
+from davi.evaluation.result import Result
 from davi.evidence import Kind
 from davi.files import write_tensors
-from davi.report import protocol_of, to_json
+from davi.records import to_json
+from davi.report import protocol_of, result_of
 
 MODEL = {"name": "toy", "parameters": 7, "step": 3, "ema": True, "version": "0", "protocol": {"set": "toy", "flip": 0}}
 DATA = {"set": "toy", "shape": [1, 2, 2], "levels": 2, "binarization": "none", "test_sha256": "ab"}
@@ -28,15 +30,14 @@ DATA = {"set": "toy", "shape": [1, 2, 2], "levels": 2, "binarization": "none", "
 def evaluation(n: int = 3, shift: float = 0.0) -> Evaluation:
     rest = np.linspace(-5.0, -1.0, n) + shift
     terms = {"reconstruction": rest - 1.0, "kl/00": np.full(n, -0.5)}
-    units = ActiveUnits((1,), (4,), images=n, draws=16) if n > 1 else None
-    return Evaluation(
-        rest - 1.5, rest, terms, Kind.LOWER_BOUND, units, 10, 0, 100, None, n, "toy/test", 4, "cpu", "float32", "cd"
-    )
+    units = (active_units((1,), (4,), images=n, draws=16),) if n > 1 else ()
+    how = (10, 0, 100, None, n, "toy/test", 4, "cpu", "float32", "cd")
+    return Evaluation(rest - 1.5, rest, terms, Kind.LOWER_BOUND, *how, measures=units)
 
 
-def result(measured: Evaluation) -> dict[str, Any]:
+def result(measured: Evaluation) -> Result:
     baselines = [Baseline("PNG", 3.0, None, "headers"), Baseline("WebP", None, None, "not there")]
-    return to_json(measured, baselines, protocol_of(measured, MODEL, DATA))
+    return result_of(measured, baselines, protocol_of(measured, MODEL, DATA))
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -44,7 +45,8 @@ def test_what_is_written_is_read_back(n: int, tmp_path: Path) -> None:
     measured = evaluation(n)
     assert measurements.save(tmp_path, result(measured), measured) == tmp_path / "evaluation.json"
     found = measurements.load(tmp_path)
-    assert found.result == json.loads(json.dumps(result(measured)))
+    assert found.result == result(measured)
+    assert json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8")) == to_json(result(measured))
     assert found.kind is Kind.LOWER_BOUND
     assert len(found) == n
     for name in ("elbo", "bound"):
@@ -53,6 +55,14 @@ def test_what_is_written_is_read_back(n: int, tmp_path: Path) -> None:
     for name, values in measured.terms.items():
         np.testing.assert_array_equal(found.terms[name], values)
     assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "evaluation.safetensors"}
+
+
+def test_a_file_of_before_the_format_had_a_number(tmp_path: Path) -> None:
+    path = measurements.save(tmp_path, result(evaluation()), evaluation())
+    values = to_json(result(evaluation()))
+    del values["format"]
+    path.write_text(json.dumps({**values, "of a later version": {}}), encoding="utf-8")
+    assert measurements.read_result(path) == result(evaluation())
 
 
 def test_names_keep_evaluations_apart(tmp_path: Path) -> None:
@@ -144,20 +154,24 @@ CHANGES: list[tuple[Callable[[Any], None], str]] = [
     (put("kind", to=["EXACT"]), "kind: got a list, expected one of"),
     (put("bound", to=3), "bound: got 3, expected a mapping"),
     (put("bound", "samples", to=0), "bound.samples: got 0, expected a whole number from 1"),
-    (put("bound", "samples", to=True), "bound.samples: got True, expected a whole number from 1"),
+    (put("bound", "samples", to=True), "bound.samples: got true, expected a whole number"),
     (put("bound", "nats", "mean", to="much\n"), r"bound.nats.mean: got 'much\\n', expected a finite number"),
     (put("bound", "nats", "mean", to=10**400), "bound.nats.mean: got 1000"),
     (put("elbo", "nats", "mean", to=1e101), "elbo.nats.mean: got 1e[+]101, expected a finite number"),
     (put("elbo", "bits_per_dim", to={"mean": 1.0}), "found no elbo.bits_per_dim.standard_error"),
-    (put("terms", "x\n", to=None), "terms.x: got None, expected a mapping"),
+    (put("terms", "x\n", to=None), "terms.x: got nothing, expected a mapping"),
     (put("kl", "layers", to={}), "kl.layers: got a dict, expected a list"),
     (put("kl", "layers", 0, to=1.5), "kl.layers.0: got 1.5, expected a mapping"),
-    (put("active_units", "rule", to=None), "active_units.rule: got None, expected text"),
+    (put("active_units", "rule", to=None), "active_units.rule: got nothing, expected text"),
     (put("baselines", 1, "note", to=1), "baselines.1.note: got 1, expected text"),
-    (put("protocol", to={}), "found no protocol.set"),
-    (put("protocol", "images", to=2**63), "protocol.images: got 9223372036854775808, expected a whole number from 1"),
+    (put("protocol", to={}), "found no protocol.set, expected text"),
+    (put("protocol", "model", "config", to=3), "protocol.model.config: got 3, expected a mapping or null"),
+    (put("about", to="y|z"), r"about: got 'y\|z', expected one of x, x\|y, y\|x, x,y"),
+    (put("format", to=2), "format: got 2, expected 1"),
+    (put("protocol", "images", to=2**63), "protocol.images: got 9223372036854775808, expected a whole number"),
     (put("protocol", "dims", to=0), "protocol.dims: got 0, expected a whole number from 1"),
-    (put("protocol", "data", "shape", to=[1, "2"]), "protocol.data.shape.1: got '2', expected a whole number from 1"),
+    (put("protocol", "data", "shape", to=[1, "2"]), "protocol.data.shape.1: got '2', expected a whole number"),
+    (put("protocol", "data", "shape", to=[1, 0]), "protocol.data.shape: got 0, expected whole numbers from 1"),
     (put("protocol", "model", "ema", to=1), "protocol.model.ema: got 1, expected true or false"),
     (put("protocol", "model", "trained_on", "flip", to=[]), "trained_on.flip: got a list, expected text or a whole"),
 ]
@@ -187,7 +201,7 @@ def test_every_field_that_is_used_is_checked(change: Callable[[Any], None], mess
 def test_the_numbers_of_the_images_are_checked(tensors: dict[str, torch.Tensor], message: str, tmp_path: Path) -> None:
     measurements.save(tmp_path, result(evaluation()), evaluation())
     path = tmp_path / "evaluation.safetensors"
-    write_tensors(path, tensors, {"result_sha256": measurements._digest(result(evaluation()))})
+    write_tensors(path, tensors, {"result_sha256": measurements._digest(to_json(result(evaluation())))})
     with pytest.raises(UserError, match=message):
         measurements.load(tmp_path)
 
@@ -207,5 +221,5 @@ def test_damaged_numbers_of_the_images(tmp_path: Path) -> None:
 def test_a_number_that_json_lacks_leaves_what_was_there(tmp_path: Path) -> None:
     measurements.save(tmp_path, result(evaluation()), evaluation())
     with pytest.raises(ValueError, match="JSON"):
-        measurements.save(tmp_path, {"new": math.nan}, evaluation())
+        measurements.save(tmp_path, result(evaluation(shift=math.nan)), evaluation())
     assert measurements.load(tmp_path).result == result(evaluation())

@@ -18,14 +18,17 @@ import pytest
 import torch
 from inspected import contents, inspection, records, result
 from PIL import Image
+from tiny import Logistic
 
 from davi import page
 from davi.errors import UserError
+from davi.evaluation.result import Result
 from davi.evidence import Kind
 from davi.inspection import Layer
 from davi.page import charts, curves, latents, pixels
 from davi.page.blocks import Chart, Figure, Prose, Section, Source, Table
 from davi.page.saved import inline
+from davi.records import read, to_json
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 SECTIONS = ["numbers", "curves", "samples", "reconstructions", "kl", "units", "progressive", "depth", "space", "bits"]
@@ -122,10 +125,10 @@ HOSTILE = "</code><script>alert(1)</script><img src=x onerror=alert(1)>&\"' {{ 7
 
 
 def test_text_of_others_stays_text() -> None:
-    numbers = result()
-    numbers["protocol"] = {**numbers["protocol"], "set": HOSTILE, "commit": HOSTILE}
-    numbers["protocol"]["data"] = {HOSTILE: HOSTILE}
-    numbers["baselines"][0] |= {"name": HOSTILE, "note": HOSTILE}
+    numbers = result(data={"shape": [1, 8, 8], "levels": 16, HOSTILE: HOSTILE}, set=HOSTILE)
+    baseline = replace(numbers.baselines[0], name=HOSTILE, note=HOSTILE)
+    protocol = replace(numbers.protocol, commit=HOSTILE)
+    numbers = replace(numbers, protocol=protocol, baselines=(baseline,))
     lines = [*records(), {"kind": "watch", "step": 3, "what": HOSTILE, "message": HOSTILE}]
     found = inspection(set=HOSTILE)
     text = rendered(
@@ -179,14 +182,26 @@ def test_sections_without_content_say_why() -> None:
     bare = inspection(
         chosen=(), layers=(), progressive=None, depth_attention=(), spatial_attention=(), bits=None
     )  # a model without latents
-    made = contents(inspection=bare, records=[], recipe=None)
+    made = contents(inspection=bare, records=[], recipe=None, model=Logistic((1, 8, 8), 16))
     sections = {section.anchor: section for section in page.compose(made, 96)}
-    for anchor in ("curves", "reconstructions", "kl", "units", "progressive", "depth", "space", "bits", "recipe"):
+    assert list(sections) == ["numbers", "curves", "samples", "recipe"]
+    for anchor in ("curves", "recipe"):
         (block,) = sections[anchor].blocks
         assert isinstance(block, Prose)
         assert block.text.startswith("Left out: ")
     assert len(list(sections["samples"].figures())) == 1
-    Read(page.render(made, list(sections.values())))
+    text = "".join(Read(page.render(made, list(sections.values()))).text)
+    assert text.count("Left out: ") == 2
+    assert (
+        "Does not apply to this model: reconstructions, KL divergence of layers, active units, reconstructions from "
+        "the first layers, attention over depth, attention over space, where the bits go.\n" in text
+    )
+
+
+def test_what_a_hierarchy_has_not_is_said_and_what_it_has_is_not(whole: str) -> None:
+    assert "Does not apply" not in whole
+    text = rendered(inspection=inspection(depth_attention=(), spatial_attention=()))
+    assert "<p>Does not apply to this model: attention over depth, attention over space.</p>" in text
 
 
 @pytest.mark.parametrize(
@@ -203,7 +218,7 @@ def test_the_headline_names_unit_and_kind(kind: Kind, samples: int, words: str) 
     # -87 nats are 87 / (64 ln 2) = 1.96118 bits per dimension; their error 4 / sqrt 3 nats.
     expected = f"1.9612 ± 0.0521 bits/dim (-87.00 ± 2.31 nats), {words}; the first 3 of 10 images of digits/test"
     assert page.headline(numbers) == expected
-    binary = {**numbers, "protocol": {**numbers["protocol"], "data": {"levels": 2}}}
+    binary = result(samples, {"shape": [1, 8, 8], "levels": 2}, kind=kind)
     assert page.headline(binary).startswith("-87.00 ± 2.31 nats (1.9612 ± 0.0521 bits/dim)")
     section = page.compose(contents(result=numbers), 96)[0]
     told = "".join(block.text for block in section.blocks if isinstance(block, Prose))
@@ -306,8 +321,7 @@ def test_a_protocol_of_any_depth_is_told_as_far_as_it_is_ours() -> None:
     deep: Any = 1
     for _ in range(900):
         deep = {"a": [deep]}
-    found = result()
-    found["protocol"]["more"] = deep
+    found = result(data={"shape": [1, 8, 8], "levels": 16, "more": deep})
     assert "a: a: ..." in rendered(result=found)
 
 
@@ -402,4 +416,4 @@ def test_terms_that_are_no_divergences_are_called_terms() -> None:
 
 
 def test_the_result_may_come_from_a_file() -> None:
-    assert page.headline(json.loads(json.dumps(result()))) == page.headline(result())
+    assert page.headline(read(Result, json.loads(json.dumps(to_json(result()))), "file")) == page.headline(result())

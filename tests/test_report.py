@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 from davi import __version__
-from davi.activity import ACTIVE_RULE, INACTIVE_RULE, ActiveUnits
-from davi.baselines import Baseline
 from davi.errors import UserError
-from davi.evaluation import Evaluation
-from davi.evidence import Kind
-from davi.report import NO_DIVERGENCE, commit, protocol_of, to_json, to_terminal, write_json
+from davi.evaluation import Evaluation, Measure
+from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_RULE, active_units, inactivity
+from davi.evaluation.baselines import Baseline
+from davi.evaluation.result import Result
+from davi.evidence import About, Kind
+from davi.quantity import Statistic
+from davi.records import read, to_json
+from davi.report import NO_DIVERGENCE, commit, protocol_of, result_of, to_terminal, write_json
 
 LN2 = math.log(2.0)
 
@@ -62,7 +65,7 @@ def evaluation(**changes: Any) -> Evaluation:
             "kl/01": np.array([-2.0, -2.0, -2.0]),
         },
         "kind": Kind.LOWER_BOUND,
-        "active_units": ActiveUnits((3, 0), (4, 8), images=3, draws=16),
+        "measures": (active_units((3, 0), (4, 8), images=3, draws=16),),
         "samples": 100,
         "seed": 5,
         "batch_size": 64,
@@ -76,13 +79,13 @@ def evaluation(**changes: Any) -> Evaluation:
     return Evaluation(**{**values, **changes})
 
 
-def result(levels: int = 2, **changes: Any) -> dict[str, Any]:
+def result(levels: int = 2, **changes: Any) -> Result:
     measured = evaluation(**changes)
-    return to_json(measured, BASELINES, protocol_of(measured, MODEL, {**DATA, "levels": levels}))
+    return result_of(measured, BASELINES, protocol_of(measured, MODEL, {**DATA, "levels": levels}))
 
 
 def test_numbers_by_hand() -> None:
-    found = result()
+    found = to_json(result())
     error = 4 / math.sqrt(3)
     assert found["kind"] == "LOWER_BOUND"
     assert found["elbo"]["nats"] == pytest.approx({"mean": -8.0, "standard_error": error})
@@ -118,14 +121,14 @@ def test_numbers_by_hand() -> None:
 
 def test_parts_sum_to_the_elbo_in_both_units() -> None:
     found = result()
-    parts, kl = found["terms"]["reconstruction"], found["kl"]["total"]
-    assert parts["nats"]["mean"] - kl["nats"]["mean"] == pytest.approx(found["elbo"]["nats"]["mean"])
-    in_bits = parts["bits_per_dim"]["mean"] + kl["bits_per_dim"]["mean"]
-    assert in_bits == pytest.approx(found["elbo"]["bits_per_dim"]["mean"])
+    assert found.kl is not None
+    parts, kl = found.terms["reconstruction"], found.kl.total
+    assert parts.nats.mean - kl.nats.mean == pytest.approx(found.elbo.nats.mean)
+    assert parts.bits_per_dim.mean + kl.bits_per_dim.mean == pytest.approx(found.elbo.bits_per_dim.mean)
 
 
 def test_the_protocol_is_whole() -> None:
-    protocol = result()["protocol"]
+    protocol = to_json(result())["protocol"]
     assert protocol["set"] == "mnist/test"
     assert protocol["split"] == "test"
     assert (protocol["images"], protocol["images_available"], protocol["limit"]) == (3, 10, 3)
@@ -169,28 +172,28 @@ def test_json_is_strict_and_read_back(tmp_path: Path) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
-    assert json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse) == result()
+    assert json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse) == to_json(result())
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
 
 
 def test_a_number_that_json_lacks_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
-    write_json(path, {"old": 1})
+    write_json(path, result())
     with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"new": math.nan})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"old": 1}
+        write_json(path, result(bound=np.full(3, math.nan)))
+    assert json.loads(path.read_text(encoding="utf-8")) == to_json(result())
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent/evaluation\.json: cannot be written"):
-        write_json(tmp_path / "absent" / "evaluation.json", {})
+        write_json(tmp_path / "absent" / "evaluation.json", result())
 
 
 def test_one_image_has_no_error() -> None:
     one = {name: values[:1] for name, values in evaluation().terms.items()}
     found = result(elbo=np.array([-4.0]), bound=np.array([-3.0]), terms=one)
-    assert found["elbo"]["nats"] == {"mean": -4.0, "standard_error": None}
-    assert found["elbo"]["bits_per_dim"]["standard_error"] is None
+    assert found.elbo.nats == Statistic(-4.0, None)
+    assert found.elbo.bits_per_dim.standard_error is None
     assert "-4.00\n" in to_terminal(found) or "-4.00 " in to_terminal(found)
 
 
@@ -222,13 +225,15 @@ def test_table_of_other_images_gives_bits_first() -> None:
     assert next(line for line in lines if line.startswith("ELBO")).split()[1] == f"{2 / LN2:.4f}"
 
 
-def with_terms(*nats: float, no_divergence: Collection[str] = ()) -> dict[str, Any]:
+def with_terms(*nats: float, no_divergence: Collection[str] = ()) -> Result:
     """The result of a model whose layers have these terms."""
     terms = {f"kl/{i:02d}": np.full(3, -value) for i, value in enumerate(nats)}
-    return result(terms={"reconstruction": np.zeros(3), **terms}, no_divergence=frozenset(no_divergence))
+    measures = (inactivity({f"kl/{i:02d}": value for i, value in enumerate(nats)}, no_divergence),)
+    terms = {"reconstruction": np.zeros(3), **terms}
+    return result(terms=terms, no_divergence=frozenset(no_divergence), measures=measures)
 
 
-def labeled(found: Mapping[str, Any], label: str) -> str:
+def labeled(found: Result, label: str) -> str:
     """What a row of the table says; nothing if it is missing."""
     lines = to_terminal(found).splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith(label)), len(lines))
@@ -236,36 +241,44 @@ def labeled(found: Mapping[str, Any], label: str) -> str:
     return " ".join(line[28:].strip() for line in lines[start:end])
 
 
+def inactive(found: Result) -> tuple[str, ...]:
+    assert found.kl is not None
+    return found.kl.inactive
+
+
 def test_inactive_layers_are_named_by_their_divergence() -> None:
     """Active units, of which the second layer has none, say something else."""
     found = with_terms(2.0, 0.0101)
-    assert found["kl"]["inactive"] == []
+    assert inactive(found) == ()
     assert "inactive" not in to_terminal(found)
     found = with_terms(2.0, 0.0099)
-    assert found["kl"]["inactive"] == ["kl/01"]
+    assert inactive(found) == ("kl/01",)
     assert labeled(found, "inactive layers") == "kl/01 (KL divergence below 0.01 nats; kl/00 is the top)"
     assert labeled(found, "KL by layer, top first") == "2.00  0.01 nats"
 
 
 def test_terms_that_are_no_divergences_are_called_so_and_judged_together() -> None:
     found = with_terms(2.0, -1.26, 0.5, no_divergence=["kl/01", "kl/02"])
-    assert (found["kl"]["divergence"], found["kl"]["inactive"]) == ([True, False, False], [])
+    assert found.kl is not None
+    assert (found.kl.divergence, found.kl.inactive) == ((True, False, False), ())
     assert labeled(found, "term by layer, top first") == "2.00  -1.26  0.50 nats"
     assert labeled(found, "no KL divergence") == f"kl/01, kl/02: {NO_DIVERGENCE}"
     assert "inactive" not in to_terminal(found)
     assert "KL by layer" not in to_terminal(found)
     assert labeled(found, "  KL divergence").startswith("1.24")  # of all latents together it is one, in nats
     nothing = with_terms(2.0, -1.9901, no_divergence=["kl/01"])
-    assert nothing["kl"]["inactive"] == ["kl/00", "kl/01"]
+    assert inactive(nothing) == ("kl/00", "kl/01")
     assert labeled(nothing, "inactive layers") == "kl/00, kl/01 (all layers together below 0.01 nats)"
 
 
 def test_results_of_older_versions_are_shown() -> None:
-    found = with_terms(2.0, 0.001)
+    values = to_json(with_terms(2.0, 0.001))
     for key in ("divergence", "inactive", "rule"):
-        del found["kl"][key]
-    for key in ("images", "draws"):
-        del found["active_units"][key]
+        del values["kl"][key]
+    values["active_units"] = {"active": 1, "units": 2, "layers": [{"active": 1, "units": 2}], "rule": "active"}
+    del values["format"]
+    found = read(Result, values, "old")
+    assert labeled(found, "active units") == "1 of 2: 1/2"
     assert labeled(found, "KL by layer, top first") == "2.00  0.00 nats"
     assert "inactive" not in to_terminal(found)
 
@@ -273,7 +286,7 @@ def test_results_of_older_versions_are_shown() -> None:
 def test_rollbacks_are_said() -> None:
     for number in (2, 0):
         protocol = protocol_of(evaluation(), {**MODEL, "rollbacks": number}, DATA)
-        lines = to_terminal(to_json(evaluation(), BASELINES, protocol)).splitlines()
+        lines = to_terminal(result_of(evaluation(), BASELINES, protocol)).splitlines()
         told = [line.split(maxsplit=3)[3] for line in lines if line.startswith("rollbacks in training")]
         assert told == ([f"{number}, each of which halved the learning rate"] if number else [])
 
@@ -287,14 +300,14 @@ def test_a_subset_that_is_spread_evenly_needs_no_word_about_the_order() -> None:
 def test_errors_of_patches_are_clustered_by_file() -> None:
     """-3, -7 and -11 with the first two of one file: residuals 4, 0, -4, sums 4 and -4, sqrt(2 (16 + 16)) / 3 = 8/3."""
     found = result(groups=np.array([7, 7, 9]), limit=None, available=3)
-    assert found["bound"]["nats"]["standard_error"] == pytest.approx(8 / 3, rel=1e-14)
-    assert found["bound"]["bits_per_dim"]["standard_error"] == pytest.approx(8 / 3 / 4 / LN2, rel=1e-14)
-    assert found["protocol"]["files"] == 2
+    assert found.bound.nats.standard_error == pytest.approx(8 / 3, rel=1e-14)
+    assert found.bound.bits_per_dim.standard_error == pytest.approx(8 / 3 / 4 / LN2, rel=1e-14)
+    assert found.protocol.files == 2
     text = " ".join(to_terminal(found).split())
     assert text.startswith("mnist/test: 3 patches of 2 files, 1 x 2 x 2")
     assert "clustered by file; from fewer than 5 files no interval and no significance follows" in text
     some = result(groups=np.array([7, 7, 7]), subset="3 of 10 images, spread evenly, seed 0")
-    assert some["bound"]["nats"]["standard_error"] is None  # one file says nothing about others
+    assert some.bound.nats.standard_error is None  # one file says nothing about others
     assert "3 of 10 images, spread evenly, seed 0 (3 patches of 1 file), 1 x" in " ".join(to_terminal(some).split())
 
 
@@ -321,21 +334,48 @@ def test_the_kind_of_claim_is_said(kind: Kind, samples: int, headline: str, clai
 
 
 def test_a_model_without_latents_has_one_row() -> None:
-    measured = evaluation(kind=Kind.EXACT, terms={"pixels": np.zeros(3)}, active_units=None)
-    found = to_json(measured)
-    assert (found["kl"], found["active_units"], found["baselines"]) == (None, None, [])
-    lines = to_terminal(found).splitlines()  # without baselines and without a protocol
-    assert [line[:28].strip() for line in lines] == ["", "log p(x)", "kind of claim"]
+    measured = evaluation(kind=Kind.EXACT, terms={"pixels": np.zeros(3)}, measures=())
+    found = result_of(measured, (), protocol_of(measured, MODEL, DATA))
+    values = to_json(found)
+    assert (values["kl"], values["active_units"], values["baselines"]) == (None, None, [])
+    lines = to_terminal(found).splitlines()
+    assert [line[:28].strip() for line in lines[3:7]] == ["", "log p(x)", "kind of claim", ""]
+    assert "ELBO" not in to_terminal(found)
+
+
+@pytest.mark.parametrize(("samples", "rows"), [(1, ["log p(x), lower bound"]), (9, ["log p(x) >= L_9", "lower bound"])])
+def test_a_bound_without_latents_is_no_elbo(samples: int, rows: list[str]) -> None:
+    found = result(terms={"base": np.zeros(3), "log_det": np.ones(3)}, measures=(), samples=samples)
+    text = to_terminal(found)
+    assert [line[:28].strip() for line in text.splitlines()[4 : 4 + len(rows)]] == rows
+    assert "ELBO" not in text
+
+
+def test_what_the_claim_is_about_is_said_where_it_is_not_the_image_alone() -> None:
+    assert "about" not in to_json(result())
+    found = result(about=About.X_GIVEN_Y)
+    assert to_json(found)["about"] == "x|y"
+    assert read(Result, to_json(found), "file") == found
+    assert "log p(x|y) >= L_100" in to_terminal(found)
+    assert "lower bound: log p(x|y) is at least this" in to_terminal(found)
+
+
+def test_further_measures_are_told_and_kept() -> None:
+    assert "measures" not in to_json(result())
+    perplexity = Measure("code perplexity", "codes", 12.5, 0.25, Kind.ESTIMATE, "exp of the entropy of the codes")
+    found = result(measures=(perplexity,))
+    assert labeled(found, "code perplexity") == "12.5 ± 0.25 codes (estimate); exp of the entropy of the codes"
+    assert read(Result, to_json(found), "file") == found
 
 
 def test_the_table_fits_into_eighty_columns() -> None:
     layers = 45
     terms = {f"kl/{i:02d}": np.full(3, -123456.789) for i in range(layers)}
-    units = ActiveUnits((10240,) * layers, (20480,) * layers, images=500, draws=16)
+    units = active_units((10240,) * layers, (20480,) * layers, images=500, draws=16)
     found = result(
         elbo=np.array([-123456.0, -1234567.0, -1.0]),
         terms={"reconstruction": np.array([-1e6, -2e6, -3e6]), **terms},
-        active_units=units,
+        measures=(units,),
     )
     text = to_terminal(found)
     assert max(len(line) for line in text.splitlines()) <= 80

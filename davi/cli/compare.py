@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from davi import comparison
+from davi import comparison, records
 from davi.cli.loading import run_folder
 from davi.cli.options import Request
 from davi.errors import UserError
@@ -17,7 +17,7 @@ def run(request: Request) -> int:
     options = request.options
     result = comparison.compare([comparison.read(run_folder(Path(given)), given) for given in options.runs])
     if options.json:
-        text = json.dumps(result, indent=2, allow_nan=False)
+        text = json.dumps(records.to_json(result), indent=2, allow_nan=False)
     elif options.markdown:
         text = comparison.to_markdown(result).rstrip()
     else:
@@ -29,13 +29,13 @@ def run(request: Request) -> int:
         with writing(str(path)):
             replace_text(path, text + "\n")
         print(f"written to {path}")
-    rows = [row for group in result["groups"] for row in group["rows"]]
-    if unranked := [row["run"] for row in rows if row["rank"] is None]:
+    rows = [row for group in result.groups for row in group.rows]
+    if unranked := [row.run for row in rows if row.rank is None]:
         raise UserError(
             f"{', '.join(unranked)}: not ranked; got an evaluation on images that the run was trained on, expected "
             "images that training has not seen, such as --split test"
         )
-    if options.strict and len(result["groups"]) > 1:
-        fields = ", ".join(result["differences"])
-        raise UserError(f"--strict: got {len(result['groups'])} protocols, expected one; they differ in {fields}")
+    if options.strict and len(result.groups) > 1:
+        fields = ", ".join(result.differences)
+        raise UserError(f"--strict: got {len(result.groups)} protocols, expected one; they differ in {fields}")
     return 0

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from davi import measurements, report
-from davi.baselines import baselines
+from davi import measurements, records, report
 from davi.cli.loading import open_images, open_run
 from davi.cli.options import Request
 from davi.data import evenly
 from davi.errors import UserError
 from davi.evaluation import evaluate
+from davi.evaluation.baselines import baselines
+from davi.evaluation.result import Protocol, Result
 from davi.progress import ProgressBar
 
 
@@ -30,25 +29,30 @@ def run(request: Request) -> int:
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
     with ProgressBar("compressing the images by other methods") as progress:
         others = baselines(opened.train, evenly(images, options.limit), progress)
-    result = report.to_json(evaluation, others, protocol)
+    result = report.result_of(evaluation, others, protocol)
     replaced = _replaced(folder, protocol)
     try:
         path = measurements.save(folder, result, evaluation)
     finally:  # hours of work shall not be lost because the folder cannot be written to
-        print(json.dumps(result, indent=2, allow_nan=False) if options.json else report.to_terminal(result))
+        print(_json(result) if options.json else report.to_terminal(result))
     if not options.json:
         print(f"\nwritten to {path}{replaced}")
     return 0
 
 
-def _replaced(folder: Path, protocol: Mapping[str, Any]) -> str:
+def _json(result: Result) -> str:
+    return json.dumps(records.to_json(result), indent=2, allow_nan=False)
+
+
+def _replaced(folder: Path, protocol: Protocol) -> str:
     """What the result takes the place of, in words; nothing where that says no more than the result does."""
     path = folder / f"{measurements.EVALUATION}.json"
     if not path.is_file():
         return ""
     try:
-        before = measurements.read_result(path)["protocol"]
+        before = measurements.read_result(path).protocol
     except UserError:  # a damaged file is no loss
         return ""
-    same = all(before.get(key) == protocol[key] for key in ("images_sha256", "importance_samples", "seed"))
-    return "" if same else f", in place of the evaluation on {before['set']} with K = {before['importance_samples']}"
+    keys = ("images_sha256", "importance_samples", "seed")
+    same = all(getattr(before, key) == getattr(protocol, key) for key in keys)
+    return "" if same else f", in place of the evaluation on {before.set} with K = {before.importance_samples}"

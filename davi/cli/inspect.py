@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from davi import files, page, report
-from davi.baselines import baselines
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
+from davi.evaluation.baselines import baselines
+from davi.evaluation.result import Result
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.model import Model
@@ -48,6 +49,7 @@ def run(request: Request) -> int:
         result=result,
         measured=measured,
         inspection=found,
+        model=model,
         levels=model.levels,
         records=read_metrics(folder) if (folder / METRICS).is_file() else [],
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,
@@ -80,7 +82,7 @@ def _make_room(figures: Path) -> None:
 
 def _numbers(
     request: Request, model: Model, info: Mapping[str, Any], folder: Path, opened: Opened
-) -> tuple[Mapping[str, Any], str]:
+) -> tuple[Result, str]:
     """The numbers of the run's evaluation where it is of this model and these images, else measured now."""
     options, images = request.options, opened.images
     asked = options.limit is not None or options.importance_samples is not None
@@ -96,7 +98,7 @@ def _numbers(
     with ProgressBar("evaluating", limit) as progress:
         evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, progress)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    result = report.to_json(evaluation, baselines(opened.train, evenly(images, limit)), protocol)
+    result = report.result_of(evaluation, baselines(opened.train, evenly(images, limit)), protocol)
     short = "" if limit == len(images) else f": {evaluation.subset}; davi evaluate measures all images"
     others = f" {EVALUATION} {why}." if why else ""
     return result, f"The numbers were measured for this page{short}.{others}"
@@ -104,7 +106,7 @@ def _numbers(
 
 def _evaluated(
     path: Path, model: Model, info: Mapping[str, Any], images: Images, split: str
-) -> tuple[Mapping[str, Any] | None, str]:
+) -> tuple[Result | None, str]:
     """An evaluation of this model on these images, or None; and what is to be said about it."""
     if not path.exists():
         return None, ""
@@ -112,20 +114,20 @@ def _evaluated(
         result = read_result(path)
     except (UserError, OSError):
         return None, "cannot be read"
-    protocol = result["protocol"]
-    if (protocol["set"], protocol["split"]) != (images.name, split):
+    protocol = result.protocol
+    if (protocol.set, protocol.split) != (images.name, split):
         return None, "is about other images"
     # The same name does not make them the same images: they can be cut or drawn in another way now.
-    limit = protocol["limit"]
-    measured = images.subset(slice(limit)) if protocol.get("subset") is None else evenly(images, limit)
-    if protocol.get("images_sha256") != digest(measured):
+    limit = protocol.limit
+    measured = images.subset(slice(limit)) if protocol.subset is None else evenly(images, limit)
+    if protocol.images_sha256 != digest(measured):
         return None, "is about other images"
-    known: Mapping[str, Any] = protocol["model"]
+    known = protocol.model
     keys = ("name", "parameters", "step", "config", "ema", "ema_decay")
-    weights = known.get("weights_sha256")
+    weights = known.weights_sha256
     same = weights is None or weights == files.digest(model.state_dict())
-    same = same and known.get("trained_with") == info.get("version")
-    if not same or any(known.get(key) != info.get(key) for key in keys):
+    same = same and known.trained_with == info.get("version")
+    if not same or any(getattr(known, key) != info.get(key) for key in keys):
         return None, "is of other weights than the run holds now"
     if weights is None:
         return result, "does not say which weights it is of, since an older version wrote it; davi evaluate says so"

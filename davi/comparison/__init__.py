@@ -1,6 +1,6 @@
 """Runs beside one another: numbers ranked where that is fair, and paired differences over the same images.
 
-:func:`read` takes the evaluation of a run, :func:`compare` makes one dictionary of several, and :func:`to_terminal` and
+:func:`read` takes the evaluation of a run, :func:`compare` makes one record of several, and :func:`to_terminal` and
 :func:`to_markdown` make tables of it.
 """
 

@@ -15,8 +15,8 @@ cancels in the paired difference to a reference model,
 where each :math:`\log p` stands for the claim made about it. The 95 % interval is Student's. A difference is called
 significant if it is at least two standard errors and its interval leaves out zero. Where images are patches, the error
 is clustered by file with G - 1 degrees of freedom, and with fewer than five files there is no interval and no
-significance (:mod:`davi.clusters`). All of this is about the choice of test images; training again with another seed
-moves the numbers as well, which no single run can tell.
+significance (:mod:`davi.evaluation.clusters`). All of this is about the choice of test images; training again with
+another seed moves the numbers as well, which no single run can tell.
 
 A run is not ranked on images that it was trained on, whatever their split is called (:func:`trained_on_these`).
 
@@ -28,20 +28,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from enum import Enum
+from typing import TypeVar, cast
 
 from scipy.special import stdtrit
 
-from davi import clusters
-from davi.clusters import Groups
 from davi.comparison.reading import Entry, distinct, trained_on_these
+from davi.comparison.result import ActiveOf, Comparison, Conditions, Group, Interval, Pair, Row
 from davi.errors import UserError
-from davi.evaluation import Array
+from davi.evaluation import Array, clusters
+from davi.evaluation.clusters import Groups
+from davi.evaluation.result import Protocol
 from davi.evidence import Kind, bits_per_dim
-from davi.report import both_units
+from davi.report import quantity
 
 CONDITIONS = (
-    *("kind", "importance_samples", "split", "images", "shape", "levels", "binarization", "images_sha256"),
+    *("kind", "about", "importance_samples", "split", "images", "shape", "levels", "binarization", "images_sha256"),
     "trained_on_these_images",
 )
 """Fields that must agree for rows to be ranked; importance samples only matter where the claim is not exact."""
@@ -55,6 +57,8 @@ LARGER = 1.1
 _STATED = ("seed", "batch_size", "device", "precision", "version", "commit", "torch")
 _TRAINING = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
 
+T = TypeVar("T")
+
 RULE = (
     "Differences are those of the claims about log p(x), paired over the same images, with the standard error of their "
     "mean and Student's 95 % interval. Significant: at least two standard errors, and zero outside of the interval. "
@@ -62,26 +66,15 @@ RULE = (
 )
 
 
-def compare(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Rank what can be ranked, and name what keeps the rest apart; strict JSON.
+def compare(entries: Sequence[Entry]) -> Comparison:
+    """Rank what can be ranked, and name what keeps the rest apart.
 
     Arguments:
         entries: the runs. The first of each group is the one that the others of the group are compared with.
 
     Returns:
-        ``groups``, each with a ``label``, the ``protocol`` that its rows share (:data:`CONDITIONS` and the set's name),
-        the ``unit`` the field uses (nats for binary images, else bits per dimension), the ``reference`` run, its
-        ``rows`` from best to worst, ``stated``: what differs without forbidding a ranking, field -> run -> value, and
-        ``notes``: what must be known to judge the differences.
-        ``differences``: what keeps groups apart, field -> label of the group -> value. ``rule``: in words, what the
-        paired differences mean.
-
-        A row has ``rank``, ``run``, ``model``, ``kind``, ``importance_samples``, ``nats`` and ``bits_per_dim`` (each
-        ``mean`` and ``standard_error``), ``parameters``, ``step``, ``seconds``, ``steps_per_second``,
-        ``active_units`` (``active`` of ``units`` latent variables), ``rollbacks``, ``notes``, and the differences
-        ``to_reference`` and ``to_row_above`` in the form of :func:`paired` (null where there is none). Rows of runs
-        that were trained on these images have the rank null and no differences. Runs of the same name go by the ends
-        of their paths.
+        Rows of runs that were trained on these images have no rank and no differences. Runs of the same name go by the
+        ends of their paths.
 
     Raises:
         UserError: if there is nothing to compare.
@@ -92,10 +85,9 @@ def compare(entries: Sequence[Entry]) -> dict[str, Any]:
     named = [dataclasses.replace(entry, name=_printable(entry.name)) for entry in entries]
     for entry in distinct(named):
         protocol = _protocol(entry)
-        members.setdefault(tuple(repr(protocol[field]) for field in CONDITIONS), []).append(entry)
-    groups = [_group(_label(i), group) for i, group in enumerate(members.values())]
-    shown: dict[str, Any] = _printable({"groups": groups, "differences": _differences(groups), "rule": RULE})
-    return shown
+        members.setdefault(tuple(repr(getattr(protocol, field)) for field in CONDITIONS), []).append(entry)
+    groups = tuple(_group(_label(i), group) for i, group in enumerate(members.values()))
+    return _printable(Comparison(groups, _differences(groups), RULE))
 
 
 def _label(number: int) -> str:
@@ -108,91 +100,96 @@ def _label(number: int) -> str:
     return letters
 
 
-def _protocol(entry: Entry) -> dict[str, Any]:
+def _protocol(entry: Entry) -> Conditions:
     """All fields that decide about ranking or explain why rows cannot be ranked."""
     result = entry.measured.result
-    protocol = result["protocol"]
-    data = protocol["data"]
-    return {
-        "kind": str(entry.measured.kind),
-        "importance_samples": None if entry.measured.kind is Kind.EXACT else result["bound"]["samples"],
-        "split": protocol["split"],
-        "images": protocol["images"],
-        "shape": data["shape"],
-        "levels": data["levels"],
-        "binarization": data.get("binarization", "none"),
-        "images_sha256": protocol["images_sha256"],
-        "set": protocol["set"],
-        "binarization_seed": data.get("binarization_seed"),
-        "chosen": _chosen(protocol),
-        "trained_on_these_images": "yes" if trained_on_these(protocol) else "no",
-    }
+    protocol, data = result.protocol, result.protocol.data
+    return Conditions(
+        kind=str(result.kind),
+        importance_samples=None if result.kind is Kind.EXACT else result.bound.samples,
+        split=protocol.split,
+        images=protocol.images,
+        shape=data.shape,
+        levels=data.levels,
+        binarization=data.binarization,
+        images_sha256=protocol.images_sha256,
+        set=protocol.set,
+        binarization_seed=data.binarization_seed,
+        chosen=_chosen(protocol),
+        trained_on_these_images="yes" if trained_on_these(protocol) else "no",
+        about=result.about,
+    )
 
 
-def _chosen(protocol: Mapping[str, Any]) -> str:
+def _chosen(protocol: Protocol) -> str:
     """Which images of the set were measured; older versions took the first ones."""
-    if protocol["images"] == protocol["images_available"]:
+    if protocol.images == protocol.images_available:
         return "all"
-    return "the first ones" if protocol.get("subset") is None else "spread evenly"
+    return "the first ones" if protocol.subset is None else "spread evenly"
 
 
-def _group(label: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def _group(label: str, entries: Sequence[Entry]) -> Group:
     protocol = _protocol(entries[0])
     reference = entries[0]
     ordered = sorted(entries, key=lambda entry: -float(entry.measured.bound.mean()))  # stable: ties as they were given
     # The images are the same: where one evaluation knows their files, these are the files of all.
     groups = next((entry.measured.groups for entry in entries if entry.measured.groups is not None), None)
-    ranked = protocol["trained_on_these_images"] == "no"
+    ranked = protocol.trained_on_these_images == "no"
     rows = []
     for i, entry in enumerate(ordered):
         others = (None if entry is reference else reference, ordered[i - 1] if i else None)
-        differences = [_difference(entry, other if ranked else None, groups) for other in others]
-        named = dict(zip(("to_reference", "to_row_above"), differences, strict=True))
-        rows.append({"rank": i + 1 if ranked else None, **_row(entry, groups), **named})
-    return {
-        "label": label,
-        "protocol": protocol,
-        "unit": "nats" if protocol["levels"] == 2 else "bits_per_dim",
-        "reference": reference.name,
-        "rows": rows,
-        "stated": _stated(entries),
-        "notes": _notes(rows, groups, ranked),
-    }
+        to_reference, to_row_above = (_difference(entry, other if ranked else None, groups) for other in others)
+        rows.append(_row(entry, groups, i + 1 if ranked else None, to_reference, to_row_above))
+    return Group(
+        label=label,
+        protocol=protocol,
+        unit=reference.measured.result.units[0],
+        reference=reference.name,
+        rows=tuple(rows),
+        stated=_stated(entries),
+        notes=tuple(_notes(rows, groups, ranked)),
+    )
 
 
-def _row(entry: Entry, groups: Groups | None) -> dict[str, Any]:
-    measured = entry.measured
-    protocol = measured.result["protocol"]
-    model, dims = protocol["model"], protocol["dims"]
-    step, rollbacks = model.get("step"), model.get("rollbacks")
+def _row(
+    entry: Entry, groups: Groups | None, rank: int | None, to_reference: Pair | None, to_row_above: Pair | None
+) -> Row:
+    result = entry.measured.result
+    model, units = result.protocol.model, result.active_units
+    step, rollbacks = model.step, model.rollbacks
+    bound = quantity(entry.measured.bound, result.protocol.dims, groups)
     notes = list(entry.notes)
     if step is not None and entry.reached is not None and entry.reached > step:
         notes.append(f"measured after step {step}, training has gone on to step {entry.reached}; evaluate it again")
     if rollbacks:
         notes.append(f"training was rolled back {rollbacks} times after losses that were not finite")
-    return {
-        "run": entry.name,
-        "model": model["name"],
-        "kind": measured.kind.name,
-        "importance_samples": measured.result["bound"]["samples"],
-        **both_units(measured.bound, dims, groups),
-        "parameters": model.get("parameters"),
-        "step": step,
-        "seconds": entry.seconds,
-        "steps_per_second": entry.pace,
-        "active_units": _active(measured.result["active_units"]),
-        "rollbacks": rollbacks,
-        "notes": notes,
-    }
+    return Row(
+        rank=rank,
+        run=entry.name,
+        model=model.name,
+        kind=result.kind,
+        importance_samples=result.bound.samples,
+        nats=bound.nats,
+        bits_per_dim=bound.bits_per_dim,
+        parameters=model.parameters,
+        step=step,
+        seconds=entry.seconds,
+        steps_per_second=entry.pace,
+        active_units=None if units is None else ActiveOf(units.active, units.units),
+        rollbacks=rollbacks,
+        notes=tuple(notes),
+        to_reference=to_reference,
+        to_row_above=to_row_above,
+    )
 
 
-def _difference(entry: Entry, other: Entry | None, groups: Groups | None) -> dict[str, Any] | None:
+def _difference(entry: Entry, other: Entry | None, groups: Groups | None) -> Pair | None:
     if other is None:
         return None
-    return paired(entry.measured.bound, other.measured.bound, entry.measured.result["protocol"]["dims"], groups)
+    return paired(entry.measured.bound, other.measured.bound, entry.measured.result.protocol.dims, groups)
 
 
-def _notes(rows: Sequence[Mapping[str, Any]], groups: Groups | None, ranked: bool) -> list[str]:
+def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str]:
     """What must be known to judge the differences within a group."""
     notes = []
     if not ranked:
@@ -201,7 +198,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], groups: Groups | None, ranked: boo
         patches = clusters.in_words(len(groups), len(set(groups.tolist())))
         few = "" if clusters.tells(groups) else f"; {clusters.FEW}"
         notes.append(f"errors are clustered by file: {patches}{few}")
-    sized = sorted((row["parameters"], row["run"]) for row in rows if row["parameters"])
+    sized = sorted((row.parameters, row.run) for row in rows if row.parameters)
     if ranked and sized and sized[-1][0] > LARGER * sized[0][0]:
         (small, least), (large, most) = sized[0], sized[-1]
         notes.append(
@@ -210,12 +207,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], groups: Groups | None, ranked: boo
     return notes
 
 
-def _active(units: Mapping[str, Any] | None) -> dict[str, int] | None:
-    """How many latent variables carry information, and how many there are."""
-    return None if units is None else {"active": units["active"], "units": units["units"]}
-
-
-def paired(values: Array, reference: Array, dims: int, groups: Groups | None = None) -> dict[str, Any]:
+def paired(values: Array, reference: Array, dims: int, groups: Groups | None = None) -> Pair:
     """Mean difference of two models over the same images.
 
     Arguments:
@@ -223,53 +215,56 @@ def paired(values: Array, reference: Array, dims: int, groups: Groups | None = N
         reference: those of the other about the same images, ``[N]``, nats.
         dims: values in one image.
         groups: the file of each image, where several are cut from one.
-
-    Returns:
-        ``nats`` (positive: better than the reference) and ``bits_per_dim`` (negative: better), each with ``mean``,
-        ``standard_error`` and ``interval`` (the 95 % interval; both null for a single image or file, and the interval
-        also for patches of fewer than five files); and ``significant``.
     """
     difference = values - reference
-    both = both_units(difference, dims, groups)
-    mean, error = both["nats"]["mean"], both["nats"]["standard_error"]
+    both = quantity(difference, dims, groups)
+    (mean, error), bits = (both.nats.mean, both.nats.standard_error), both.bits_per_dim
     if error is None or not clusters.tells(groups):
-        both["nats"]["interval"] = both["bits_per_dim"]["interval"] = None
-        return {**both, "significant": False}
+        return Pair(Interval(mean, error, None), Interval(bits.mean, bits.standard_error, None), False)
     reach = float(stdtrit(clusters.witnesses(difference, groups) - 1, 0.975)) * error
-    both["nats"]["interval"] = [mean - reach, mean + reach]
-    both["bits_per_dim"]["interval"] = [bits_per_dim(mean + reach, dims), bits_per_dim(mean - reach, dims)]
-    return {**both, "significant": bool(abs(mean) >= 2.0 * error and abs(mean) > reach)}
+    ends = (mean - reach, mean + reach)
+    bits_ends = (bits_per_dim(ends[1], dims), bits_per_dim(ends[0], dims))
+    significant = bool(abs(mean) >= 2.0 * error and abs(mean) > reach)
+    return Pair(Interval(mean, error, ends), Interval(bits.mean, bits.standard_error, bits_ends), significant)
 
 
-def _stated(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+def _stated(entries: Sequence[Entry]) -> dict[str, dict[str, object]]:
     """What differs among rows that can be ranked nevertheless: field -> run -> value."""
-    protocols = {entry.name: entry.measured.result["protocol"] for entry in entries}
-    found = {field: {name: protocol[field] for name, protocol in protocols.items()} for field in _STATED}
-    found["averaged weights"] = {name: protocol["model"].get("ema") for name, protocol in protocols.items()}
+    protocols = {entry.name: entry.measured.result.protocol for entry in entries}
+    found: dict[str, dict[str, object]] = {
+        field: {name: getattr(protocol, field) for name, protocol in protocols.items()} for field in _STATED
+    }
+    found["averaged weights"] = {name: protocol.model.ema for name, protocol in protocols.items()}
     for field in _TRAINING:
-        trained = {name: protocol["model"].get("trained_on", {}).get(field) for name, protocol in protocols.items()}
-        found[f"trained on: {field}"] = trained
+        found[f"trained on: {field}"] = {
+            name: protocol.model.trained_on.get(field) for name, protocol in protocols.items()
+        }
     return {field: values for field, values in found.items() if _differ(values)}
 
 
-def _differences(groups: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _differences(groups: Sequence[Group]) -> dict[str, dict[str, object]]:
     """What keeps groups apart: field -> label of the group -> value."""
-    found = {
-        field: {group["label"]: group["protocol"][field] for group in groups} for field in (*CONDITIONS, *_EXPLAIN)
-    }
+    fields = (*CONDITIONS, *_EXPLAIN)
+    found = {field: {group.label: getattr(group.protocol, field) for group in groups} for field in fields}
     if not _differ(found["images_sha256"]):
         found = {field: values for field, values in found.items() if field not in _EXPLAIN}
     return {field: values for field, values in found.items() if _differ(values)}
 
 
-def _differ(values: Mapping[str, Any]) -> bool:
+def _differ(values: Mapping[str, object]) -> bool:
     return len({repr(value) for value in values.values()}) > 1
 
 
-def _printable(value: Any) -> Any:
+def _printable(value: T) -> T:
     """The same with question marks for characters that a file could use to command a terminal."""
-    if isinstance(value, dict):
-        return {_printable(key): _printable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable(item) for item in value]
-    return "".join(c if c.isprintable() else "?" for c in value) if isinstance(value, str) else value
+    shown: object = value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _printable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        shown = dataclasses.replace(value, **fields)
+    elif isinstance(value, Mapping):
+        shown = {_printable(key): _printable(item) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        shown = tuple(map(_printable, value))
+    elif isinstance(value, str) and not isinstance(value, Enum):
+        shown = "".join(c if c.isprintable() else "?" for c in value)
+    return cast(T, shown)

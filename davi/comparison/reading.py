@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from davi.errors import UserError
+from davi.evaluation.result import Protocol
 from davi.measurements import EVALUATION, Measured, load
 from davi.runs import read_metrics, weights_of
 
@@ -53,18 +54,18 @@ def read(folder: Path, name: str | None = None) -> Entry:
             than the run holds now.
     """
     measured = load(folder)
-    protocol = measured.result["protocol"]
-    if protocol.get("images_sha256") is None:
+    protocol = measured.result.protocol
+    if protocol.images_sha256 is None:
         raise UserError(
             f"{folder / EVALUATION}.json: found no protocol.images_sha256, expected it to say which images were "
             f"measured; davi evaluate {folder} does"
         )
-    notes = _weights(folder, protocol["model"])
+    notes = _weights(folder, protocol.model.weights_sha256)
     try:
         records = read_metrics(folder)
     except FileNotFoundError:  # weights from elsewhere were not trained here
         records = []
-    step = protocol["model"].get("step", math.inf)
+    step = math.inf if protocol.model.step is None else protocol.model.step
     steps = [record["step"] for record in records if record["step"] < 2**63]
     until = [record for record in records if record["step"] <= step]
     seconds = [time for record in until if (time := _number(record, "seconds")) is not None]
@@ -79,9 +80,9 @@ def read(folder: Path, name: str | None = None) -> Entry:
     )
 
 
-def _weights(folder: Path, model: Mapping[str, Any]) -> tuple[str, ...]:
+def _weights(folder: Path, measured: str | None) -> tuple[str, ...]:
     """Refuse an evaluation of other weights than those of the run; notes where that cannot be found out."""
-    measured, present = model.get("weights_sha256"), weights_of(folder)
+    present = weights_of(folder)
     if measured is None:
         return ("its evaluation, of an older version, does not say which weights it is of; evaluate again to be sure",)
     if present is None:
@@ -126,7 +127,7 @@ def _number(record: Mapping[str, Any], key: str) -> float | None:
     return float(value)
 
 
-def trained_on_these(protocol: Mapping[str, Any]) -> bool:
+def trained_on_these(protocol: Protocol) -> bool:
     """Whether a model was trained on images that it was measured on, or on others of the same share of its set.
 
     ``davi evaluate`` says whether the images are the run's own, of which it was trained on those for training alone, or
@@ -136,21 +137,21 @@ def trained_on_these(protocol: Mapping[str, Any]) -> bool:
     that another share of it was kept out then.
 
     Arguments:
-        protocol: of the evaluation, in the form of :func:`davi.report.protocol_of`.
+        protocol: of the evaluation.
     """
-    data, trained, split = protocol["data"], protocol["model"].get("trained_on", {}), protocol["split"]
+    data, trained, split = protocol.data, protocol.model.trained_on, protocol.split
     known = trained.get("train_sha256")
-    if data.get("training_images") is not None:
-        return bool(data["training_images"] > 0)
-    if known is not None and known == protocol["images_sha256"]:
+    if data.training_images is not None:
+        return data.training_images > 0
+    if known is not None and known == protocol.images_sha256:
         return True
-    if "other_images" in data and data["other_images"] is None:
-        return bool(split == "train")
-    if known is None or trained.get("set") != data.get("set"):
+    if data.own_images:
+        return split == "train"
+    if known is None or trained.get("set") != data.set:
         return False
     if split == "test":
-        return data.get("other_images") is not None
-    return bool(split != "validation" or known != data.get("train_sha256"))
+        return data.other_images is not None
+    return split != "validation" or known != data.train_sha256
 
 
 def distinct(entries: Sequence[Entry]) -> list[Entry]:

@@ -45,8 +45,8 @@ class Images:
         sha256: the hash of the values (:func:`davi.data.protocol.digest`) where it is known already.
         mapped: the pixels are read from a file as they are needed, and take no memory.
         groups: ``[N]``, int64: images with the same number are cut from the same file, so that they are no independent
-            witnesses (:mod:`davi.clusters`). The numbers mean nothing else, and are the same in all splits of a set.
-            None: every image has a file of its own.
+            witnesses (:mod:`davi.evaluation.clusters`). The numbers mean nothing else, and are the same in all splits
+            of a set. None: every image has a file of its own.
         labels: ``[N]``, int64, on the device of the pixels: the class of each image, 0 to ``len(classes) - 1``. None:
             they were not asked for (``data.labels``), or nobody knows them.
         classes: the name of each class; none without labels.

@@ -1,4 +1,4 @@
-"""Bits of a latent map on the pixels of the image."""
+"""Bits on the pixels of the image: of the pixels themselves, and of a latent map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from davi.inspection.views import BitMaps
+from davi.inspection.walks import as_map
 from davi.layers.padding import Padding
+from davi.model import Autoregressive
 
 
 @runtime_checkable
@@ -26,6 +29,18 @@ def padding_of(model: nn.Module, size: tuple[int, int]) -> Padding:
 def to_bits(nats: Tensor) -> Tensor:
     """Float64, on the CPU."""
     return nats.cpu().double() / math.log(2.0)
+
+
+def pixel_bits(model: Autoregressive, x: Tensor) -> BitMaps:
+    """What every pixel of some images costs given those before it.
+
+    Arguments:
+        model: without classes.
+        x: integer images, ``[n, C, H, W]``.
+    """
+    nats = model.conditionals(x).log_prob_map(x)
+    bits = -to_bits(as_map(nats).sum(1))  # [n, H, W]
+    return BitMaps(x.cpu(), bits, bits.new_zeros(len(x), 0, *bits.shape[1:]))
 
 
 def spread(maps: Tensor, padding: Padding) -> Tensor:

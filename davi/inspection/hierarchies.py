@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from davi.activity import inactive_layers
-from davi.clusters import standard_error
 from davi.data import Images
 from davi.distributions import Distribution, Latent, Normal
 from davi.evaluation import KL, Evaluation
+from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS
+from davi.evaluation.clusters import standard_error
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
 from davi.inspection.views import BitMaps, DepthAttentionView, Layer, Progressive, SpatialAttentionView
@@ -131,27 +131,33 @@ def _layers(
     model: Hierarchy, evaluation: Evaluation, shapes: Sequence[torch.Size], drawn: Sequence[bool]
 ) -> tuple[Layer, ...]:
     names = [name for name in evaluation.terms if name.startswith(KL)]
-    units = evaluation.active_units
-    means = dict(zip(names, evaluation.kl.mean(0).tolist(), strict=True))
-    inactive = inactive_layers(means, evaluation.no_divergence)
+    units, inactive = _per_layer(evaluation, ACTIVE_UNITS), _per_layer(evaluation, INACTIVE_LAYERS)
+    all_units = _per_layer(evaluation, ACTIVE_UNITS, most=True)
+    means = evaluation.kl.mean(0).tolist()
     found = []
     for i, (name, (_, channels, height, width)) in enumerate(zip(names, shapes, strict=True)):
         values = evaluation.kl[:, i]
         error = standard_error(values, evaluation.groups)
-        active, all_units = (units.active[i], units.units[i]) if units else (0, 0)
         found.append(
             Layer(
                 name,
                 (height, width),
                 channels,
-                means[name],
+                means[i],
                 error,
-                active,
-                all_units,
-                inactive=name in inactive,
+                units[i],
+                all_units[i],
+                inactive=bool(inactive[i]),
                 drawn=drawn[i],
                 latent=model.latent_name(i),
                 divergence=name not in evaluation.no_divergence,
             )
         )
     return tuple(found)
+
+
+def _per_layer(evaluation: Evaluation, name: str, most: bool = False) -> list[int]:
+    """What each layer has of a measure that is a count, or the most that it could have; 0 where it was not taken."""
+    measure = evaluation.measure(name)
+    counts = None if measure is None else measure.out_of if most else measure.layers
+    return [0] * evaluation.kl.shape[1] if counts is None else list(map(int, counts))

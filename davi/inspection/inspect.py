@@ -14,11 +14,13 @@ from davi.data import Images, evenly
 from davi.data.subsets import positions
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
+from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evidence import bits_per_dim
+from davi.inspection.bits import pixel_bits
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.views import Chosen, Inspection
 from davi.inspection.walks import depths_of
-from davi.model import Hierarchy, LatentModel, Model
+from davi.model import Autoregressive, Hierarchy, LatentModel, Model, Normalized
 
 CHOSEN = 4
 """Images of each role."""
@@ -32,7 +34,7 @@ def inspect(
     *,
     limit: int = 100,
     samples: int = 16,
-    temperatures: Sequence[float] = (0.6, 0.8, 1.0),
+    temperatures: Sequence[float] | None = None,
     seed: int = 0,
     batch_size: int = 50,
     progress: Progress | None = None,
@@ -46,7 +48,7 @@ def inspect(
         images: the images, as they are evaluated (binarized already, where they are to be).
         limit: inspect only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         samples: images to draw at each temperature.
-        temperatures: factors on the standard deviations of the priors.
+        temperatures: of the samples; None: 0.6, 0.8 and 1, or 1 alone for a model that knows no other.
         seed: of all draws.
         batch_size: images per pass. Draws depend on it.
         progress: told how much is done after every batch, in images times passes.
@@ -58,6 +60,8 @@ def inspect(
         UserError: if an option cannot be used, if the images are not of the model's shape and levels, or if the model
             gives an image no finite number.
     """
+    if temperatures is None:
+        temperatures = (1.0,) if isinstance(model, Normalized) else (0.6, 0.8, 1.0)
     _check(samples, temperatures)
     passes = 1 + (len(depths_of(model.num_layers)) if isinstance(model, Hierarchy) else 0)
 
@@ -75,8 +79,10 @@ def inspect(
             float(temperature): model.sample(samples, temperature, Generator(device).manual_seed(seed)).cpu()
             for temperature in temperatures
         }
-        roles = pick(-evaluation.elbo) if isinstance(model, LatentModel) else []
+        roles = pick(-evaluation.elbo)
         chosen = _chosen(model, inspected, evaluation, roles, places, device)
+        if isinstance(model, Autoregressive):
+            found = Found(bits=pixel_bits(model, inspected.pixels[_shown(roles)].to(device)))
         if isinstance(model, Hierarchy):
             found = look_into(
                 model, inspected, _shown(roles), evaluation, device, lambda done: tell(n + done, n * passes)
@@ -92,7 +98,7 @@ def inspect(
         depth_attention=found.depth_attention,
         spatial_attention=found.spatial_attention,
         bits=found.bits,
-        active_units=evaluation.active_units,
+        active_units=evaluation.measure(ACTIVE_UNITS),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from davi.activity import ActiveUnits
+from davi.evaluation import Measure
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +19,10 @@ class Layer:
         grid: height and width of its latent map; (1, 1) for a vector.
         channels: of its latent map.
         nats: minus its term: mean KL divergence over the inspected images, nats per image (but see ``divergence``).
-        standard_error: of that mean (:mod:`davi.clusters`); None for a single image or file.
-        active: number of active units, by :data:`davi.activity.ACTIVE_RULE`.
+        standard_error: of that mean (:mod:`davi.evaluation.clusters`); None for a single image or file.
+        active: number of active units, by :data:`davi.evaluation.activity.ACTIVE_RULE`.
         units: number of units; 0, like ``active``, where a single image leaves nothing to compare.
-        inactive: by :data:`davi.activity.INACTIVE_RULE`.
+        inactive: by :data:`davi.evaluation.activity.INACTIVE_RULE`.
         drawn: whether the term has no closed form, so that ``nats`` comes from one draw for each image and may be below
             zero by chance.
         latent: what the model's paper calls it (:meth:`davi.model.Hierarchy.latent_name`).
@@ -159,12 +159,13 @@ class SpatialAttentionView:
 
 @dataclass(frozen=True, eq=False)
 class BitMaps:
-    """Where in an image the bits go. All maps of an image together sum to the bits of its ELBO.
+    """Where in an image the bits go. All maps of an image together sum to the bits of the claim about it.
 
     Arguments:
         images: integers ``[n, C, H, W]``.
-        reconstruction: bits of the pixels given the latents, summed over channels, ``[n, H, W]``, float64.
-        layers: bits of the term of each layer, ``[n, L, H, W]``, float64: those of a latent pixel are spread
+        reconstruction: bits of the pixels, summed over channels, ``[n, H, W]``, float64: given the latents, or given
+            the pixels before them.
+        layers: bits of the term of each latent layer, ``[n, L, H, W]``, float64: those of a latent pixel are spread
             evenly over the image pixels that it covers, or given to the nearest ones if it covers padding alone.
     """
 
@@ -175,7 +176,7 @@ class BitMaps:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """A look into a model. What it cannot have is empty or None: without latents there are samples only.
+    """A look into a model. What it cannot have is empty or None.
 
     Arguments:
         images: how many were inspected, spread evenly over the set (:mod:`davi.data.subsets`).
@@ -201,4 +202,4 @@ class Inspection:
     depth_attention: tuple[DepthAttentionView, ...]
     spatial_attention: tuple[SpatialAttentionView, ...]
     bits: BitMaps | None
-    active_units: ActiveUnits | None = None
+    active_units: Measure | None = None

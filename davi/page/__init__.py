@@ -7,10 +7,11 @@ drawn and explained. Text of others, such as the name of a recipe, reaches the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader
@@ -18,8 +19,10 @@ from markupsafe import Markup
 
 from davi import __version__
 from davi.errors import UserError
+from davi.evaluation.result import Result
 from davi.files import replace_text, writing
 from davi.inspection import Inspection
+from davi.model import Autoregressive, Hierarchy, LatentModel, Model
 from davi.page import attention, curves, images, latents, numbers
 from davi.page.blocks import Chart, Prose, Section, Source
 from davi.page.pixels import data_uri
@@ -46,9 +49,10 @@ class Contents:
     Arguments:
         title: name of the run.
         subtitle: a line about the model.
-        result: what :func:`davi.report.to_json` made, with its protocol.
+        result: of an evaluation.
         measured: a sentence that says who measured it.
         inspection: what was seen inside of the model.
+        model: that all this is about; parts of the page ask what it can do.
         levels: of a pixel.
         records: the lines of ``metrics.jsonl``; none if there are none.
         recipe: the recipe as YAML; None if the run has none.
@@ -56,12 +60,51 @@ class Contents:
 
     title: str
     subtitle: str
-    result: Mapping[str, Any]
+    result: Result
     measured: str
     inspection: Inspection
+    model: Model
     levels: int
     records: Sequence[Mapping[str, Any]]
     recipe: str | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the page, which some models have.
+
+    Arguments:
+        anchor: of its section.
+        name: in the sentence that says what does not apply to a model.
+        wants: the capability that a model must have, or several of which one is enough.
+        build: makes the section, with images of at most so many pixels a side; None where a model that could have such
+            a part has none.
+    """
+
+    anchor: str
+    name: str
+    wants: type | UnionType
+    build: Callable[[Contents, int], Section | None]
+
+
+def _of_images(build: Callable[[Inspection, int, int], Section | None]) -> Callable[[Contents, int], Section | None]:
+    return lambda contents, longest: build(contents.inspection, contents.levels, longest)
+
+
+PARTS = (
+    Part("numbers", "the numbers", Model, lambda contents, _: numbers.numbers(contents.result, contents.measured)),
+    Part("curves", "learning curves", Model, lambda contents, _: curves.curves(contents.records)),
+    Part("samples", "samples", Model, _of_images(images.samples)),
+    Part("reconstructions", "reconstructions", LatentModel, _of_images(images.chosen)),
+    Part("kl", "KL divergence of layers", Hierarchy, lambda contents, _: latents.divergences(contents.inspection)),
+    Part("units", "active units", Hierarchy, lambda contents, _: latents.units(contents.inspection)),
+    Part("progressive", "reconstructions from the first layers", Hierarchy, _of_images(latents.progressive)),
+    Part("depth", "attention over depth", Hierarchy, _of_images(attention.depth)),
+    Part("space", "attention over space", Hierarchy, _of_images(attention.spatial)),
+    Part("bits", "where the bits go", Hierarchy | Autoregressive, _of_images(images.bits)),
+    Part("recipe", "the recipe", Model, lambda contents, _: _recipe(contents.recipe)),
+)
+"""The page, from top to bottom."""
 
 
 def write(contents: Contents, target: Path) -> list[Section]:
@@ -114,26 +157,22 @@ def save_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
 
 
 def compose(contents: Contents, longest: int) -> list[Section]:
-    """The sections of the page, in order.
+    """The sections of the page, in order: of all :data:`PARTS` those that apply to the model.
 
     Arguments:
         contents: what they show.
         longest: of the sides of an image, in pixels of its picture.
     """
-    found, levels = contents.inspection, contents.levels
-    return [
-        numbers.numbers(contents.result, contents.measured),
-        curves.curves(contents.records),
-        images.samples(found, levels, longest),
-        images.chosen(found, levels, longest),
-        latents.divergences(found),
-        latents.units(found),
-        latents.progressive(found, levels, longest),
-        attention.depth(found, levels, longest),
-        attention.spatial(found, levels, longest),
-        images.bits(found, levels, longest),
-        _recipe(contents.recipe),
-    ]
+    wanted = (part for part in PARTS if isinstance(contents.model, part.wants))
+    made = (part.build(contents, longest) for part in wanted)
+    return [section for section in made if section is not None]
+
+
+def absent(sections: Sequence[Section]) -> str:
+    """The sentence that names what is not among the sections of a page; empty where all is there."""
+    anchors = {section.anchor for section in sections}
+    names = [part.name for part in PARTS if part.anchor not in anchors]
+    return f"Does not apply to this model: {', '.join(names)}." if names else ""
 
 
 def render(contents: Contents, sections: Sequence[Section]) -> str:
@@ -148,6 +187,7 @@ def render(contents: Contents, sections: Sequence[Section]) -> str:
         title=contents.title,
         subtitle=contents.subtitle,
         sections=sections,
+        absent=absent(sections),
         version=__version__,
         style=Markup(files.joinpath("style.css").read_text(encoding="utf-8")),  # our own file
         uri=data_uri,

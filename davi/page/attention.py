@@ -6,7 +6,7 @@ import numpy as np
 
 from davi.inspection import DepthAttentionView, Inspection, SpatialAttentionView
 from davi.page import charts, pixels
-from davi.page.blocks import Cell, Chart, Figure, Picture, Prose, Section, Table
+from davi.page.blocks import Cell, Chart, Figure, Picture, Section, Table
 
 _CELL = 64
 """Pixels of the screen for a map in a table."""
@@ -23,7 +23,7 @@ _PAPER = (
 )
 
 
-def depth(inspection: Inspection, levels: int, longest: int) -> Section:
+def depth(inspection: Inspection, levels: int, longest: int) -> Section | None:
     """Which layers each layer reads, in the generative model and in inference.
 
     Arguments:
@@ -33,7 +33,7 @@ def depth(inspection: Inspection, levels: int, longest: int) -> Section:
     """
     title, views = "Attention over depth", inspection.depth_attention
     if not views:
-        return Section("depth", title, (Prose("Left out: this model has no attention over depth."),))
+        return None
     maps = [_depth_maps(view, inspection, levels, longest) for view in views if len(view.maps)]
     return Section("depth", title, (*map(_matrix, views), *maps))
 
@@ -108,7 +108,7 @@ def _original(inspection: Inspection, i: int, levels: int, longest: int, room: i
     return pixels.image(inspection.bits.images[i], levels, f"Image {i + 1}, original.", longest, room)
 
 
-def spatial(inspection: Inspection, levels: int, longest: int) -> Section:
+def spatial(inspection: Inspection, levels: int, longest: int) -> Section | None:
     """Where in the image chosen query pixels look.
 
     Arguments:
@@ -118,7 +118,7 @@ def spatial(inspection: Inspection, levels: int, longest: int) -> Section:
     """
     title = "Attention over space"
     if not inspection.spatial_attention:
-        return Section("space", title, (Prose("Left out: this model has no attention over space."),))
+        return None
     figures = [_spatial(view, k, inspection, levels, longest) for k, view in enumerate(inspection.spatial_attention)]
     return Section("space", title, tuple(figures))
 

@@ -70,8 +70,6 @@ def chosen(inspection: Inspection, levels: int, longest: int) -> Section:
             blocks.append(
                 Figure(f"reconstructions-{role}", (Tiles(tiles),), _CHOSEN[role], _CHOSEN_PAPER, title=heading)
             )
-    if not blocks:
-        return Section("reconstructions", title, (Prose("Left out: this model has no latents to reconstruct from."),))
     lead = (
         f"Each original on the left, its reconstruction on the right (at the latents' posterior means, "
         f"{_most(levels)}) and the bits/dim of this image by the ELBO under them; chosen among {inspection.images} "
@@ -99,7 +97,7 @@ _CHOSEN_PAPER = (
 )
 
 
-def bits(inspection: Inspection, levels: int, longest: int) -> Section:
+def bits(inspection: Inspection, levels: int, longest: int) -> Section | None:
     """Where in the image the bits go, for the pixels and for each latent layer.
 
     Arguments:
@@ -107,48 +105,54 @@ def bits(inspection: Inspection, levels: int, longest: int) -> Section:
         levels: of a pixel.
         longest: of the sides of an image, in pixels of its picture.
     """
-    title = "Where the bits go"
-    if inspection.bits is None:
-        text = "Left out: this model does not say how its bits are spread over the pixels."
-        return Section("bits", title, (Prose(text),))
     maps = inspection.bits
+    if maps is None:
+        return None
     layers = _most_bits(maps)
-    total = maps.reconstruction + maps.layers.sum(1)  # [n, H, W]
-    shown = torch.stack([total, maps.reconstruction, *(maps.layers[:, layer] for layer in layers)], 1)
-    shown = pixels.shrunk(shown, longest)  # [n, 2 + layers, h, w]
-    high, high_kl = _brightest(shown[:, :2]), _brightest(shown[:, 2:])
     kinds = ["KL" if layer.divergence else "term" for layer in inspection.layers]
-    names = ("all bits", "pixels given latents", *(f"{kinds[layer]} of layer {layer}" for layer in layers))
-    estimated = any(layer.drawn for layer in inspection.layers)
+    planes = {"all bits": maps.reconstruction + maps.layers.sum(1)}  # [n, H, W] each
+    if layers:
+        planes["pixels given latents"] = maps.reconstruction
+    planes |= {f"{kinds[layer]} of layer {layer}": maps.layers[:, layer] for layer in layers}
+    shown = pixels.shrunk(torch.stack(list(planes.values()), 1), longest)  # [n, planes, h, w]
+    high, high_kl = _brightest(shown[:, :2]), _brightest(shown[:, 2:])
     rows = []
     for i, original in enumerate(maps.images):
-        bits = float(total[i].sum())
+        bits = float(planes["all bits"][i].sum())
         cells: list[Cell] = [f"image {i + 1}: {bits:.0f} bits, {bits / original.numel():.3f} bits/dim"]
         cells.append(pixels.image(original, levels, f"Image {i + 1}, original.", longest, _CELL))
-        for k, (name, values) in enumerate(zip(names, shown[i], strict=True)):
+        for k, (name, values) in enumerate(zip(planes, shown[i], strict=True)):
             alt = f"Map of image {i + 1}, {name}: {float(values.mean()):.3f} bits per pixel on average."
             cells.append(pixels.maps(values[None], high if k < 2 else high_kl, alt, longest, _CELL))
         rows.append(tuple(cells))
-    some = f" Of {maps.layers.shape[1]} layers those with the most bits are shown."
+    legends = [pixels.legend(high, f"all bits{', and pixels given latents' if layers else ''}, bits per pixel")]
+    if layers:
+        of_layers = f"{' or '.join(dict.fromkeys(kinds))} of a layer, bits per pixel"
+        legends.append(pixels.legend(high_kl, of_layers))
+    paper = "This page's own figure: the sum in the table of numbers, pixel by pixel."
+    table = Table("Bits per pixel", ("image", "original", *planes), tuple(rows))
+    reading = (_layers_read(inspection, maps) if layers else _PIXELS_READ) + _reduced(inspection, longest)
+    return Section("bits", "Where the bits go", (Figure("bits", (table, *legends), reading, paper),))
+
+
+_PIXELS_READ = (
+    "How to read it: bright is where the model pays: for each pixel, all its channels together, the bits that it costs "
+    "given the pixels before it, row by row from the top left. The brightest half percent are cut off."
+)
+
+
+def _layers_read(inspection: Inspection, maps: BitMaps) -> str:
+    """How to read maps of pixels and latent layers."""
     reading = (
         "How to read it: bright is where the model pays. The map of all bits is the sum of all others: what the pixels "
         "cost given the latents, and what each latent layer costs, spread evenly over the pixels that one of its own "
         "covers. The maps of the layers have a scale of their own; the brightest half percent are cut off."
-        + (" What is below zero, as terms that are estimated may be, is as dark as zero." if estimated else "")
-        + (some if maps.layers.shape[1] > len(layers) else "")
-        + _reduced(inspection, longest)
     )
-    paper = "This page's own figure: the sum in the table of numbers, pixel by pixel."
-    content = (
-        Table("Bits per pixel", ("image", "original", *names), tuple(rows)),
-        pixels.legend(high, "all bits, and pixels given latents, bits per pixel"),
-        *(
-            (pixels.legend(high_kl, f"{' or '.join(dict.fromkeys(kinds))} of a layer, bits per pixel"),)
-            if layers
-            else ()
-        ),
-    )
-    return Section("bits", title, (Figure("bits", content, reading, paper),))
+    if any(layer.drawn for layer in inspection.layers):
+        reading += " What is below zero, as terms that are estimated may be, is as dark as zero."
+    if maps.layers.shape[1] > _MOST_LAYERS:
+        reading += f" Of {maps.layers.shape[1]} layers those with the most bits are shown."
+    return reading
 
 
 def _brightest(maps: Tensor) -> float:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from davi.activity import ACTIVE_RULE, INACTIVE_NATS
+from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_NATS
 from davi.formatting import size, with_error
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
 from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table
 from davi.page.charts import Curve
+from davi.quantity import Statistic
 
 _STRIP = 236
 """Pixels of the screen for a row of images beside its name, so that both fit on a phone."""
-
-_NO_LATENTS = "Left out: this model has no latents."
 
 _NO_CLOSED_FORM = (
     "Divergences marked as estimates have no closed form: each is the mean of log q(z) - log p(z) over images, with "
@@ -33,8 +32,6 @@ _NO_DIVERGENCE = (
 def divergences(inspection: Inspection) -> Section:
     """KL divergence of each layer and of each scale, or its term where that is none; inactive layers by name."""
     title, layers = "KL divergence of the latent layers", inspection.layers
-    if not layers:
-        return Section("kl", title, (Prose(_NO_LATENTS),))
     pure = all(layer.divergence for layer in layers)
     what, plural = ("KL divergence",) * 2 if pure else ("term", "terms")
     title = title if pure else "Terms of the latent layers"
@@ -103,7 +100,7 @@ def _scales(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
 
 def _by_layer(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
     for layer in layers:
-        nats = with_error({"mean": layer.nats, "standard_error": layer.standard_error}, 3)
+        nats = with_error(Statistic(layer.nats, layer.standard_error), 3)
         state = "inactive" if layer.inactive else "in use" if layer.divergence else "term, no divergence"
         state += ", an estimate" if layer.drawn and layer.divergence else ""
         name = (layer.name, layer.latent) if _named(layers) else (layer.name,)
@@ -119,8 +116,6 @@ def _measured(inspection: Inspection) -> str:
 def units(inspection: Inspection) -> Section:
     """Active units of each layer."""
     title, layers = "Active units", inspection.layers
-    if not layers:
-        return Section("units", title, (Prose(_NO_LATENTS),))
     if not any(layer.units for layer in layers):
         return Section("units", title, (Prose("Left out: a variance over images needs at least two images."),))
     active, all_ = sum(layer.active for layer in layers), sum(layer.units for layer in layers)
@@ -145,7 +140,7 @@ def units(inspection: Inspection) -> Section:
     return Section("units", title, (figure, Table("By layer", ("layer", "active", "units", "share"), rows)))
 
 
-def progressive(inspection: Inspection, levels: int, longest: int) -> Section:
+def progressive(inspection: Inspection, levels: int, longest: int) -> Section | None:
     """Reconstructions that use the first layers only.
 
     Arguments:
@@ -156,7 +151,7 @@ def progressive(inspection: Inspection, levels: int, longest: int) -> Section:
     title = "Reconstructions from the first layers"
     found = inspection.progressive
     if found is None:
-        return Section("progressive", title, (Prose("Left out: this model is no hierarchy of latents."),))
+        return None
     n = len(found.originals)
     top = found.depths[-1]
     rows = [

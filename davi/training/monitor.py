@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from davi.activity import inactive_layers
+from davi.evaluation.activity import inactive_layers
 from davi.training.sections import MonitorConfig
 
 IMPROVEMENT = 1e-3
@@ -23,9 +23,9 @@ IMPROVEMENT = 1e-3
 class Monitor:
     """Says when a run's state changes, once each time.
 
-    - *Collapse*: latent layers are inactive by the rule of :mod:`davi.activity`, with the threshold ``collapse_nats``,
-      although the weight of the divergences has reached 1. Of layers whose terms are no KL divergences only the sum
-      with all others is judged.
+    - *Collapse*: latent layers are inactive by the rule of :mod:`davi.evaluation.activity`, with the threshold
+      ``collapse_nats``, although the weight of the divergences has reached 1. Of layers whose terms are no KL
+      divergences only the sum with all others is judged.
     - *Plateau*: the bound has not improved by :data:`IMPROVEMENT` for ``plateau_validations`` validations.
 
     Arguments:

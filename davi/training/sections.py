@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from davi.activity import INACTIVE_NATS
+from davi.evaluation.activity import INACTIVE_NATS
 
 
 def check_at_least(least: float, config: object, *names: str) -> None:
@@ -192,7 +192,7 @@ class MonitorConfig:
 
     Arguments:
         collapse_nats: a latent layer whose mean KL divergence is below that many nats per image after the warm-up of
-            its weight is reported as inactive, by the rule of :mod:`davi.activity`; 0: never.
+            its weight is reported as inactive, by the rule of :mod:`davi.evaluation.activity`; 0: never.
         plateau_validations: a validation bound that has not improved by a thousandth for that many validations is
             reported as a plateau; 0: never.
     """

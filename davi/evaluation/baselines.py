@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from davi.clusters import standard_error
 from davi.data import Images, evenly
 from davi.data.subsets import rule
 from davi.errors import UserError
+from davi.evaluation.clusters import standard_error
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``."""
@@ -56,7 +56,7 @@ class Baseline:
     Arguments:
         name: of the method.
         bits_per_dim: mean over the images; None where the method cannot be used.
-        standard_error: of that mean, over the images (:mod:`davi.clusters`); None also for a single image.
+        standard_error: of that mean, over the images (:mod:`davi.evaluation.clusters`); None also for a single image.
         note: how it was done, or why it could not be done.
     """
 

@@ -27,16 +27,23 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from typing import final
 
 import torch
 from torch import Generator, Tensor
 
+from davi.data.subsets import positions
 from davi.distributions import Drawn, Latent, Normal
+from davi.evaluation.measure import Measure
+from davi.evaluation.meter import Meter
+from davi.evaluation.record import KL, Evaluation
+from davi.evaluation.streaming import double
 from davi.model import Hierarchy, LatentModel, Model
 from davi.repetition import repeat_images
-from davi.streaming import double
+
+ACTIVE_UNITS, INACTIVE_LAYERS = "active units", "inactive layers"
+"""Names of the two measures."""
 
 INACTIVE_NATS = 0.01
 """A latent layer whose mean KL divergence is below this many nats per image tells next to nothing about the image."""
@@ -118,8 +125,19 @@ class RunningCovariance:
         return self._products / (self._count - 1)
 
 
-@dataclass(frozen=True)
-class ActiveUnits:
+def inactivity(nats: Mapping[str, float], no_divergence: Collection[str] = ()) -> Measure:
+    """The number of inactive layers, and of each layer whether it is one (1 or 0).
+
+    Arguments:
+        nats: as :func:`inactive_layers` takes them.
+        no_divergence: likewise.
+    """
+    names = inactive_layers(nats, no_divergence)
+    layers = tuple(float(name in names) for name in nats)
+    return Measure(INACTIVE_LAYERS, "layers", float(len(names)), None, None, INACTIVE_RULE, layers)
+
+
+def active_units(active: Sequence[int], units: Sequence[int], images: int, draws: int) -> Measure:
     """How many latent units respond to the image, by :data:`ACTIVE_RULE`.
 
     Arguments:
@@ -128,15 +146,46 @@ class ActiveUnits:
         images: over which the variance was taken.
         draws: of the latents, for each image.
     """
+    layers, out_of = tuple(map(float, active)), tuple(map(float, units))
+    return Measure(ACTIVE_UNITS, "units", sum(layers), None, None, ACTIVE_RULE, layers, out_of, images, draws)
 
-    active: tuple[int, ...]
-    units: tuple[int, ...]
-    images: int
-    draws: int
+
+@final
+class InactiveLayers(Meter):
+    """Which layers of a hierarchy are inactive: follows from the terms of the evidence."""
+
+    wants = Hierarchy
+
+    def measure(self, evaluation: Evaluation) -> Measure:
+        names = [name for name in evaluation.terms if name.startswith(KL)]
+        means = dict(zip(names, evaluation.kl.mean(0).tolist(), strict=True))
+        return inactivity(means, evaluation.no_divergence)
+
+
+@final
+class ActiveUnits(Meter):
+    """Active units of some of the images, :data:`ACTIVE_IMAGES` at most."""
+
+    wants = LatentModel
+
+    def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:
+        assert isinstance(model, LatentModel)
+        self._counter = UnitCounter(model, seed, batch_size)
+        self._counted = torch.zeros(images, dtype=torch.bool)
+        self._counted[positions(images, ACTIVE_IMAGES)] = True
+        self._seen = 0
+
+    def add(self, x: Tensor) -> None:
+        counted = self._counted[self._seen : self._seen + len(x)]
+        self._counter.add(x[counted.to(x.device)])
+        self._seen += len(x)
+
+    def measure(self, evaluation: Evaluation) -> Measure | None:
+        return self._counter.count()
 
 
 class UnitCounter:
-    """Counts active units over images that come in parts; of a model without latents it counts none.
+    """Counts active units over images that come in parts.
 
     Called within :func:`davi.evaluation.measuring`. Memory is that of a walk with ``most`` images (with those given, if
     they are more) and of three numbers for each unit.
@@ -147,7 +196,7 @@ class UnitCounter:
         most: images at once in a walk; where fewer are given, several draws are made together.
     """
 
-    def __init__(self, model: Model, seed: int, most: int) -> None:
+    def __init__(self, model: LatentModel, seed: int, most: int) -> None:
         self._model = model
         self._seed = seed
         self._most = most
@@ -156,7 +205,7 @@ class UnitCounter:
 
     def add(self, x: Tensor) -> None:
         """Take in images ``[n, C, H, W]``; the way up is gone once."""
-        if not isinstance(self._model, LatentModel) or not len(x):
+        if not len(x):
             return
         if isinstance(self._model, Hierarchy):
             halves = self._halves(self._model, x)
@@ -169,17 +218,17 @@ class UnitCounter:
 
     def variances(self) -> list[Tensor]:
         """The estimates of Var_x(E_q[z | x]) of every unit, layer by layer, ``[...]`` each, float64; those of inactive
-        units may be slightly negative. Empty without latents, and for fewer than two images."""
+        units may be slightly negative. Empty for fewer than two images."""
         return [layer.covariance() for layer in self._layers] if self._images > 1 else []
 
-    def count(self) -> ActiveUnits | None:
-        """What was found; None without latents, and for fewer than two images."""
+    def count(self) -> Measure | None:
+        """What was found; None for fewer than two images."""
         variances = self.variances()
         if not variances:
             return None
-        active = tuple(int((variance > ACTIVE_VARIANCE).sum()) for variance in variances)
+        active = [int((variance > ACTIVE_VARIANCE).sum()) for variance in variances]
         draws = ACTIVE_DRAWS if isinstance(self._model, Hierarchy) else 1
-        return ActiveUnits(active, tuple(variance.numel() for variance in variances), self._images, draws)
+        return active_units(active, [variance.numel() for variance in variances], self._images, draws)
 
     def _halves(self, model: Hierarchy, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """A and B of the module docstring for every layer, ``[n, ...]`` each."""

@@ -8,7 +8,7 @@ With latents drawn from the posterior, :math:`z_k \sim q(z \mid x)`, and importa
 :math:`L_1` is the evidence lower bound (ELBO), :math:`L_K` never falls with K, and it tends to :math:`\log p(x)`. The
 sum over k is streamed in float64, so memory does not depend on K, and ln K is subtracted once, at the end.
 
-Which latent units are active, and which layers are not, is counted by :mod:`davi.activity`.
+Which latent units are active, and which layers are not, is counted by :mod:`davi.evaluation.activity`.
 
 All numbers are nats per image. Means, standard errors and bits per dimension are made from them by :mod:`davi.report`.
 
@@ -18,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,97 +26,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from davi import files
-from davi.activity import ACTIVE_IMAGES, ActiveUnits, UnitCounter
-from davi.clusters import Groups
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
 from davi.errors import UserError
-from davi.evidence import Evidence, Kind
+from davi.evaluation.activity import ActiveUnits, InactiveLayers
+from davi.evaluation.meter import Meter
+from davi.evaluation.record import Array, Evaluation
+from davi.evaluation.streaming import LogMeanExp, double
+from davi.evidence import About, Evidence, Kind
 from davi.model import Hierarchy, Model
 from davi.repetition import repeat_images
-from davi.streaming import LogMeanExp, double
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
 
-Array = NDArray[np.float64]
-
-RECONSTRUCTION, KL = "reconstruction", "kl/"
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What was measured, image by image, and how.
-
-    Arguments:
-        elbo: evidence lower bound of each image, averaged over the draws, KL divergences in closed form where there is
-            one; for a model without latents, its claim about log p(x). ``[N]``, nats.
-        bound: importance-weighted bound :math:`L_K` of each image, ``[N]``, nats; with one sample it is ``elbo``.
-        terms: the parts that ``elbo`` is the sum of, name -> ``[N]``, nats; ``kl/..`` are minus KL divergences, but for
-            those named in ``no_divergence``.
-        kind: how ``elbo`` and ``bound`` relate to log p(x).
-        active_units: of at most :data:`davi.activity.ACTIVE_IMAGES` of the images; None for a model without latents,
-            and for fewer than two images.
-        samples: K.
-        seed: of the generator of all draws.
-        batch_size: images per pass. Draws depend on it: a number is reproduced by the same seed *and* batch size.
-        limit: only so many images were asked for; None: all.
-        available: number of images in the set.
-        set: name of the set.
-        dims: values per image, C * H * W.
-        device: where it was computed.
-        precision: of the weights, and of everything computed from them up to the sums over draws.
-        images_sha256: SHA-256 of the values of the measured images (:func:`davi.data.protocol.digest`): two
-            evaluations with the same one can be compared image by image.
-        subset: in words, which images of the set were measured (:func:`davi.data.subsets.rule`); None: all.
-        groups: the file of each image, ``[N]``, where several are cut from one (:mod:`davi.clusters`).
-        weights_sha256: of the model's state (:func:`davi.files.digest`).
-        no_divergence: names of the terms ``kl/..`` that are no KL divergences
-            (``Evidence.no_divergence``).
-    """
-
-    elbo: Array
-    bound: Array
-    terms: dict[str, Array]
-    kind: Kind
-    active_units: ActiveUnits | None
-    samples: int
-    seed: int
-    batch_size: int
-    limit: int | None
-    available: int
-    set: str
-    dims: int
-    device: str
-    precision: str
-    images_sha256: str | None = None
-    subset: str | None = None
-    groups: Groups | None = None
-    weights_sha256: str | None = None
-    no_divergence: frozenset[str] = frozenset()
-
-    def __len__(self) -> int:
-        return len(self.elbo)
-
-    @property
-    def reconstruction(self) -> Array | None:
-        """E_q[log p(x | z)] of each image, ``[N]``, nats; None for a model without latents."""
-        return self.terms.get(RECONSTRUCTION)
-
-    @property
-    def kl(self) -> Array:
-        """Minus the terms ``kl/..`` of each image, the top layer first, ``[N, layers]``, nats.
-
-        KL divergences, but for ``no_divergence``. Those without a closed form are means of log q - log p over the draws
-        and may be negative by chance; what is no divergence may be so in expectation.
-        """
-        layers = [-values for name, values in self.terms.items() if name.startswith(KL)]
-        return np.stack(layers, 1) if layers else np.zeros((len(self), 0))
+METERS: tuple[type[Meter], ...] = (ActiveUnits, InactiveLayers)
+"""What is measured beside the claim, of models that have what a meter wants."""
 
 
 def importance_bound(
@@ -191,12 +121,12 @@ def evaluate(
     generator = Generator(device).manual_seed(seed)
     chosen = evenly(images, limit)
     batches: list[_Batch] = []
-    units, counted = UnitCounter(model, seed, batch_size), torch.zeros(len(chosen), dtype=torch.bool)
-    counted[positions(len(chosen), ACTIVE_IMAGES)] = True
+    meters = [meter(model, len(chosen), seed, batch_size) for meter in METERS if isinstance(model, meter.wants)]
     with measuring(model):
         for start in range(0, len(chosen), batch_size):
             x = chosen.pixels[start : start + batch_size].to(device)
-            units.add(x[counted[start : start + batch_size].to(device)])
+            for meter in meters:
+                meter.add(x)
             told = _telling(progress, start * samples, len(chosen) * samples)
             batches.append(_measure(model, x, samples, generator, batch_size, told))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
@@ -205,7 +135,6 @@ def evaluate(
         bound=np.concatenate([batch.bound for batch in batches]),
         terms=terms,
         kind=Kind.weakest(*(batch.kind for batch in batches)),
-        active_units=units.count(),
         samples=samples,
         seed=seed,
         batch_size=batch_size,
@@ -220,9 +149,11 @@ def evaluate(
         groups=None if chosen.groups is None else chosen.groups.cpu().numpy(),
         weights_sha256=files.digest(model.state_dict()),
         no_divergence=frozenset().union(*(batch.no_divergence for batch in batches)),
+        about=batches[0].about,
     )
     _refuse_non_finite(evaluation)
-    return evaluation
+    found = (meter.measure(evaluation) for meter in meters)
+    return dataclasses.replace(evaluation, measures=tuple(measure for measure in found if measure is not None))
 
 
 @contextmanager
@@ -246,6 +177,7 @@ class _Batch:
     terms: dict[str, Array]
     kind: Kind
     no_divergence: frozenset[str]
+    about: About
 
 
 def _measure(
@@ -255,6 +187,7 @@ def _measure(
     b = len(x)
     weights, sums, draws, kind = LogMeanExp(), dict[str, Tensor](), 0, Kind.EXACT
     no_divergence: frozenset[str] = frozenset()
+    about = About.X
     for evidence in _draws(model, x, samples, generator, chunk):
         for name, term in evidence.terms.items():
             total = double(term).unflatten(0, (b, -1)).sum(1)  # [B]
@@ -262,6 +195,7 @@ def _measure(
         if samples > 1:
             weights.add(_log_weight(evidence, model, samples).unflatten(0, (b, -1)).T)
         kind, no_divergence = Kind.weakest(kind, evidence.kind), evidence.no_divergence
+        about = evidence.about
         draws += len(evidence.log_px) // b
         progress(draws * b)
     if draws < samples:  # an exact model is done after one pass
@@ -269,7 +203,7 @@ def _measure(
     terms = {name: _array(total / draws) for name, total in sums.items()}
     # With one draw the ELBO is the better estimate of L_1: its KL divergences are in closed form where there is one.
     bound = _array(weights.result()) if samples > 1 else np.sum(list(terms.values()), 0)
-    return _Batch(bound, terms, kind, no_divergence)
+    return _Batch(bound, terms, kind, no_divergence, about)
 
 
 def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:

@@ -1,0 +1,43 @@
+"""What measures a number beside the claim of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from davi.evaluation.measure import Measure
+from davi.evaluation.record import Evaluation
+from davi.model import Model
+
+
+class Meter(ABC):
+    """Measures one number, of models that have what it wants.
+
+    Everything is called within :func:`davi.evaluation.measuring`, or after all images have been measured.
+
+    Arguments:
+        model: has the capability :attr:`wants`.
+        images: how many will be given, all together.
+        seed: of all draws.
+        batch_size: images per pass.
+    """
+
+    wants: ClassVar[type]
+    """The capability that a model must have."""
+
+    def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:
+        return
+
+    def add(self, x: Tensor) -> None:
+        """Take in the next images, ``[B, C, H, W]``. Nothing to do where the number follows from the evaluation."""
+        return
+
+    @abstractmethod
+    def measure(self, evaluation: Evaluation) -> Measure | None:
+        """The number; None where there are too few images.
+
+        Arguments:
+            evaluation: of all images, as yet without measures.
+        """

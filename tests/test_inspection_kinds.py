@@ -1,0 +1,155 @@
+"""Models that are no hierarchies have a page as well: what applies to them is on it, and named as what it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, final
+
+import numpy as np
+import pytest
+import torch
+from inspected import contents
+from test_page import Read
+from torch import Generator, Tensor, nn
+
+from davi import page
+from davi.cli import loading, main
+from davi.data import Images
+from davi.distributions import Bernoulli, Distribution
+from davi.evaluation import evaluate
+from davi.evidence import Evidence, Kind
+from davi.inspection import Inspection, inspect
+from davi.model import Autoregressive, Energy, Model, Normalized, Partition, Temperature
+from davi.report import protocol_of, result_of, to_terminal
+
+
+@dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+@final
+class Chain(Autoregressive):
+    """Binary pixels, each with the logit 2 after a white one and -1 after a black one."""
+
+    name: ClassVar[str] = "chain"
+    Config: ClassVar[type] = Nothing
+
+    def __init__(self) -> None:
+        super().__init__((1, 2, 3), 2, Nothing())
+        self.logits = nn.Parameter(torch.tensor([-1.0, 2.0]))
+
+    def conditionals(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        before = torch.cat([torch.zeros_like(x[..., :1, :1]).flatten(1), x.flatten(1)[:, :-1]], 1)
+        return Bernoulli(self.logits[before.long()].view(x.shape))
+
+
+@final
+class Flowlike(Model):
+    """A lower bound without latents, as that of a flow on dequantized images."""
+
+    name: ClassVar[str] = "flowlike"
+    Config: ClassVar[type] = Nothing
+
+    def __init__(self) -> None:
+        super().__init__((1, 2, 3), 2, Nothing())
+
+    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
+        terms = {"base": -x.float().flatten(1).sum(1), "log_det": torch.full((len(x),), -6.0)}
+        return Evidence(terms, Kind.LOWER_BOUND)
+
+    def sample(
+        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        return torch.zeros(n, *self.shape, dtype=torch.long)
+
+
+@final
+class Flat(Energy):
+    """All images are equally probable."""
+
+    name: ClassVar[str] = "flat"
+    Config: ClassVar[type] = Nothing
+
+    def __init__(self) -> None:
+        super().__init__((1, 2, 3), 2, Nothing())
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        return self.weight * v.flatten(1).sum(1)
+
+    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        return v
+
+
+IMAGES = Images(
+    torch.arange(5)
+    .view(5, 1, 1, 1)
+    .bitwise_right_shift(torch.arange(3))
+    .remainder(2)
+    .expand(5, 1, 2, 3)
+    .to(torch.uint8),
+    2,
+    "toy/test",
+)
+
+
+def seen(model: Model) -> tuple[Inspection, str, str]:
+    """What is found, the text of the page, and the table of the terminal."""
+    found = inspect(model, IMAGES, samples=4)
+    evaluation = evaluate(model, IMAGES)
+    data = {"shape": list(model.shape), "levels": 2}
+    result = result_of(evaluation, (), protocol_of(evaluation, {"name": model.name}, data))
+    made = contents(inspection=found, result=result, model=model, levels=2)
+    return found, "".join(Read(page.render(made, page.compose(made, 96))).text), to_terminal(result)
+
+
+def without_curves(text: str) -> str:
+    """Of curves it is said what they are for every kind of model."""
+    return text.replace("for a variational autoencoder the ELBO", "")
+
+
+def test_an_autoregressive_model_shows_where_its_bits_go() -> None:
+    model = Chain()
+    found, text, table = seen(model)
+    assert found.bits is not None
+    assert found.bits.layers.shape == (len(found.bits.images), 0, 2, 3)
+    claims = model.evidence(found.bits.images).log_px.detach().numpy()
+    np.testing.assert_allclose(found.bits.reconstruction.sum((1, 2)).numpy(), -claims / math.log(2), rtol=1e-6)
+    black = next(i for i, image in enumerate(found.bits.images) if not image.any())
+    np.testing.assert_allclose(found.bits.reconstruction[black].numpy(), math.log2(1 + math.exp(-1)), rtol=1e-6)
+    assert "Where the bits go" in text
+    assert "given the pixels before it" in text
+    assert "pixels given latents" not in text
+    assert "exact log-likelihood" in text
+    assert "ELBO" not in without_curves(text) + table
+    assert (
+        "Does not apply to this model: reconstructions, KL divergence of layers, active units, reconstructions from "
+        "the first layers, attention over depth, attention over space.\n" in text
+    )
+
+
+def test_a_model_without_latents_reconstructs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "load_model", lambda given, print_fn: (Chain(), {"name": "chain"}))
+    assert main(["reconstruct", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == ("davi: run: chain has no latent variables, expected a model that reconstructs\n")
+
+
+def test_a_bound_of_a_model_without_latents_is_called_a_lower_bound() -> None:
+    _, text, table = seen(Flowlike())
+    assert "lower bound on the log-likelihood; all 5 images of toy/test" in text
+    assert "part of the lower bound" in text
+    assert "ELBO" not in without_curves(text) + table
+    assert "log p(x), lower bound" in table
+
+
+@pytest.mark.parametrize("kind", [Kind.EXACT, Kind.ESTIMATE])
+def test_an_energy_with_its_partition_function_is_drawn_at_temperature_one(kind: Kind) -> None:
+    found, text, _ = seen(Normalized(Flat(), Partition(6 * math.log(2), kind)))
+    assert list(found.samples) == [1.0]
+    assert {Kind.EXACT: "exact log-likelihood", Kind.ESTIMATE: "estimate of the log-likelihood"}[kind] in text
+    assert "1.0000 ± 0.0000" in text  # a bit for every pixel
