@@ -62,7 +62,7 @@ def recalibrate(
             norm.train()
             norm.momentum = None  # every batch counts alike
         for _ in range(passes):
-            model.sample(batch_size, temperature, generator)
+            model.sample(batch_size, temperature, generator, model.classes_in_turn(batch_size))
     finally:
         for norm, (training, momentum) in modes.items():
             norm.train(training)

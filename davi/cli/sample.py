@@ -34,12 +34,15 @@ def run(request: Request) -> int:
             raise UserError(f"--recalibrate: {info['name']} has no batch norms, expected a model that has some")
         statistics = f", batch-norm statistics {'from' if known else 'found and kept in'} {path.name}"
     counts = [min(_BATCH, options.n - start) for start in range(0, options.n, _BATCH)]
+    classes = model.classes_in_turn(options.n)
+    labels = [None] * len(counts) if classes is None else classes.split(_BATCH)
     with measuring(model):
-        drawn = [model.sample(n, temperature, generator).cpu() for n in counts]
+        drawn = [model.sample(n, temperature, generator, y).cpu() for n, y in zip(counts, labels, strict=True)]
     samples = _whole(torch.cat(drawn), f"at {told}")
     target = Path(options.out or folder / "samples.png")
     save_png(grid(samples, model.levels), target)
-    print(f"{options.n} samples at {told}, seed {options.seed}{statistics}: {target}")
+    of_classes = f", of {model.classes} classes in turn" if model.classes else ""
+    print(f"{options.n} samples at {told}, seed {options.seed}{of_classes}{statistics}: {target}")
     return 0
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import Generator, Tensor
 
 from davi import files
+from davi.batch import Batch
 from davi.data import Images, evenly
 from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
@@ -49,7 +50,12 @@ METERS: tuple[type[Meter], ...] = (ActiveUnits, InactiveLayers)
 
 
 def importance_bound(
-    model: Model, x: Tensor, samples: int, generator: Generator | None = None, chunk: int | None = None
+    model: Model,
+    x: Tensor,
+    samples: int,
+    generator: Generator | None = None,
+    chunk: int | None = None,
+    y: Tensor | None = None,
 ) -> Tensor:
     """One draw of :math:`L_K` for each image (module docstring), without gradients, in eval mode.
 
@@ -62,6 +68,7 @@ def importance_bound(
         samples: K.
         generator: source of the draws; torch's default when None.
         chunk: images per pass. A small batch is repeated to fill it, so that a pass makes several draws of each image.
+        y: class of each image, ``[B]``, for a model with classes.
 
     Returns:
         ``[B]``, float64, nats.
@@ -79,7 +86,7 @@ def importance_bound(
     _at_least_one("samples", samples)
     weights = LogMeanExp()
     with measuring(model):
-        for evidence in _draws(model, x, samples, generator, chunk or len(x)):
+        for evidence in _draws(model, Batch(x, y), samples, generator, chunk or len(x)):
             weights.add(_log_weight(evidence, model, samples).unflatten(0, (len(x), -1)).T)
     return weights.result().clone()  # outside of inference mode: the caller may use it in autograd
 
@@ -120,6 +127,8 @@ def evaluate(
     device, precision = _where(model)
     generator = Generator(device).manual_seed(seed)
     chosen = evenly(images, limit)
+    _check_classes(model, chosen)
+    labeled = model.classes > 0
     batches: list[_Batch] = []
     meters = [meter(model, len(chosen), seed, batch_size) for meter in METERS if isinstance(model, meter.wants)]
     with measuring(model):
@@ -128,7 +137,12 @@ def evaluate(
             for meter in meters:
                 meter.add(x)
             told = _telling(progress, start * samples, len(chosen) * samples)
-            batches.append(_measure(model, x, samples, generator, batch_size, told))
+            y = (
+                chosen.labels[start : start + batch_size].to(device)
+                if chosen.labels is not None and model.classes
+                else None
+            )
+            batches.append(_measure(model, Batch(x, y), samples, generator, batch_size, told))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
     evaluation = Evaluation(
         elbo=np.sum(list(terms.values()), 0),
@@ -181,14 +195,14 @@ class _Batch:
 
 
 def _measure(
-    model: Model, x: Tensor, samples: int, generator: Generator, chunk: int, progress: Callable[[int], None]
+    model: Model, batch: Batch, samples: int, generator: Generator, chunk: int, progress: Callable[[int], None]
 ) -> _Batch:
     """Averages of all terms, and the bound, over ``samples`` draws for each image of one batch."""
-    b = len(x)
+    b = len(batch.x)
     weights, sums, draws, kind = LogMeanExp(), dict[str, Tensor](), 0, Kind.EXACT
     no_divergence: frozenset[str] = frozenset()
     about = About.X
-    for evidence in _draws(model, x, samples, generator, chunk):
+    for evidence in _draws(model, batch, samples, generator, chunk):
         for name, term in evidence.terms.items():
             total = double(term).unflatten(0, (b, -1)).sum(1)  # [B]
             sums[name] = sums[name] + total if name in sums else total
@@ -206,11 +220,12 @@ def _measure(
     return _Batch(bound, terms, kind, no_divergence, about)
 
 
-def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
+def _draws(model: Model, batch: Batch, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
     """Evidence from ``samples`` draws of the latents of each image, in passes over at most ``chunk`` images.
 
     Each evidence holds ``[B * copies]`` numbers: of each image all draws, side by side.
     """
+    x, y = batch.x, batch.y
     # A divisor of K, so that one bottom-up pass serves all passes down.
     copies = max(n for n in range(1, max(1, chunk // len(x)) + 1) if samples % n == 0)
     if isinstance(model, Hierarchy):
@@ -219,7 +234,7 @@ def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, c
         for _ in range(samples // copies):
             yield model.elbo(x, context, generator)
         return
-    first = model.evidence(x, generator)
+    first = model.evidence(x, generator, y)
     rest = 0 if first.kind is Kind.EXACT and first.log_weight_fn is None else samples - 1
     yield first
     del first  # whose tensors would stay in memory
@@ -227,8 +242,9 @@ def _draws(model: Model, x: Tensor, samples: int, generator: Generator | None, c
         return
     together = max(n for n in range(1, max(1, chunk // len(x)) + 1) if rest % n == 0)
     repeated = repeat_images(x, together)  # [B * together, C, H, W]
+    labels = None if y is None else repeat_images(y, together)
     for _ in range(rest // together):
-        yield model.evidence(repeated, generator)
+        yield model.evidence(repeated, generator, labels)
 
 
 def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
@@ -238,6 +254,14 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
     if evidence.kind is not Kind.EXACT and samples > 1:
         raise UserError(f"samples: got {samples}, expected 1: {type(model).__name__} has no importance weights")
     return evidence.log_px
+
+
+def _check_classes(model: Model, images: Images) -> None:
+    if model.classes and len(images.classes) != model.classes:
+        raise UserError(
+            f"{images.name}: got {len(images.classes)} classes, expected {model.classes}, which the model was made for "
+            "(--data.labels true reads the labels)"
+        )
 
 
 def _array(x: Tensor) -> Array:

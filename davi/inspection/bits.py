@@ -31,14 +31,15 @@ def to_bits(nats: Tensor) -> Tensor:
     return nats.cpu().double() / math.log(2.0)
 
 
-def pixel_bits(model: Autoregressive, x: Tensor) -> BitMaps:
+def pixel_bits(model: Autoregressive, x: Tensor, y: Tensor | None = None) -> BitMaps:
     """What every pixel of some images costs given those before it.
 
     Arguments:
-        model: without classes.
+        model: any.
         x: integer images, ``[n, C, H, W]``.
+        y: their classes, ``[n]``, for a model that has some.
     """
-    nats = model.conditionals(x).log_prob_map(x)
+    nats = model.conditionals(x, y).log_prob_map(x)
     bits = -to_bits(as_map(nats).sum(1))  # [n, H, W]
     return BitMaps(x.cpu(), bits, bits.new_zeros(len(x), 0, *bits.shape[1:]))
 

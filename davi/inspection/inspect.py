@@ -20,7 +20,7 @@ from davi.inspection.bits import pixel_bits
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.views import Chosen, Inspection
 from davi.inspection.walks import depths_of
-from davi.model import Autoregressive, Hierarchy, LatentModel, Model, Normalized
+from davi.model import Autoregressive, Hierarchy, LatentModel, Model
 
 CHOSEN = 4
 """Images of each role."""
@@ -34,7 +34,7 @@ def inspect(
     *,
     limit: int = 100,
     samples: int = 16,
-    temperatures: Sequence[float] | None = None,
+    temperatures: Sequence[float] = (0.6, 0.8, 1.0),
     seed: int = 0,
     batch_size: int = 50,
     progress: Progress | None = None,
@@ -48,7 +48,7 @@ def inspect(
         images: the images, as they are evaluated (binarized already, where they are to be).
         limit: inspect only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         samples: images to draw at each temperature.
-        temperatures: of the samples; None: 0.6, 0.8 and 1, or 1 alone for a model that knows no other.
+        temperatures: of the samples.
         seed: of all draws.
         batch_size: images per pass. Draws depend on it.
         progress: told how much is done after every batch, in images times passes.
@@ -60,8 +60,6 @@ def inspect(
         UserError: if an option cannot be used, if the images are not of the model's shape and levels, or if the model
             gives an image no finite number.
     """
-    if temperatures is None:
-        temperatures = (1.0,) if isinstance(model, Normalized) else (0.6, 0.8, 1.0)
     _check(samples, temperatures)
     passes = 1 + (len(depths_of(model.num_layers)) if isinstance(model, Hierarchy) else 0)
 
@@ -75,14 +73,17 @@ def inspect(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     found = Found()
     with measuring(model):
+        classes = model.classes_in_turn(samples)
         drawn = {
-            float(temperature): model.sample(samples, temperature, Generator(device).manual_seed(seed)).cpu()
+            float(temperature): model.sample(samples, temperature, Generator(device).manual_seed(seed), classes).cpu()
             for temperature in temperatures
         }
         roles = pick(-evaluation.elbo)
         chosen = _chosen(model, inspected, evaluation, roles, places, device)
         if isinstance(model, Autoregressive):
-            found = Found(bits=pixel_bits(model, inspected.pixels[_shown(roles)].to(device)))
+            shown = _shown(roles)
+            labels = None if not model.classes or inspected.labels is None else inspected.labels[shown].to(device)
+            found = Found(bits=pixel_bits(model, inspected.pixels[shown].to(device), labels))
         if isinstance(model, Hierarchy):
             found = look_into(
                 model, inspected, _shown(roles), evaluation, device, lambda done: tell(n + done, n * passes)

@@ -97,6 +97,12 @@ class Network(nn.Module, ABC):
             raise ValueError(f"labels: got shape {tuple(y.shape)}, expected [{n}]")
         _check_range("labels", y, self.classes)
 
+    def classes_in_turn(self, n: int) -> Tensor | None:
+        """A class for each of ``n`` images, one after the other; None without classes."""
+        if not self.classes:
+            return None
+        return torch.arange(n, device=next(self.parameters()).device) % self.classes
+
 
 class Conditional:
     """A network whose answers may depend on the class of an image: it can be built with ``classes`` above 0."""
