@@ -20,8 +20,8 @@ from davi.evaluation.activity import (
     ACTIVE_DRAWS,
     ACTIVE_IMAGES,
     ACTIVE_UNITS,
+    ActiveUnits,
     RunningCovariance,
-    UnitCounter,
     inactive_layers,
 )
 from davi.inspection import inspect
@@ -171,9 +171,9 @@ def prior(layer: int, above: Tensor) -> Normal:
     return Normal(mean, torch.ones_like(above) * (1.0 + above.square()).sqrt())
 
 
-def count(model: Hierarchy, n: int = 60, most: int = 100, part: int = 60, seed: int = 0) -> UnitCounter:
+def count(model: Hierarchy, n: int = 60, most: int = 100, part: int = 60, seed: int = 0) -> ActiveUnits:
     values = torch.arange(2 * n).remainder(3).view(n, 1, 1, 2)
-    counter = UnitCounter(model, seed, most)
+    counter = ActiveUnits(model, n, seed, most)
     with measuring(model):
         for x in values.split(part):
             counter.add(x)
@@ -281,7 +281,7 @@ def test_variances_of_a_network_are_those_of_many_draws(recipe: str, shake: floa
         model.top_down(choose, model.encode(x.repeat_interleave(draws, 0)))
         return torch.cat(found, 1)
 
-    counter = UnitCounter(model, 0, 100)
+    counter = ActiveUnits(model, len(x), 0, 100)
     with measuring(model):
         first, second, single = means(draws), means(draws), means(1)
         counter.add(x)

@@ -34,11 +34,11 @@ from typing import TypeVar, cast
 from scipy.special import stdtrit
 
 from davi.comparison.reading import Entry, distinct, trained_on_these
-from davi.comparison.result import ActiveOf, Comparison, Conditions, Group, Interval, Pair, Row
+from davi.comparison.result import Comparison, Conditions, Group, Interval, Pair, Row
 from davi.errors import UserError
 from davi.evaluation import Array, clusters
 from davi.evaluation.clusters import Groups
-from davi.evaluation.result import Protocol
+from davi.evaluation.result import LayerUnits, Protocol
 from davi.evidence import Kind, bits_per_dim
 from davi.report import quantity
 
@@ -175,7 +175,7 @@ def _row(
         step=step,
         seconds=entry.seconds,
         steps_per_second=entry.pace,
-        active_units=None if units is None else ActiveOf(units.active, units.units),
+        active_units=None if units is None else LayerUnits(units.active, units.units),
         rollbacks=rollbacks,
         notes=tuple(notes),
         to_reference=to_reference,

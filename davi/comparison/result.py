@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from davi.evaluation.result import LayerUnits
 from davi.evidence import About, Kind
 from davi.quantity import Quantity, Statistic
 from davi.records import LEFT_OUT
@@ -37,14 +38,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class ActiveOf:
-    """How many latent variables carry information, and how many there are."""
-
-    active: int
-    units: int
-
-
-@dataclass(frozen=True)
 class _Run:
     rank: int | None
     run: str
@@ -62,7 +55,7 @@ class Row(Quantity, _Run):
         step: that was evaluated.
         seconds: of training.
         steps_per_second: of training alone.
-        active_units: None where they were not counted.
+        active_units: of all layers; None where they were not counted.
         rollbacks: in training.
         notes: what else has to be said, a line each.
         to_reference: difference to the reference of the group; None for the reference, and where nothing is ranked.
@@ -73,7 +66,7 @@ class Row(Quantity, _Run):
     step: int | None
     seconds: float | None
     steps_per_second: float | None
-    active_units: ActiveOf | None
+    active_units: LayerUnits | None
     rollbacks: int | None
     notes: tuple[str, ...]
     to_reference: Pair | None

@@ -164,47 +164,29 @@ class InactiveLayers(Meter):
 
 @final
 class ActiveUnits(Meter):
-    """Active units of some of the images, :data:`ACTIVE_IMAGES` at most."""
+    """Active units of :data:`ACTIVE_IMAGES` of the images, or of all if they are fewer.
+
+    Memory is that of a walk with ``batch_size`` images and of three numbers for each unit. Where fewer images are
+    given, several draws of them are made together.
+    """
 
     wants = LatentModel
 
     def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:
         assert isinstance(model, LatentModel)
-        self._counter = UnitCounter(model, seed, batch_size)
+        self._model = model
+        self._seed = seed
+        self._most = batch_size
         self._counted = torch.zeros(images, dtype=torch.bool)
         self._counted[positions(images, ACTIVE_IMAGES)] = True
         self._seen = 0
-
-    def add(self, x: Tensor) -> None:
-        counted = self._counted[self._seen : self._seen + len(x)]
-        self._counter.add(x[counted.to(x.device)])
-        self._seen += len(x)
-
-    def measure(self, evaluation: Evaluation) -> Measure | None:
-        return self._counter.count()
-
-
-class UnitCounter:
-    """Counts active units over images that come in parts.
-
-    Called within :func:`davi.evaluation.measuring`. Memory is that of a walk with ``most`` images (with those given, if
-    they are more) and of three numbers for each unit.
-
-    Arguments:
-        model: the model.
-        seed: of the draws.
-        most: images at once in a walk; where fewer are given, several draws are made together.
-    """
-
-    def __init__(self, model: LatentModel, seed: int, most: int) -> None:
-        self._model = model
-        self._seed = seed
-        self._most = most
         self._layers: list[RunningCovariance] = []
         self._images = 0
 
     def add(self, x: Tensor) -> None:
-        """Take in images ``[n, C, H, W]``; the way up is gone once."""
+        counted = self._counted[self._seen : self._seen + len(x)]
+        self._seen += len(x)
+        x = x[counted.to(x.device)]
         if not len(x):
             return
         if isinstance(self._model, Hierarchy):
@@ -221,8 +203,11 @@ class UnitCounter:
         units may be slightly negative. Empty for fewer than two images."""
         return [layer.covariance() for layer in self._layers] if self._images > 1 else []
 
+    def measure(self, evaluation: Evaluation) -> Measure | None:
+        return self.count()
+
     def count(self) -> Measure | None:
-        """What was found; None for fewer than two images."""
+        """What was found so far; None for fewer than two images."""
         variances = self.variances()
         if not variances:
             return None

@@ -28,7 +28,7 @@ class Meter(ABC):
     """The capability that a model must have."""
 
     def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:
-        return
+        return  # where the number follows from the evaluation, nothing is kept
 
     def add(self, x: Tensor) -> None:
         """Take in the next images, ``[B, C, H, W]``. Nothing to do where the number follows from the evaluation."""
