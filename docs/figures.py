@@ -312,7 +312,74 @@ def ladder() -> Figure:
     return figure
 
 
+def _tile(axes: Axes, x: float, y: float, width: float, title: str, below: str, color: str) -> None:
+    """A box with a name and, in small letters, what it is."""
+    box = mpl.patches.FancyBboxPatch((x, y - 0.3), width, 0.6, "round,pad=0.02", color=color, alpha=0.22, lw=0)
+    axes.add_patch(box)
+    axes.text(x + width / 2, y + (0.1 if below else 0.0), title, ha="center", va="center")
+    axes.text(x + width / 2, y - 0.15, below, ha="center", va="center", fontsize=7.0, color="#444444")
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#555555", "lw": 1.0, "shrinkA": 0})
+
+
+def _draw_way(axes: Axes) -> None:
+    """From a file of images to a loss, and to a number."""
+    blue, orange, green = COLORS
+    way = [("file", ""), ("Images", "integers, labels"), ("Batch", "x, y"), ("Network", ""), ("Evidence", "nats, kind")]
+    for i, (title, below) in enumerate(way):
+        _tile(axes, 1.5 * i, 4.6, 1.15, title, below, blue)
+        if i:
+            _arrow(axes, (1.5 * i - 0.3, 4.6), (1.5 * i - 0.03, 4.6))
+    for y, color, tiles in (
+        (5.1, orange, [("Objective", "one scalar"), ("training", "a run")]),
+        (4.1, green, [("measures", "an evaluation"), ("report, page", "bits per dim.")]),
+    ):
+        for i, (title, below) in enumerate(tiles):
+            _tile(axes, 7.55 + 1.5 * i, y, 1.15, title, below, color)
+        _arrow(axes, (7.22, 4.6 + (y - 4.6) / 3), (7.5, y))
+        _arrow(axes, (8.75, y), (9.0, y))
+
+
+def _draw_kinds(axes: Axes) -> None:
+    """The tree of capabilities."""
+    grey = "#888888"
+    rows = [
+        (0, "Network", "what recipes build and runs save: shape, levels, classes, options"),
+        (1, "Model", "evidence(x), sample(n)"),
+        (2, "Autoregressive", "every pixel given those before it; completion"),
+        (2, "Invertible", "a flow on dequantized images"),
+        (2, "LatentModel", "latents of an image and back"),
+        (3, "Hierarchy", "layers of latents, one top-down pass"),
+        (2, "Normalized", "an energy with its partition function"),
+        (1, "Energy", "free energies and Gibbs chains; no claim by itself"),
+    ]
+    top, step = 3.25, 0.42
+    for i, (depth, name, text) in enumerate(rows):
+        y = top - step * i
+        axes.text(0.55 * depth, y, name, va="center", weight="bold" if depth < 2 else "normal")
+        axes.text(3.1, y, text, va="center", fontsize=8.5, color="#444444")
+        parent = next((j for j in range(i - 1, -1, -1) if rows[j][0] < depth), None)
+        if parent is not None:
+            x = 0.55 * depth - 0.33
+            above = top - step * parent - 0.16
+            axes.plot([x, x, x + 0.25], [above, y, y], color=grey, lw=0.8)
+
+
+def architecture() -> Figure:
+    """The way of an image to a number, and the kinds of networks."""
+    figure = Figure(figsize=(8.4, 4.9), layout="constrained")
+    axes = figure.subplots()
+    _draw_way(axes)
+    _draw_kinds(axes)
+    axes.set(xlim=(-0.15, 10.4), ylim=(0.05, 5.5))
+    axes.set_axis_off()
+    return figure
+
+
 FIGURES = {
+    "architecture": architecture,
     "nvae": nvae,
     "importance": importance,
     "who_reads_whom": who_reads_whom,
