@@ -128,7 +128,6 @@ def evaluate(
     generator = Generator(device).manual_seed(seed)
     chosen = evenly(images, limit)
     _check_classes(model, chosen)
-    labeled = model.classes > 0
     batches: list[_Batch] = []
     meters = [meter(model, len(chosen), seed, batch_size) for meter in METERS if isinstance(model, meter.wants)]
     with measuring(model):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress, Role
 from davi.objectives.bounds import EvidenceConfig, balancing, negative_elbo, objective
 from davi.objectives.evidence import EvidenceObjective
 
-OBJECTIVES: dict[str, type[Objective[Any]]] = {cls.name: cls for cls in (EvidenceObjective,)}
+OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (EvidenceObjective,)}
 """Name in recipes -> class."""
 
 
@@ -17,7 +15,7 @@ def objective_configs() -> dict[str, type[ObjectiveConfig]]:
     return {name: cls.Config for name, cls in OBJECTIVES.items()}
 
 
-def make_objective(config: ObjectiveConfig) -> Objective[Any]:
+def make_objective(config: ObjectiveConfig) -> Objective:
     """The objective of a configuration."""
     return OBJECTIVES[config.name](config)
 

@@ -10,15 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Generator, Tensor, nn
 
 from davi.batch import Batch
 from davi.evidence import Kind
 from davi.model import Network
-
-C = TypeVar("C", bound="ObjectiveConfig")
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Loss(NamedTuple):
     no_divergence: frozenset[str] = frozenset()
 
 
-class Objective(ABC, Generic[C]):
+class Objective(ABC):
     """What is minimized.
 
     Arguments:
@@ -81,7 +79,10 @@ class Objective(ABC, Generic[C]):
     wants: ClassVar[type]
     """What a network must be to be trained with it; it defines what calling the network gives."""
 
-    def __init__(self, config: C) -> None:
+    config: ObjectiveConfig
+    """The options, an instance of :attr:`Config`."""
+
+    def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
 
     def check(self, model: Network) -> None:

@@ -21,12 +21,13 @@ from davi.objectives.bounds import EvidenceConfig, objective
 
 
 @final
-class EvidenceObjective(Objective[EvidenceConfig]):
+class EvidenceObjective(Objective):
     """Minus the evidence, with the weights, bounds and free bits that the options ask for."""
 
     name: ClassVar[str] = "evidence"
     Config: ClassVar[type[ObjectiveConfig]] = EvidenceConfig
     wants: ClassVar[type] = Model
+    config: EvidenceConfig
 
     def check(self, model: Network) -> None:
         assert isinstance(model, Model)

@@ -229,7 +229,7 @@ class ObjectiveState:
         processes: that compute the parts.
     """
 
-    def __init__(self, objective: Objective[Any], processes: Processes) -> None:
+    def __init__(self, objective: Objective, processes: Processes) -> None:
         self.objective, self.processes = objective, processes
         self.before: dict[str, Tensor] = {}
 

@@ -129,7 +129,7 @@ class State:
     """Position in the data."""
     step_filter: StepFilter
     """Recent gradient norms."""
-    objective: Objective[Any]
+    objective: Objective
     """With its state."""
     meters: Meters
     """Sums since the last line of the log."""

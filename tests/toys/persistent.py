@@ -32,12 +32,13 @@ class PersistentConfig(ObjectiveConfig):
 
 
 @final
-class PersistentContrastiveDivergence(Objective[PersistentConfig]):
+class PersistentContrastiveDivergence(Objective):
     """F of images minus F of chains that go on from step to step; they are the objective's, not the model's."""
 
     name = "toy_persistent"
     Config = PersistentConfig
     wants = Energy
+    config: PersistentConfig
 
     def begin(self, model: Network, batch_size: int) -> None:
         self.chains = torch.zeros(batch_size, *model.shape, dtype=torch.int64, device=next(model.parameters()).device)
