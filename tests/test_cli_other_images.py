@@ -305,7 +305,7 @@ def test_another_part_of_a_training_file_is_no_new_image(place: Path, tmp_path: 
     assert say("evaluate", run, *crop) == 0
     assert "they are cut from the files in another way" in capsys.readouterr().err
     assert data_of(run)["training_images"] is None
-    assert compare([read(run)])["groups"][0]["rows"][0]["rank"] is None
+    assert compare([read(run)]).groups[0].rows[0].rank is None
 
 
 def test_what_is_replaced_is_said(place: Path, capsys: Capture) -> None:
