@@ -190,7 +190,7 @@ class _Job:
     def __post_init__(self) -> None:
         state = self.state
         self.recorder = Recorder(state, self.run, self.log, self.processes, self.resumed)
-        self.statistics = RunningStatistics(state.model, self.processes)
+        self.statistics = RunningStatistics(state.trained, self.processes)
         self.objective_state = ObjectiveState(state.objective, self.processes)
         share = state.parts // self.processes.count
         self.own = range(self.processes.rank * share, (self.processes.rank + 1) * share)
@@ -239,6 +239,7 @@ class _Job:
                     for group in optimizer.param_groups:  # one of them may be cut up and the other not
                         clip_grads_with_norm_(group["params"], verdict.limit, norm)
                 optimizer.step()
+                torch.manual_seed(noise_seed(state.config.seed, state.step, state.parts))  # no part has that number
                 state.objective.end_step(state.trained, at)
                 state.average.update(state.model)
             else:

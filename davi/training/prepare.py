@@ -17,7 +17,7 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.model import DataInitialized, Hierarchy, Network
-from davi.objectives import EvidenceConfig, ObjectiveConfig, make_objective
+from davi.objectives import EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
@@ -56,9 +56,15 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
         )
     for config, part in [(c, model) for c in configs] + [(s.config.objective, s.trained(model)) for s in stages]:
         objective = make_objective(config)
-        if not isinstance(part, objective.wants):
-            raise UserError(f"objective: got {objective.name} for {part.name}, expected a {_words(objective.wants)}")
+        wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
+        if not isinstance(part, wanted):
+            raise UserError(f"objective: got {objective.name} for {part.name}, expected a {_words(wanted)}")
         objective.check(part)
+
+
+def _chooses(objective: Objective) -> bool:
+    """Whether its steps may move some of the parameters only."""
+    return type(objective).moves is not Objective.moves
 
 
 def _words(kind: type) -> str:
@@ -78,6 +84,8 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
         )
     if isinstance(config, EvidenceConfig) and config.gradient == "doubly_reparameterized":
         raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
+    if _chooses(make_objective(config)):
+        raise UserError(f"training.compute.shard: got true with {config.name}, expected false: not all weights move")
 
 
 def begin(
@@ -104,6 +112,7 @@ def initialize(
     if not isinstance(part, DataInitialized) or not part.images_wanted:
         return
     seed = noise_seed(stage.config.seed, 0, 0, 0)  # one number more than those of a step
+    model.eval()  # what shows the part its images is not trained with it
     chosen = torch.randperm(len(loader.augment), generator=Generator().manual_seed(seed))[: part.images_wanted]
     generator = Generator(loader.generator.device).manual_seed(seed)
     torch.manual_seed(seed)

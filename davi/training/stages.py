@@ -69,9 +69,15 @@ def check_stages(model: Network, stages: Sequence[Stage]) -> None:
     Raises:
         UserError: one line.
     """
+    names = [stage.name for stage in stages]
+    if len(stages) > 1 and (len({*names}) < len(names) or not all(names)):
+        raise UserError(f"stages: got the names {', '.join(map(repr, names))}, expected one for each, no two alike")
+    first = stages[0].config
     for stage in stages:
-        stage.trained(model)
-    if len(stages) > 1:
-        for stage in stages:
+        if stage.trained(model) is not model or len(stages) > 1:
             if stage.config.compute.shard:
                 raise UserError(f"stages.{stage.name}.compute.shard: got true, expected false in a run of stages")
+            own, shared = stage.config, {"threads": first.threads, "compute.channels_last": first.compute.channels_last}
+            for (name, begun), value in zip(shared.items(), (own.threads, own.compute.channels_last), strict=True):
+                if value != begun:
+                    raise UserError(f"stages.{stage.name}.{name}: got {value}, expected {begun} as in the first stage")
