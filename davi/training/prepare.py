@@ -23,7 +23,7 @@ from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
 from davi.training.sections import ComputeConfig
 from davi.training.stages import Stage
-from davi.training.start import read_start
+from davi.training.start import kept_weights, read_start
 from davi.training.state import BatchLoader, State
 
 
@@ -103,8 +103,8 @@ def begin(
 def initialize(
     model: Network, loader: BatchLoader, stage: Stage, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Show a network that wants to see them some training images before the first step of its stage; weights in
-    ``kept`` stay.
+    """Show a network that wants to see them some training images before the first step of its stage; weights of the
+    whole model that are in ``kept`` stay.
 
     They are chosen and presented with generators of their own: those of the run are not touched.
     """
@@ -118,15 +118,18 @@ def initialize(
     torch.manual_seed(seed)
     batch = stage.view(model, Batch(loader.augment(chosen, generator).to(loader.device)))
     part.train()
-    part.initialize(batch.x, kept)
+    stay = {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name in kept}
+    own = frozenset(name for name, tensor in part.state_dict(keep_vars=True).items() if id(tensor) in stay)
+    part.initialize(batch.x, own)
     processes.share_weights(model)
 
 
-def next_stage(state: State, processes: Processes, print_fn: PrintFunction) -> None:
+def next_stage(run: Path, state: State, processes: Processes, print_fn: PrintFunction) -> None:
     """Go from a stage that has used up its budget to the one after it."""
     state.leave()
     state.enter(state.place + 1)
-    initialize(state.model, state.loader, state.stage, processes)
+    kept = processes.main_first(lambda: kept_weights(run, state.model))
+    initialize(state.model, state.loader, state.stage, processes, kept)
     state.enter(state.place)  # the average begins with the weights that have just been set
     say_stage(state, print_fn)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Generator
@@ -77,7 +78,8 @@ def check_stages(model: Network, stages: Sequence[Stage]) -> None:
         if stage.trained(model) is not model or len(stages) > 1:
             if stage.config.compute.shard:
                 raise UserError(f"stages.{stage.name}.compute.shard: got true, expected false in a run of stages")
-            own, shared = stage.config, {"threads": first.threads, "compute.channels_last": first.compute.channels_last}
-            for (name, begun), value in zip(shared.items(), (own.threads, own.compute.channels_last), strict=True):
+            for name in ("threads", "compute.channels_last"):
+                value, begun = (attrgetter(name)(config) for config in (stage.config, first))
                 if value != begun:
-                    raise UserError(f"stages.{stage.name}.{name}: got {value}, expected {begun} as in the first stage")
+                    told = f"got {value}, expected {begun}".lower()
+                    raise UserError(f"stages.{stage.name}.{name}: {told} as in the first stage")
