@@ -51,7 +51,7 @@ _NAMES = (
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
-    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|tuple\[.*)"),
+    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|tuple\[.*|.*Annotated\[.*)"),
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

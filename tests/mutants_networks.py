@@ -85,7 +85,7 @@ _TRAINING = (
     Mutant(
         "parts-of-a-batch-weigh-the-same",
         "davi/training/loop.py",
-        "weight = len(parts[part]) / state.loader.sampler.batch_size",
+        "weight = len(parts[part].x) / state.loader.sampler.batch_size",
         "weight = 1.0 / state.parts",
         ("test_training.py::test_parts_of_unequal_size_are_weighted",),
     ),

@@ -40,7 +40,7 @@ _CLAIM = (
     ),
     Mutant(
         "kl-added-to-the-bound",
-        "davi/model.py",
+        "davi/model/hierarchy.py",
         "terms[name] = -sum_per_image(maps[name])",
         "terms[name] = sum_per_image(maps[name])",
         ("test_evaluation.py::test_terms_of_a_toy_by_hand",),
@@ -54,7 +54,7 @@ _CLAIM = (
     ),
     Mutant(
         "log-q-added-to-the-weight",
-        "davi/model.py",
+        "davi/model/hierarchy.py",
         "total = total + step.prior.log_prob(step.z) - step.posterior.log_prob(step.z)",
         "total = total + step.prior.log_prob(step.z) + step.posterior.log_prob(step.z)",
         ("test_contract.py::test_log_weight_is_the_ratio_of_the_drawn_densities",),

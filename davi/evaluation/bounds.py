@@ -128,6 +128,7 @@ def evaluate(
     generator = Generator(device).manual_seed(seed)
     chosen = evenly(images, limit)
     _check_classes(model, chosen)
+    labels = chosen.labels if model.classes else None
     batches: list[_Batch] = []
     meters = [meter(model, len(chosen), seed, batch_size) for meter in METERS if isinstance(model, meter.wants)]
     with measuring(model):
@@ -136,11 +137,7 @@ def evaluate(
             for meter in meters:
                 meter.add(x)
             told = _telling(progress, start * samples, len(chosen) * samples)
-            y = (
-                chosen.labels[start : start + batch_size].to(device)
-                if chosen.labels is not None and model.classes
-                else None
-            )
+            y = None if labels is None else labels[start : start + batch_size].to(device)
             batches.append(_measure(model, Batch(x, y), samples, generator, batch_size, told))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
     evaluation = Evaluation(
@@ -241,9 +238,9 @@ def _draws(model: Model, batch: Batch, samples: int, generator: Generator | None
         return
     together = max(n for n in range(1, max(1, chunk // len(x)) + 1) if rest % n == 0)
     repeated = repeat_images(x, together)  # [B * together, C, H, W]
-    labels = None if y is None else repeat_images(y, together)
+    classes = None if y is None else repeat_images(y, together)
     for _ in range(rest // together):
-        yield model.evidence(repeated, generator, labels)
+        yield model.evidence(repeated, generator, classes)
 
 
 def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
