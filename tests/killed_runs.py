@@ -129,7 +129,7 @@ def arm(point: str) -> None:
         counting = True
         end_stage(self)
 
-    recorder.Recorder.end_stage = begin_to_count  # type: ignore[method-assign]
+    recorder.Recorder.end_stage = begin_to_count
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal left
