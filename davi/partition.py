@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ def normalized(energy: Energy, run: Path) -> Normalized:
     """The model that an energy and its partition function are.
 
     The partition function is that of the run's folder (:mod:`davi.derived`), if it is of these weights; else it is
-    summed and left there, where the energy allows it (:class:`davi.model.Summable`).
+    summed, and left there if that can be done, where the energy allows it (:class:`davi.model.Summable`).
 
     Raises:
         UserError: if the partition function is not known.
@@ -38,5 +39,6 @@ def normalized(energy: Energy, run: Path) -> Normalized:
         log_z = energy.log_partition().double().cpu()
     if not bool(log_z.isfinite()):
         raise UserError(f"{run}: got the partition function exp({float(log_z)}), expected a finite one")
-    derived.write(run, NAME, weights, {"kind": Kind.EXACT.name}, {"log_z": log_z.reshape(())})
+    with suppress(UserError):  # a run may be read-only, and then it is summed every time
+        derived.write(run, NAME, weights, {"kind": Kind.EXACT.name}, {"log_z": log_z.reshape(())})
     return Normalized(energy, Partition(float(log_z), Kind.EXACT)).eval()

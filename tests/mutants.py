@@ -36,10 +36,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pytest
+from mutants_kinds import KINDS
 from mutants_networks import NETWORKS
 from mutants_numbers import NUMBERS, Mutant
 
-MUTANTS = (*NUMBERS, *NETWORKS)
+MUTANTS = (*NUMBERS, *NETWORKS, *KINDS)
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("davi", "tests", "pyproject.toml")
 LONGEST = 180

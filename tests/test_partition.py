@@ -109,6 +109,12 @@ def test_what_is_kept_is_used(run: Path) -> None:
     assert (run / "derived" / "partition.safetensors").read_bytes() == written
 
 
+def test_where_nothing_can_be_written_it_is_summed_every_time(run: Path) -> None:
+    (run / "derived").write_bytes(b"a file where a folder should be")
+    assert loaded(run).partition.kind is Kind.EXACT
+    assert (run / "derived").is_file()
+
+
 def test_an_estimate_stays_an_estimate(run: Path) -> None:
     keep(run, 1.25, Kind.ESTIMATE)
     model = loaded(run)
