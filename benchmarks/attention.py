@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from davi import measurements
 from davi.evaluation.clusters import Groups, standard_error
 from davi.evidence import bits_per_dim
+from davi.metrics import read_metrics
 from davi.records import to_json
-from davi.runs import MODEL, read_metrics
+from davi.runs import MODEL
 
 OFF = ["--model.generative_attention.key_channels=0", "--model.inference_attention.key_channels=0"]
 ARMS: dict[str, dict[str, list[str]]] = {

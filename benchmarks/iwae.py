@@ -19,7 +19,8 @@ from typing import Any
 from common import write
 
 from davi import measurements
-from davi.runs import MODEL, read_metrics
+from davi.metrics import read_metrics
+from davi.runs import MODEL
 
 RECIPE = "iwae_mnist_small"
 ARMS: dict[str, tuple[str, int, float, int]] = {

@@ -3,7 +3,7 @@
 Layout::
 
     recipe.yaml                    the complete recipe
-    metrics.jsonl                  one JSON object per line: what happened, in the order of the steps
+    metrics.jsonl                  one JSON object per line: what happened, in the order of the steps (davi.metrics)
     start.safetensors              the weights it begins with, if these are another model's (davi.training.start)
     checkpoints/step-00001234/     everything a resumed run needs (davi.training.checkpoint)
     model.safetensors              the trained model: averaged weights and buffers
@@ -15,7 +15,6 @@ Names never stand for half a file (:mod:`davi.files`). The metadata of a file of
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -37,7 +36,7 @@ from davi.partition import normalized
 from davi.renamed import RECIPE as RECIPE
 from davi.renamed import read, upgraded
 
-METRICS, CHECKPOINTS, MODEL, LOCK = "metrics.jsonl", "checkpoints", "model.safetensors", ".lock"
+CHECKPOINTS, MODEL, LOCK = "checkpoints", "model.safetensors", ".lock"
 START = "start.safetensors"
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
@@ -196,55 +195,6 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     return {inner: x for key in value for inner, x in flat(value[key], f"{name}.{key}" if name else key).items()}
 
 
-class Metrics:
-    """``metrics.jsonl``: appended line by line and flushed, so that a killed run loses at most the line being written.
-
-    Arguments:
-        run: the run's folder.
-        step: lines about later steps are removed, and what is no whole line; None: go on after whatever is there.
-    """
-
-    def __init__(self, run: Path, step: int | None = None) -> None:
-        self.path = run / METRICS
-        with writing(str(self.path)):
-            if step is not None and self.path.exists():
-                kept = [json.dumps(record) for record in read_metrics(run) if record["step"] <= step]
-                replace_text(self.path, "".join(line + "\n" for line in kept))
-            self._file = self.path.open("a", encoding="utf-8")
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one record. Numbers that are not finite become null: JSON has none."""
-        record = {"kind": kind, "step": step, **values}
-        with writing(str(self.path)):
-            self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        with writing(str(self.path)):  # once more what could not be written before
-            self._file.close()
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records of a run, oldest first; a line cut off by a kill, or that no run has written, is left out."""
-    records = []
-    with (run / METRICS).open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            with suppress(ValueError, RecursionError):
-                record = json.loads(line)
-                ours = isinstance(record, dict) and type(record.get("step")) is int and type(record.get("kind")) is str
-                if ours and line.endswith("\n"):
-                    records.append(record)
-    return records
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value - value != 0.0 else value
-
-
 def describe(model: Network) -> dict[str, Any]:
     """What a model is built from, as JSON can hold it: ``name``, ``shape``, ``levels``, ``config``, and its size."""
     return {
@@ -272,6 +222,8 @@ def save_model(
     Raises:
         UserError: if the file cannot be written.
     """
+    if isinstance(model, Model):
+        model = model.saved  # a partition function is no weight
     with writing(str(path)):
         write_tensors(path, model.state_dict() if weights is None else weights, {**(extra or {}), **describe(model)})
 

@@ -30,7 +30,7 @@ from staged import STAGES, explained
 from tiny import RECIPE, sets, vae
 from toys.persistent import PersistentContrastiveDivergence
 
-from davi import runs
+from davi import metrics
 from davi.data import DataConfig, DataSets, load
 from davi.data.cache import Writer
 from davi.objectives import OBJECTIVES
@@ -63,7 +63,7 @@ TARGETS: dict[str, tuple[Any, str]] = {
     "flush": (os, "fsync"),  # a file is there under its temporary name
     "rename": (Path, "replace"),  # files, and the folders of checkpoints
     "remove": (checkpoint, "remove_folder"),
-    "record": (runs.Metrics, "write"),
+    "record": (metrics.Metrics, "write"),
     "decode": (Writer, "append"),  # while the cache of streamed images is made
 }
 

@@ -24,7 +24,9 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
-    frozenset({"comparison", "derived", "measurements", "page", "partition", "pictures", "recalibration", "report"})
+    frozenset(
+        {"comparison", "derived", "measurements", "metrics", "page", "partition", "pictures", "recalibration", "report"}
+    )
     | {"runs", "training"},
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),

@@ -21,8 +21,8 @@ from davi import recipes
 from davi.cli import main
 from davi.cli.verbs import VERBS
 from davi.config import load_yaml
+from davi.metrics import read_metrics
 from davi.models import MODELS
-from davi.runs import read_metrics
 
 TINY = "attentive_digits_tiny"
 Capture = pytest.CaptureFixture[str]

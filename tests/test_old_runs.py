@@ -21,11 +21,11 @@ import davi
 from davi.cli import main
 from davi.config import keys as keys_of
 from davi.data import DataConfig, load
+from davi.metrics import read_metrics
 from davi.models import MODELS
 from davi.models.nvae import NVAEConfig
 from davi.recipes import load as load_recipe
 from davi.renamed import KEYS, VALUES, complaint, upgraded
-from davi.runs import read_metrics
 from davi.training import TrainingConfig
 
 NAMES = ("attentive", "biva", "iaf_vae", "ladder_vae", "nvae", "vae", "very_deep_vae")

@@ -169,3 +169,9 @@ def test_one_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"got the partition function exp\(inf\), expected a finite one$"):
         load_model(run)
     assert not (run / "derived").exists()
+
+
+def test_a_normalized_model_is_saved_as_its_energy(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.safetensors"
+    save_model(again, loaded(run))
+    assert again.read_bytes() == (run / "model.safetensors").read_bytes()

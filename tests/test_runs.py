@@ -18,8 +18,9 @@ from davi import runs
 from davi.config import to_dict
 from davi.errors import UserError
 from davi.files import digest, read_tensors, write_tensors
+from davi.metrics import Metrics, read_metrics
 from davi.models import MODELS
-from davi.runs import Metrics, create, create_whole, describe, load_model, read_metrics, save_model, write_recipe
+from davi.runs import create, create_whole, describe, load_model, save_model, write_recipe
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from toys.boltzmann import Boltzmann
 from toys.halves import Halves, HalvesConfig
 
 from davi.errors import UserError
+from davi.metrics import read_metrics
 from davi.model import DataInitialized
-from davi.runs import checkpoint_folders, load_network, read_metrics
+from davi.runs import checkpoint_folders, load_network
 from davi.training import Interrupted, checkpoint, loop, recorder, train
 from davi.training.sections import ComputeConfig, OptimizerConfig, ScheduleConfig
 from davi.training.signals import Signals

@@ -18,9 +18,10 @@ from davi import recipes
 from davi.cli import main
 from davi.config import load_yaml
 from davi.errors import UserError
+from davi.metrics import read_metrics
 from davi.page.blocks import Table
 from davi.page.curves import curves
-from davi.runs import RECIPE, read_metrics
+from davi.runs import RECIPE
 from davi.training import train
 
 Capture = pytest.CaptureFixture[str]

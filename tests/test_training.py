@@ -19,8 +19,9 @@ from torch import Tensor
 from davi.data import Sampler
 from davi.errors import UserError
 from davi.files import read_tensors
+from davi.metrics import read_metrics
 from davi.model import Model
-from davi.runs import checkpoint_folders, load_model, read_metrics
+from davi.runs import checkpoint_folders, load_model
 from davi.training import Interrupted, TrainingConfig, TrainingResult, checkpoint, train
 from davi.training.sections import CheckpointConfig, ComputeConfig, ScheduleConfig, StepFilterConfig
 from davi.training.validation import validate

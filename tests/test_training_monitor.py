@@ -10,8 +10,8 @@ import pytest
 from killed_runs import CONFIG
 from tiny import RECIPE, sets, vae
 
+from davi.metrics import read_metrics
 from davi.objectives import EvidenceConfig, make_objective
-from davi.runs import read_metrics
 from davi.training import TrainingConfig, train
 from davi.training.monitor import Monitor
 from davi.training.schedule import Schedule

@@ -17,8 +17,9 @@ from torch import nn
 
 import davi
 from davi.errors import UserError
+from davi.metrics import read_metrics
 from davi.objectives import EvidenceConfig
-from davi.runs import load_model, read_metrics
+from davi.runs import load_model
 from davi.training import train
 from davi.training.parallel import Processes, RunningStatistics, noise_seed, parts_of_batch
 from davi.training.prepare import check_shares, cut

@@ -22,7 +22,8 @@ from davi import recipes
 from davi.config import to_dict
 from davi.data import load
 from davi.errors import UserError
-from davi.runs import checkpoint_folders, load_model, read_metrics
+from davi.metrics import read_metrics
+from davi.runs import checkpoint_folders, load_model
 from davi.training import Interrupted, TrainingConfig, train
 from davi.training.sections import OptimizerConfig, ScheduleConfig
 from davi.training.signals import Signals

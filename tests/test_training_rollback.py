@@ -15,8 +15,9 @@ from tiny import RECIPE, same_files, sets, vae
 from torch import nn
 
 from davi.errors import UserError
+from davi.metrics import read_metrics
 from davi.objectives import Loss
-from davi.runs import checkpoint_folders, load_model, read_metrics
+from davi.runs import checkpoint_folders, load_model
 from davi.training import TrainingConfig, checkpoint, loop, recorder, train
 from davi.training.failure import diagnosis, first_layer, spoiled
 from davi.training.sections import CheckpointConfig

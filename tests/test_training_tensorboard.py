@@ -15,7 +15,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from tiny import RECIPE, sets, vae
 
 from davi.errors import UserError
-from davi.runs import read_metrics
+from davi.metrics import read_metrics
 from davi.training import CheckpointConfig, TrainingConfig, train
 
 CONFIG = TrainingConfig(

@@ -11,7 +11,7 @@ from tiny import RECIPE, Logistic, sets
 
 from davi.data import Images, evenly
 from davi.files import read_tensors
-from davi.runs import read_metrics
+from davi.metrics import read_metrics
 from davi.training import CheckpointConfig, TrainingConfig, train
 from davi.training.validation import validate
 

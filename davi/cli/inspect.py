@@ -18,9 +18,10 @@ from davi.evaluation.baselines import baselines
 from davi.evaluation.result import Result
 from davi.inspection import inspect
 from davi.measurements import read_result
+from davi.metrics import METRICS, read_metrics
 from davi.model import Model
 from davi.progress import ProgressBar
-from davi.runs import METRICS, RECIPE, read_metrics
+from davi.runs import RECIPE
 
 PAGE, FIGURES, EVALUATION = "inspection.html", "inspection", "evaluation.json"
 

@@ -12,7 +12,8 @@ from typing import Any
 from davi.errors import UserError
 from davi.evaluation.result import Protocol
 from davi.measurements import EVALUATION, Measured, load
-from davi.runs import read_metrics, weights_of
+from davi.metrics import read_metrics
+from davi.runs import weights_of
 
 _LARGEST = 1e12
 """No training takes more seconds, and none has more images a second."""

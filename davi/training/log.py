@@ -11,8 +11,9 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from davi.evidence import Kind, bits_per_dim
 from davi.formatting import duration
+from davi.metrics import Metrics
 from davi.progress import Bar
-from davi.runs import Metrics, PrintFunction
+from davi.runs import PrintFunction
 from davi.training.tensorboard import Board
 
 

@@ -29,8 +29,9 @@ from accelerate import PartialState
 from torch import Tensor, distributed, nn
 
 from davi.errors import UserError
+from davi.metrics import Metrics
 from davi.objectives import Objective
-from davi.runs import Metrics, PrintFunction
+from davi.runs import PrintFunction
 from davi.training.log import Log
 from davi.training.tensorboard import Board
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from davi.data import evenly
+from davi.metrics import read_metrics
 from davi.objectives import Progress
-from davi.runs import MODEL, read_metrics, save_model
+from davi.runs import MODEL, save_model
 from davi.training import checkpoint
 from davi.training.failure import MOST_ROLLBACKS, NotFiniteError, spoiled
 from davi.training.log import summary

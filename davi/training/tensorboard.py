@@ -55,7 +55,7 @@ class Board:
         self._hook, threading.excepthook = threading.excepthook, self._failed
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Take in one record, as :meth:`davi.runs.Metrics.write` does."""
+        """Take in one record, as :meth:`davi.metrics.Metrics.write` does."""
         with writing(self._path):
             if kind in ("train", "validation"):
                 group = f"{kind}/{values['stage']}" if values.get("stage") else kind
