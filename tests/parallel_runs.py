@@ -6,7 +6,7 @@ Each argument is one launch, in order: two processes are forked that train, or g
 to FOLDER/RUN.said, in the end with their exit status. Forking spares the import of torch each time; the environment is
 that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
 killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each keeps a share of the
-weights.
+weights; with ``chains`` a Boltzmann machine is trained, whose objective has a state.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from typing import Any
 import torch
 import torch._dynamo  # every first optimizer step imports it: once here is enough for all forks
 from tiny import RECIPE, sets, vae
+from toys.boltzmann import Boltzmann, BoltzmannConfig
+from toys.persistent import PersistentConfig, PersistentContrastiveDivergence
 
 from davi.errors import UserError
-from davi.model import Hierarchy
+from davi.model import Hierarchy, Network
+from davi.objectives import OBJECTIVES, EvidenceConfig
 from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
 from davi.training.sections import CheckpointConfig, ComputeConfig, OptimizerConfig, ScheduleConfig, StepFilterConfig
@@ -39,6 +42,7 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
         batch_size=8,
         accumulate=accumulate,
         optimizer=OptimizerConfig("adamw" if "adamw" in options else "adamax"),
+        objective=PersistentConfig() if "chains" in options else EvidenceConfig(),
         schedule=ScheduleConfig("constant"),
         step_filter=StepFilterConfig(clip_norm=6.0),  # some gradients are longer, and some are not
         ema_decay=0.9,
@@ -48,6 +52,16 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
         log_every=1,
         threads=1,
     )
+
+
+def model_of(*options: str) -> Network:
+    """The model; its initial weights are always the same."""
+    if "chains" not in options:
+        return vae()
+    OBJECTIVES[PersistentContrastiveDivergence.name] = PersistentContrastiveDivergence
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Boltzmann((1, 4, 4), 2, BoltzmannConfig())
 
 
 def arm(options: Sequence[str], rank: int) -> None:
@@ -77,7 +91,7 @@ def work(rank: int, run: Path, accumulate: int, steps: int, *options: str) -> in
     """Train as one of the processes; the exit status is that of the program ``davi``."""
     processes = Processes()
     arm(options, processes.rank)
-    model = vae()
+    model = model_of(*options)
     with processes.one_voice():
         try:
             train(model, sets(), config(accumulate, steps, *options), run, RECIPE, resume=True)

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from parallel_runs import config
+from parallel_runs import config, model_of
+from safetensors.torch import load_file
 from tiny import RECIPE, sets, vae
 from torch import nn
+from toys import register
 
 import davi
 from davi.errors import UserError
 from davi.metrics import read_metrics
 from davi.objectives import EvidenceConfig
-from davi.runs import load_model
+from davi.runs import checkpoint_folders, load_model
 from davi.training import train
 from davi.training.parallel import Processes, RunningStatistics, noise_seed, parts_of_batch
 from davi.training.prepare import check_shares, cut
@@ -31,7 +33,9 @@ PROGRAM = Path(__file__).with_name("parallel_runs.py")
 
 def alone(run: Path, accumulate: int, steps: int, *options: str) -> list[str]:
     lines: list[str] = []
-    train(vae(), sets(), config(accumulate, steps, *options), run, RECIPE, resume=True, print_fn=lines.append)
+    train(
+        model_of(*options), sets(), config(accumulate, steps, *options), run, RECIPE, resume=True, print_fn=lines.append
+    )
     return lines
 
 
@@ -60,13 +64,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
     alone(folder / "single", 2, 9)
     alone(folder / "single-adamw", 2, 9, "adamw")
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        alone(folder / "single-chains", 2, 9, "chains")
     for name in ("onward", "onward-in-shares"):
         shutil.copytree(folder / "single", folder / name)
         shutil.rmtree(folder / name / "checkpoints" / "step-00000009")
         (folder / name / "model.safetensors").unlink()
     launches = ["killed:1:6:kill", "killed:1:6", "onward:2:9", "signal:1:9:signal", "disk:1:9:disk"]
     launches += ["shares:1:6:kill:shard", "shares:1:6:shard", "onward-in-shares:2:9:shard"]
-    launches += ["adamw-in-shares:1:9:shard:adamw"]
+    launches += ["adamw-in-shares:1:9:shard:adamw", "chains:1:6:chains", "chains:1:9:chains"]
     hidden = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **hidden, "PYTHONPATH": f"{PROGRAM.parent}{os.pathsep}{PROGRAM.parents[1]}"}
     command = [sys.executable, str(PROGRAM), str(folder), *launches]
@@ -100,6 +107,19 @@ def test_a_run_of_one_process_goes_on_with_two(folder: Path, name: str) -> None:
 def test_adamw_in_shares(folder: Path) -> None:
     """Its fused step gets shares as well; the recipes' other optimizer is in the runs above."""
     check_same(folder / "adamw-in-shares", folder / "single-adamw")
+
+
+def test_the_state_of_an_objective_is_changed_by_all(folder: Path) -> None:
+    """Each process moves the chains of its part; over a resumption they are those of one process with two parts."""
+    kept = [
+        load_file(checkpoint_folders(folder / name)[-1] / "others.safetensors") for name in ("chains", "single-chains")
+    ]
+    chains, expected = (tensors["objective/chains"] for tensors in kept)
+    assert torch.equal(chains, expected)
+    assert chains.flatten(1).any(1).all()
+    weights, others = (load_file(folder / name / "model.safetensors") for name in ("chains", "single-chains"))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
