@@ -6,7 +6,8 @@ Each argument is one launch, in order: two processes are forked that train, or g
 to FOLDER/RUN.said, in the end with their exit status. Forking spares the import of torch each time; the environment is
 that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
 killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each keeps a share of the
-weights; with ``chains`` a Boltzmann machine is trained, whose objective has a state.
+weights; with ``chains`` a Boltzmann machine is trained, whose objective has a state; with ``stages`` a model of two
+parts, four steps of which are for the first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch
 import torch._dynamo  # every first optimizer step imports it: once here is enough for all forks
 from tiny import RECIPE, sets, vae
 from toys.boltzmann import Boltzmann, BoltzmannConfig
+from toys.halves import Halves, HalvesConfig
 from toys.persistent import PersistentConfig, PersistentContrastiveDivergence
 
 from davi.errors import UserError
@@ -33,6 +36,7 @@ from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
 from davi.training.sections import CheckpointConfig, ComputeConfig, OptimizerConfig, ScheduleConfig, StepFilterConfig
 from davi.training.sharded import local
+from davi.training.stages import Stage
 
 
 def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
@@ -56,12 +60,22 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
 
 def model_of(*options: str) -> Network:
     """The model; its initial weights are always the same."""
-    if "chains" not in options:
+    if not {"chains", "stages"} & {*options}:
         return vae()
     OBJECTIVES[PersistentContrastiveDivergence.name] = PersistentContrastiveDivergence
     with torch.random.fork_rng():
         torch.manual_seed(1)
+        if "stages" in options:
+            return Halves((1, 4, 4), 2, HalvesConfig())
         return Boltzmann((1, 4, 4), 2, BoltzmannConfig())
+
+
+def stages_of(config: TrainingConfig, *options: str) -> tuple[Stage, ...]:
+    """What is trained, if not the whole."""
+    if "stages" not in options:
+        return ()
+    second = replace(config, batch_size=12, optimizer=OptimizerConfig("sgd"))
+    return Stage(replace(config, steps=4), "first", "top"), Stage(second, "second", "bottom")
 
 
 def arm(options: Sequence[str], rank: int) -> None:
@@ -94,7 +108,8 @@ def work(rank: int, run: Path, accumulate: int, steps: int, *options: str) -> in
     model = model_of(*options)
     with processes.one_voice():
         try:
-            train(model, sets(), config(accumulate, steps, *options), run, RECIPE, resume=True)
+            chosen = config(accumulate, steps, *options)
+            train(model, sets(), chosen, run, RECIPE, resume=True, stages=stages_of(chosen, *options))
         except Interrupted as interrupted:
             print(f"process {rank}: {interrupted}", file=sys.stderr)
             return interrupted.exit_code

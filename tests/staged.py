@@ -42,6 +42,7 @@ class Explained(Model, Staged):
     def view(self, name: str, batch: Batch, generator: Generator | None = None) -> Batch:
         if name == "pixels":
             return batch
+        assert not self.pixels.training  # what it shows does not depend on the batch
         probability = self.pixels.logits.softmax(0)[1].expand(len(batch.x), *self.shape)
         return batch._replace(x=batch.x.long() ^ torch.bernoulli(probability, generator=generator).long())
 

@@ -309,6 +309,12 @@ def test_a_part_sees_its_view_before_its_first_step(tmp_path: Path, monkeypatch:
     assert before
 
 
+def test_a_first_part_sees_its_view_as_well(tmp_path: Path) -> None:
+    """Whatever shows it its images is not in training, although it has yet to be trained."""
+    go(tmp_path / "run", stages=(STAGES[1], STAGES[0]), model=watching())
+    assert len(Watching.shown) == 1
+
+
 def test_weights_of_another_run_stay(tmp_path: Path) -> None:
     """What ``--from`` has lent to a part is not replaced when the part's turn comes."""
     source, model = explained(), watching()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from parallel_runs import config, model_of
+from parallel_runs import config, model_of, stages_of
 from safetensors.torch import load_file
 from tiny import RECIPE, sets, vae
 from torch import nn
@@ -33,9 +33,9 @@ PROGRAM = Path(__file__).with_name("parallel_runs.py")
 
 def alone(run: Path, accumulate: int, steps: int, *options: str) -> list[str]:
     lines: list[str] = []
-    train(
-        model_of(*options), sets(), config(accumulate, steps, *options), run, RECIPE, resume=True, print_fn=lines.append
-    )
+    model, chosen = model_of(*options), config(accumulate, steps, *options)
+    stages = stages_of(chosen, *options)
+    train(model, sets(), chosen, run, RECIPE, resume=True, print_fn=lines.append, stages=stages)
     return lines
 
 
@@ -74,6 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launches = ["killed:1:6:kill", "killed:1:6", "onward:2:9", "signal:1:9:signal", "disk:1:9:disk"]
     launches += ["shares:1:6:kill:shard", "shares:1:6:shard", "onward-in-shares:2:9:shard"]
     launches += ["adamw-in-shares:1:9:shard:adamw", "chains:1:6:chains", "chains:1:9:chains"]
+    launches += ["stages:1:3:stages", "stages:1:5:stages"]
     hidden = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **hidden, "PYTHONPATH": f"{PROGRAM.parent}{os.pathsep}{PROGRAM.parents[1]}"}
     command = [sys.executable, str(PROGRAM), str(folder), *launches]
@@ -120,6 +121,21 @@ def test_the_state_of_an_objective_is_changed_by_all(folder: Path) -> None:
     weights, others = (load_file(folder / name / "model.safetensors") for name in ("chains", "single-chains"))
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_stages_of_two_processes(folder: Path) -> None:
+    """The first launch goes into the second stage, and the second one on in it."""
+    run, said = folder / "stages", (folder / "stages.said").read_text()
+    assert said.count("stage 2 of 2: second, which trains bottom") == 2
+    assert said.count("status 0") == 4
+    alone(folder / "single-stages", 2, 5, "stages")
+    weights, others = (load_file(each / "model.safetensors") for each in (run, folder / "single-stages"))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5, msg=name)
+    records = [(record["kind"], record["step"], record["stage"]) for record in read_metrics(run) if "stage" in record]
+    assert ("train", 4, "first") in records
+    assert ("train", 9, "second") in records
+    assert records.count(("stage", 4, "first")) == 1
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
