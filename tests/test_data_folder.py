@@ -464,7 +464,9 @@ def test_binarized_validation_images_are_drawn_once(tmp_path: Path) -> None:
     assert again is not None
     assert torch.equal(sets.validation.pixels, again.pixels)
     fill(tmp_path / "color", 30, (6, 5, 3))
-    with pytest.raises(UserError, match=r"data\.binarization: got 'dynamic' for images of 3 channels .*likelihood log"):
+    with pytest.raises(
+        UserError, match=r"data\.binarization: got 'dynamic' for images of 3 channels .*likelihood.family log"
+    ):
         read(tmp_path / "color", binarization="dynamic")
 
 
