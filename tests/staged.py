@@ -61,13 +61,13 @@ def explained() -> Explained:
 
 
 FIRST = TrainingConfig(
-    steps=9,
+    steps=10,  # its last checkpoint makes way for the first one of the second stage
     batch_size=8,
     accumulate=2,
     schedule=ScheduleConfig(warmup_steps=3),
     step_filter=StepFilterConfig(skip_factor=0.9, skip_quantile=0.0, skip_window=4, skip_limit=2),
     ema_decay=0.9,
-    validate_every=5,
+    validate_every=4,
     checkpoints=CheckpointConfig(minutes=0.0, steps=5, keep=2),
     log_every=4,
     monitor=MonitorConfig(collapse_nats=0.5, plateau_validations=1),
@@ -76,8 +76,8 @@ FIRST = TrainingConfig(
 SECOND = replace(
     FIRST,
     steps=8,
-    batch_size=12,
-    accumulate=3,  # a third of a running statistic, three times, is not quite the whole
+    batch_size=14,
+    accumulate=7,  # the seventh of a running statistic, seven times, is not quite the whole
     learning_rate=0.1,
     optimizer=OptimizerConfig("sgd", momentum=0.5),
     objective=PersistentConfig(),
@@ -86,6 +86,6 @@ STAGES = (Stage(FIRST, "first", "pixels"), Stage(SECOND, "second", "errors"))
 
 RECIPE: dict[str, Any] = {
     "model": {"name": "explained"},
-    "training": {"steps": 9},
+    "training": {"steps": 10},
     "stages": [{"name": stage.name, "part": stage.part} for stage in STAGES],
 }

@@ -205,8 +205,9 @@ def test_draws_of_an_objective_do_not_depend_on_what_went_before(
     config = replace(CONFIG, objective=PersistentConfig("drawing"))  # type: ignore[arg-type]  # a name of the test
     chains = list[Tensor]()
     for seed in (1, 2):
+        model = boltzmann()
         torch.manual_seed(seed)
-        state = State(boltzmann(), sets(), single(config), torch.device("cpu"))
+        state = State(model, sets(), single(config), torch.device("cpu"))
         chains.append(state.objective.state()["chains"])
     assert torch.equal(*chains)
     kept, make = list[Drawing](), Drawing.begin

@@ -74,8 +74,8 @@ POINTS = (
     *("part:5", "rename:4"),  # in the first stage
     *("between/validate:1", "between/record:1", "between/record:3", "between/record:4"),
     *(f"between/rename:{number}" for number in range(1, 9)),  # each file of the first checkpoint, and its folder
-    *("between/flush:13", "between/remove:1"),
-    *("verdict:12", "rename:24"),  # in the second
+    "between/flush:13",
+    *("verdict:12", "rename:24", "remove:2"),  # in the second
     "between/rename:7+part:9",
 )
 
@@ -91,9 +91,9 @@ def test_killed_anywhere(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     expected = history(whole)
     assert {record["kind"] for record in expected} == {"train", "validation", "skip", "watch", "stage"}
-    assert [record["step"] for record in expected if record["kind"] == "stage"] == [9]
+    assert [record["step"] for record in expected if record["kind"] == "stage"] == [10]
     validations = [(record["stage"], record["step"]) for record in expected if record["kind"] == "validation"]
-    assert validations == [("first", 5), ("first", 9), ("second", 10), ("second", 15), ("second", 17)]
+    assert validations == [*(("first", step) for step in (4, 8, 10)), *(("second", step) for step in (12, 16, 18))]
     for point in POINTS:
         check_same(tmp_path / point.replace(":", "-").replace("/", "-"), whole)
 
@@ -153,22 +153,22 @@ def test_each_stage_has_its_own_options(tmp_path: Path) -> None:
     assert lines[0] == "stage 1 of 2: first, which trains pixels"
     assert "stage 2 of 2: second, which trains errors" in lines
     last = numbers(run)[-1]
-    assert (last["optimizer"], last["order"]["batch_size"], last["parts"], last["begun"]) == ("sgd", 12, 3, [0, 9])
+    assert (last["optimizer"], last["order"]["batch_size"], last["parts"], last["begun"]) == ("sgd", 14, 7, [0, 10])
     chains = load_file(checkpoint_folders(run)[-1] / "others.safetensors")["objective/chains"]
-    assert chains.shape == (12, 1, 4, 4)
+    assert chains.shape == (14, 1, 4, 4)
     moments = load_file(checkpoint_folders(run)[-1] / "optimizer.safetensors")
     assert {name.partition("/")[2] for name in moments} == {"momentum_buffer"}
     assert len(moments) == 3  # of the parameters of its part alone
     records = [record for record in read_metrics(run) if record["kind"] == "train"]
     assert {(record["stage"], record["total_steps"], "nats" in record) for record in records} == {
-        ("first", 9, True),
-        ("second", 17, False),
+        ("first", 10, True),
+        ("second", 18, False),
     }
-    assert [record["epoch"] for record in records if record["step"] in (9, 17)] == [1, 2]  # 40 images by 8, and by 12
+    assert [record["epoch"] for record in records if record["step"] in (10, 18)] == [2, 4]  # 40 images by 8, and by 14
 
 
 def test_running_statistics_of_other_parts_stay(tmp_path: Path) -> None:
-    """A mean over three parts of what none has moved would be another number."""
+    """A mean over seven parts of what none has moved would be another number."""
     go(tmp_path / "both")
     go(tmp_path / "first", stages=STAGES[:1])
     between, after = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "both"))
@@ -208,11 +208,11 @@ def test_a_stage_that_has_ended_cannot_be_prolonged(tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    longer = (Stage(replace(FIRST, steps=10), "first", "pixels"), STAGES[1])
+    longer = (Stage(replace(FIRST, steps=11), "first", "pixels"), STAGES[1])
     with pytest.raises(UserError) as caught:
         go(run, resume=True, stages=longer)
     assert str(caught.value) == (
-        "stages.first: got a larger budget, expected that with which it ended after 9 steps: "
+        "stages.first: got a larger budget, expected that with which it ended after 10 steps: "
         "only the stage that a run is in can be prolonged"
     )
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -227,7 +227,7 @@ def test_back_into_the_stage_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def loss(self: loop._Job, parts: Any, part: int, step: int, at: Any) -> Any:
         places.append((step, self.state.place, self.state.parts))
         found = compute(self, parts, part, step, at)
-        return found._replace(value=found.value * float("nan")) if step >= 9 and not self.state.rollbacks else found
+        return found._replace(value=found.value * float("nan")) if step >= 10 and not self.state.rollbacks else found
 
     monkeypatch.setattr(loop._Job, "_loss", loss)
     run = tmp_path / "run"
@@ -242,12 +242,12 @@ def test_back_into_the_stage_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(checkpoint, "save", save_damaged)
     lines = go(run, stages=stages)
     assert any("back at step 5" in line for line in lines)
-    assert (5, 0, 2) in places[places.index((9, 1, 3)) :]  # with the parts of that stage
-    assert places[-1] == (16, 1, 3)
-    assert numbers(run)[-1]["begun"] == [0, 9]
+    assert (5, 0, 2) in places[places.index((10, 1, 7)) :]  # with the parts of that stage
+    assert places[-1] == (17, 1, 7)
+    assert numbers(run)[-1]["begun"] == [0, 10]
     kinds = [(record["kind"], record["step"], record.get("stage")) for record in history(run)]
-    assert kinds.count(("stage", 9, "first")) == 1
-    assert kinds.count(("validation", 9, "first")) == 1
+    assert kinds.count(("stage", 10, "first")) == 1
+    assert kinds.count(("validation", 10, "first")) == 1
     assert kinds.count(("rollback", 5, "first")) == 1
     assert len(set(kinds)) == len(kinds)
     rates = learning_rates(run)
@@ -301,7 +301,7 @@ def test_a_part_sees_its_view_before_its_first_step(tmp_path: Path, monkeypatch:
     assert torch.equal(begun[-1][1], mean)  # so that an average over few steps does not remember another beginning
     # They are not the images: a draw of the first part, with its trained weights, is taken off.
     assert not any(torch.equal(images[0], image) for image in sets(binarization="threshold").train.pixels.long())
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000017")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000018")
     (tmp_path / "run" / "model.safetensors").unlink()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("checkpoints/*/model.safetensors")}
     go(tmp_path / "run", resume=True, model=watching())

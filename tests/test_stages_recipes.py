@@ -167,7 +167,7 @@ def test_curves_of_each_stage_and_of_losses(tmp_path: Path) -> None:
     (step, value), *_, (end, last) = [(record["step"], record["loss"]) for record in records]
     assert f"training goes from {value:.4g} at step {step} to {last:.4g} at step {end}; validation goes" in loss.alt
     (bits,) = figures["curve-bits-1"].charts()
-    assert " at step 9" in bits.alt
+    assert " at step 10" in bits.alt
     table = section.blocks[-1]
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == [str(r["step"]) for r in read_metrics(tmp_path) if r["kind"] == "watch"]
@@ -181,5 +181,5 @@ def test_tensorboard_tells_stages_apart(tmp_path: Path) -> None:
     assert steps["train/first/bits_per_dim"] == [4, 5]
     assert steps["train/second/loss"] == [8, 10]
     assert "train/second/bits_per_dim" not in steps
-    assert steps["validation/second/data"] == [10]
+    assert steps["validation/second/data"] == [8, 10]
     assert steps["events/stage/text_summary"] == [5]
