@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,14 +202,51 @@ def test_saved_and_loaded_it_is_the_same_model(model: Model, tmp_path: Path) -> 
     again, _ = load_model(tmp_path / "model.safetensors")
     assert type(again) is type(model)
     assert not again.training
-    assert torch.equal(again.evidence(x, seeded()).log_px, expected)
+    claim = again.evidence(x, seeded()).log_px
+    assert torch.equal(claim, expected)
+    assert not claim.requires_grad  # nobody who only measures pays for a graph
+    assert again.requires_grad_(True).evidence(x, seeded()).log_px.requires_grad
     assert torch.equal(again.sample(3, generator=seeded()), drawn)
 
 
-def test_repr_names_the_model_and_its_parts(model: Model) -> None:
-    text = repr(model)
-    assert text.startswith(type(model).__name__ + "(")
-    assert all(f"({name}): " in text for name, _ in model.named_children())
+def test_repr_names_layers_grids_and_parameters_in_a_few_lines(model: Model) -> None:
+    first, *lines = repr(model).splitlines()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert first.startswith(f"{type(model).__name__} for images {list(model.shape)} with {model.levels} levels")
+    assert first.endswith(f"{count:,} parameters")
+    assert len(lines) <= 2
+    parts = dict(re.findall(r"(\w+) ([\d,]+)(?:, |$)", lines[-1].partition(": ")[2]))
+    assert sum(int(number.replace(",", "")) for number in parts.values()) <= count
+    assert all(f"({name}): " in torch.nn.Module.__repr__(model) for name, _ in model.named_children())
+
+
+def test_shapes_of_latents_are_those_of_the_posterior_means(hierarchy: Hierarchy) -> None:
+    before = [z.clone() for z in hierarchy.state_dict().values()]
+    shapes = hierarchy.latent_shapes()
+    assert shapes == [tuple(z.shape[1:]) for z in hierarchy.latents(some_images(hierarchy, 2))]
+    assert all(str(list(shape)) in repr(hierarchy) for shape in shapes)
+    assert all(torch.equal(a, b) for a, b in zip(before, hierarchy.state_dict().values(), strict=True))
+
+
+def test_a_seed_is_a_generator_of_its_own(model: Model) -> None:
+    expected = model.sample(3, generator=seeded(7))
+    state = torch.random.get_rng_state()
+    assert torch.equal(model.sample(3, seed=7), expected)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with pytest.raises(ValueError, match=r"^seed: got 7 beside a generator, expected one of the two$"):
+        model.sample(3, generator=seeded(7), seed=7)
+
+
+def test_bits_per_dim_are_one_number_for_each_image(model: Model) -> None:
+    x = some_images(model, 3)
+    evidence = model.evidence(x, seeded())
+    bits = model.bits_per_dim(x, seed=5)
+    assert bits.shape == (3,)
+    assert not bits.requires_grad
+    assert torch.equal(bits, model.bits_per_dim(x, seeded()))
+    torch.testing.assert_close(bits, -evidence.log_px.detach() / (model.dims * math.log(2.0)))
+    assert torch.equal(bits, evidence.bits_per_dim)
+    assert len(repr(evidence).splitlines()) <= 6
 
 
 def test_latents_decode_to_the_reconstruction(latent_model: LatentModel) -> None:
