@@ -108,6 +108,12 @@ class Model(Network, ABC):
         parameter = next(self.parameters(), None)
         return Generator("cpu" if parameter is None else parameter.device).manual_seed(seed)
 
+    @property
+    def saved(self) -> Network:
+        """The network that runs save and whose weights a claim is about: the model itself, unless it is an energy's
+        (:class:`~davi.model.Normalized`)."""
+        return self
+
     def forward(self, x: Tensor, draws: int = 1, y: Tensor | None = None) -> Evidence:
         """:meth:`evidence` of every image ``draws`` times, side by side, ``[draws * B]`` numbers. Training calls it, so
         that wrappers which intercept calls (data parallelism, hooks) work."""
