@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import PIL.Image
     import torch
-    from PIL import Image
 
     from davi.evidence import Evidence, Kind
     from davi.model import Hierarchy, LatentModel, Model
@@ -187,7 +187,7 @@ def load(run: str | Path) -> Model:
     return model
 
 
-def show(images: Any, levels: Any = 256, columns: int | None = None, scale: int | None = None) -> Image.Image:
+def show(images: Any, levels: Any = 256, columns: int | None = None, scale: int | None = None) -> PIL.Image.Image:
     """Images as one picture, which a notebook shows inline.
 
     Arguments:

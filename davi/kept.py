@@ -14,6 +14,9 @@ from typing import Any
 PREFIX = "run:"
 """What the name of such a set begins with."""
 
+IMAGES = "images.npz"
+"""The file of the images that a Python program hands over (:func:`davi.train`); it is there before the run is."""
+
 
 def is_kept(name: object) -> bool:
     """Whether a ``data.set`` speaks of a file in the folder of a run."""

@@ -30,13 +30,13 @@ from davi.cli.options import parse
 from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
 from davi.files import sync_folder, writing
-from davi.kept import PREFIX
+from davi.kept import IMAGES, PREFIX
 from davi.keywords import DATA, assignments, check_known, model_keywords
 from davi.measurements import Measured
 from davi.model import Model, Temperature
 from davi.notebook import Page
 from davi.recipes import Recipe
-from davi.runs import IMAGES, LOCK, METRICS, MODEL, RECIPE, load_model, read_metrics
+from davi.runs import LOCK, METRICS, MODEL, RECIPE, load_model, read_metrics
 from davi.training.parallel import Processes
 
 _TRAINING = {"lr": "learning_rate"} | {name: name for name in ("minutes", "steps", "epochs", "batch_size", "seed")}

@@ -32,7 +32,7 @@ from davi.config import parse, to_dict
 from davi.data import which_images
 from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
-from davi.kept import portable
+from davi.kept import IMAGES, portable
 from davi.model import Energy, Model, Network
 from davi.models import MODELS
 from davi.partition import normalized
@@ -41,8 +41,6 @@ from davi.renamed import read, upgraded
 
 METRICS, CHECKPOINTS, MODEL, LOCK = "metrics.jsonl", "checkpoints", "model.safetensors", ".lock"
 START = "start.safetensors"
-IMAGES = "images.npz"
-"""Images that a Python program has handed over (:func:`davi.train`); they are there before the run is."""
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
 

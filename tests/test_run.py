@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,14 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
         davi.Run(tmp_path)
     with pytest.raises(UserError, match=r"^run: got .*/none, found nothing there, expected the folder of a run"):
         davi.Run(tmp_path / "none")
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = (
+        "import sys, davi; dir(davi); sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'PIL', 'yaml')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert (Path(davi.__file__).with_name("py.typed")).is_file()
 
 
 def test_models_are_built_with_keywords() -> None:
