@@ -50,7 +50,7 @@ class About(StrEnum):
     X_AND_Y = "x,y"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     r"""Per-image terms of a claim about :math:`\log p(x)`, in nats.
 
@@ -69,12 +69,19 @@ class Evidence:
             (:class:`davi.distributions.Drawn`). Their prior depends on latents that were inferred from them, and the
             expectation may have either sign. Only together all layers are the KL divergence of q(z | x) from p(z).
         about: log p(x), unless the model knows of classes: log p(x | y), log p(y | x) or log p(x, y).
+        dims: values in one image, C * H * W, for :attr:`bits_per_dim`; None where that makes no sense.
 
     Example:
         >>> import torch
         >>> terms = {"reconstruction": torch.tensor([-3.0, -4.0]), "kl/00": torch.tensor([-1.5, -0.5])}
-        >>> Evidence(terms, Kind.LOWER_BOUND).log_px
+        >>> evidence = Evidence(terms, Kind.LOWER_BOUND, dims=4)
+        >>> evidence.log_px
         tensor([-4.5000, -4.5000])
+        >>> evidence
+        Evidence for 2 images: lower bound on log p(x)
+          log p(x): mean -4.5 nats, from -4.5 to -4.5
+          bits/dim: mean 1.623, from 1.623 to 1.623
+          terms, mean nats: reconstruction -3.5, kl/00 -1
     """
 
     terms: Mapping[str, Tensor]
@@ -85,6 +92,7 @@ class Evidence:
     draws: tuple[Tensor, ...] = ()
     no_divergence: frozenset[str] = frozenset()
     about: About = About.X
+    dims: int | None = None
 
     @cached_property
     def log_px(self) -> Tensor:
@@ -103,6 +111,52 @@ class Evidence:
         Its exponential has expectation :math:`p(x)` under :math:`q`, which is what importance sampling needs.
         """
         return None if self.log_weight_fn is None else self.log_weight_fn()
+
+    @cached_property
+    def bits_per_dim(self) -> Tensor:
+        """Bits per dimension of each image, ``-log_px / (dims ln 2)``, ``[B]``. Of a lower bound they are an upper one.
+
+        Raises:
+            ValueError: if nobody has told how many dimensions an image has.
+        """
+        if self.dims is None:
+            raise ValueError("dims: got None, expected the number of values in one image")
+        return self.log_px.detach() / (-self.dims * math.log(2.0))
+
+    def __repr__(self) -> str:
+        """At most four lines, however many images and layers there are."""
+        if not self.terms:
+            return "Evidence without terms"
+        count, claim = len(self.log_px), f"log p({self.about})"
+        link = {Kind.EXACT: "", Kind.LOWER_BOUND: "on ", Kind.ESTIMATE: "of "}[self.kind]
+        lines = [f"Evidence for {count} image{'s' * (count != 1)}: {self.kind} {link}{claim}"]
+        lines.append(f"  {claim}: {_spread(self.log_px, ' nats')}")
+        if self.dims is not None:
+            lines.append(f"  bits/dim: {_spread(self.bits_per_dim)}")
+        lines.append(f"  terms, mean nats: {self._terms_in_words()}")
+        return "\n".join(lines)
+
+    def _terms_in_words(self) -> str:
+        """The mean of each term; of many layers their sum."""
+        means = {name: float(term.detach().double().mean()) for name, term in self.terms.items()}
+        layers = [mean for name, mean in means.items() if name.startswith("kl/")]
+        if len(layers) > _SHOWN:
+            means = {name: mean for name, mean in means.items() if not name.startswith("kl/")}
+            means[f"kl of {len(layers)} layers"] = sum(layers)
+        more = [f"{len(means) - 2 * _SHOWN} more"] if len(means) > 2 * _SHOWN else []
+        return ", ".join([*(f"{name} {mean:.4g}" for name, mean in list(means.items())[: 2 * _SHOWN]), *more])
+
+
+_SHOWN = 4
+"""Layers that the representation of a claim names one by one."""
+
+
+def _spread(values: Tensor, unit: str = "") -> str:
+    """Mean, smallest and largest of some numbers."""
+    x = values.detach().double()
+    if not x.numel():
+        return "of no image"
+    return f"mean {float(x.mean()):.4g}{unit}, from {float(x.min()):.4g} to {float(x.max()):.4g}"
 
 
 def bits_per_dim(nats: float, dims: int) -> float:

@@ -29,7 +29,7 @@ from davi.evaluation.clusters import Groups
 from davi.evaluation.result import Result
 from davi.evidence import Kind
 from davi.files import read_tensors, write_tensors, writing
-from davi.report import write_json
+from davi.report import to_terminal, write_json
 
 EVALUATION = "evaluation"
 """The files' name without its suffix."""
@@ -40,7 +40,7 @@ LARGEST_FILE = 2**24
 _TERMS, _GROUPS = "terms/", "groups"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measured:
     """An evaluation as it was read back.
 
@@ -60,6 +60,10 @@ class Measured:
 
     def __len__(self) -> int:
         return len(self.elbo)
+
+    def __repr__(self) -> str:
+        """The table that ``davi evaluate`` prints."""
+        return to_terminal(self.result)
 
     @property
     def kind(self) -> Kind:

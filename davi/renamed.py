@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from davi.config import load_yaml
+from davi.kept import located
 
 RECIPE = "recipe.yaml"
 """The name of the recipe that DAVI writes into a run's folder."""
@@ -96,13 +97,14 @@ def upgraded(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A recipe's file, in the words of today if DAVI wrote it, else as it is.
+    """A recipe's file, in the words of today if DAVI wrote it (:func:`davi.kept.located`: with the place of images that
+    lie beside it), else as it is.
 
     Raises:
         UserError: as :func:`davi.config.load_yaml` does.
     """
     sections = load_yaml(path)
-    return upgraded(sections) if Path(path).name == RECIPE else sections
+    return located(upgraded(sections), Path(path).parent) if Path(path).name == RECIPE else sections
 
 
 def complaint(sections: Mapping[str, Any]) -> str | None:

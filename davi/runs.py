@@ -4,6 +4,7 @@ Layout::
 
     recipe.yaml                    the complete recipe
     metrics.jsonl                  one JSON object per line: what happened, in the order of the steps (davi.metrics)
+    images.npz                     its images, if a Python program handed them over (davi.run)
     start.safetensors              the weights it begins with, if these are another model's (davi.training.start)
     checkpoints/step-00001234/     everything a resumed run needs (davi.training.checkpoint)
     model.safetensors              the trained model: averaged weights and buffers
@@ -30,6 +31,7 @@ from davi.config import parse, to_dict
 from davi.data import which_images
 from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
+from davi.kept import IMAGES, portable
 from davi.model import Energy, Model, Network
 from davi.models import MODELS
 from davi.partition import normalized
@@ -79,7 +81,7 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False, first: Ca
         if (run / RECIPE).exists():
             _same_recipe(run, recipe)
             return
-        if {path.name for path in run.iterdir()} - {RECIPE + ".new", LOCK, START, START + ".new"}:
+        if {path.name for path in run.iterdir()} - {RECIPE + ".new", LOCK, START, START + ".new", IMAGES}:
             raise UserError(f"run: {run} holds no {RECIPE}, so there is no run to resume")
     with writing(f"{run}"):
         run.mkdir(parents=True, exist_ok=True)
@@ -136,10 +138,10 @@ def check_can_go_on(run: Path) -> None:
 
 
 def in_use(run: Path) -> bool:
-    """Whether a folder holds anything but a lock; what is no folder is refused."""
+    """Whether a folder holds anything but a lock and images to train on; what is no folder is refused."""
     if run.exists() and not run.is_dir():
         raise UserError(f"run: got {run}, which is a file; expected a folder")
-    return run.is_dir() and any(path.name != LOCK for path in run.iterdir())
+    return run.is_dir() and any(path.name not in (LOCK, IMAGES) for path in run.iterdir())
 
 
 def write_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
@@ -148,7 +150,7 @@ def write_recipe(run: Path, recipe: Mapping[str, Any]) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    text = yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_plain(portable(recipe, run)), sort_keys=False, allow_unicode=True)
     with writing(f"{run}"):
         replace_text(run / RECIPE, text)
 
@@ -301,7 +303,7 @@ def _load(path: Path) -> tuple[Network, dict[str, Any]]:
         model = build()
     model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what convolutions are fastest on
-    return model.eval().requires_grad_(True), {**info, "source": str(path)}
+    return model.eval().requires_grad_(False), {**info, "source": str(path)}
 
 
 def _check_info(path: Path, info: Mapping[str, Any]) -> None:

@@ -19,7 +19,9 @@ LONGEST_FILE = 450
 
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
+    frozenset(
+        {"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "kept", "layers"}
+    )
     | {"progress", "quantity", "records", "renamed", "repetition"},
     frozenset({"model"}),
     frozenset({"models"}),
@@ -29,7 +31,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     )
     | {"runs", "training"},
     frozenset({"recipes"}),
-    frozenset({"__init__", "__main__", "cli"}),
+    frozenset({"__init__", "__main__", "cli", "keywords", "notebook", "run"}),
 )
 """Parts of the package (first component below ``davi``), lowest level first."""
 
@@ -37,8 +39,9 @@ ONLY: dict[str, frozenset[str]] = {
     "batch": frozenset(),
     "errors": frozenset(),
     "config": frozenset({"errors"}),
-    "data": frozenset({"errors"}),
+    "data": frozenset({"errors", "kept"}),
     "formatting": frozenset({"quantity"}),
+    "kept": frozenset(),
     "pictures": frozenset({"errors"}),
     "progress": frozenset(),
     "quantity": frozenset(),

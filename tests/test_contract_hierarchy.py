@@ -48,6 +48,14 @@ def test_bounds_lie_below_the_probability_and_rise_to_it() -> None:
     assert bool(((weights.mean(0) - exact).abs() < 5 * weights.std(0) / n**0.5).all())
 
 
+def test_shapes_of_latents_are_those_of_the_posterior_means(hierarchy: Hierarchy) -> None:
+    before = [x.clone() for x in hierarchy.state_dict().values()]
+    shapes = hierarchy.latent_shapes()
+    assert shapes == [tuple(z.shape[1:]) for z in hierarchy.latents(some_images(hierarchy, 2))]
+    assert all(str(list(shape)) in repr(hierarchy) for shape in shapes)
+    assert all(torch.equal(a, b) for a, b in zip(before, hierarchy.state_dict().values(), strict=True))
+
+
 def test_divergences_in_closed_form_are_never_negative(hierarchy: Hierarchy) -> None:
     closed: list[Tensor] = []
 

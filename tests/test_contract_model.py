@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,26 @@ def test_samples_are_images_and_follow_the_generator(model: Model) -> None:
     assert not first.requires_grad
 
 
+def test_a_seed_is_a_generator_of_its_own(model: Model) -> None:
+    expected = model.sample(3, generator=seeded(7))
+    state = torch.random.get_rng_state()
+    assert torch.equal(model.sample(3, seed=7), expected)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with pytest.raises(ValueError, match=r"^seed: got 7 beside a generator, expected one of the two$"):
+        model.sample(3, generator=seeded(7), seed=7)
+
+
+def test_bits_per_dim_are_one_number_for_each_image(model: Model) -> None:
+    x = some_images(model, 3)
+    evidence = model.evidence(x, seeded())
+    bits = model.bits_per_dim(x, seed=5)
+    assert bits.shape == (3,)
+    assert not bits.requires_grad
+    assert torch.equal(bits, model.bits_per_dim(x, seeded()))
+    torch.testing.assert_close(bits, -evidence.log_px.detach() / (model.dims * math.log(2.0)))
+    assert len(repr(evidence).splitlines()) <= 6
+
+
 @pytest.mark.parametrize(("n", "temperature"), [(0, 1.0), (-1, 1.0), (2, -0.5), (2, float("nan")), (2, float("inf"))])
 def test_impossible_samples_are_refused(model: Model, n: int, temperature: float) -> None:
     with pytest.raises(ValueError, match=r"^(n|temperature): got "):
@@ -150,7 +171,10 @@ def test_saved_and_loaded_it_is_the_same_model(model: Model, tmp_path: Path) -> 
     again, _ = load_model(tmp_path / "model.safetensors")
     assert type(again) is type(model)
     assert not again.training
-    assert torch.equal(again.evidence(x, seeded()).log_px, expected)
+    claim = again.evidence(x, seeded()).log_px
+    assert torch.equal(claim, expected)
+    assert not claim.requires_grad  # nobody who only measures pays for a graph
+    assert again.requires_grad_(True).evidence(x, seeded()).log_px.requires_grad
     assert torch.equal(again.sample(3, generator=seeded()), drawn)
 
 

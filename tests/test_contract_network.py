@@ -136,7 +136,12 @@ def test_every_block_is_part_of_the_network(network: Network) -> None:
     assert all(block in modules for block in network.blocks())
 
 
-def test_repr_names_the_network_and_its_parts(network: Network) -> None:
-    text = repr(network)
-    assert text.startswith(type(network).__name__ + "(")
-    assert all(f"({name}): " in text for name, _ in network.named_children())
+def test_repr_names_layers_grids_and_parameters_in_a_few_lines(network: Network) -> None:
+    first, *lines = repr(network).splitlines()
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert first.startswith(f"{type(network).__name__} for images {list(network.shape)} with {network.levels} levels")
+    assert first.endswith(f"{count:,} parameters")
+    assert len(lines) <= 2
+    parts = dict(re.findall(r"(\w+) ([\d,]+)(?:, |$)", lines[-1].partition(": ")[2] if lines else ""))
+    assert sum(int(number.replace(",", "")) for number in parts.values()) <= count
+    assert all(f"({name}): " in torch.nn.Module.__repr__(network) for name, _ in network.named_children())

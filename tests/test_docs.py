@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partialmethod
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -242,6 +243,26 @@ def test_the_python_of_the_training_page(tmp_path: Path, monkeypatch: pytest.Mon
     (block,) = [block for block in blocks(DOCS / "concepts" / "training.md") if block.language == "python"]
     exec(compile(block.text, "training.md", "exec"), {"__name__": "training"})
     assert (tmp_path / "runs" / "tiny" / "model.safetensors").is_file()
+
+
+def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def short(*given: Any, minutes: float, width: int, run: str) -> davi.Run:
+        assert (minutes, width) == (2, 8)
+        return train(*given, run=run, steps=2, width=4, layers=[1, 1], training={"validation_images": 4})
+
+    train = davi.train
+    monkeypatch.setattr(davi, "train", short)
+    monkeypatch.setattr(davi.Run, "evaluate", partialmethod(davi.Run.evaluate, limit=4))
+    monkeypatch.setattr(davi.Run, "inspect", partialmethod(davi.Run.inspect, limit=4, no_figures=True))
+    found: dict[str, Any] = {"__name__": "python"}
+    for block in blocks(DOCS / "python.md"):
+        exec(compile(block.text, "python.md", "exec"), found)
+    assert found["images"].shape == (520, 32, 32, 3)
+    assert found["bits"].shape == (4,)
+    assert len(found["evidence"].log_px) == 16
+    assert (tmp_path / "runs" / "patches" / "inspection.html").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from davi.evaluation import LogMeanExp, evaluate, importance_bound, measuring
 from davi.evaluation.activity import ACTIVE_UNITS, RunningCovariance, active_units
 from davi.evidence import Evidence, Kind
 from davi.layers import LikelihoodConfig
-from davi.model import Choose, Hierarchy, LatentModel, Model
+from davi.model import Choose, Hierarchy, LatentModel, Model, Temperature
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 
 
@@ -74,9 +74,7 @@ class Exact(Model):
         log_p = self.share.log()[x.long()].flatten(1)  # [B, 2]
         return Evidence({"left": log_p[:, 0], "right": log_p[:, 1]}, self.kind)
 
-    def sample(
-        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         return torch.multinomial(self.share, 2 * n, replacement=True, generator=generator).view(n, *self.shape)
 
 
@@ -107,9 +105,7 @@ class Single(LatentModel):
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         return Evidence({"reconstruction": torch.full((len(x),), -2.0)}, Kind.LOWER_BOUND)
 
-    def sample(
-        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         return torch.zeros(n, *self.shape, dtype=torch.long)
 
     def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:

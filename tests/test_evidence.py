@@ -63,3 +63,27 @@ def test_published_bits_per_dim(log_density: float, levels: int, dims: int, publ
 
 def test_a_fair_coin_costs_one_bit() -> None:
     assert bits_per_dim(10 * math.log(0.5), 10) == pytest.approx(1.0, rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_bits_per_dim_of_every_image(kind: Kind) -> None:
+    evidence = Evidence({"a": torch.tensor([-8.0, 0.0]) * math.log(2.0)}, kind, dims=4)
+    assert evidence.bits_per_dim.tolist() == pytest.approx([2.0, 0.0])
+    with pytest.raises(ValueError, match=r"^dims: got None, expected the number of values in one image$"):
+        _ = Evidence({"a": torch.zeros(1)}, kind).bits_per_dim
+
+
+def test_repr_is_short_and_says_what_is_claimed() -> None:
+    terms = {
+        "reconstruction": torch.linspace(-9.0, -7.0, 5000),
+        **{f"kl/{i:02d}": -torch.ones(5000) for i in range(40)},
+    }
+    lines = repr(Evidence(terms, Kind.LOWER_BOUND, dims=64)).splitlines()
+    assert lines == [
+        "Evidence for 5000 images: lower bound on log p(x)",
+        "  log p(x): mean -48 nats, from -49 to -47",
+        "  bits/dim: mean 1.082, from 1.059 to 1.105",
+        "  terms, mean nats: reconstruction -8, kl of 40 layers -40",
+    ]
+    assert repr(Evidence({"p": torch.zeros(1)}, Kind.EXACT)).startswith("Evidence for 1 image: exact log p(x)\n")
+    assert repr(Evidence({}, Kind.EXACT)) == "Evidence without terms"

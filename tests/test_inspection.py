@@ -25,7 +25,7 @@ from davi.inspection.bits import spread
 from davi.inspection.inspect import pick
 from davi.inspection.walks import depths_of
 from davi.layers import LikelihoodConfig, Padding
-from davi.model import Choose
+from davi.model import Choose, Temperature
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
 
 SEED = 3
@@ -83,9 +83,7 @@ class Uniform(Model):
         share = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
         return Evidence({"log_p": share.log()[x.long()].flatten(1).sum(1)}, Kind.EXACT)
 
-    def sample(
-        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         return torch.randint(self.levels, (n, *self.shape), generator=generator)
 
 

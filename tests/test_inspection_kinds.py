@@ -60,9 +60,7 @@ class Flowlike(Model):
         terms = {"base": -x.float().flatten(1).sum(1), "log_det": torch.full((len(x),), -6.0)}
         return Evidence(terms, Kind.LOWER_BOUND)
 
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         return torch.zeros(n, *self.shape, dtype=torch.long)
 
 

@@ -17,7 +17,7 @@ from davi.distributions.base import Noise
 from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.evidence import Evidence, Kind
-from davi.model import Choose, Hierarchy, Model
+from davi.model import Choose, Hierarchy, Model, Temperature
 from davi.objectives import EvidenceConfig, EvidenceObjective
 
 LEVELS, CODES = 3, 4
@@ -177,9 +177,7 @@ class Plain(Model):
         found = self.inner.evidence(x, generator)
         return Evidence(found.terms, found.kind, found.log_weight_fn)
 
-    def sample(
-        self, n: int, temperature: Any = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         return self.inner.sample(n, temperature, generator)
 
 

@@ -43,9 +43,7 @@ class Counted(Model):
         energy = ((x - self.center) * self.weight).exp()  # keeps x - center, and its own result
         return Evidence({"reconstruction": -energy.flatten(1).sum(1)}, Kind.ESTIMATE)
 
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         return torch.zeros(n, *self.shape, dtype=torch.uint8)
 
 

@@ -83,9 +83,7 @@ class Logistic(Model):
         self.calls += 1
         return Evidence({"reconstruction": term, "kl/00": -self.gate.square().expand(len(x))}, Kind.LOWER_BOUND)
 
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         probabilities = self.logits.softmax(0).flatten(1).T
         drawn = torch.multinomial(probabilities, n, replacement=True, generator=generator)  # [dims, n]
         return drawn.T.reshape(n, *self.shape)

@@ -61,20 +61,21 @@ def read_images(path: Path, levels: int | None, name: str) -> Images:
     return to_images(array, levels, name)
 
 
-def hints(path: Path, images: Images, levels: int | None) -> tuple[str, ...]:
+def hints(path: Path, images: Images, levels: int | None, axes_known: bool = False) -> tuple[str, ...]:
     """What the user of an array should be told about how it was read.
 
     Arguments:
         path: of the file.
         images: that were read from it.
         levels: as given; what a type allows may be more than the values use.
+        axes_known: the file is our own; there is nothing to say about its axes.
     """
     channels, height, width = images.shape
     told = []
-    if channels > 1:
+    if channels > 1 and not axes_known:
         size = f"{height}x{width} pixels, {channels} channels"
         told.append(f"{path} is read as [N, H, W, C]: {len(images)} images of {size}")
-    if channels > 1 and channels != 3 and height in (1, 3):
+    if told and channels != 3 and height in (1, 3):
         told[0] += "; if it is [N, C, H, W], save x.transpose(0, 2, 3, 1)"
     if levels is None and images.levels > 2:
         used = torch.bincount(images.pixels.flatten().int(), minlength=images.levels).nonzero().flatten()

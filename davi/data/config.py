@@ -26,9 +26,9 @@ class DataConfig:
         set: name of a set (digits, photos, mnist, binarized_mnist, fashion_mnist, omniglot28, cifar10), or the path of
             a folder of images (:mod:`davi.data.folder`), of the files of a distribution (:mod:`davi.data.formats`), or
             of a .npy or .npz file that holds an array [N, H, W] or [N, H, W, C]; or hub:NAME or hub:PATH
-            (:mod:`davi.data.hub`).
+            (:mod:`davi.data.hub`). In a run that keeps its images itself, run:FILE (:mod:`davi.kept`).
         root: directory with one folder for each named set; the environment variable DAVI_DATA when not given. For no
-            set that is given by its path.
+            set that is given by its path. Of run:FILE the folder of the run.
         binarization: none; static (all images drawn once); dynamic (training images drawn at each presentation,
             validation and test once); threshold (one where the gray value is above one half).
         binarization_seed: seed of everything that is drawn once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from davi.data.config import DataConfig
 from davi.data.protocol import load
 from davi.errors import UserError
+from davi.kept import is_kept
 
 Shape = tuple[int, int, int]
 """(C, H, W)"""
@@ -35,8 +36,9 @@ ELSEWHERE: dict[str, Geometry] = {
 
 
 def is_named(name: str) -> bool:
-    """Whether a ``data.set`` is the name of a set whose geometry is known by heart, and no path."""
-    return name in GEOMETRY or name in ELSEWHERE
+    """Whether a ``data.set`` is a name and no path: of a set whose geometry is known by heart, or of images in the
+    folder of a run."""
+    return name in GEOMETRY or name in ELSEWHERE or is_kept(name)
 
 
 def geometry_of(config: DataConfig) -> Geometry:

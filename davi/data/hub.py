@@ -21,7 +21,7 @@ import numpy as np
 from davi.data.arrays import to_images
 from davi.data.decoding import decode, strict
 from davi.data.images import Images, Source, Whole
-from davi.data.labels import labeled, unlabeled
+from davi.data.labels import chosen_column, labeled, unlabeled
 from davi.data.picture import MAX_PIXELS
 from davi.data.splitting import counted
 from davi.data.subfolders import NAMES
@@ -58,7 +58,7 @@ def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS, labels: bool 
         column = _image_column(datasets, spec, next(iter(splits.values())).features)
         sets = {name: _decoded(datasets, table, column, f"{spec}/{name}", max_pixels) for name, table in splits.items()}
         if labels:
-            sets = {name: _labeled(datasets, splits[name], sets[name]) for name in splits}
+            sets = {name: _labeled(splits[name], sets[name]) for name in splits}
     return _source(spec, sets)
 
 
@@ -145,17 +145,16 @@ def _decoded(datasets: Any, table: Any, column: str, name: str, max_pixels: int)
     return to_images(values, first.levels, name)
 
 
-def _labeled(datasets: Any, table: Any, images: Images) -> Images:
+def _labeled(table: Any, images: Images) -> Images:
     """The images of a table with the labels in its column of classes."""
-    kinds = {name: kind for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
-    chosen = list(kinds) if len(kinds) == 1 else [name for name in ("label", "fine_label") if name in kinds][:1]
-    if not chosen:
+    chosen = chosen_column(table.features)
+    if chosen is None:
         held = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in table.features.items())
         raise unlabeled(f"{images.name} has the columns {held}, of which one had to be of type ClassLabel")
-    values = list(table[chosen[0]])
+    values = list(table[chosen])
     if (missing := next((i for i, value in enumerate(values) if value is None), None)) is not None:
-        raise UserError(f"{images.name}: row {missing}: got no label, expected one of {chosen[0]}")
-    return labeled(images, np.array(values), tuple(kinds[chosen[0]].names), images.name)
+        raise UserError(f"{images.name}: row {missing}: got no label, expected one of {chosen}")
+    return labeled(images, np.array(values), tuple(table.features[chosen].names), images.name)
 
 
 def _source(spec: str, sets: Mapping[str, Images]) -> Source | Whole:

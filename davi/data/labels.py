@@ -89,6 +89,13 @@ def labeled(
     return dataclasses.replace(images, labels=labels, classes=names, checked=True)
 
 
+def chosen_column(features: Mapping[str, Any]) -> str | None:
+    """The column of a table of Hugging Face's ``datasets`` that is taken for the labels: the only one of type
+    ClassLabel, or else ``label`` or ``fine_label``; None if there is none."""
+    kinds = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
+    return kinds[0] if len(kinds) == 1 else next((name for name in ("label", "fine_label") if name in kinds), None)
+
+
 def called(images: Images, classes: tuple[str, ...], where: str) -> Images:
     """The same images with names for classes that were numbers; without labels they stay as they are.
 

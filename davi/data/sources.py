@@ -25,6 +25,7 @@ from davi.data.named import NAMES, named
 from davi.data.splitting import last_part, two_files
 from davi.data.subfolders import has_test
 from davi.errors import UserError
+from davi.kept import PREFIX, is_kept
 
 SETS = ("digits", "photos", *NAMES)
 """Every set that has a name."""
@@ -63,6 +64,8 @@ def kind_of(name: str) -> Kind:
     """
     if name in SETS:
         return "name"
+    if is_kept(name):
+        return "array"
     if name.startswith("hub:"):
         return "hub"
     path = Path(name)
@@ -92,6 +95,8 @@ def unused(config: DataConfig) -> dict[str, str]:
     kind, plain = kind_of(config.set), DataConfig()
     given = [name for name in _FOR if getattr(config, name) != getattr(plain, name)]
     found = {name: _WHY.get(name, _NO_FOLDER).format(config.set) for name in given if kind not in _FOR[name]}
+    if is_kept(config.set):
+        found.pop("root", None)  # of these it says in which run's folder they lie
     if "test_fraction" in given and config.test is not None and "test" not in found:
         found["test_fraction"] = f"data.test {config.test} is for test"
     elif "test_fraction" in given and kind == "folder" and has_test(Path(config.set).expanduser()):
@@ -165,7 +170,7 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
     """What is behind a name that is no folder of images, with the levels and the place that the options say."""
     kind = kind_of(name)
     if kind == "array":
-        return _array(Path(name), config)
+        return _array(_kept_file(name, config.root), config, True) if is_kept(name) else _array(Path(name), config)
     if kind == "distribution":
         return read_distribution(Path(name), config.levels, config.labels)
     if kind == "hub":
@@ -180,9 +185,17 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
     return dataclasses.replace(source, notes=(note,)) if config.root is not None else source
 
 
-def _array(path: Path, config: DataConfig) -> Whole:
+def _kept_file(name: str, root: str | None) -> Path:
+    """The file in the folder of a run that a ``data.set`` speaks of."""
+    file = Path(name.removeprefix(PREFIX))
+    if root is None or file.name != str(file):
+        raise UserError(f"data.set: got {name!r}, expected the path of images; only a run speaks so of its own")
+    return Path(root) / file
+
+
+def _array(path: Path, config: DataConfig, written_by_davi: bool = False) -> Whole:
     images = read_images(path, config.levels, path.name)
-    notes = hints(path, images, config.levels)
+    notes = hints(path, images, config.levels, written_by_davi)
     if config.labels:
         images = labeled(images, read_labels(path), None, str(path))
     return Whole(images, str(path), notes=notes)

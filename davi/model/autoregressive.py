@@ -44,7 +44,7 @@ class Autoregressive(Model, ABC):
         self.check_labels(y, len(x))
         pixels = self.conditionals(x, y)
         about = About.X if y is None else About.X_GIVEN_Y
-        return Evidence({"pixels": pixels.log_prob(x)}, pixels.kind, about=about)
+        return Evidence({"pixels": pixels.log_prob(x)}, pixels.kind, about=about, dims=self.dims)
 
     @torch.no_grad()
     def complete(
@@ -85,10 +85,7 @@ class Autoregressive(Model, ABC):
         return x
 
     @final
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """Draw images pixel by pixel (:meth:`complete`, with nothing given)."""
-        check_draw(n, temperature)
         device = next(self.parameters()).device
         return self.complete(torch.zeros(n, *self.shape, dtype=torch.long, device=device), 0, temperature, generator, y)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
+from typing import final
 
+import torch
 from torch import Generator, Tensor
 
 from davi.evidence import Evidence
@@ -35,11 +38,75 @@ class Model(Network, ABC):
             (['reconstruction', 'kl/00', 'kl/01', 'kl/02'], torch.Size([2]))
         """
 
-    @abstractmethod
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
+    @torch.no_grad()
+    def bits_per_dim(
+        self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        """Draw ``n`` images, integers ``[n, C, H, W]``; of the classes ``y``, ``[n]``, if the model has classes."""
+        """Bits per dimension of each image, ``[B]``, without gradients: one draw of what :meth:`evidence` claims.
+
+        Many draws make a tighter bound: :func:`davi.evaluation.importance_bound`.
+
+        Arguments:
+            x: integer images, ``[B, C, H, W]``, in ``{0 .. levels - 1}``.
+            generator: source of the model's own randomness; torch's default when None.
+            y: class of each image, ``[B]``, for a model with classes.
+            seed: of a generator of this call's own, in place of ``generator``.
+
+        Example:
+            >>> import davi, torch
+            >>> model = davi.build("attentive_digits_tiny")  # not trained
+            >>> model.bits_per_dim(torch.zeros(2, *model.shape, dtype=torch.uint8), seed=0).shape
+            torch.Size([2])
+        """
+        claim = self.evidence(x, self._generator(generator, seed), y).log_px
+        return claim / (-self.dims * math.log(2.0))
+
+    @final
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        temperature: Temperature = 1.0,
+        generator: Generator | None = None,
+        y: Tensor | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Draw images from the model, integers ``[n, C, H, W]``.
+
+        Arguments:
+            n: how many.
+            temperature: multiplies the spread of what is drawn, one number, or one for each layer of a hierarchy.
+            generator: source of randomness; torch's default when None.
+            y: class of each image, ``[n]``, for a model with classes; refused by one without.
+            seed: of a generator of this call's own, in place of ``generator``: the same images each time.
+
+        Raises:
+            ValueError: if ``n`` is not positive, a temperature is negative or not finite, their number is neither 1 nor
+                that of the layers, the labels do not fit, or both a generator and a seed are given.
+
+        Example:
+            >>> import davi
+            >>> model = davi.build("attentive_digits_tiny")  # not trained
+            >>> bool((model.sample(4, seed=1) == model.sample(4, seed=1)).all())
+            True
+        """
+        if n < 1:
+            raise ValueError(f"n: got {n}, expected at least 1 image")
+        self.check_labels(y, n)
+        return self._sample(n, temperature, self._generator(generator, seed), y)
+
+    @abstractmethod
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
+        """What :meth:`sample` asks for, once ``n`` and the labels are known to be right; without gradients."""
+
+    def _generator(self, generator: Generator | None, seed: int | None) -> Generator | None:
+        """The source of randomness of a call."""
+        if seed is None:
+            return generator
+        if generator is not None:
+            raise ValueError(f"seed: got {seed} beside a generator, expected one of the two")
+        parameter = next(self.parameters(), None)
+        return Generator("cpu" if parameter is None else parameter.device).manual_seed(seed)
 
     @property
     def saved(self) -> Network:

@@ -98,21 +98,18 @@ class Normalized(Model):
         self.check_labels(y, len(x))
         negative = -self.energy.free_energy(x)
         log_z = torch.full_like(negative, self.partition.log_z)
-        return Evidence({"negative_free_energy": negative, "negative_log_z": -log_z}, self.partition.kind)
+        terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
+        return Evidence(terms, self.partition.kind, dims=self.dims)
 
-    @torch.no_grad()
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
 
         Raises:
-            ValueError: if ``n`` or the temperature is not positive.
+            ValueError: if the temperature is not positive.
         """
         factor = check_draw(n, temperature)
         if factor == 0.0:
             raise ValueError("temperature: got 0, expected a number above 0, by which energies are divided")
-        self.check_labels(y, n)
         device = next(self.parameters()).device
         noise = torch.randint(self.levels, (n, *self.shape), generator=generator, device=device)
         return self.energy.gibbs(noise, self.energy.chain_steps, generator, factor)

@@ -6,6 +6,8 @@ sampling are different answers to that question.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -90,6 +92,35 @@ class Hierarchy(LatentModel, ABC):
             p(x | z).
         """
 
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each layer's latents for one image, the top first; nothing is computed for it.
+
+        Example:
+            >>> import davi
+            >>> davi.build("attentive_digits_tiny").latent_shapes()
+            [(2, 2, 2), (2, 2, 2), (2, 4, 4)]
+        """
+        tensors = [*self.parameters(), *self.buffers()]
+        on_paper = {id(x): x.detach().to("meta").as_subclass(type(x)) for x in tensors}
+        shapes = {}
+
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
+            assert prior is not None
+            shapes[layer] = tuple(prior.shape[1:])
+            return torch.zeros(1, *shapes[layer], device="meta")
+
+        with torch.no_grad():
+            copy.deepcopy(self, on_paper).eval().top_down(choose)  # the layers, with tensors that hold no numbers
+        return [shapes[layer] for layer in range(self.num_layers)]
+
+    def _facts(self) -> list[str]:
+        """The latents, layers of one shape together."""
+        shapes = self.latent_shapes()
+        runs = [(len(list(group)), list(shape)) for shape, group in itertools.groupby(shapes)]
+        told = [f"{count} of {shape}" if count > 1 else f"{shape}" for count, shape in runs]
+        total, layers = sum(map(math.prod, shapes)), f"{len(shapes)} layer{'s' * (len(shapes) != 1)}"
+        return [f"  latents, {layers}, {total:,} numbers, top first: {', '.join(told)}"]
+
     def latent_name(self, layer: int) -> str:
         """What a layer's latents are called in the model's paper, if that says more than the number; else nothing."""
         return ""
@@ -152,30 +183,13 @@ class Hierarchy(LatentModel, ABC):
         parts = [pixels.kind, *(latent.kind for step in steps for latent in (step.prior, step.posterior))]
         kind = Kind.weakest(Kind.LOWER_BOUND, *parts)
         early = frozenset(name for name, step in zip(maps, steps, strict=True) if not step.is_divergence)
-        return Evidence(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early)
+        return Evidence(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early, dims=self.dims)
 
     @final
-    @torch.no_grad()
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
-        """Draw images from the model.
-
-        Arguments:
-            n: how many.
-            temperature: multiplies the standard deviations of the priors, one number for all layers or one for each,
-                the top first; the pixels are drawn from p(x | z) unchanged.
-            generator: source of randomness.
-            y: classes, refused by a model without any.
-
-        Raises:
-            ValueError: if ``n`` is not positive, a temperature is negative or not finite, or their number is neither 1
-                nor that of the layers.
-        """
-        if n < 1:
-            raise ValueError(f"n: got {n}, expected at least 1 image")
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
+        """Draw the latents from their priors, whose standard deviations are multiplied by the temperature (one number
+        for all layers or one for each, the top first), and the pixels from p(x | z) unchanged."""
         factors = self._temperatures(temperature)
-        self.check_labels(y, n)
 
         def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None

@@ -15,7 +15,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import final
 
-import torch
 from torch import Generator, Tensor
 
 from davi.distributions import Latent
@@ -60,16 +59,13 @@ class Invertible(Model, ABC):
             return density if joint else density + terms["dequantization"]
 
         about = About.X if y is None else About.X_GIVEN_Y
-        return Evidence(terms, Kind.weakest(Kind.LOWER_BOUND, base.kind), log_weight_fn, about=about)
+        kind = Kind.weakest(Kind.LOWER_BOUND, base.kind)
+        return Evidence(terms, kind, log_weight_fn, about=about, dims=self.dims)
 
     @final
-    @torch.no_grad()
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """Draw z, whose spread is multiplied by the temperature, and take it back to an image."""
         factor = check_draw(n, temperature)
-        self.check_labels(y, n)
         z = self.base(n).sample(generator, factor)
         continuous, _ = self.bijection.inverse(z, self.context(y))
         return self.dequantization.quantize(continuous)

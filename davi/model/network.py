@@ -56,6 +56,23 @@ class Network(nn.Module, ABC):
         channels, height, width = self.shape
         return channels * height * width
 
+    def __repr__(self) -> str:
+        """A few lines: images, parameters, latents, parts. PyTorch's tree of modules is
+        ``torch.nn.Module.__repr__(model)``."""
+        classes = f", {self.classes} classes" if self.classes else ""
+        images = f"images {list(self.shape)} with {self.levels} levels{classes}"
+        lines = [f"{type(self).__name__} for {images}: {_size(self):,} parameters", *self._facts()]
+        parts = [f"{name} {_size(part):,}" for name, part in self.named_children() if _size(part)]
+        if len(parts) > _PARTS:
+            parts[_PARTS - 1 :] = [f"{len(parts) - _PARTS + 1} more"]
+        if parts:
+            lines.append(f"  parameters of its parts: {', '.join(parts)}")
+        return "\n".join(lines)
+
+    def _facts(self) -> list[str]:
+        """Lines of the representation that only some kinds of networks have."""
+        return []
+
     def blocks(self) -> Iterable[nn.Module]:
         """Modules that may be compiled one by one and whose activations may be recomputed in the backward pass."""
         return ()
@@ -102,6 +119,14 @@ class Network(nn.Module, ABC):
         if not self.classes:
             return None
         return torch.arange(n, device=next(self.parameters()).device) % self.classes
+
+
+_PARTS = 8
+"""Parts that the representation of a network names."""
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class Conditional:

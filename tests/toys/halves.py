@@ -53,9 +53,6 @@ class Halves(Model, Staged):
         terms = {name: part.evidence(self.view(name, Batch(x)).x).log_px for name, part in parts.items()}
         return Evidence(terms, Kind.EXACT)
 
-    @torch.no_grad()
-    def sample(
-        self, n: int, temperature: Temperature = 1.0, generator: Generator | None = None, y: Tensor | None = None
-    ) -> Tensor:
+    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         top, bottom = (part.sample(n, temperature, generator) for part in (self.top, self.bottom))
         return torch.cat([top, bottom ^ self._said(top)], 2)

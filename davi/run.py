@@ -1,0 +1,383 @@
+"""A run in Python: trained by one call, opened by its folder, asked for everything that the program says about it.
+
+What is trained, measured and written is what the program ``davi`` makes of the same words: the functions here turn
+keywords into them. Images that a Python program holds are kept in the run's folder (:mod:`davi.kept`), so that every
+verb of the program works on it, and ``--resume`` as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from torch import Generator, Tensor
+
+from davi import measurements, recipes
+from davi.cli import evaluate as evaluate_verb
+from davi.cli import inspect as inspect_verb
+from davi.cli import train as train_verb
+from davi.cli.loading import run_folder
+from davi.cli.options import parse
+from davi.data.given import EXPECTED, Given, collected
+from davi.errors import UserError, one_line
+from davi.files import sync_folder, writing
+from davi.kept import IMAGES, PREFIX
+from davi.keywords import DATA, assignments, check_known, model_keywords
+from davi.measurements import Measured
+from davi.metrics import METRICS, read_metrics
+from davi.model import Model, Temperature
+from davi.notebook import Page
+from davi.recipes import Recipe
+from davi.runs import LOCK, MODEL, RECIPE, load_model
+from davi.training.parallel import Processes
+
+_TRAINING = {"lr": "learning_rate"} | {name: name for name in ("minutes", "steps", "epochs", "batch_size", "seed")}
+"""Keywords of :func:`davi.train` -> options of the section ``training``."""
+
+_BATCH = 100
+"""Samples that are drawn together, as the program does it: another number would draw others."""
+
+
+def train(
+    recipe: str | Path,
+    images: Any,
+    run: str | Path | None,
+    resume: bool,
+    device: str | torch.device | None,
+    training: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Run:
+    """:func:`davi.train`, with the options of its budget and the like in ``training`` and all others in ``options``."""
+    base = recipes.load(recipe)
+    words = _option_words(base, training, options)
+    if run is None and resume:
+        raise UserError("run: got None with resume=True, expected the folder of the run to go on with")
+    with _on(device):
+        processes = Processes()
+        folder = processes.share(_free_folder(base.name) if run is None else Path(run))
+        begun = resume and (folder / RECIPE).is_file()
+        if begun and (own := recipes.load(folder / RECIPE).name) != base.name:
+            raise UserError(f"recipe: got {base.name}, expected {own}, with which {folder} was begun")
+        with _cleared_on_failure(folder, processes.main):
+            with processes.together():
+                words += _image_words(images, options, folder, resume, begun, processes.main)
+            first = [] if begun else [str(recipe)]
+            _train([*first, "--run", str(folder), *["--resume"] * resume, *words], folder)
+    return Run(folder, device)
+
+
+def _train(words: Sequence[str], folder: Path) -> None:
+    try:
+        status = train_verb.run(parse(["train", *words]))
+    except UserError as error:  # what was said in Python has not been typed
+        raise UserError(str(error).removeprefix("command line: "), error.details) from None
+    if status:
+        raise KeyboardInterrupt(f"{folder}: training was interrupted and is saved; resume=True goes on with it")
+
+
+def _option_words(base: Recipe, training: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """Keywords as words of the command line."""
+    model = model_keywords(base)
+    known = {*model, *DATA, *_TRAINING, "labels", "run", "resume", "device", "training"}
+    check_known(options, known, f"davi.train and of {base.model_name}")
+    given = {_TRAINING.get(key, key): value for key, value in training.items()}
+    found = assignments("training", given)
+    found += assignments("data", {key: value for key, value in options.items() if key in DATA})
+    found += assignments("model", {key: value for key, value in options.items() if key in model})
+    return [f"--{word}" for word in found]
+
+
+def _image_words(
+    images: Any, options: Mapping[str, Any], folder: Path, resume: bool, begun: bool, main: bool
+) -> list[str]:
+    """The words that say which images; those that are no files are written into the folder of the run."""
+    labels = options.get("labels", False)
+    if images is None or isinstance(images, (str, Path)):
+        if not isinstance(labels, bool):
+            raise UserError(f"labels: got {type(labels).__name__}, expected True or False: files have their own labels")
+        named = [] if images is None else assignments("data", {"set": str(images)})
+        return [f"--{word}" for word in [*named, *(["data.labels=true"] if labels else [])]]
+    if not begun and main:
+        _check_free(folder, resume)
+    given = collected(images, labels, options.get("levels"))
+    if begun or (resume and (folder / IMAGES).exists()):
+        _check_same(given, folder)
+    elif main:
+        _keep(given, folder)
+    place = {"set": f"{PREFIX}{IMAGES}", "root": str(folder.expanduser().absolute())}
+    return [f"--{word}" for word in assignments("data", {**place, "labels": given.labels is not None})]
+
+
+def _check_free(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds anything: images of another's would be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run: got {folder}, which is a file; expected a folder")
+    ours = (LOCK, IMAGES) if resume else (LOCK,)
+    if folder.is_dir() and any(path.name not in ours for path in folder.iterdir()):
+        raise UserError(f"run: {folder} is not empty; choose another folder, or go on with resume=True")
+
+
+def _keep(given: Given, folder: Path) -> None:
+    """Write images into the folder of a run that is about to begin; the file is whole under its name, or not there."""
+    path = folder / IMAGES
+    beside = path.with_name(f"{IMAGES}.new")
+    with writing(f"{folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            if given.labels is None:
+                np.savez(file, images=given.images)
+            else:
+                np.savez(file, images=given.images, labels=given.labels)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _cleared_on_failure(folder: Path, main: bool) -> Iterator[None]:
+    """A block after which no images are left in the folder of a run that has not come to be."""
+    known, there = (folder / IMAGES).exists(), folder.exists()
+    try:
+        yield
+    finally:
+        if main and not known and not (folder / RECIPE).exists():
+            with contextlib.suppress(OSError):  # what went wrong before is on its way to the user
+                for name in (IMAGES, f"{IMAGES}.new", *(() if there else (LOCK,))):
+                    (folder / name).unlink(missing_ok=True)
+                if not there:
+                    folder.rmdir()
+
+
+def _check_same(given: Given, folder: Path) -> None:
+    """Refuse other images than those that a run was begun with."""
+    path = folder / IMAGES
+    if not path.is_file():
+        raise UserError(f"images: got {EXPECTED.split(',')[0]}, expected none: {folder} was begun with images in files")
+    with np.load(path, allow_pickle=False) as kept:
+        same = np.array_equal(kept["images"], given.images)
+        same = same and ("labels" in kept) == (given.labels is not None)
+        same = same and (given.labels is None or np.array_equal(kept["labels"], given.labels))
+    if not same:
+        raise UserError(f"images: got others than {path} holds, expected those that the run was begun with, or None")
+
+
+def _free_folder(name: str) -> Path:
+    """The first of runs/NAME-1, runs/NAME-2, ... that does not exist."""
+    tried = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
+    return next(folder for folder in tried if not folder.exists())
+
+
+@contextlib.contextmanager
+def _on(device: str | torch.device | None) -> Iterator[None]:
+    """A block in which training takes place on a device; None: an accelerator where there is one, else the CPU.
+
+    Raises:
+        UserError: if there is no such device, or several processes have theirs from their launcher.
+    """
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        if device is not None:
+            raise UserError(f"device: got {device} in {count} processes, expected None: each has its own")
+        yield
+        return
+    chosen = None if device is None else usable(device)
+    # Accelerate looks for a device once in the life of a process.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    before = os.environ.get("ACCELERATE_USE_CPU")
+    with contextlib.ExitStack() as stack:
+        if chosen is not None and chosen.type == "cuda":
+            stack.enter_context(torch.cuda.device(chosen))
+        if chosen is not None:
+            os.environ["ACCELERATE_USE_CPU"] = str(chosen.type == "cpu").lower()
+        try:
+            yield
+        finally:
+            os.environ.pop("ACCELERATE_USE_CPU", None)
+            if before is not None:
+                os.environ["ACCELERATE_USE_CPU"] = before
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def usable(device: str | torch.device | None) -> torch.device:
+    """A device of this machine; None: an accelerator where there is one.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError):  # torch's errors for what it does not know or have
+        raise UserError(f"device: got {str(device)!r}, expected one of this machine, such as cpu or cuda") from None
+    return found
+
+
+class Run:
+    """A run: its model, its numbers, its pictures. Nothing is read before it is asked for.
+
+    Arguments:
+        folder: of the run.
+        device: where its model computes; None: an accelerator where there is one, else the CPU.
+
+    Raises:
+        davi.errors.UserError: if there is no such folder, or it holds no run.
+
+    Example:
+        >>> import davi
+        >>> run = davi.Run("runs/demo")
+        >>> run.samples(4, seed=1).shape
+        torch.Size([4, 1, 8, 8])
+        >>> run.metrics[0]["kind"]
+        'train'
+    """
+
+    def __init__(self, folder: str | Path, device: str | torch.device | None = None) -> None:
+        self.folder = run_folder(Path(folder))
+        self.device = device
+        if not any((self.folder / name).is_file() for name in (RECIPE, MODEL)):
+            raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run")
+
+    @cached_property
+    def model(self) -> Model:
+        """The trained model, with averaged weights where the run kept an average, in eval mode, without gradients.
+
+        ``model.requires_grad_(True)`` makes it ready for a training loop of your own.
+        """
+        return load_model(self.folder)[0].to(usable(self.device))
+
+    @property
+    def levels(self) -> int:
+        """Values that a channel of the run's images can take."""
+        return self.model.levels
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The complete recipe: model, images, training."""
+        return recipes.load(self.folder / RECIPE)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What was recorded in training, oldest first: mappings with ``kind`` (``train``, ``validation``, ...) and
+        ``step``. They are read anew each time; an empty list where weights come from elsewhere."""
+        return read_metrics(self.folder) if (self.folder / METRICS).is_file() else []
+
+    @property
+    def evaluation(self) -> Measured | None:
+        """What the last :meth:`evaluate`, or ``davi evaluate``, has left; None if there was none."""
+        path = self.folder / f"{measurements.EVALUATION}.json"
+        return measurements.load(self.folder) if path.is_file() else None
+
+    def evaluate(self, importance_samples: int = 1, **options: Any) -> Measured:
+        """Say how probable the model finds images, as ``davi evaluate`` does, and keep the numbers in the folder.
+
+        Arguments:
+            importance_samples: K, draws of each image; 1: the evidence lower bound.
+            options: those of the program: ``limit`` (only so many images, spread evenly), ``split`` (``"test"``,
+                ``"validation"``, ``"train"`` or ``"all"``), ``data`` (a path or a name: other images), ``seed``,
+                ``batch_size``, ``device``.
+
+        Returns:
+            The numbers with their protocol (``.result``) and those of each image (``.elbo``, ``.bound``: nats,
+            ``[N]``). Printed, or at the end of a cell of a notebook, it is the table of the program.
+
+        Raises:
+            davi.errors.UserError: if an option cannot be used, or the images are not those of the run any more.
+        """
+        words = self._words(importance_samples=importance_samples, **options)
+        with contextlib.redirect_stdout(io.StringIO()):  # the table is the value's own representation
+            evaluate_verb.run(parse(["evaluate", *words]))
+        return measurements.load(self.folder)
+
+    def inspect(self, **options: Any) -> Page:
+        """Write the page about the run, as ``davi inspect`` does; a notebook shows it inline.
+
+        Arguments:
+            options: those of the program: ``limit``, ``importance_samples``, ``split``, ``data``, ``seed``, ``device``,
+                ``out`` (the file, ``inspection.html`` in the folder by default), ``no_figures=True``.
+
+        Raises:
+            davi.errors.UserError: as for :meth:`evaluate`.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):
+            inspect_verb.run(parse(["inspect", *self._words(**options)]))
+        return Page(Path(options.get("out") or self.folder / inspect_verb.PAGE))
+
+    def samples(self, n: int = 16, temperature: Temperature = 1.0, seed: int = 0, y: Tensor | None = None) -> Tensor:
+        """Images that the model draws, integers ``[n, C, H, W]`` on the CPU: those of ``davi sample``.
+
+        Arguments:
+            n: how many.
+            temperature: scale of the spread, one number, or one for each layer, the top first.
+            seed: of all draws.
+            y: class of each image, ``[n]``, of a model with classes; None: one class after the other.
+
+        Raises:
+            ValueError: as for :meth:`davi.model.Model.sample`.
+        """
+        model = self.model
+        parameter = next(model.parameters(), None)
+        generator = Generator("cpu" if parameter is None else parameter.device).manual_seed(seed)
+        classes = model.classes_in_turn(n) if y is None else y
+        starts = range(0, max(n, 1), _BATCH)
+        drawn = [
+            model.sample(
+                min(_BATCH, n - start),
+                temperature,
+                generator,
+                None if classes is None else classes[start : start + _BATCH],
+            ).cpu()
+            for start in starts
+        ]
+        return torch.cat(drawn)
+
+    def _words(self, **options: Any) -> list[str]:
+        """Options as words of the command line."""
+        words = [str(self.folder)]
+        for name, value in {"device": self.device, **options}.items():
+            if value is None or value is False:
+                continue
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words.append(str(value))
+        return words
+
+    def __repr__(self) -> str:
+        """A few lines; the model is not loaded for it."""
+        lines = [f"Run({str(self.folder)!r})"]
+        if (self.folder / RECIPE).is_file():
+            recipe = self.recipe
+            lines[0] += f": {recipe.model_name}, recipe {recipe.name}"
+            if recipe.data is not None:
+                lines.append(f"  images: {one_line(recipe.data.set)}")
+        last = {record["kind"]: record for record in self.metrics}
+        trained, measured = last.get("train"), last.get("validation")
+        if trained is not None:
+            ended = "" if (self.folder / MODEL).is_file() else ", not ended"
+            lines.append(f"  trained: {trained['step']:,} steps{ended}")
+        if measured is not None and measured.get("bits_per_dim") is not None:
+            lines.append(f"  validation: {measured['bits_per_dim']:.4g} bits/dim at step {measured['step']:,}")
+        if (self.folder / f"{measurements.EVALUATION}.json").is_file():
+            lines.append(f"  evaluated: {self._evaluated()}")
+        return "\n".join(lines)
+
+    def _evaluated(self) -> str:
+        """The last evaluation in one line."""
+        try:
+            result = measurements.read_result(self.folder / f"{measurements.EVALUATION}.json")
+        except UserError:
+            return "the file cannot be read"
+        bits, protocol = result.bound.bits_per_dim, result.protocol
+        return (
+            f"{bits.mean:.4g} bits/dim, K = {protocol.importance_samples}, {protocol.images:,} images of {protocol.set}"
+        )
