@@ -20,7 +20,7 @@ LONGEST_FILE = 450
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
-    | {"progress", "quantity", "records", "renamed", "repetition"},
+    | {"progress", "quantity", "records", "renamed", "repetition", "sets"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
@@ -35,12 +35,13 @@ ONLY: dict[str, frozenset[str]] = {
     "batch": frozenset(),
     "errors": frozenset(),
     "config": frozenset({"errors"}),
-    "data": frozenset({"errors"}),
+    "data": frozenset({"errors", "sets"}),
     "formatting": frozenset({"quantity"}),
     "pictures": frozenset({"errors"}),
     "progress": frozenset(),
     "quantity": frozenset(),
     "records": frozenset({"config", "errors"}),
+    "sets": frozenset({"errors"}),
 }
 """Parts that may import no more of the package than this, whatever their level."""
 

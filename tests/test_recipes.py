@@ -14,12 +14,12 @@ import yaml
 import davi
 from davi import Kind, Model, data, recipes
 from davi.config import load_yaml
-from davi.data.geometry import GEOMETRY
 from davi.errors import UserError
 from davi.layers import DepthAttention
 from davi.models.attentive_vae import AttentiveVAEConfig
 from davi.objectives import make_objective
 from davi.published.importers import IMPORTERS
+from davi.sets import GEOMETRY
 from davi.training import TrainingConfig
 from davi.training.schedule import Schedule
 

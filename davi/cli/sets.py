@@ -12,10 +12,10 @@ from typing import TextIO
 from davi import recipes
 from davi.data import DataConfig, DataSets, Selection, geometry_of, has_validation, kind_of, load, select, unused
 from davi.data.config import HOW_READ
-from davi.data.geometry import ELSEWHERE, is_named
 from davi.errors import UserError, one_line
 from davi.progress import ProgressBar
 from davi.recipes import Recipe
+from davi.sets import ELSEWHERE, is_named
 
 _VALIDATION = 0.05
 """Share of a folder for validation, where a recipe gives a number of images of its own set."""

@@ -1,0 +1,68 @@
+"""The sets of images that go by a name, and what else ``data.set`` can be: known without torch, for quick answers."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from davi.errors import UserError
+
+Shape = tuple[int, int, int]
+"""(C, H, W)"""
+
+Geometry = tuple[Shape, int]
+"""Shape and number of levels."""
+
+GEOMETRY: dict[str, Geometry] = {
+    "digits": ((1, 8, 8), 17),
+    "photos": ((3, 32, 32), 256),
+    "binarized_mnist": ((1, 28, 28), 2),
+    "mnist": ((1, 28, 28), 256),
+    "fashion_mnist": ((1, 28, 28), 256),
+    "omniglot28": ((1, 28, 28), 256),
+    "cifar10": ((3, 32, 32), 256),
+}
+"""Shape (C, H, W) and stored levels of the named sets: an untrained model can be built where the files are not."""
+
+ELSEWHERE: dict[str, Geometry] = {
+    "imagenet32": ((3, 32, 32), 256),
+    "imagenet64": ((3, 64, 64), 256),
+    "celeba64": ((3, 64, 64), 256),
+    "celeba_hq256": ((3, 256, 256), 256),
+    "ffhq256": ((3, 256, 256), 256),
+    "ffhq1024": ((3, 1024, 1024), 256),
+}
+"""The same of sets that recipes of published models are for, and whose images have to be given by their path."""
+
+INCLUDED = ("digits", "photos", "binarized_mnist")
+"""Sets that need no files: they come with DAVI or scikit-learn."""
+
+ANY = f"{', '.join(GEOMETRY)}, a folder of images or a path of a .npy or .npz file"
+"""What a ``data.set`` can be, in words."""
+
+
+def is_named(name: str) -> bool:
+    """Whether a ``data.set`` is the name of a set whose geometry is known by heart, and no path."""
+    return name in GEOMETRY or name in ELSEWHERE
+
+
+def refuse_unknown(name: str) -> None:
+    """Refuse a ``data.set`` that is no name of a set and no path of anything; what is there may still be unusable.
+
+    Raises:
+        UserError: one line, with the nearest name.
+    """
+    if is_named(name) or name.startswith("hub:"):
+        return
+    try:
+        path = Path(name).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, of no user, with a null: its reader says so in its words
+        return
+    if exists:
+        return
+    if "/" in name or path.suffix in (".npy", ".npz"):
+        raise UserError(f"data.set: got {name!r}, which does not exist; expected a folder of images, an array or a set")
+    near = difflib.get_close_matches(name, GEOMETRY, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UserError(f"data.set: got {name!r}{hint}, expected {ANY}")
