@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from davi.errors import UserError
@@ -34,8 +35,16 @@ ELSEWHERE: dict[str, Geometry] = {
 }
 """The same of sets that recipes of published models are for, and whose images have to be given by their path."""
 
-INCLUDED = ("digits", "photos", "binarized_mnist")
-"""Sets that need no files: they come with DAVI or scikit-learn."""
+_IDX = "train-images-idx3-ubyte.gz and t10k-images-idx3-ubyte.gz"
+
+FILES: dict[str, str] = {
+    "mnist": f"{_IDX} from https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "fashion_mnist": f"{_IDX} from https://github.com/zalandoresearch/fashion-mnist",
+    "omniglot28": "background.npz and evaluation.npz, each with an array images [N, 28, 28] of uint8; the OMNIGLOT of "
+    "the papers is --data chardata.mat, from https://github.com/yburda/iwae",
+    "cifar10": "cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html",
+}
+"""What the folder of a named set holds, and where it can be had. Other named sets come with DAVI or scikit-learn."""
 
 ANY = f"{', '.join(GEOMETRY)}, a folder of images or a path of a .npy or .npz file"
 """What a ``data.set`` can be, in words."""
@@ -66,3 +75,45 @@ def refuse_unknown(name: str) -> None:
     near = difflib.get_close_matches(name, GEOMETRY, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise UserError(f"data.set: got {name!r}{hint}, expected {ANY}")
+
+
+def folder_of(name: str, root: str | None) -> Path:
+    """The folder with the files of a named set.
+
+    Arguments:
+        name: a key of :data:`FILES`.
+        root: the directory with the folders of the sets; None takes it from the environment variable ``DAVI_DATA``.
+
+    Raises:
+        UserError: if there is no such folder; the message says what would have to be in it.
+    """
+    given, origin = (root, "data.root") if root is not None else (os.environ.get("DAVI_DATA"), "DAVI_DATA")
+    if not given:
+        raise UserError(
+            f"data.root: not given, expected a directory with {name}/ (--data.root DIR or DAVI_DATA); put there "
+            f"{FILES[name]}"
+        )
+    folder = Path(given).expanduser() / name
+    if not folder.is_dir():
+        raise UserError(
+            f"{origin}: got {given}, found no folder {folder}, expected the set's files there: {FILES[name]}"
+        )
+    return folder
+
+
+def refuse_elsewhere(name: str, levels: int | None) -> None:
+    """Refuse to load a set that goes by a name but whose images have to be given by their path.
+
+    Arguments:
+        name: as ``data.set`` has it.
+        levels: as ``data.levels`` has it.
+
+    Raises:
+        UserError: one line with the remedy.
+    """
+    if name in ELSEWHERE:
+        shape, usual = ELSEWHERE[name]
+        raise UserError(
+            f"data.set: got {name}, which cannot be loaded by name, expected --data PATH, a folder of its images "
+            f"or an array in a .npy or .npz file ({'x'.join(map(str, shape))}, {levels or usual} levels)"
+        )

@@ -20,7 +20,7 @@ LONGEST_FILE = 450
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "layers"})
-    | {"progress", "quantity", "records", "renamed", "repetition", "sets"},
+    | {"progress", "quantity", "records", "renamed", "repetition", "run_folder", "sets"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),

@@ -31,7 +31,6 @@ References:
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,7 @@ from davi.data.images import Images, Source
 from davi.data.labels import CIFAR10, FASHION, called, labeled, numbers, unlabeled
 from davi.data.splitting import counted
 from davi.errors import UserError
+from davi.sets import FILES, folder_of
 
 _TILES = 100  # tiles along each side of a CIFAR-10 mosaic
 _SIDE = 32
@@ -96,18 +96,8 @@ _ORIGINALS = {
     "fashion_mnist": _Original((1, 28, 28), 256, 60000, 10000, FASHION),
     "cifar10": _Original((3, 32, 32), 256, 50000, 10000, CIFAR10),
 }
-NAMES = ("mnist", "fashion_mnist", "omniglot28", "cifar10")
+NAMES = tuple(FILES)
 """Sets that are read from a directory."""
-
-_IDX = "train-images-idx3-ubyte.gz and t10k-images-idx3-ubyte.gz"
-_FILES = {
-    "mnist": f"{_IDX} from https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion_mnist": f"{_IDX} from https://github.com/zalandoresearch/fashion-mnist",
-    "omniglot28": "background.npz and evaluation.npz, each with an array images [N, 28, 28] of uint8; the OMNIGLOT of "
-    "the papers is --data chardata.mat, from https://github.com/yburda/iwae",
-    "cifar10": "cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html",
-}
-"""What a set's folder holds, and where it can be had."""
 
 
 def named(name: str, root: str | None, labels: bool = False) -> Source:
@@ -121,18 +111,8 @@ def named(name: str, root: str | None, labels: bool = False) -> Source:
     Raises:
         UserError: if the directory or a file of the set is missing or damaged.
     """
-    given, origin = (root, "data.root") if root is not None else (os.environ.get("DAVI_DATA"), "DAVI_DATA")
-    if not given:
-        raise UserError(
-            f"data.root: not given, expected a directory with {name}/ (--data.root DIR or DAVI_DATA); put there "
-            f"{_FILES[name]}"
-        )
-    with OneLine(Path(given) / name, "a folder with the files of the set"):
-        folder = Path(given).expanduser() / name
-        if not folder.is_dir():
-            raise UserError(
-                f"{origin}: got {given}, found no folder {folder}, expected the set's files there: {_FILES[name]}"
-            )
+    with OneLine(Path(root or name), "a folder with the files of the set"):
+        folder = folder_of(name, root)
         ours = any(folder.glob("*.npz")) or any(folder.glob("*.webp"))
         if name in _ORIGINALS and not ours and is_distribution(folder):
             return _originals(folder, name, labels)
