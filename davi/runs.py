@@ -42,7 +42,8 @@ from davi.run_folder import MODEL as MODEL
 from davi.run_folder import RECIPE as RECIPE
 from davi.run_folder import START as START
 from davi.run_folder import check_can_go_on as check_can_go_on
-from davi.run_folder import check_free, in_use
+from davi.run_folder import check_free
+from davi.run_folder import in_use as in_use
 
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""

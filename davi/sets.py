@@ -91,7 +91,7 @@ def folder_of(name: str, root: str | None) -> Path:
     if not given:
         raise UserError(
             f"data.root: not given, expected a directory with {name}/ (--data.root DIR or DAVI_DATA); put there "
-            f"{FILES[name]}"
+            f"{FILES[name]}. Sets that need no files: digits, photos, binarized_mnist"
         )
     folder = Path(given).expanduser() / name
     if not folder.is_dir():

@@ -11,10 +11,11 @@ from davi import files, page, report
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import Images, evenly
+from davi.data.cache import location
 from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
-from davi.evaluation.baselines import baselines
+from davi.evaluation.baseline_cache import cached_baselines
 from davi.evaluation.result import Result
 from davi.inspection import inspect
 from davi.measurements import read_result
@@ -98,7 +99,8 @@ def _numbers(
     with ProgressBar("evaluating", limit) as progress:
         evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, progress)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    result = report.result_of(evaluation, baselines(opened.train, evenly(images, limit)), protocol)
+    compared = cached_baselines(opened.train, evenly(images, limit), location(None))
+    result = report.result_of(evaluation, compared, protocol)
     short = "" if limit == len(images) else f": {evaluation.subset}; davi evaluate measures all images"
     others = f" {EVALUATION} {why}." if why else ""
     return result, f"The numbers were measured for this page{short}.{others}"

@@ -161,7 +161,7 @@ def _top() -> argparse.ArgumentParser:
         prog="davi",
         usage="davi VERB ...",
         description="Deep generative models of images that say how probable an image is.",
-        epilog=f"verbs:\n{verbs}\n\ndavi VERB --help tells more. A first model: davi train attentive_digits",
+        epilog=f"verbs:\n{verbs}\n\ndavi VERB --help tells more. A first model: davi train attentive_mnist_demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

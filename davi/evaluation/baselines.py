@@ -8,8 +8,9 @@ to the count of each level (Laplace's rule of succession), so that no test image
 With binary test images and gray training images (which a model sees drawn afresh at each presentation) the counts are
 their expectations, :math:`n_j(1) = \sum_n g_{nj} / (L_g - 1)`.
 
-*PNG* and *lossless WebP*: length of the file of each image, encoded on its own by Pillow, headers included. Small
-images pay dearly for the headers; that is what storing them costs.
+*PNG* and *lossless WebP*: length of the file of each image, encoded on its own by Pillow, headers included. Images of
+less than a kilobyte are put side by side into one file for the whole set: in files of their own most of each would be
+header, and such a baseline is beaten by anything.
 
 A set may be far larger than the memory. No more than 256 MiB of training images are counted and no more than 32 million
 values of test images are put into files; of larger sets some images stand for all, spread evenly
@@ -19,6 +20,7 @@ values of test images are put into files; of larger sets some images stand for a
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,6 +50,9 @@ _FILED_VALUES = 2**25
 
 _WEBP_LONGEST_SIDE = 16383
 
+_SMALL_BYTES = 1024
+"""Images whose values take less, uncompressed, share one file; a digit of 28x28 gray values takes 784."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -56,7 +61,8 @@ class Baseline:
     Arguments:
         name: of the method.
         bits_per_dim: mean over the images; None where the method cannot be used.
-        standard_error: of that mean, over the images (:mod:`davi.evaluation.clusters`); None also for a single image.
+        standard_error: of that mean, over the images (:mod:`davi.evaluation.clusters`); None also for a single image,
+            or a single file for all of them.
         note: how it was done, or why it could not be done.
     """
 
@@ -137,7 +143,7 @@ def _chunks(rows: int, width: int) -> Iterator[slice]:
 
 
 def png(test: Images) -> Baseline:
-    """Every image as a PNG file: bilevel for two levels, 8 or 16 bits a channel for more.
+    """PNG, one file for each image, or for all where they are small: bilevel for two levels, 8 or 16 bits for more.
 
     One channel is stored as gray, two as gray and alpha, three as color, four as color and alpha; other numbers of
     channels, and more than one channel above 256 levels, have no PNG file here.
@@ -153,7 +159,7 @@ def png(test: Images) -> Baseline:
 
 
 def webp(test: Images, progress: Progress | None = None) -> Baseline:
-    """Every image as a lossless WebP file, with the most thorough search; gray is stored as color.
+    """Lossless WebP with the most thorough search, in files as for :func:`png`; gray is stored as color.
 
     WebP holds 8 bits, three channels or four, and sides of at most 16383 pixels.
     """
@@ -193,6 +199,23 @@ def picture(values: NDArray[np.generic], levels: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(values[0], dtype=np.uint8 if levels <= 256 else np.uint16))
 
 
+def mosaic(images: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Images side by side, row after row, in about a square: ``[N, C, H, W]`` -> ``[C, rows * H, columns * W]``.
+
+    What is left over of the last row is zero.
+    """
+    n, channels, height, width = images.shape
+    columns = min(n, max(1, round(math.sqrt(n * height / width))))
+    rows = -(-n // columns)
+    tiles = np.zeros((rows * columns, channels, height, width), images.dtype)
+    tiles[:n] = images
+    return (
+        tiles.reshape(rows, columns, channels, height, width)
+        .transpose(2, 0, 3, 1, 4)
+        .reshape(channels, rows * height, columns * width)
+    )
+
+
 def _files(name: str, test: Images, options: str, save: Save, progress: Progress | None) -> Baseline:
     def length(values: NDArray[np.generic]) -> int:
         file = io.BytesIO()
@@ -201,6 +224,13 @@ def _files(name: str, test: Images, options: str, save: Save, progress: Progress
 
     some = _some(test, _FILED_VALUES)
     flat = _flat(some)
+    if len(flat) > 1 and flat.shape[1] * math.log2(test.levels) / 8 < _SMALL_BYTES:
+        bits_per_dim = 8.0 * length(mosaic(flat.reshape(-1, *test.shape))) / flat.size
+        if progress is not None:
+            progress(1, 1)
+        among = rule(len(test), len(flat)) or f"all {len(flat)} images"
+        note = f"Pillow, {options}; one file for {among}, side by side, since each by itself would be mostly header"
+        return Baseline(name, bits_per_dim, None, note)
     bits = np.zeros(len(flat))
     with ThreadPoolExecutor() as pool:  # the encoders release Python's lock
         for i, found in enumerate(pool.map(length, flat.reshape(-1, *test.shape))):

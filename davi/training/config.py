@@ -49,7 +49,7 @@ class TrainingConfig:
         validate_every: steps between validations; 0: only at the end.
         validation_images: how many validation images are used, spread evenly over them and always the same; 0: all.
         checkpoints: when a run is saved on the way.
-        log_every: steps between lines of the log, the points of learning curves; 0: as many as give at least a hundred
+        log_every: steps between lines of the log, the points of learning curves; 0: as many as give about a hundred
             over the budget, in steps where it is counted in steps or epochs, else by the clock.
         monitor: what is reported though it is no error.
         tensorboard: write the log for TensorBoard as well, into the run's folder; needs the extra of that name.

@@ -30,7 +30,7 @@ from davi.training.config import TrainingConfig
 Budget = Literal["steps", "epochs", "minutes"]
 
 LINES = 100
-"""Lines that the log of a whole stage has at least, if it has so many steps and ``log_every`` is 0."""
+"""About how many lines the log of a whole stage has, if it has so many steps and ``log_every`` is 0."""
 
 _FARTHEST_STEPS, _FARTHEST_SECONDS = 500, 60.0
 """Lines are never farther apart, however large the budget."""
