@@ -242,6 +242,9 @@ class Reader:
     def unknown(self, prefix: str, name: Any) -> None:
         """Refuse a key that does not exist; the message names the nearest one that does."""
         key = prefix + one_line(str(name), 100)
+        if key in self.keys and "." not in str(name):
+            section = prefix.removesuffix(".")
+            raise UserError(f"{self.where}: unknown key {key}; it is an option of another {section}.name")
         if key in self.keys:
             raise UserError(f"{self.where}: key {key!r} contains a dot; expected its sections one inside the other")
 

@@ -1,11 +1,13 @@
 """Trains, is killed at a chosen instant, trains on: run as a program by the tests of resuming.
 
-    python killed_runs.py FOLDER POINT...
+    python killed_runs.py [--stages] FOLDER POINT...
 
-A point ``NAME:N`` kills the process (SIGKILL) at the N-th call of that function; ``at:F`` after that fraction of the
-time that an uninterrupted run takes, wherever it is then. ``NAME:N+at:F`` kills one run twice. For each point a process
-is forked that trains until it is killed, then others that resume until the run ends; a line says how often it was
-killed. Images in FOLDER/images are streamed from a cache that each run makes for itself; without, random ones are used.
+A point ``NAME:N`` kills the process (SIGKILL) at the N-th call of that function, ``between/NAME:N`` at the N-th since
+the end of the first of two stages; ``at:F`` after that fraction of the time that an uninterrupted run takes, wherever
+it is then. ``NAME:N+at:F`` kills one run twice. For each point a process is forked that trains until it is killed, then
+others that resume until the run ends; a line says how often it was killed. Images in FOLDER/images are streamed from a
+cache that each run makes for itself; without, random ones are used. With ``--stages`` a model of two parts is trained
+in two stages.
 
 Forking spares the import of torch each time; it is safe as long as no thread has been started, so everything is
 computed by one thread.
@@ -23,11 +25,15 @@ from typing import Any
 
 import torch
 import torch._dynamo  # every first optimizer step imports it: once here is enough for all forks
+from staged import RECIPE as STAGED
+from staged import STAGES, explained
 from tiny import RECIPE, sets, vae
+from toys.persistent import PersistentContrastiveDivergence
 
 from davi import runs
 from davi.data import DataConfig, DataSets, load
 from davi.data.cache import Writer
+from davi.objectives import OBJECTIVES
 from davi.training import TrainingConfig, checkpoint, loop, recorder, train
 from davi.training.optimizer import Average
 from davi.training.sections import CheckpointConfig, MonitorConfig, ScheduleConfig, StepFilterConfig
@@ -73,7 +79,14 @@ def images(run: Path) -> DataSets:
     )
 
 
-def run_once(folder: Path, point: str | None, seconds: float = 0.0) -> int:
+def go_on(run: Path, staged: bool) -> None:
+    """Train, or go on."""
+    stages = STAGES if staged else ()
+    model, recipe = (explained(), STAGED) if staged else (vae(), RECIPE)
+    train(model, images(run), CONFIG, run, recipe, resume=True, print_fn=lambda line: None, stages=stages)
+
+
+def run_once(folder: Path, point: str | None, seconds: float = 0.0, staged: bool = False) -> int:
     """Train or resume in a forked process; what ``os.waitpid`` says of its end."""
     sys.stdout.flush()
     child = os.fork()
@@ -84,7 +97,7 @@ def run_once(folder: Path, point: str | None, seconds: float = 0.0) -> int:
     try:
         if point is not None and not point.startswith("at:"):
             arm(point)
-        train(vae(), images(folder), CONFIG, folder, RECIPE, resume=True, print_fn=lambda line: None)
+        go_on(folder, staged)
         os._exit(0)
     except BaseException as error:
         print(f"{folder.name}: {error!r}", flush=True)
@@ -105,14 +118,22 @@ def kill_after(child: int, seconds: float) -> int:
 
 def arm(point: str) -> None:
     """Die at the N-th call of a function."""
-    name, _, count = point.partition(":")
+    name, _, count = point.removeprefix("between/").partition(":")
     owner, attribute = TARGETS[name]
     original: Callable[..., Any] = getattr(owner, attribute)
-    left = int(count)
+    left, counting = int(count), not point.startswith("between/")
+    end_stage = recorder.Recorder.end_stage
+
+    def begin_to_count(self: recorder.Recorder) -> None:
+        nonlocal counting
+        counting = True
+        end_stage(self)
+
+    recorder.Recorder.end_stage = begin_to_count
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal left
-        left -= 1
+        left -= counting
         if left == 0:
             if name == "record":  # half a line is on the disk
                 args[0]._file.write('{"kind": "train", "st')
@@ -123,17 +144,19 @@ def arm(point: str) -> None:
     setattr(owner, attribute, counted)
 
 
-def main(folder: Path, points: list[str]) -> None:
+def main(folder: Path, points: list[str], staged: bool = False) -> None:
     torch.set_num_threads(1)
+    os.fsync = lambda file: None  # no kill of a process loses what it has written; waiting for the disk takes most time
+    OBJECTIVES[PersistentContrastiveDivergence.name] = PersistentContrastiveDivergence
     began = time.perf_counter()
-    if run_once(folder / "whole", None) != 0:
+    if run_once(folder / "whole", None, staged=staged) != 0:
         sys.exit("the uninterrupted run failed")
     seconds = time.perf_counter() - began
     for point in points:
-        run, kills = folder / point.replace(":", "-"), 0
+        run, kills = folder / point.replace(":", "-").replace("/", "-"), 0
         for number, one in enumerate(point.split("+")):
             began = time.perf_counter()
-            status = run_once(run, one, seconds)
+            status = run_once(run, one, seconds, staged)
             if status == 0 and number == 0:  # a whole run, and faster than the first: others are doing less now
                 seconds = time.perf_counter() - began
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
@@ -141,9 +164,10 @@ def main(folder: Path, points: list[str]) -> None:
                 sys.exit(f"{point}: failed before it was killed")
             kills += killed
         print(f"{point}: killed {kills}", flush=True)
-        if run_once(run, None) != 0:
+        if run_once(run, None, staged=staged) != 0:
             sys.exit(f"{point}: could not be resumed")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    given = [argument for argument in sys.argv[1:] if argument != "--stages"]
+    main(Path(given[0]), given[1:], "--stages" in sys.argv)

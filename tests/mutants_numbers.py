@@ -50,14 +50,14 @@ _CLAIM = (
         "davi/recipes/__init__.py",
         "return model.eval()",
         "return model",
-        ("test_contract.py::test_evidence_does_not_depend_on_the_other_images",),
+        ("test_contract_model.py::test_evidence_does_not_depend_on_the_other_images",),
     ),
     Mutant(
         "log-q-added-to-the-weight",
         "davi/model/hierarchy.py",
         "total = total + step.prior.log_prob(step.z) - step.posterior.log_prob(step.z)",
         "total = total + step.prior.log_prob(step.z) + step.posterior.log_prob(step.z)",
-        ("test_contract.py::test_log_weight_is_the_ratio_of_the_drawn_densities",),
+        ("test_contract_hierarchy.py::test_log_weight_is_the_ratio_of_the_drawn_densities",),
     ),
     Mutant(
         "temperature-ignored-by-draws",

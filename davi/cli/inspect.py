@@ -127,7 +127,7 @@ def _evaluated(
     known = protocol.model
     keys = ("name", "parameters", "step", "config", "ema", "ema_decay")
     weights = known.weights_sha256
-    same = weights is None or weights == files.digest(model.state_dict())
+    same = weights is None or weights == files.digest(model.saved.state_dict())
     same = same and known.trained_with == info.get("version")
     if not same or any(getattr(known, key) != info.get(key) for key in keys):
         return None, "is of other weights than the run holds now"

@@ -144,7 +144,9 @@ def _dotted(word: str, sections: Sequence[str]) -> str:
         "data": [DataConfig],
         "training": [TrainingConfig],
     }
-    names = [f"--{section}.{key}" for section in sections for config in configs[section] for key in keys(config)]
+    names = [
+        f"--{section}.{key}" for section in sections for config in configs.get(section, []) for key in keys(config)
+    ]
     plain = word.lstrip("-").partition("=")[0].replace("-", "_")
     parts = {name.rpartition(".")[2]: name for name in reversed(names)}  # of several options, the first is named
     near = difflib.get_close_matches(plain, parts, n=1, cutoff=0.7)

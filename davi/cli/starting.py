@@ -83,7 +83,7 @@ def open_source(request: Request, say: PrintFunction) -> Source:
     else:
         load_state(path)  # says what is wrong with it, unless it holds something else
         raise UserError(f"--from: got {path}, which holds other things than weights, expected a run or a checkpoint")
-    kept = {key: sections[key] for key in ("data", "training") if sections.get(key) is not None}
+    kept = {key: sections[key] for key in ("data", "training", "stages") if sections.get(key) is not None}
     if request.options.recipe is None and "training" not in kept:
         kept |= _training(model, kept.get("data"), say)
     return Source(str(path), model, kept, str(sections.get("name") or path.resolve().stem))

@@ -27,7 +27,7 @@ from davi.runs import RECIPE, check_can_go_on
 from davi.training import Interrupted, train
 from davi.training.parallel import Processes
 from davi.training.plan import plan
-from davi.training.stages import single
+from davi.training.stages import check_stages, single
 from davi.training.start import take_over
 
 
@@ -90,7 +90,9 @@ def _train(request: Request, processes: Processes) -> int:
         start, lines = take_over(model, source.model, source.name)
         print("\n".join(lines))
     if request.options.plan:
-        for stage in recipe.stages or single(training):
+        stages = recipe.stages or single(training)
+        check_stages(model, stages)
+        for stage in stages:
             if stage.name:
                 print(f"stage {stage.name}, which trains {stage.part or 'the whole model'}:")
             print("\n".join(plan(model, sets, training, stage).lines()))

@@ -261,10 +261,11 @@ VERBS: dict[str, Verb] = {
     "train": Verb(
         "train the model of a recipe and leave a run folder",
         _add_train,
-        ("model", "data", "training"),
+        ("model", "data", "training", "stages"),
         "Any option of the recipe's sections can be overridden as --model.OPTION, --data.OPTION, --training.OPTION\n"
         "(davi recipes show RECIPE shows those in use):\n"
         "  davi train attentive_mnist --model.layers '[4, 8]' --minutes 30 --data.root DIR\n"
+        "  davi train halves.yaml --stages.second.steps 9000    (of the stage of that name)\n"
         "  davi train --run runs/attentive_mnist-1 --resume\n"
         "  davi train --from runs/attentive_mnist-1 --data FOLDER --minutes 30",
     ),

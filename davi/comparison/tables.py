@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from davi.comparison.result import Comparison, Group, Row
+from davi.evidence import Kind
 from davi.formatting import DIGITS, UNITS, duration, or_dash, size, with_error
 
 COLUMNS = 80
@@ -79,7 +80,7 @@ def _heading(group: Group, result: Comparison, mark: Mark = _plain) -> str:
     return (
         f"{label}{mark(protocol.set)}: {protocol.images} images{split}{chosen}, {shape}, "
         f"{protocol.levels} levels, binarization {mark(protocol.binarization)}; "
-        f"{protocol.kind} of log p({protocol.about}){draws}"
+        f"{protocol.kind}{'' if protocol.kind == str(Kind.EXACT) else ' of'} log p({protocol.about}){draws}"
     )
 
 

@@ -157,7 +157,7 @@ def evaluate(
         images_sha256=digest(chosen),
         subset=rule(len(images), limit),
         groups=None if chosen.groups is None else chosen.groups.cpu().numpy(),
-        weights_sha256=files.digest(model.state_dict()),
+        weights_sha256=files.digest(model.saved.state_dict()),
         no_divergence=frozenset().union(*(batch.no_divergence for batch in batches)),
         about=batches[0].about,
     )

@@ -41,6 +41,12 @@ class Model(Network, ABC):
     ) -> Tensor:
         """Draw ``n`` images, integers ``[n, C, H, W]``; of the classes ``y``, ``[n]``, if the model has classes."""
 
+    @property
+    def saved(self) -> Network:
+        """The network that runs save and whose weights a claim is about: the model itself, unless it is an energy's
+        (:class:`~davi.model.Normalized`)."""
+        return self
+
     def forward(self, x: Tensor, draws: int = 1, y: Tensor | None = None) -> Evidence:
         """:meth:`evidence` of every image ``draws`` times, side by side, ``[draws * B]`` numbers. Training calls it, so
         that wrappers which intercept calls (data parallelism, hooks) work."""

@@ -87,6 +87,11 @@ class Normalized(Model):
         """The energy's."""
         return self.energy.name
 
+    @property
+    def saved(self) -> Network:
+        """The energy."""
+        return self.energy
+
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         """Minus the free energy, minus log Z."""
         self.check_images(x)

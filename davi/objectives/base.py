@@ -94,7 +94,8 @@ class Objective(ABC):
         """
 
     def begin(self, model: Network, batch_size: int) -> None:
-        """Make the state with which training begins.
+        """Make the state with which training begins. Draws are made from torch's default generator, which is seeded
+        for it.
 
         Arguments:
             model: with its initial weights, on its device.
@@ -102,7 +103,8 @@ class Objective(ABC):
         """
 
     def moves(self, at: Progress) -> Role:
-        """What the step after ``at`` updates. Anything but all is for a :class:`davi.model.Hierarchy`."""
+        """What the step after ``at`` updates. An objective with an answer of its own trains hierarchies alone
+        (:class:`davi.model.Hierarchy`)."""
         return Role.ALL
 
     @abstractmethod
@@ -121,7 +123,8 @@ class Objective(ABC):
         """What is reported of validation images, with terms ``[B]``; nothing of it is minimized, and no state moves."""
 
     def end_step(self, model: Network, at: Progress) -> None:
-        """What is no gradient, after the update of a step that was not refused."""
+        """What is no gradient, after the update of a step that was not refused. Draws are made from torch's default
+        generator, which is seeded for it: all processes do the same."""
 
     def reports(self, at: Progress) -> Mapping[str, float]:
         """Numbers of the objective itself for the log, such as a weight that changes."""
@@ -132,8 +135,9 @@ class Objective(ABC):
         return True
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs to go on. It is put back when a step is refused. What parts of a batch change must
-        add up: where processes share the work, their changes are summed."""
+        """What a resumed run needs to go on; names, shapes and types are those of the beginning. It is put back when a
+        step is refused. What parts of a batch change must add up: where processes share the work, their changes are
+        summed."""
         return {}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:

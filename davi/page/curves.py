@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from davi.page import charts
@@ -20,7 +21,8 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def curves(records: Records) -> Section:
-    """Bits per dimension, KL divergence and learning rate over steps, with rollbacks and warnings.
+    """Bits per dimension (or the loss of an objective that makes no claim), KL divergence and learning rate over steps,
+    with rollbacks and warnings; in a run of stages for each of them.
 
     Arguments:
         records: the lines of ``metrics.jsonl``; what is no number in them is left out.
@@ -32,13 +34,22 @@ def curves(records: Records) -> Section:
         return Section("curves", title, (Prose(text),))
     validation = [record for record in records if record.get("kind") == "validation"]
     events = [record for record in records if record.get("kind") in ("rollback", "watch")]
-    blocks: list[Block] = list(_figures(train, validation, events))
+    blocks: list[Block] = []
+    stages = list(dict.fromkeys(str(record.get("stage", "")) for record in train))
+    for number, stage in enumerate(stages, 1):
+        own = (_of_stage(found, stage) for found in (train, validation, events))
+        suffix, title = (f"-{number}", f"Stage {stage}") if stage else ("", "")
+        blocks += (replace(figure, name=figure.name + suffix, title=title) for figure in _figures(*own))
     if events:
         blocks.append(Table("What happened on the way", ("step", "event", "details"), tuple(_rows(events))))
     else:
         text = "Nothing was rolled back, and the watch on inactive layers and plateaus had nothing to say."
         blocks.append(Prose(text))
     return Section("curves", title, tuple(blocks))
+
+
+def _of_stage(records: Records, stage: str) -> list[Mapping[str, Any]]:
+    return [record for record in records if str(record.get("stage", "")) == stage]
 
 
 def _figures(train: Records, validation: Records, events: Records) -> Iterator[Figure]:
@@ -51,6 +62,15 @@ def _figures(train: Records, validation: Records, events: Records) -> Iterator[F
     ]
     marked = " Upright lines are rollbacks and warnings; the table below tells of each." if marks else ""
     bits = _pair(train, validation, "bits_per_dim")
+    loss = [] if bits else _pair(train, validation, "loss")
+    if loss:
+        yield Figure(
+            "curve-loss",
+            (Chart(charts.lines(loss, "loss", "step", marks, cut=True), _told(loss, "")),),
+            "How to read it: what the objective minimizes. It is no probability of images, and can be compared with "
+            "itself over the steps alone." + marked,
+            "What the loss is, the paper of the objective says.",
+        )
     if bits:
         yield Figure(
             "curve-bits",

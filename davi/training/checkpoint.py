@@ -181,6 +181,6 @@ def _read(folder: Path, state: State) -> tuple[dict[str, Any], Parts]:
 
 def _apply(parts: Parts, state: State) -> None:
     numbers, model, average, optimizer, others = parts
-    state.load_numbers(numbers)  # the only part that can refuse: another batch size, other images
+    state.load_numbers(numbers)  # the two that can refuse, for another batch size, other images, another objective,
+    state.load_others(others)  # come before the weights
     state.load_tensors(Tensors(model, average, optimizer))
-    state.load_others(others)

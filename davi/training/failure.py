@@ -118,13 +118,15 @@ def go_back(
 
     The order of the images is the same again; only the learning rate differs. The clock is not put back.
     """
-    before, seconds, parts = state.rollbacks, state.seconds, state.parts
+    before, seconds, parts, place = state.rollbacks, state.seconds, state.parts, state.place
     if state.config.step_filter.on_nan == "stop":
         raise failure
     if len(before) == MOST_ROLLBACKS:
         raise UserError(f"{failure}; {MOST_ROLLBACKS} rollbacks have not helped") from None
     processes.main_first(lambda: checkpoint.resume(run, state, state.sets.protocol, print_fn))
     state.rollbacks = [*before, rollback(failure, state.step, before)]
-    state.seconds, state.parts = seconds, parts
+    state.seconds = seconds
+    if state.place == place:  # else the stage before has its own, which are found when it begins again
+        state.parts = parts
     state.step_filter.forget()
     state.optimizer.zero_grad()

@@ -23,7 +23,7 @@ from davi.batch import Batch
 from davi.data import DataSets
 from davi.formatting import duration
 from davi.model import Hierarchy, Network
-from davi.objectives import Loss, Progress, Role
+from davi.objectives import Loss, Objective, Progress, Role
 from davi.runs import PrintFunction, create
 from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
@@ -164,7 +164,7 @@ def _train(
                     if state.place + 1 == len(stages):
                         return job.finish(budget)
                     job.recorder.end_stage()
-                    prepare.next_stage(state, processes, log.say)
+                    prepare.next_stage(run, state, processes, log.say)
                     begun, unsaved = False, True
                 except NotFiniteError as failure:
                     state.seconds = processes.share(job.recorder.clock())
@@ -190,7 +190,7 @@ class _Job:
     def __post_init__(self) -> None:
         state = self.state
         self.recorder = Recorder(state, self.run, self.log, self.processes, self.resumed)
-        self.statistics = RunningStatistics(state.model, self.processes)
+        self.statistics = RunningStatistics(state.trained, self.processes)
         self.objective_state = ObjectiveState(state.objective, self.processes)
         share = state.parts // self.processes.count
         self.own = range(self.processes.rank * share, (self.processes.rank + 1) * share)
@@ -239,7 +239,7 @@ class _Job:
                     for group in optimizer.param_groups:  # one of them may be cut up and the other not
                         clip_grads_with_norm_(group["params"], verdict.limit, norm)
                 optimizer.step()
-                state.objective.end_step(state.trained, at)
+                self._end_step(at)
                 state.average.update(state.model)
             else:
                 self.statistics.undo()  # batch norms have seen the batch; they forget it
@@ -280,6 +280,13 @@ class _Job:
             assert isinstance(model, Hierarchy)
             self.generative = generative_parameters(model)
         keep_gradients(model, role, self.generative)
+
+    def _end_step(self, at: Progress) -> None:
+        """What the objective does after an update, with draws that are the same in all processes."""
+        state = self.state
+        if type(state.objective).end_step is not Objective.end_step:  # seeding takes as long as a small layer
+            torch.manual_seed(noise_seed(state.config.seed, state.step, state.parts))  # no part has that number
+            state.objective.end_step(state.trained, at)
 
     def _agree(self, norm: torch.Tensor) -> tuple[list[float], float]:
         """The batch's numbers and the gradient's norm; and, in passing, the clock and the signals of all processes."""

@@ -17,13 +17,13 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.model import DataInitialized, Hierarchy, Network
-from davi.objectives import EvidenceConfig, ObjectiveConfig, make_objective
+from davi.objectives import EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
 from davi.training.sections import ComputeConfig
 from davi.training.stages import Stage
-from davi.training.start import read_start
+from davi.training.start import kept_weights, read_start
 from davi.training.state import BatchLoader, State
 
 
@@ -56,9 +56,15 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
         )
     for config, part in [(c, model) for c in configs] + [(s.config.objective, s.trained(model)) for s in stages]:
         objective = make_objective(config)
-        if not isinstance(part, objective.wants):
-            raise UserError(f"objective: got {objective.name} for {part.name}, expected a {_words(objective.wants)}")
+        wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
+        if not isinstance(part, wanted):
+            raise UserError(f"objective: got {objective.name} for {part.name}, expected a {_words(wanted)}")
         objective.check(part)
+
+
+def _chooses(objective: Objective) -> bool:
+    """Whether its steps may move some of the parameters only."""
+    return type(objective).moves is not Objective.moves
 
 
 def _words(kind: type) -> str:
@@ -78,6 +84,8 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
         )
     if isinstance(config, EvidenceConfig) and config.gradient == "doubly_reparameterized":
         raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
+    if _chooses(make_objective(config)):
+        raise UserError(f"training.compute.shard: got true with {config.name}, expected false: not all weights move")
 
 
 def begin(
@@ -95,8 +103,8 @@ def begin(
 def initialize(
     model: Network, loader: BatchLoader, stage: Stage, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Show a network that wants to see them some training images before the first step of its stage; weights in
-    ``kept`` stay.
+    """Show a network that wants to see them some training images before the first step of its stage; weights of the
+    whole model that are in ``kept`` stay.
 
     They are chosen and presented with generators of their own: those of the run are not touched.
     """
@@ -104,20 +112,24 @@ def initialize(
     if not isinstance(part, DataInitialized) or not part.images_wanted:
         return
     seed = noise_seed(stage.config.seed, 0, 0, 0)  # one number more than those of a step
+    model.eval()  # what shows the part its images is not trained with it
     chosen = torch.randperm(len(loader.augment), generator=Generator().manual_seed(seed))[: part.images_wanted]
     generator = Generator(loader.generator.device).manual_seed(seed)
     torch.manual_seed(seed)
     batch = stage.view(model, Batch(loader.augment(chosen, generator).to(loader.device)))
     part.train()
-    part.initialize(batch.x, kept)
+    stay = {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name in kept}
+    own = frozenset(name for name, tensor in part.state_dict(keep_vars=True).items() if id(tensor) in stay)
+    part.initialize(batch.x, own)
     processes.share_weights(model)
 
 
-def next_stage(state: State, processes: Processes, print_fn: PrintFunction) -> None:
+def next_stage(run: Path, state: State, processes: Processes, print_fn: PrintFunction) -> None:
     """Go from a stage that has used up its budget to the one after it."""
     state.leave()
     state.enter(state.place + 1)
-    initialize(state.model, state.loader, state.stage, processes)
+    kept = processes.main_first(lambda: kept_weights(run, state.model))
+    initialize(state.model, state.loader, state.stage, processes, kept)
     state.enter(state.place)  # the average begins with the weights that have just been set
     say_stage(state, print_fn)
 

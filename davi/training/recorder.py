@@ -68,16 +68,16 @@ class Recorder:
             self.save()
         written = sum(record["kind"] == "rollback" for record in self.records)
         for number, record in list(enumerate(state.rollbacks, 1))[written:]:
-            self.log.event("rollback", **record)
+            self.log.event("rollback", **self.told, **record)
             self.log.say(
                 f"rollback {number} of {MOST_ROLLBACKS}: step {record['failed_step']} was not finite, "
                 f"{record['where']}; back at step {record['step']}, the learning rate is multiplied by "
                 f"{record['learning_rate_factor']:g} from here on"
             )
-        reported = [record.get("message") for record in self.records if record["kind"] == "watch"]
+        reported = [(record["step"], record.get("message")) for record in self.records if record["kind"] == "watch"]
         for record in self.records:
             for change in self.monitor.see(record):
-                if record["step"] == state.step and change["message"] not in reported:
+                if record["step"] == state.step and (state.step, change["message"]) not in reported:
                     self._say_watched(change)
 
     def report(self, rate: float, at: Progress) -> None:
@@ -136,7 +136,7 @@ class Recorder:
             self._say_watched(change)
 
     def _say_watched(self, change: Mapping[str, Any]) -> None:
-        self.log.event("watch", self.state.step, **change)
+        self.log.event("watch", self.state.step, **self.told, **change)
         self.log.say(f"monitor at step {self.state.step}: {change['message']}")
 
     def _seconds_left(self, seconds: float) -> float:
@@ -212,7 +212,7 @@ class Recorder:
         ended = [record for record in self.records if record["kind"] == "stage"]
         if stage.name not in [record.get("stage") for record in ended]:
             self.log.event("stage", state.step, stage=stage.name, part=stage.part)
-        state.seconds = self.clock()
+        state.seconds = self.processes.share(self.clock())  # from which all count the time of the next one
 
     def finish(self) -> tuple[Path, bool]:
         """The last validation, checkpoint and the model's file; what a resumption finds done is not done again.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Generator
@@ -69,9 +70,16 @@ def check_stages(model: Network, stages: Sequence[Stage]) -> None:
     Raises:
         UserError: one line.
     """
+    names = [stage.name for stage in stages]
+    if len(stages) > 1 and (len({*names}) < len(names) or not all(names)):
+        raise UserError(f"stages: got the names {', '.join(map(repr, names))}, expected one for each, no two alike")
+    first = stages[0].config
     for stage in stages:
-        stage.trained(model)
-    if len(stages) > 1:
-        for stage in stages:
+        if stage.trained(model) is not model or len(stages) > 1:
             if stage.config.compute.shard:
                 raise UserError(f"stages.{stage.name}.compute.shard: got true, expected false in a run of stages")
+            for name in ("threads", "compute.channels_last"):
+                value, begun = (attrgetter(name)(config) for config in (stage.config, first))
+                if value != begun:
+                    told = f"got {value}, expected {begun}".lower()
+                    raise UserError(f"stages.{stage.name}.{name}: {told} as in the first stage")

@@ -183,17 +183,32 @@ def read_start(run: Path, model: Network) -> Start | None:
     Raises:
         UserError: one line, if they are damaged or of another model.
     """
+    start, tensors = _read(run, model)
+    with torch.no_grad():
+        for key, x in model.state_dict().items() if start is not None else ():
+            x.copy_(tensors[key])
+    return start
+
+
+def kept_weights(run: Path, model: Network) -> frozenset[str]:
+    """Names of the weights that a run has from another model.
+
+    Raises:
+        UserError: as :func:`read_start` does.
+    """
+    start, _ = _read(run, model)
+    return frozenset() if start is None else start.kept
+
+
+def _read(run: Path, model: Network) -> tuple[Start | None, dict[str, Tensor]]:
     path = run / START
     if not path.exists():
-        return None
+        return None, {}
     tensors, info = read_tensors(path)
     own = model.state_dict()
     if _differing(own, tensors):
         raise UserError(f"{path}: got the weights of another model, expected those of the recipe")
-    with torch.no_grad():
-        for key, x in own.items():
-            x.copy_(tensors[key])
     name, sha256, anew = (info.get(key) for key in ("started_from", "started_from_sha256", "anew"))
     if not isinstance(name, str) or not isinstance(sha256, str) or not isinstance(anew, list):
         raise UserError(f"{path}: does not say where the weights come from, expected a file of davi train --from")
-    return Start(name, sha256, frozenset(own.keys() - set(map(str, anew))))
+    return Start(name, sha256, frozenset(own.keys() - set(map(str, anew)))), tensors

@@ -16,7 +16,7 @@ from davi.model import Network
 from davi.objectives import Loss, Objective, make_objective
 from davi.training.config import TrainingConfig
 from davi.training.optimizer import Average, make_optimizer
-from davi.training.parallel import Processes
+from davi.training.parallel import Processes, noise_seed
 from davi.training.schedule import Schedule
 from davi.training.sharded import shard, share, shares, whole
 from davi.training.stages import Stage
@@ -107,6 +107,12 @@ class Tensors(NamedTuple):
     optimizer: Mapping[str, Tensor]
 
 
+def _kinds(tensors: Mapping[str, Tensor]) -> str:
+    """Names, types and shapes in words."""
+    kinds = (f"{name} {str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in sorted(tensors.items()))
+    return ", ".join(kinds) or "no state"
+
+
 class State:
     """A run at one instant, between two steps.
 
@@ -153,16 +159,23 @@ class State:
         self.started_from = dict(started_from or {})
         self.rollbacks: list[dict[str, Any]] = []
         """What has been recorded of each time the run went back to a checkpoint."""
-        self.step = self.first_step = 0
-        """Steps done, and how many there were when the stage began."""
-        self.seconds = self.first_second = 0.0
-        """Time used, over all resumptions, and how much of it when the stage began."""
+        self.step = 0
+        """Steps done."""
+        self.seconds = 0.0
+        """Time used, over all resumptions."""
+        self.begun = [(0, 0.0)]
+        """Steps done and time used when each stage began, up to the present one."""
         self.enter(0)
 
     @property
     def stage(self) -> Stage:
         """What is trained now."""
         return self.stages[self.place]
+
+    @property
+    def first_step(self) -> int:
+        """Steps done when the stage began."""
+        return self.begun[-1][0]
 
     @property
     def config(self) -> TrainingConfig:
@@ -180,7 +193,8 @@ class State:
 
     def within(self, step: int, seconds: float) -> tuple[int, float]:
         """The same counted from where the stage began, as its schedule counts."""
-        return step - self.first_step, seconds - self.first_second
+        first_step, first_second = self.begun[-1]
+        return step - first_step, seconds - first_second
 
     def enter(self, place: int) -> None:
         """Make everything that a stage begins with; the model's weights stay as they are."""
@@ -195,6 +209,7 @@ class State:
         self.optimizer = make_optimizer(self.trained, config.optimizer, config.learning_rate)
         self.step_filter = StepFilter(config.step_filter)
         self.objective = make_objective(config.objective)
+        torch.manual_seed(noise_seed(config.seed, place, 0, 0, 0))  # its draws are the same, whatever went before
         self.objective.begin(self.trained, self.loader.sampler.batch_size)
         self.meters, self.skipped = Meters(), 0
         self.accumulate = self.parts = config.accumulate
@@ -203,7 +218,7 @@ class State:
     def leave(self) -> None:
         """End a stage: its part gets the averaged weights. The next one can be entered then."""
         self.model.load_state_dict(self.average.model.state_dict())
-        self.first_step, self.first_second = self.step, self.seconds
+        self.begun.append((self.step, self.seconds))
 
     def numbers(self) -> dict[str, Any]:
         """What JSON can hold."""
@@ -220,24 +235,21 @@ class State:
             "parts": self.parts,
             "rollbacks": self.rollbacks,
             "started_from": self.started_from,
-            **({} if len(self.stages) == 1 else self._of_stage()),
+            **({} if len(self.stages) == 1 else {"begun": self.begun}),
         }
-
-    def _of_stage(self) -> dict[str, Any]:
-        return {"stage": self.place, "first_step": self.first_step, "first_second": self.first_second}
 
     def load_numbers(self, numbers: Mapping[str, Any]) -> None:
         """Undo :meth:`numbers`.
 
         Raises:
-            UserError: if they are of a run with another optimizer, batch size or seed, or of other images; no weights
-                have been changed then.
+            UserError: if they are of a run with another optimizer, batch size or seed, or of other images, or if a
+                stage that has ended should be longer; no weights have been changed then.
         """
-        place = int(numbers.get("stage", 0))
-        if not 0 <= place < len(self.stages):
-            raise UserError(f"stages: got {len(self.stages)}, expected at least {place + 1}, since that one has begun")
-        if place != self.place:
-            self.enter(place)
+        begun = [(int(step), float(seconds)) for step, seconds in numbers.get("begun", self.begun[:1])]
+        self._check_ended(begun)
+        if len(begun) - 1 != self.place:
+            self.enter(len(begun) - 1)
+        self.begun = begun
         own = type(self.optimizer).__name__.lower()
         if numbers["optimizer"] != own:
             begun = numbers["optimizer"]
@@ -248,12 +260,21 @@ class State:
         self.meters.names, self.meters.totals = list(meters["names"]), list(meters["totals"])
         self.meters.steps, self.meters.batch = int(meters["steps"]), None
         self.step, self.seconds = int(numbers["step"]), float(numbers["seconds"])
-        self.first_step, self.first_second = int(numbers.get("first_step", 0)), float(numbers.get("first_second", 0.0))
         self.skipped, self.average.updates = int(numbers["skipped"]), int(numbers["updates"])
         self.rollbacks = [dict(record) for record in numbers["rollbacks"]]
         self.started_from = dict(numbers.get("started_from", {}))
         if numbers["accumulate"] == self.accumulate:  # else another cut is asked for knowingly
             self.parts = int(numbers["parts"])
+
+    def _check_ended(self, begun: Sequence[tuple[int, float]]) -> None:
+        """Refuse a larger budget for a stage that has ended: others have been trained on what it has become."""
+        for stage, (first, since), (last, until) in zip(self.stages, begun, begun[1:], strict=False):
+            per_epoch = Sampler(len(self.sets.train), stage.config.batch_size, 0).batches_per_epoch
+            if Schedule(stage.config, per_epoch).exhausted(last - first, until - since) is None:
+                raise UserError(
+                    f"stages.{stage.name}: got a larger budget, expected that with which it ended after "
+                    f"{last - first} steps: only the stage that a run is in can be prolonged"
+                )
 
     def others(self) -> dict[str, Tensor]:
         """Tensors besides weights and optimizer. The model's own draws need none: their seeds follow from the step."""
@@ -261,11 +282,21 @@ class State:
         return {"random/feed": self.loader.generator.get_state(), **own}
 
     def load_others(self, tensors: Mapping[str, Tensor]) -> None:
-        """Undo :meth:`others`."""
-        self.loader.generator.set_state(tensors["random/feed"])
+        """Undo :meth:`others`.
+
+        Raises:
+            UserError: if they are of another objective; nothing has been changed then.
+        """
         own = {name.removeprefix(_OBJECTIVE): x for name, x in tensors.items() if name.startswith(_OBJECTIVE)}
+        wanted = self.objective.state()
+        if (kept := _kinds(own)) != (expected := _kinds(wanted)):
+            raise UserError(
+                f"training.objective: got {self.objective.name} with {expected} for a checkpoint with {kept}; "
+                "a run goes on with the objective that it was begun with"
+            )
+        self.loader.generator.set_state(tensors["random/feed"])
         if own:
-            self.objective.load_state(own)
+            self.objective.load_state({name: tensor.to(wanted[name].device) for name, tensor in own.items()})
 
     def tensors(self) -> Tensors:
         """The large tensors. All processes have to call it."""

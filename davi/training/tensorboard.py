@@ -1,7 +1,8 @@
 """The records of a run for TensorBoard, in ``RUN/tensorboard``; needs the extra ``tensorboard``.
 
 What it shows is what ``metrics.jsonl`` holds: the numbers of the records ``train`` and ``validation`` are scalars such
-as ``train/bits_per_dim`` and ``validation/kl/03`` (nats, of layer 3); all other records are text. ::
+as ``train/bits_per_dim`` and ``validation/kl/03`` (nats, of layer 3), in a run of stages ``train/STAGE/bits_per_dim``;
+all other records are text. ::
 
     tensorboard --logdir runs
 """
@@ -57,8 +58,9 @@ class Board:
         """Take in one record, as :meth:`davi.runs.Metrics.write` does."""
         with writing(self._path):
             if kind in ("train", "validation"):
+                group = f"{kind}/{values['stage']}" if values.get("stage") else kind
                 for name, value in scalars(values).items():
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
             else:
                 self._writer.add_text(f"events/{kind}", f"`{json.dumps(values)}`", step)
             self._writer.flush()

@@ -1,0 +1,116 @@
+"""What the contract tests share: the models they run over, weights that are neutral nowhere, and all images of a shape.
+
+They run over every ``_tiny`` recipe and every toy: a new model is tested by adding its recipe. Each file of tests asks
+for one capability, and a model is tested by all files whose capabilities it has.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TypeVar
+
+import pytest
+import torch
+import toys
+from torch import Generator, Tensor
+
+from davi import recipes
+from davi.data import geometry_of
+from davi.evidence import Kind
+from davi.model import Energy, Model, Network, Normalized, Partition, Summable
+from davi.models import MODELS
+
+TINY = [name for name in recipes.names() if name.endswith("_tiny")]
+LEVELS = {"toy_flow": 5}
+"""Levels of a toy's images; those of the others are binary."""
+
+N = TypeVar("N", bound=Network)
+
+
+def class_of(name: str) -> type[Network]:
+    """The class of a recipe's or a toy's network."""
+    return toys.TOYS[name] if name in toys.TOYS else MODELS[recipes.load(name).model_name]
+
+
+def names(kind: type) -> list[str]:
+    """The ``_tiny`` recipes and the toys whose networks have a capability."""
+    return [name for name in (*TINY, *toys.TOYS) if issubclass(class_of(name), kind)]
+
+
+def shake(network: N) -> N:
+    """Move every weight, so that no gate or bias is at its neutral value."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def shaken(name: str) -> Network:
+    """The network of a recipe, for its own images, or of a toy; shaken, in eval mode."""
+    if name in toys.TOYS:
+        return small(name, (1, 4, 4), LEVELS.get(name, 2))
+    recipe = recipes.load(name)
+    assert recipe.data is not None
+    return shake(recipes.build(recipe, *geometry_of(recipe.data)))
+
+
+def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0) -> Network:
+    """The network of a recipe or a toy for other images, so few that all can be listed; shaken, in eval mode."""
+    if name in toys.TOYS:
+        cls = toys.TOYS[name]
+        return shake(cls(shape, levels, cls.Config(), classes))
+    return shake(recipes.build(recipes.load(name), shape, levels, classes))
+
+
+def model_of(network: Network) -> Model:
+    """What gives images a probability: the network itself, or an energy with its partition function."""
+    if isinstance(network, Energy):
+        assert isinstance(network, Summable)
+        with torch.no_grad():
+            return Normalized(network, Partition(float(network.log_partition()), Kind.EXACT)).eval()
+    assert isinstance(network, Model)
+    return network
+
+
+def some_images(model: Network, n: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Images drawn evenly, ``[n, C, H, W]``."""
+    return torch.randint(model.levels, (n, *model.shape)).to(dtype)
+
+
+def all_images(model: Network) -> Tensor:
+    """Every image of the model's shape and levels once, ``[levels ** dims, C, H, W]``, the last pixel changing
+    first."""
+    values = list(itertools.product(range(model.levels), repeat=model.dims))
+    return torch.tensor(values).view(-1, *model.shape)
+
+
+def place(x: Tensor, levels: int) -> Tensor:
+    """Where each of some images stands among :func:`all_images`, ``[B]``."""
+    found = torch.zeros(len(x), dtype=torch.int64)
+    for pixel in x.flatten(1).T:
+        found = levels * found + pixel
+    return found
+
+
+def seeded(seed: int = 5) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def assert_frequencies(found: Tensor, log_p: Tensor) -> None:
+    """Draws of k things have the probabilities that they should have.
+
+    If they have, Pearson's statistic has mean k - 1 and variance close to 2 (k - 1), as long as each thing is expected
+    at least five times. Five standard deviations above its mean it is less than once in a thousand seeds, its right
+    tail being heavier than a Normal's; the seeds are fixed.
+
+    Arguments:
+        found: draws, numbers of the things, ``[B]``.
+        log_p: the log-probability of each, ``[k]``.
+    """
+    expected = len(found) * log_p.double().exp()
+    assert float(expected.sum()) == pytest.approx(len(found), rel=1e-6)
+    assert float(expected.min()) >= 5.0
+    counts = torch.bincount(found, minlength=len(log_p)).double()
+    freedom = len(log_p) - 1
+    statistic = float(((counts - expected).square() / expected).sum())
+    assert statistic < freedom + 5.0 * (2.0 * freedom) ** 0.5

@@ -1,0 +1,165 @@
+"""The partition function of a run: found once, kept beside the weights, never taken for that of others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import pytest
+import torch
+import toys
+from contract import shaken
+from torch import Generator, Tensor, nn
+from toys.boltzmann import Boltzmann
+
+import davi
+from davi import derived
+from davi.errors import UserError
+from davi.evidence import Kind
+from davi.files import digest, read_tensors
+from davi.model import Energy, Network, Normalized, Summable
+from davi.models import MODELS
+from davi.partition import NAME
+from davi.runs import load_model, load_network, save_model
+
+
+@dataclass(frozen=True)
+class FieldsConfig:
+    """No options."""
+
+
+class Fields(Energy):
+    """Independent pixels, F(v) = -b v; nobody has found out how to sum them."""
+
+    name = "fields"
+    Config = FieldsConfig
+
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: FieldsConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
+        self.b = nn.Parameter(torch.linspace(-1.0, 1.0, self.dims))
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        return -(v.flatten(1) * self.b).sum(1)
+
+    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        return torch.bernoulli((self.b / temperature).sigmoid().expand(len(v), -1), generator=generator).view_as(v)
+
+
+@final
+class Overflowing(Fields, Summable):
+    """One whose sum is beyond all numbers."""
+
+    name = "overflowing"
+
+    def log_partition(self) -> Tensor:
+        return torch.tensor(math.inf, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.register(monkeypatch)
+    for cls in (Fields, Overflowing):
+        monkeypatch.setitem(MODELS, cls.name, cls)
+
+
+def run_of(network: Network, folder: Path) -> Path:
+    """A folder with a model in it."""
+    folder.mkdir()
+    save_model(folder / "model.safetensors", network)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return run_of(shaken(Boltzmann.name), tmp_path / "run")
+
+
+def loaded(run: Path) -> Normalized:
+    model = davi.load(run)
+    assert isinstance(model, Normalized)
+    assert not model.training
+    assert not model.energy.training
+    return model
+
+
+def keep(run: Path, log_z: float, kind: Kind = Kind.EXACT) -> None:
+    """Leave a partition function of the run's weights in its folder."""
+    weights = digest(load_network(run)[0].state_dict())
+    derived.write(run, NAME, weights, {"kind": kind.name}, {"log_z": torch.tensor(log_z, dtype=torch.float64)})
+
+
+def test_it_is_summed_and_kept(run: Path) -> None:
+    model = loaded(run)
+    assert isinstance(model.energy, Boltzmann)
+    log_z = float(model.energy.log_partition().detach())
+    assert (model.partition.log_z, model.partition.kind) == (log_z, Kind.EXACT)
+    tensors, info = read_tensors(run / "derived" / "partition.safetensors")
+    assert {name: (float(x), x.dtype) for name, x in tensors.items()} == {"log_z": (log_z, torch.float64)}
+    assert info == {"weights": digest(load_network(run)[0].state_dict()), "options": {"kind": "EXACT"}}
+
+
+def test_what_is_kept_is_used(run: Path) -> None:
+    keep(run, 1.25)
+    written = (run / "derived" / "partition.safetensors").read_bytes()
+    for source in (run, run / "model.safetensors"):
+        model = loaded(source)
+        assert (model.partition.log_z, model.partition.kind) == (1.25, Kind.EXACT)
+    assert (run / "derived" / "partition.safetensors").read_bytes() == written
+
+
+def test_an_estimate_stays_an_estimate(run: Path) -> None:
+    keep(run, 1.25, Kind.ESTIMATE)
+    model = loaded(run)
+    assert (model.partition.log_z, model.partition.kind) == (1.25, Kind.ESTIMATE)
+    assert model.evidence(torch.zeros(2, *model.shape, dtype=torch.int64)).kind is Kind.ESTIMATE
+
+
+def test_that_of_other_weights_is_never_used(run: Path) -> None:
+    before = loaded(run).partition.log_z
+    network, _ = load_network(run)
+    with torch.no_grad():
+        next(network.parameters()).add_(0.5)
+    save_model(run / "model.safetensors", network)
+    after = loaded(run).partition.log_z
+    assert isinstance(network, Boltzmann)
+    assert after == float(network.log_partition().detach()) != before
+    assert loaded(run).partition.log_z == after
+
+
+def test_a_damaged_file_is_named_in_one_line(run: Path) -> None:
+    loaded(run)
+    path = run / "derived" / "partition.safetensors"
+    whole = path.read_bytes()
+    for damaged in (b"nothing", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"partition\.safetensors: .*; delete it, it will be made again$") as caught:
+            davi.load(run)
+        assert "\n" not in str(caught.value)
+    path.unlink()
+    assert loaded(run).partition.kind is Kind.EXACT
+
+
+def test_without_one_there_is_no_probability(tmp_path: Path) -> None:
+    run = run_of(Fields((1, 2, 2), 2, FieldsConfig()), tmp_path / "run")
+    with pytest.raises(UserError, match="got the energy fields without a partition function, expected ") as caught:
+        davi.load(run)
+    assert str(run / "derived" / "partition.safetensors") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (run / "derived").exists()
+    keep(run, 2.5, Kind.ESTIMATE)
+    assert loaded(run).partition.log_z == 2.5
+    network, _ = load_network(run)
+    with torch.no_grad():
+        next(network.parameters()).add_(0.5)
+    save_model(run / "model.safetensors", network)
+    with pytest.raises(UserError, match="without a partition function"):
+        davi.load(run)
+
+
+def test_one_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    run = run_of(Overflowing((1, 2, 2), 2, FieldsConfig()), tmp_path / "run")
+    with pytest.raises(UserError, match=r"got the partition function exp\(inf\), expected a finite one$"):
+        load_model(run)
+    assert not (run / "derived").exists()
