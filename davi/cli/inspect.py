@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from davi import files, page, report
+from davi.cli.closing import closing
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import Images, evenly
@@ -59,8 +60,7 @@ def run(request: Request) -> int:
     if not options.no_figures:
         page.save_figures(sections, folder / FIGURES)
         print(f"figures as PNG and SVG: {folder / FIGURES}")
-    print(page.headline(result))
-    print(f"the page, for any browser: {target}")
+    print(closing(result, folder, target))
     return 0
 
 
