@@ -130,7 +130,7 @@ ERRORS: list[tuple[str, str]] = [
     ("evaluate {run} --device abacus", "--device: got 'abacus', expected a device of this machine"),
     ("compare", "the following arguments are required: RUN"),
     (
-        "compare {run} {tmp}/rum",
+        "compare {run} {tmp}/bereft",
         "found no evaluation.json, expected a run that was evaluated; davi evaluate {run} writes",
     ),
     ("compare {tmp}/rum", "rum, found nothing there, expected the folder of a run; did you mean {run}?"),
