@@ -60,7 +60,8 @@ def check_source(given: str) -> Path:
 def _check_training(request: Request) -> None:
     options = request.options
     folder = None if options.run is None else Path(options.run)
-    if options.source is not None:
+    begun = folder is not None and options.resume and (folder / RECIPE).is_file()
+    if options.source is not None and not begun:  # a run that has begun needs its source no more
         check_source(options.source)
     if folder is not None and options.resume:
         check_can_go_on(folder)
@@ -68,7 +69,7 @@ def _check_training(request: Request) -> None:
         check_free(folder)  # of several processes the first may have begun by the time another one looks
     if options.recipe is not None:
         _check_images(request, read(recipes.find(options.recipe)))
-    elif folder is not None and options.resume and (folder / RECIPE).is_file():
+    elif folder is not None and begun:
         _check_images(request, read(folder / RECIPE))
     elif options.source is not None:
         _check_images(request, {})
