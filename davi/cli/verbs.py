@@ -263,7 +263,7 @@ VERBS: dict[str, Verb] = {
         _add_train,
         ("model", "data", "training", "stages"),
         "Any option of the recipe's sections can be overridden as --model.OPTION, --data.OPTION, --training.OPTION\n"
-        "(davi recipes show RECIPE shows those in use):\n"
+        "or, beginning with the name of a stage, --stages.OPTION (davi recipes show RECIPE shows those in use):\n"
         "  davi train attentive_mnist --model.layers '[4, 8]' --minutes 30 --data.root DIR\n"
         "  davi train halves.yaml --stages.second.steps 9000    (of the stage of that name)\n"
         "  davi train --run runs/attentive_mnist-1 --resume\n"

@@ -31,6 +31,7 @@ References:
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def named(name: str, root: str | None, labels: bool = False) -> Source:
     Raises:
         UserError: if the directory or a file of the set is missing or damaged.
     """
-    with OneLine(Path(root or name), "a folder with the files of the set"):
+    with OneLine(Path(root or os.environ.get("DAVI_DATA", "")) / name, "a folder with the files of the set"):
         folder = folder_of(name, root)
         ours = any(folder.glob("*.npz")) or any(folder.glob("*.webp"))
         if name in _ORIGINALS and not ours and is_distribution(folder):
