@@ -1,6 +1,6 @@
 # Everything here needs Python 3.11 or newer, make and git; each target makes the virtual environment it needs.
 #
-#   make demo     trains, measures and shows a Deep Attentive VAE on real handwritten digits; after Ctrl-C it goes on
+#   make demo     trains, measures and shows a Deep Attentive VAE on static binarized MNIST; after Ctrl-C it goes on
 #   make test     runs the tests
 #   make check    runs the linter, the formatter's check and the type checker
 #   make docs     builds the documentation as a site, build/docs/index.html, without a network
@@ -20,9 +20,9 @@ DEMO := runs/demo
 
 demo: $(VENV)/.installed
 	@if test -e $(DEMO)/inspection.html; then rm -rf $(DEMO); fi  # it has ended; one that was interrupted goes on
-	$(BIN)/davi train attentive_digits --run $(DEMO) --resume
-	$(BIN)/davi evaluate $(DEMO) --importance-samples 100
-	$(BIN)/davi sample $(DEMO)
+	$(BIN)/davi train attentive_mnist_demo --run $(DEMO) --resume
+	$(BIN)/davi evaluate $(DEMO) --importance-samples 100 --limit 1000
+	$(BIN)/davi sample $(DEMO) --temperature 0.8
 	$(BIN)/davi reconstruct $(DEMO)
 	$(BIN)/davi inspect $(DEMO)
 

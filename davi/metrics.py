@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from davi.files import replace_text, writing
-
-METRICS = "metrics.jsonl"
+from davi.run_folder import METRICS
 
 
 class Metrics:

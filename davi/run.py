@@ -25,7 +25,6 @@ from davi import measurements, recipes
 from davi.cli import evaluate as evaluate_verb
 from davi.cli import inspect as inspect_verb
 from davi.cli import train as train_verb
-from davi.cli.loading import run_folder
 from davi.cli.options import parse
 from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
@@ -33,10 +32,11 @@ from davi.files import sync_folder, writing
 from davi.kept import IMAGES, PREFIX
 from davi.keywords import DATA, assignments, check_known, model_keywords
 from davi.measurements import Measured
-from davi.metrics import METRICS, read_metrics
+from davi.metrics import read_metrics
 from davi.model import Model, Temperature
 from davi.notebook import Page
 from davi.recipes import Recipe
+from davi.run_folder import METRICS, run_folder
 from davi.runs import LOCK, MODEL, RECIPE, load_model
 from davi.training.parallel import Processes
 

@@ -35,11 +35,16 @@ from davi.kept import IMAGES, portable
 from davi.model import Energy, Model, Network
 from davi.models import MODELS
 from davi.partition import normalized
-from davi.renamed import RECIPE as RECIPE
 from davi.renamed import read, upgraded
+from davi.run_folder import CHECKPOINTS as CHECKPOINTS
+from davi.run_folder import LOCK as LOCK
+from davi.run_folder import MODEL as MODEL
+from davi.run_folder import RECIPE as RECIPE
+from davi.run_folder import START as START
+from davi.run_folder import check_can_go_on as check_can_go_on
+from davi.run_folder import check_free
+from davi.run_folder import in_use as in_use
 
-CHECKPOINTS, MODEL, LOCK = "checkpoints", "model.safetensors", ".lock"
-START = "start.safetensors"
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
 
@@ -73,10 +78,9 @@ def create(run: Path, recipe: Mapping[str, Any], resume: bool = False, first: Ca
     Raises:
         UserError: if the folder is in use, cannot be written, or holds a run of another recipe.
     """
-    if in_use(run):
-        if not resume:
-            remedy = f"begin another from it with --from {run}" if only_a_model(run) else "go on with --resume"
-            raise UserError(f"run: {run} is not empty; choose another folder, or {remedy}")
+    if not resume:
+        check_free(run)
+    elif in_use(run):
         check_can_go_on(run)
         if (run / RECIPE).exists():
             _same_recipe(run, recipe)
@@ -116,32 +120,6 @@ def create_whole(run: Path, recipe: Mapping[str, Any], model: Network, extra: Ma
             sync_folder(target.parent)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-
-
-def only_a_model(run: Path) -> bool:
-    """Whether a folder holds a model and no checkpoint: imported weights, or a run that has lost its checkpoints."""
-    kept = [path for form in ("step-*", ".was-step-*") for path in (run / CHECKPOINTS).glob(form)]
-    return (run / MODEL).exists() and not kept
-
-
-def check_can_go_on(run: Path) -> None:
-    """Refuse to resume where there is nothing to resume but a model, which would be trained anew and overwritten.
-
-    Raises:
-        UserError: one line with the remedy.
-    """
-    if only_a_model(run):
-        raise UserError(
-            f"run: {run} holds a {MODEL} and no checkpoint to go on from; a new run that begins with its weights: "
-            f"davi train --from {run}"
-        )
-
-
-def in_use(run: Path) -> bool:
-    """Whether a folder holds anything but a lock and images to train on; what is no folder is refused."""
-    if run.exists() and not run.is_dir():
-        raise UserError(f"run: got {run}, which is a file; expected a folder")
-    return run.is_dir() and any(path.name not in (LOCK, IMAGES) for path in run.iterdir())
 
 
 def write_recipe(run: Path, recipe: Mapping[str, Any]) -> None:

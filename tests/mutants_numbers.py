@@ -371,8 +371,8 @@ _MEASURES = (
     Mutant(
         "baselines-of-all-images",
         "davi/cli/evaluate.py",
-        "baselines(opened.train, evenly(images, options.limit), progress)",
-        "baselines(opened.train, images, progress)",
+        "cached_baselines(opened.train, evenly(images, options.limit), location(None), progress)",
+        "cached_baselines(opened.train, images, location(None), progress)",
         ("test_cli_numbers.py::test_model_and_baselines_are_asked_about_the_same_images",),
     ),
     Mutant(

@@ -22,7 +22,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset(
         {"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "kept", "layers"}
     )
-    | {"progress", "quantity", "records", "renamed", "repetition"},
+    | {"progress", "quantity", "records", "renamed", "repetition", "run_folder", "sets"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
@@ -39,13 +39,14 @@ ONLY: dict[str, frozenset[str]] = {
     "batch": frozenset(),
     "errors": frozenset(),
     "config": frozenset({"errors"}),
-    "data": frozenset({"errors", "kept"}),
+    "data": frozenset({"errors", "kept", "sets"}),
     "formatting": frozenset({"quantity"}),
     "kept": frozenset(),
     "pictures": frozenset({"errors"}),
     "progress": frozenset(),
     "quantity": frozenset(),
     "records": frozenset({"config", "errors"}),
+    "sets": frozenset({"errors", "kept"}),
 }
 """Parts that may import no more of the package than this, whatever their level."""
 

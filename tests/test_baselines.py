@@ -15,7 +15,9 @@ from sklearn.naive_bayes import CategoricalNB
 
 from davi.data import DataConfig, Images, evenly, load
 from davi.errors import UserError
-from davi.evaluation.baselines import Baseline, baselines, independent_pixels, picture, png, webp
+from davi.evaluation import baseline_cache
+from davi.evaluation.baseline_cache import cached_baselines
+from davi.evaluation.baselines import Baseline, baselines, independent_pixels, mosaic, picture, png, webp
 
 
 def images(values: list[list[int]], levels: int, name: str = "toy/test") -> Images:
@@ -27,6 +29,12 @@ def images(values: list[list[int]], levels: int, name: str = "toy/test") -> Imag
 def noise(shape: tuple[int, ...], levels: int) -> Images:
     dtype = torch.uint8 if levels <= 256 else torch.int32
     return Images(torch.randint(levels, shape).to(dtype), levels, "noise/test")
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file for each image, however small."""
+    monkeypatch.setattr("davi.evaluation.baselines._SMALL_BYTES", 0)
 
 
 def read_back(file: io.BytesIO, channels: int) -> np.ndarray:
@@ -99,6 +107,7 @@ def test_sets_that_do_not_belong_together(train: Images, test: Images) -> None:
         independent_pixels(train, test)
 
 
+@pytest.mark.usefixtures("apart")
 def test_the_smallest_png_has_67_bytes() -> None:
     """Signature 8, header 25, data 12 + 10, end 12: one bilevel pixel."""
     result = png(images([[1], [0]], 2))
@@ -106,6 +115,7 @@ def test_the_smallest_png_has_67_bytes() -> None:
     assert result.standard_error == 0
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize(
     ("shape", "levels", "mode"),
     [
@@ -134,6 +144,7 @@ def test_png_is_lossless_and_counted_in_full(shape: tuple[int, int, int], levels
     assert result.standard_error == pytest.approx(8 * np.std(lengths, ddof=1) / math.sqrt(3) / math.prod(shape))
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize(("channels", "levels"), [(1, 2), (1, 17), (3, 256), (4, 256)])
 def test_webp_is_lossless(channels: int, levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     test = noise((2, channels, 6, 7), levels)
@@ -184,7 +195,7 @@ def test_all_together() -> None:
     found = baselines(train, test, lambda done, total: seen.append((done, total)))
     assert found == [independent_pixels(train, test), png(test), webp(test)]
     assert [baseline.name for baseline in found] == ["independent pixels", "PNG", "lossless WebP"]
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(1, 1)]  # one file for all of them
 
 
 def test_of_very_many_images_some_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +208,7 @@ def test_of_very_many_images_some_are_counted(monkeypatch: pytest.MonkeyPatch) -
     assert found.note.startswith("counts of 4 training images (4 of 10 images, spread evenly, seed 0) at each position")
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("method", [png, webp])
 def test_of_very_many_images_some_are_put_into_files(
     method: Callable[[Images], Baseline], monkeypatch: pytest.MonkeyPatch
@@ -216,3 +228,78 @@ def test_a_memory_map_is_read_in_place(tmp_path: Path) -> None:
     mapped = Images(torch.from_numpy(np.load(tmp_path / "set.npy", mmap_mode="c")), 17, stored.name)
     assert independent_pixels(mapped, mapped) == independent_pixels(stored, stored)
     assert png(mapped) == png(stored)
+
+
+@pytest.mark.parametrize(("n", "shape"), [(7, (1, 3, 5)), (1, (3, 4, 4)), (12, (2, 2, 9)), (3, (1, 1, 40))])
+def test_a_mosaic_holds_every_image_once(n: int, shape: tuple[int, int, int]) -> None:
+    """Tile i is image i, row after row, and what is left over is zero; the whole is about as wide as high."""
+    channels, height, width = shape
+    images = np.random.default_rng(0).integers(1, 256, (n, *shape), dtype=np.uint8)
+    whole = mosaic(images)
+    columns = whole.shape[2] // width
+    assert whole.shape == (channels, -(-n // columns) * height, columns * width)
+    for i, image in enumerate(images):
+        top, left = i // columns * height, i % columns * width
+        assert np.array_equal(whole[:, top : top + height, left : left + width], image)
+    assert (whole > 0).sum() == images.size
+    assert max(whole.shape[1:]) <= 2 * min(whole.shape[1:]) + 2 * max(height, width)
+
+
+@pytest.mark.parametrize("method", [png, webp])
+def test_small_images_share_one_file(method: Callable[[Images], Baseline], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the digits the headers of 397 files outweigh the pixels; one file for all is what another method needs."""
+    test = load(DataConfig()).test
+    together = method(test)
+    with Image.new("L", (1, 1)) as one:
+        file = io.BytesIO()
+        one.save(file, "PNG" if method is png else "WEBP")
+    assert together.note.endswith(
+        "one file for all 397 images, side by side, since each by itself would be mostly header"
+    )
+    assert together.standard_error is None
+    monkeypatch.setattr("davi.evaluation.baselines._SMALL_BYTES", 0)
+    headers = 8 * 0.5 * len(file.getvalue()) / 64  # bits/dim of half of the smallest file
+    assert 1.0 < together.bits_per_dim < method(test).bits_per_dim - headers
+    assert png(noise((2, 1, 32, 32), 256)).note.endswith("which weigh heavily on small images")  # a kilobyte each
+
+
+def test_a_shared_file_is_lossless(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = noise((5, 1, 4, 6), 17)
+    saved: list[np.ndarray] = []
+    original = Image.Image.save
+
+    def spy(image: Image.Image, file: io.BytesIO, *args: object, **options: object) -> None:
+        original(image, file, *args, **options)
+        saved.append(read_back(io.BytesIO(file.getvalue()), 1))
+
+    monkeypatch.setattr(Image.Image, "save", spy)
+    assert png(test).bits_per_dim is not None
+    assert np.array_equal(saved[0], mosaic(test.pixels.numpy()))
+
+
+def test_baselines_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for the same images; others, or a damaged file, are measured."""
+    calls: list[str] = []
+
+    def count(train: Images | None, test: Images, progress: object) -> list[Baseline]:
+        calls.append(test.name)
+        return baselines(train, test)
+
+    monkeypatch.setattr(baseline_cache, "baselines", count)
+    train, test = noise((9, 1, 4, 4), 17), noise((3, 1, 4, 4), 17)
+    first = cached_baselines(train, test, tmp_path)
+    assert cached_baselines(train, test, tmp_path) == first == baselines(train, test)
+    assert len(calls) == 1
+    assert cached_baselines(None, test, tmp_path)[0].bits_per_dim is None  # not the one with training images
+    assert cached_baselines(train, train, tmp_path) != first
+    assert len(calls) == 3
+    for path in (tmp_path / "baselines").iterdir():
+        path.write_text("[{}]", encoding="utf-8")
+    assert cached_baselines(train, test, tmp_path) == first
+    assert len(calls) == 4
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "baselines").write_text("in the way", encoding="utf-8")
+    train, test = noise((9, 1, 4, 4), 17), noise((3, 1, 4, 4), 17)
+    assert cached_baselines(train, test, tmp_path) == baselines(train, test)

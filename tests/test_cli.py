@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import signal
@@ -22,7 +21,6 @@ from davi.cli import main
 from davi.cli.verbs import VERBS
 from davi.config import load_yaml
 from davi.metrics import read_metrics
-from davi.models import MODELS
 
 TINY = "attentive_digits_tiny"
 Capture = pytest.CaptureFixture[str]
@@ -296,20 +294,6 @@ def test_other_images_inherit_no_options_of_the_first(run: Path, tmp_path: Path,
     assert "first.npy/validation: 5 images" in capsys.readouterr().out
 
 
-def test_recipes_are_listed_and_shown(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert main(["recipes"]) == 0
-    listed = capsys.readouterr().out
-    assert max(map(len, listed.splitlines())) <= 80
-    groups = [group.splitlines() for group in listed.split("\n\n")]
-    members = {head: [row.split()[0] for row in rows if row[:3].strip()] for head, *rows in groups}
-    assert list(members) == sorted(MODELS)
-    assert sorted(itertools.chain.from_iterable(members.values())) == recipes.names()
-    assert all(recipes.load(name).model_name == head for head, found in members.items() for name in found)
-    assert main(["recipes", "show", TINY]) == 0
-    assert capsys.readouterr().out == recipes.find(TINY).read_text(encoding="utf-8")
-
-
 def test_help_and_version(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"davi {davi.__version__}\n"
@@ -329,6 +313,34 @@ def test_help_and_version(capsys: Capture) -> None:
 def test_quick_answers_do_not_wait_for_torch(words: list[str]) -> None:
     code = f"import sys; from davi.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_a_path_that_leads_nowhere_does_not_wait_for_torch(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one process, which has not loaded torch at its end."""
+    monkeypatch.delenv("DAVI_DATA", raising=False)
+    absent, run = str(tmp_path / "absent"), str(trained)
+    mistakes = [
+        ["train", absent + ".yaml"],
+        ["train", "attentive_mist"],
+        ["train", "attentive_mnist"],
+        ["train", TINY, "--run", run],
+        ["train", TINY, "--data", absent],
+        ["train", TINY, "--data", "digist"],
+        ["train", "--from", absent],
+        *([verb, absent] for verb in ("evaluate", "sample", "reconstruct", "inspect", "compare")),
+        ["evaluate", run, "--data", absent],
+        ["sample", run, "--out", absent + "/a.png"],
+        ["import", "nvae", absent, "--run", absent],
+    ]
+    code = (
+        f"import sys; from davi.cli import main; found = [main(words) for words in {mistakes!r}]; "
+        f"sys.exit('torch' in sys.modules or found != [2] * {len(mistakes)})"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.count("\n") == len(mistakes)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

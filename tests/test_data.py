@@ -260,7 +260,10 @@ def test_other_images_are_told_apart() -> None:
     ("options", "match"),
     [
         ({"set": "no/where"}, r"data\.set: got 'no/where', which does not exist; expected a folder of images"),
-        ({"set": "digitz"}, r"data\.set: got 'digitz' \(did you mean digits\?\), expected digits, photos, mnist"),
+        (
+            {"set": "digitz"},
+            r"data\.set: got 'digitz' \(did you mean digits\?\), expected digits, photos, binarized_mnist, mnist",
+        ),
         ({"set": "?"}, r"data\.set: got '\?', expected digits"),
         ({"set": "~nobody-of-this-name/x.npy"}, r"~nobody-of-this-name/x\.npy: cannot be read"),
         ({"set": "x" * 5000 + ".npy"}, r"\.npy: cannot be read"),

@@ -209,7 +209,7 @@ def check_recipe(request: Request) -> None:
 def test_there_are_commands_to_check() -> None:
     assert len(documented(DOCS / "tutorial.md")) >= 12
     assert len(documented(ROOT / "README.md")) >= 5
-    assert ["recipes"] in documented(DOCS / "tutorial.md")
+    assert ["recipes", "photos"] in documented(DOCS / "tutorial.md")
 
 
 def test_options_that_the_pages_name_exist() -> None:

@@ -41,6 +41,6 @@ def test_an_interrupted_demo_goes_on_and_a_whole_one_begins_anew(tmp_path: Path,
     stop.unlink()
     assert make() == 0
     assert (demo / "checkpoint").exists()
-    assert f"train attentive_digits --run {demo} --resume" in (demo / "log").read_text().splitlines()
+    assert f"train attentive_mnist_demo --run {demo} --resume" in (demo / "log").read_text().splitlines()
     assert make() == 0
     assert not (demo / "checkpoint").exists()

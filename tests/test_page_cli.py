@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -39,8 +40,14 @@ def text(path: Path) -> str:
 def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
     assert say("inspect", run, "--limit", 8, "--importance-samples", 2) == 0
     said = capsys.readouterr()
-    assert f"the page, for any browser: {run / 'inspection.html'}\n" in said.out
-    assert "L_2 of 2 importance samples; 8 of 397 images, spread evenly, seed 0" in said.out
+    number, files, following = said.out.splitlines()[-3:]  # what a user is left with
+    assert re.fullmatch(
+        r"number: digits/test costs at most \d\.\d{3} ± 0\.\d{3} bits/dim \(\d+\.\d nats an image\); "
+        r"independent pixels 2\.\d{3} \(8 of 397 images, spread evenly, seed 0\)",
+        number,
+    )
+    assert files == f"open:   {run / 'inspection.html'}"
+    assert following == "next:   davi train attentive_photos --data FOLDER  (on images of your own)"
     page = text(run / "inspection.html")
     assert "measured for this page: 8 of 397 images, spread evenly, seed 0; davi evaluate measures all images" in page
     assert "name: attentive_digits_tiny" in page
@@ -52,7 +59,7 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
 def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(run: Path, capsys: Capture) -> None:
     assert say("evaluate", run, "--limit", 5) == 0
     assert say("inspect", run, "--no-figures") == 0
-    assert "the ELBO; 5 of 397 images, spread evenly, seed 0" in capsys.readouterr().out
+    assert "(5 of 397 images, spread evenly, seed 0)" in capsys.readouterr().out
     assert "those of evaluation.json" in text(run / "inspection.html")
     assert not (run / "inspection").exists()
     assert say("inspect", run, "--no-figures", "--limit", 6) == 0  # asked for others: measured

@@ -14,12 +14,13 @@ import yaml
 import davi
 from davi import Kind, Model, data, recipes
 from davi.config import load_yaml
-from davi.data.geometry import GEOMETRY
 from davi.errors import UserError
 from davi.layers import DepthAttention
 from davi.models.attentive_vae import AttentiveVAEConfig
 from davi.objectives import make_objective
 from davi.published.importers import IMPORTERS
+from davi.recipes.catalog import CATALOG
+from davi.sets import FILES, GEOMETRY
 from davi.training import TrainingConfig
 from davi.training.schedule import Schedule
 
@@ -65,6 +66,7 @@ def test_every_recipe_is_whole(name: str) -> None:
     assert recipe.training is not None
     model = on_paper(name)
     assert (model.shape, model.levels) == data.geometry_of(recipe.data)
+    assert sum(parameter.numel() for parameter in model.parameters()) == CATALOG[name].parameters
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -133,7 +135,7 @@ def test_the_baseline_has_no_attention_of_any_kind() -> None:
 
 @pytest.mark.parametrize("name", sorted(GEOMETRY))
 def test_what_is_known_of_named_sets_is_true(name: str, need_shared: Callable[[str], Path]) -> None:
-    root = None if name in ("digits", "photos") else str(need_shared(f"data/{name}").parent)
+    root = None if name not in FILES else str(need_shared(f"data/{name}").parent)
     sets = data.load(data.DataConfig(set=name, root=root))
     assert data.geometry_of(data.DataConfig(set=name)) == (sets.shape, sets.levels)
 

@@ -136,3 +136,33 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 def test_options_of_a_section_that_make_no_sense(section: type, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         section(**options)
+
+
+def lines(config: TrainingConfig, seconds_a_step: float) -> int:
+    """How many lines the log of a whole run gets."""
+    schedule, step, before, count = Schedule(config, 100), 0, 0.0, 0
+    while schedule.exhausted(step, step * seconds_a_step) is None:
+        step += 1
+        if schedule.is_logged(step, step * seconds_a_step, before):
+            count, before = count + 1, step * seconds_a_step
+    return count
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds_a_step", "fewest", "most"),
+    [
+        ({"steps": 31}, 1.0, 31, 31),
+        ({"steps": 199}, 1.0, 199, 199),
+        ({"steps": 1500}, 1.0, 100, 100),
+        ({"epochs": 2000.0}, 1.0, 400, 400),  # 200,000 steps: never more than 500 apart
+        ({"minutes": 0.5}, 0.01, 95, 101),
+        ({"minutes": 600.0}, 1.0, 600, 600),  # never more than a minute apart
+        ({"minutes": 1.0, "steps": 10**6}, 0.1, 85, 101),  # the clock ends it, and its steps are far apart
+    ],
+)
+def test_curves_have_a_hundred_points(budget: dict[str, Any], seconds_a_step: float, fewest: int, most: int) -> None:
+    assert fewest <= lines(TrainingConfig(**budget), seconds_a_step) <= most
+
+
+def test_a_recipe_can_say_how_far_apart_lines_are() -> None:
+    assert lines(TrainingConfig(steps=100, log_every=40), 1.0) == 2

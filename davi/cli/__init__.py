@@ -3,7 +3,7 @@
 Everything a user can get wrong ends in one line on standard error and the exit status 2. The statuses 130 and 143 mean
 that SIGINT or SIGTERM ended the program, 141 that the reader of its output went away. A traceback is a fault of ours.
 
-Nothing here loads torch: the module of a verb is imported when its options have been understood.
+Nothing here loads torch: the module of a verb is imported when its options have been understood and its paths found.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from davi.cli import paths
 from davi.cli.options import parse
 from davi.errors import UserError, one_line
 
@@ -74,6 +75,7 @@ def _run(argv: list[str]) -> int:
         request = parse(argv)
     except SystemExit:  # argparse has shown a help text or the version; its errors never come this way
         return 0
+    paths.check(request)
     status: int = importlib.import_module(_MODULES[request.verb]).run(request)
     return status
 

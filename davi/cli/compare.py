@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from davi import comparison, records
-from davi.cli.loading import run_folder
 from davi.cli.options import Request
 from davi.errors import UserError
 from davi.files import replace_text, writing
+from davi.run_folder import run_folder
 
 
 def run(request: Request) -> int:

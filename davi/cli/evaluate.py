@@ -9,9 +9,11 @@ from davi import measurements, records, report
 from davi.cli.loading import open_images, open_run
 from davi.cli.options import Request
 from davi.data import evenly
+from davi.data.cache import location
 from davi.errors import UserError
 from davi.evaluation import evaluate
-from davi.evaluation.baselines import baselines
+from davi.evaluation.baseline_cache import cached_baselines
+from davi.evaluation.baselines import Baseline
 from davi.evaluation.result import Protocol, Result
 from davi.progress import ProgressBar
 
@@ -27,8 +29,10 @@ def run(request: Request) -> int:
             model, images, options.importance_samples, options.batch_size, options.seed, options.limit, progress
         )
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    with ProgressBar("compressing the images by other methods") as progress:
-        others = baselines(opened.train, evenly(images, options.limit), progress)
+    others: list[Baseline] = []
+    if not options.no_baselines:
+        with ProgressBar("compressing the images by other methods") as progress:
+            others = cached_baselines(opened.train, evenly(images, options.limit), location(None), progress)
     result = report.result_of(evaluation, others, protocol)
     replaced = _replaced(folder, protocol)
     try:

@@ -12,7 +12,6 @@ from davi.cli.options import Request
 from davi.cli.sets import anchored
 from davi.config import load_yaml, override, parse, to_dict
 from davi.data import DataConfig, geometry_of
-from davi.data.geometry import ELSEWHERE, Geometry, Shape, is_named
 from davi.data.sources import check_options
 from davi.errors import UserError, one_line
 from davi.published.importers import IMPORTERS, Form, read_weights
@@ -21,6 +20,7 @@ from davi.published.recognition import Kind
 from davi.recipes import Recipe
 from davi.renamed import complaint
 from davi.runs import create_whole
+from davi.sets import ELSEWHERE, Geometry, Shape, is_named
 
 
 def run(request: Request) -> int:

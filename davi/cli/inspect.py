@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from davi import files, page, report
+from davi.cli.closing import closing
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import Images, evenly
+from davi.data.cache import location
 from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
-from davi.evaluation.baselines import baselines
+from davi.evaluation.baseline_cache import cached_baselines
 from davi.evaluation.result import Result
 from davi.inspection import inspect
 from davi.measurements import read_result
-from davi.metrics import METRICS, read_metrics
+from davi.metrics import read_metrics
 from davi.model import Model
 from davi.progress import ProgressBar
+from davi.run_folder import METRICS
 from davi.runs import RECIPE
 
 PAGE, FIGURES, EVALUATION = "inspection.html", "inspection", "evaluation.json"
@@ -59,8 +62,7 @@ def run(request: Request) -> int:
     if not options.no_figures:
         page.save_figures(sections, folder / FIGURES)
         print(f"figures as PNG and SVG: {folder / FIGURES}")
-    print(page.headline(result))
-    print(f"the page, for any browser: {target}")
+    print(closing(result, folder, target))
     return 0
 
 
@@ -99,7 +101,8 @@ def _numbers(
     with ProgressBar("evaluating", limit) as progress:
         evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, progress)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    result = report.result_of(evaluation, baselines(opened.train, evenly(images, limit)), protocol)
+    compared = cached_baselines(opened.train, evenly(images, limit), location(None))
+    result = report.result_of(evaluation, compared, protocol)
     short = "" if limit == len(images) else f": {evaluation.subset}; davi evaluate measures all images"
     others = f" {EVALUATION} {why}." if why else ""
     return result, f"The numbers were measured for this page{short}.{others}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from davi.data.config import HOW_READ
 from davi.errors import UserError, one_line
 from davi.model import Model
 from davi.progress import ProgressBar
-from davi.runs import RECIPE, load_model
+from davi.run_folder import RECIPE, run_folder
+from davi.runs import load_model
 
 _SPLITTING = ("validation", "test", "test_fraction")
 
@@ -37,21 +37,7 @@ def open_run(request: Request) -> tuple[Model, dict[str, Any], Path]:
     given = Path(request.options.run)
     folder = run_folder(given)
     model, info = load_model(given, lambda line: print(line, file=sys.stderr))
-    return model.to(_device(request.options.device)), info, folder
-
-
-def run_folder(given: Path) -> Path:
-    """The folder of a run that is given by itself or by its model's file.
-
-    Raises:
-        UserError: if there is nothing of that name; the message gives the nearest.
-    """
-    if not given.exists():
-        siblings = [path.name for path in given.parent.iterdir() if path.is_dir()] if given.parent.is_dir() else []
-        near = difflib.get_close_matches(given.name, siblings, n=1)
-        hint = f"; did you mean {given.parent / near[0]}?" if near else ""
-        raise UserError(f"run: got {given}, found nothing there, expected the folder of a run{hint}")
-    return given if given.is_dir() else given.parent
+    return model.to(device_of(request.options.device)), info, folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +201,12 @@ def _incomparable(chosen: Selection, sets: DataSets) -> str | None:
     return None
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; without one a GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: if this machine has no such device.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from davi import __version__
-from davi.cli.verbs import VERBS
+from davi.cli.verbs import BUDGETS, SHORT, VERBS
 from davi.errors import UserError
+from davi.sets import GEOMETRY
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def parse(argv: Sequence[str]) -> Request:
         SystemExit: after showing a help text or the version.
     """
     if not argv or argv[0].startswith("-"):
-        _top().parse_args(argv[:1])
-        raise UserError(f"verb: got nothing, expected one of {', '.join(VERBS)} (davi --help)")
+        _top().parse_args(argv[:1] or ["--help"])
     verb, words = argv[0], list(argv[1:])
     if verb not in VERBS:
         raise UserError(f"verb: got {verb!r}, expected one of {', '.join(VERBS)}{_nearest(verb, VERBS)}")
@@ -76,8 +76,8 @@ def parse(argv: Sequence[str]) -> Request:
             raise UserError(f"{word.partition('=')[0]}: cannot be used with davi {verb}, expected {allowed}")
     if getattr(options, "skip_unreadable", False):
         assignments = ["--data.skip_unreadable=true", *assignments]
-    if getattr(options, "on_nan", None) is not None:
-        assignments = [f"--training.step_filter.on_nan={options.on_nan}", *assignments]
+    if verb == "train":
+        assignments = [*_spelled_out(options), *assignments]
     if getattr(options, "data", None) is not None:
         _check_unambiguous(options.data)
         # Assignments are read as YAML, in which a quoted path is that path whatever it holds.
@@ -85,13 +85,17 @@ def parse(argv: Sequence[str]) -> Request:
     return Request(verb, options, assignments)
 
 
+def _spelled_out(options: argparse.Namespace) -> list[str]:
+    """The short options of ``davi train`` as what they are short for. A budget takes the place of the recipe's."""
+    given = {name: getattr(options, name) for name in SHORT if getattr(options, name) is not None}
+    budget = [name for name in BUDGETS if name in given]
+    undone = [f"--{SHORT[name]}=null" for name in BUDGETS if budget and name not in given]
+    return [*undone, *(f"--{SHORT[name]}={value}" for name, value in given.items())]
+
+
 def _check_unambiguous(data: str) -> None:
     """Refuse the name of a set that is a folder here as well: one of the two would be taken without a word."""
-    if not os.path.isdir(data):  # noqa: PTH112 - Path.is_dir raises on a name that is too long
-        return
-    from davi.data import kind_of  # loads torch, which most folders are about to need anyway
-
-    if kind_of(data) == "name":
+    if data in GEOMETRY and Path(data).is_dir():
         raise UserError(
             f"--data: got {data}, which is a named set and also a folder here, expected ./{data} for the folder "
             f"(or --data.set {data} for the set)"
@@ -159,7 +163,7 @@ def _top() -> argparse.ArgumentParser:
         prog="davi",
         usage="davi VERB ...",
         description="Deep generative models of images that say how probable an image is.",
-        epilog=f"verbs:\n{verbs}\n\ndavi VERB --help tells more. A first model: davi train attentive_digits",
+        epilog=f"verbs:\n{verbs}\n\ndavi VERB --help tells more. A first model: davi train attentive_mnist_demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
+from collections.abc import Iterable, Sequence
 
 from davi import recipes
 from davi.cli.options import Request
 from davi.config import load_yaml
 from davi.errors import UserError
+from davi.recipes.catalog import CATALOG, START
+
+_HEAD = ("NAME", "DATA", "SIZE", "COST")
 
 
 def run(request: Request) -> int:
-    """List the recipes of each model with their descriptions, or print the file of one; the exit status."""
-    action, name = request.options.action, request.options.name
+    """List the recipes in a table, or print the file of one; the exit status."""
+    action, *words = request.options.words or ["list"]
     if action == "show":
-        if name is None:
-            raise UserError("recipes show: got no name, expected one (davi recipes lists them)")
-        path = recipes.find(name)
-        load_yaml(path)  # what is no recipe is not shown as one
-        print(path.read_text(encoding="utf-8"), end="")
-        return 0
-    if name is not None:
-        raise UserError(f"recipes list: got {name!r}, expected no name (davi recipes show {name}?)")
-    models: dict[str, list[str]] = {}
-    for known in recipes.names():
-        models.setdefault(load_yaml(recipes.find(known))["model"]["name"], []).append(known)
-    print("\n\n".join(f"{model}\n{_table(members)}" for model, members in sorted(models.items())))
+        _show(words)
+    else:
+        _list(words if action == "list" else [action, *words], request.options.all)
     return 0
 
 
-def _table(names: list[str]) -> str:
-    """A line or more for each of these recipes, as wide as the terminal."""
-    width = min(shutil.get_terminal_size().columns, 120)
-    column = max(map(len, names)) + 4
+def _show(words: Sequence[str]) -> None:
+    if len(words) != 1:
+        got = f"{len(words)} names" if words else "no name"
+        raise UserError(f"recipes show: got {got}, expected one (davi recipes lists them)")
+    path = recipes.find(words[0])
+    load_yaml(path)  # what is no recipe is not shown as one
+    print(path.read_text(encoding="utf-8"), end="")
+
+
+def _list(words: Sequence[str], tests: bool) -> None:
+    """The recipes whose row has all these words in it."""
     rows = []
-    for name in names:
-        description = textwrap.wrap(recipes.describe(name), max(width - column, 30))
-        rows.append(f"{'  ' + name:<{column}}" + ("\n" + " " * column).join(description))
-    return "\n".join(rows)
+    for name in recipes.names():
+        if tests or not name.endswith("_tiny"):
+            entry = CATALOG[name]
+            row = (name, str(load_yaml(recipes.find(name))["data"]["set"]), _size(entry.parameters), entry.cost)
+            if all(any(word.lower() in cell.lower() for cell in row) for word in words):
+                rows.append(row)
+    if not rows:
+        raise UserError(
+            f"recipes: got {' '.join(words)!r}, expected words that a row of davi recipes has, such as mnist or minutes"
+        )
+    print("\n".join(_table([_HEAD, *rows])))
+    print("\ndavi recipes show NAME says more, davi recipes WORD lists fewer, davi train NAME trains")
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        name, data, size, cost = row
+        line = f"{name:<{widths[0]}}  {data:<{widths[1]}}  {size:>{widths[2]}}  {cost:<{widths[3]}}"
+        yield (line + ("  <- start here" if name == START else "")).rstrip()
+
+
+def _size(parameters: int) -> str:
+    """A number of parameters, short."""
+    if parameters >= 10**6:
+        return f"{parameters / 10**6:.3g}M"
+    return f"{parameters / 10**3:.3g}k"

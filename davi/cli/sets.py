@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TextIO
 
 from davi import recipes
-from davi.data import DataConfig, DataSets, Selection, geometry_of, has_validation, kind_of, load, select, unused
+from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
 from davi.data.config import HOW_READ
-from davi.data.geometry import ELSEWHERE, is_named
 from davi.errors import UserError, one_line
 from davi.progress import ProgressBar
 from davi.recipes import Recipe
+from davi.sets import is_named, refuse_elsewhere
 
 _VALIDATION = 0.05
 """Share of a folder for validation, where a recipe gives a number of images of its own set."""
@@ -27,7 +27,7 @@ def load_told(data: DataConfig, out: TextIO) -> DataSets:
     Raises:
         UserError: as :func:`davi.data.load` does.
     """
-    _check_loadable(data)
+    refuse_elsewhere(data.set, data.levels)
     with ProgressBar("decoding") as progress:
         sets = load(data, progress)
     followed = data.binarization != "none"
@@ -46,7 +46,7 @@ def select_told(data: DataConfig, split: str | None, binary: bool, levels: int) 
     Raises:
         UserError: as :func:`davi.data.select` does.
     """
-    _check_loadable(data)
+    refuse_elsewhere(data.set, data.levels)
     with ProgressBar("decoding") as progress:
         chosen = select(data, split, progress, binary)
     fits = chosen.images.levels == levels
@@ -58,15 +58,6 @@ def tell(notes: Iterable[str], out: TextIO) -> None:
     """Write what there is to be told about images, a line each."""
     for note in notes:
         print(f"data: {one_line(note)}", file=out)
-
-
-def _check_loadable(data: DataConfig) -> None:
-    if data.set in ELSEWHERE:
-        shape, levels = geometry_of(data)
-        raise UserError(
-            f"data.set: got {data.set}, which cannot be loaded by name, expected --data PATH, a folder of its images "
-            f"or an array in a .npy or .npz file ({'x'.join(map(str, shape))}, {levels} levels)"
-        )
 
 
 def anchored(data: DataConfig) -> DataConfig:

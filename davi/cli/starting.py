@@ -11,6 +11,7 @@ from typing import Any
 from davi import recipes
 from davi.cli.import_ import known, model_options, named_geometry
 from davi.cli.options import Request
+from davi.cli.paths import check_source
 from davi.config import load_yaml, override, to_dict
 from davi.errors import UserError
 from davi.files import read_tensors
@@ -22,7 +23,7 @@ from davi.published.recognition import Kind, recognized
 from davi.published.torch_files import load_state
 from davi.recipes import Recipe
 from davi.renamed import complaint, read
-from davi.runs import MODEL, RECIPE, START, load_model, on_paper
+from davi.runs import MODEL, RECIPE, START, PrintFunction, load_model, on_paper
 from davi.training.start import HEAD
 
 
@@ -53,19 +54,21 @@ class Source:
         return recipes.laid_over(values, assignments, self.name, self.title)
 
 
-def open_source(request: Request) -> Source:
+def open_source(request: Request, say: PrintFunction) -> Source:
     """The weights that ``--from`` asks for.
+
+    Arguments:
+        request: of the user.
+        say: told what was found.
 
     Raises:
         UserError: one line, if there are none, or they cannot be read.
     """
-    path = Path(request.options.source)
-    if not path.exists():
-        raise UserError(f"--from: got {path}, found nothing there, expected a run, its {MODEL} or a checkpoint")
+    path = check_source(request.options.source)
     kind = None if path.is_dir() else recognized(path)
     sections: Mapping[str, Any] = {}
     if path.is_dir() or kind == "davi":
-        model, _ = load_model(path, print)
+        model, _ = load_model(path, say)
         file = path / RECIPE if path.is_dir() else path.with_name(RECIPE)
         if file.is_file() and (path.is_dir() or path.name == MODEL):
             sections = read(file)
@@ -74,14 +77,15 @@ def open_source(request: Request) -> Source:
         cls: Any = MODELS[IMPORTERS[kind].model]
         model = cls(found.shape, found.levels, found.config)
         model.load_state_dict(found.state)
-        print("\n".join(found.notes))
+        for note in found.notes:
+            say(note)
         sections = {"data": found.data or None}
     else:
         load_state(path)  # says what is wrong with it, unless it holds something else
         raise UserError(f"--from: got {path}, which holds other things than weights, expected a run or a checkpoint")
     kept = {key: sections[key] for key in ("data", "training", "stages") if sections.get(key) is not None}
     if request.options.recipe is None and "training" not in kept:
-        kept |= _training(model, kept.get("data"))
+        kept |= _training(model, kept.get("data"), say)
     return Source(str(path), model, kept, str(sections.get("name") or path.resolve().stem))
 
 
@@ -101,7 +105,7 @@ def _original(path: Path, kind: Kind, request: Request) -> Imported:
     return read_weights(kind, path, Given(options, named_geometry(own.get("data") or {}), partial(known, form)))
 
 
-def _training(model: Model, data: Any) -> dict[str, Any]:
+def _training(model: Model, data: Any, say: PrintFunction) -> dict[str, Any]:
     """The section of one of the program's own recipes whose model has the names and shapes of these weights, if there
     is any; best of one for the same images."""
     shapes = {name: x.shape for name, x in model.state_dict().items()}
@@ -121,7 +125,7 @@ def _training(model: Model, data: Any) -> dict[str, Any]:
         return {}
     wanted = data.get("set") if isinstance(data, Mapping) else None
     best = min(fitting, key=lambda recipe: recipe.data is None or recipe.data.set != wanted)
-    print(f"training: that of {best.name}, whose model has such weights")
+    say(f"training: that of {best.name}, whose model has such weights")
     return {"training": best.to_dict()["training"]}
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from davi import recipes
+from davi.cli.loading import device_of
 from davi.cli.options import Request
 from davi.cli.sets import adapted, anchored, load_told, of_run
 from davi.cli.starting import Source, check_same_source, open_source
@@ -28,9 +33,34 @@ from davi.training.start import take_over
 
 def run(request: Request) -> int:
     """Train; the exit status, which is 130 or 143 if a signal ended it."""
-    processes = Processes()
-    with processes.one_voice():
-        return _train(request, processes)
+    with _computing_on(request.options.device):
+        processes = Processes()
+        with processes.one_voice():
+            return _train(request, processes)
+
+
+@contextmanager
+def _computing_on(name: str | None) -> Iterator[None]:
+    """Have Accelerate compute on the device of that name while the block lasts; on the one that it finds if None.
+
+    Raises:
+        UserError: if there is no such device, or a launcher has given each process its own.
+    """
+    if name is None:
+        yield
+        return
+    device = device_of(name)
+    if "LOCAL_RANK" in os.environ:
+        raise UserError(f"--device: got {name!r}, expected none: the launcher of these processes gives each its own")
+    wanted = {"ACCELERATE_TORCH_DEVICE": str(device), "ACCELERATE_USE_CPU": str(device.type == "cpu").lower()}
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key)
+            os.environ.update({} if value is None else {key: value})
 
 
 def _train(request: Request, processes: Processes) -> int:
@@ -42,7 +72,7 @@ def _train(request: Request, processes: Processes) -> int:
     if recipe.training is None:
         raise UserError(
             f"{recipe.name}: got no section training, expected one in a recipe that is to be trained, or a budget: "
-            "--training.steps, --training.epochs or --training.minutes"
+            "--minutes, --steps or --epochs"
         )
     data, training = anchored(recipe.data), recipe.training
     whole = dataclasses.replace(recipe, data=data).to_dict()
@@ -73,6 +103,7 @@ def _train(request: Request, processes: Processes) -> int:
         if processes.main:
             print(f"davi: {interrupted}", file=sys.stderr)
         return interrupted.exit_code
+    print(f"next: davi evaluate {shlex.quote(str(folder))}")
     return 0
 
 
@@ -95,18 +126,23 @@ def _asked(request: Request) -> tuple[Recipe, Path, Source | None]:
         check_can_go_on(folder)  # before images are decoded for nothing
     if begun and folder is not None and options.source is not None:
         check_same_source(folder, options.source)
-    source = None if begun or options.source is None else open_source(request)
+    told: list[str] = []  # what is found on the way, after the name of the folder
+    source = None if begun or options.source is None else open_source(request, told.append)
     if options.recipe is not None:
-        recipe = adapted(partial(recipes.load, options.recipe), request.assignments, print)
+        recipe = adapted(partial(recipes.load, options.recipe), request.assignments, told.append)
     elif source is not None:
-        recipe = adapted(source.load, request.assignments, print)
+        recipe = adapted(source.load, request.assignments, told.append)
     elif folder is None or not options.resume:
         raise UserError("recipe: got nothing, expected its name or the path of a .yaml file (davi recipes lists names)")
     elif begun:
         recipe = of_run(folder / RECIPE, request.assignments)
     else:
         raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run, or a recipe to begin with")
-    return recipe, _free_folder(recipe.name) if folder is None else folder, source
+    folder = _free_folder(recipe.name) if folder is None else folder
+    if not options.plan:
+        print(f"run {folder}")
+    print("".join(f"{line}\n" for line in told), end="")
+    return recipe, folder, source
 
 
 def _free_folder(name: str) -> Path:

@@ -82,18 +82,45 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 def _add_recipes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", type=_one_of("list", "show"), default="list", help="list or show")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="WORD",
+        help="list only recipes with all these words in their row, such as mnist or minutes; or: show NAME",
+    )
+    parser.add_argument("--all", action="store_true", help="list also those for tests")
 
 
+SHORT = {
+    "minutes": "training.minutes",
+    "steps": "training.steps",
+    "epochs": "training.epochs",
+    "lr": "training.learning_rate",
+    "batch_size": "training.batch_size",
+    "seed": "training.seed",
+    "on_nan": "training.step_filter.on_nan",
+}
+"""Options of ``davi train`` that are short for an option of a recipe, by their name in Python."""
+
+BUDGETS = ("minutes", "steps", "epochs")
+"""Those that say how long to train."""
+
+_DATA = "name of a set, or path of a folder of images or of an array"
 _SKIP = "leave out images of a folder that cannot be read, and say how many"
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a recipe, or path of a .yaml file")
-    parser.add_argument("--data", metavar="SET", help="name of a set, or path of a folder of images or of an array")
+    parser.add_argument("--data", metavar="SET", help=_DATA)
     parser.add_argument("--skip-unreadable", action="store_true", help=_SKIP)
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/RECIPE-1, -2, ...)")
+    parser.add_argument("--minutes", metavar="M", help="how long to train, in place of the recipe's budget; or:")
+    parser.add_argument("--steps", metavar="N", help="in steps")
+    parser.add_argument("--epochs", metavar="N", help="in passes over the training images")
+    parser.add_argument("--lr", metavar="RATE", help="highest learning rate (short for --training.learning_rate)")
+    parser.add_argument("--batch-size", metavar="B", help="images a step (short for --training.batch_size)")
+    parser.add_argument("--seed", metavar="S", help="of weights, order and draws (short for --training.seed)")
+    _add_device(parser)
     parser.add_argument(
         "--from",
         dest="source",
@@ -111,9 +138,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="take two steps, print memory and time, make no run")
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="DEVICE", help="where to compute (default: cuda if there is one, else cpu)")
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a run, or its model.safetensors")
-    parser.add_argument("--device", metavar="DEVICE", help="where to compute (default: cuda if there is one, else cpu)")
+    _add_device(parser)
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +172,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, spread evenly over the set")
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
     parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="images a pass (default: 100)")
+    parser.add_argument("--no-baselines", action="store_true", help="do not measure other methods for comparison")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -224,18 +256,18 @@ VERBS: dict[str, Verb] = {
         "list the recipes, or show one of them as YAML",
         _add_recipes,
         (),
-        "davi recipes show attentive_mnist > my.yaml",
+        "  davi recipes mnist minutes\n  davi recipes show attentive_mnist > my.yaml",
     ),
     "train": Verb(
         "train the model of a recipe and leave a run folder",
         _add_train,
         ("model", "data", "training", "stages"),
         "Any option of the recipe's sections can be overridden as --model.OPTION, --data.OPTION, --training.OPTION\n"
-        "(davi recipes show RECIPE shows those in use):\n"
-        "  davi train attentive_mnist --model.layers '[4, 8]' --training.minutes 30 --data.root DIR\n"
+        "or, beginning with the name of a stage, --stages.OPTION (davi recipes show RECIPE shows those in use):\n"
+        "  davi train attentive_mnist --model.layers '[4, 8]' --minutes 30 --data.root DIR\n"
         "  davi train halves.yaml --stages.second.steps 9000    (of the stage of that name)\n"
         "  davi train --run runs/attentive_mnist-1 --resume\n"
-        "  davi train --from runs/attentive_mnist-1 --data FOLDER --training.minutes 30",
+        "  davi train --from runs/attentive_mnist-1 --data FOLDER --minutes 30",
     ),
     "evaluate": Verb(
         "say how probable a trained model finds images",

@@ -8,21 +8,17 @@ set                   files                                           content
 ``mnist``             ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8, ``labels`` [N]
 ``fashion_mnist``     ``train.npz``, ``test.npz``                     ``images`` [N, 28, 28] uint8, ``labels`` [N]
 ``omniglot28``        ``background.npz``, ``evaluation.npz``          ``images`` [N, 28, 28] uint8, ``labels`` [N]
-``binarized_mnist``   ``train.npz``, ``valid.npz``, ``test.npz``      ``images_packed`` [N, 98] uint8, 8 pixels a byte
 ``cifar10``           ``train-0.webp`` to ``train-4.webp``,           10,000 images each: 100 x 100 tiles of 32 x 32
                       ``test.webp``                                   RGB, lossless, row after row
                       ``labels.npz``                                  ``train`` [50000], ``test`` [10000]
 ===================== =============================================== =====================================
 
-In the place of these, the folders of ``mnist``, ``fashion_mnist``, ``binarized_mnist`` and ``cifar10`` may hold the
-files as they are distributed (:mod:`davi.data.formats`); the images are the same. ``chardata.mat`` is not
-``omniglot28`` but another scaling and split, so it is given by its path.
+In the place of these, the folders of ``mnist``, ``fashion_mnist`` and ``cifar10`` may hold the files as they are
+distributed (:mod:`davi.data.formats`); the images are the same. ``chardata.mat`` is not ``omniglot28`` but another
+scaling and split, so it is given by its path. ``binarized_mnist`` comes with DAVI (:mod:`davi.data.shipped`).
 
 References:
     Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", 1998, http://yann.lecun.com/exdb/mnist/
-
-    H. Larochelle, I. Murray, "The Neural Autoregressive Distribution Estimator", 2011 (the fixed binary MNIST),
-    https://proceedings.mlr.press/v15/larochelle11a.html
 
     H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST", 2017, https://arxiv.org/abs/1708.07747
 
@@ -50,6 +46,7 @@ from davi.data.images import Images, Source
 from davi.data.labels import CIFAR10, FASHION, called, labeled, numbers, unlabeled
 from davi.data.splitting import counted
 from davi.errors import UserError
+from davi.sets import FILES, folder_of
 
 _TILES = 100  # tiles along each side of a CIFAR-10 mosaic
 _SIDE = 32
@@ -98,10 +95,9 @@ class _Original:
 _ORIGINALS = {
     "mnist": _Original((1, 28, 28), 256, 60000, 10000, numbers(10)),
     "fashion_mnist": _Original((1, 28, 28), 256, 60000, 10000, FASHION),
-    "binarized_mnist": _Original((1, 28, 28), 2, 50000, 10000),
     "cifar10": _Original((3, 32, 32), 256, 50000, 10000, CIFAR10),
 }
-NAMES = ("mnist", "binarized_mnist", "fashion_mnist", "omniglot28", "cifar10")
+NAMES = tuple(FILES)
 """Sets that are read from a directory."""
 
 
@@ -116,18 +112,11 @@ def named(name: str, root: str | None, labels: bool = False) -> Source:
     Raises:
         UserError: if the directory or a file of the set is missing or damaged.
     """
-    given, origin = (root, "data.root") if root is not None else (os.environ.get("DAVI_DATA"), "DAVI_DATA")
-    if not given:
-        raise UserError(f"data.root: not given, expected a directory with {name}/ (--data.root DIR or DAVI_DATA)")
-    with OneLine(Path(given) / name, "a folder with the files of the set"):
-        folder = Path(given).expanduser() / name
-        if not folder.is_dir():
-            raise UserError(f"{origin}: got {given}, found no folder {folder}, expected the set's files there")
+    with OneLine(Path(root or os.environ.get("DAVI_DATA", "")) / name, "a folder with the files of the set"):
+        folder = folder_of(name, root)
         ours = any(folder.glob("*.npz")) or any(folder.glob("*.webp"))
         if name in _ORIGINALS and not ours and is_distribution(folder):
             return _originals(folder, name, labels)
-    if name == "binarized_mnist":
-        return _binarized_mnist(folder)
     if name == "cifar10":
         return _cifar10(folder, labels)
     return _gray(folder, name, _GRAY[name], labels)
@@ -142,8 +131,6 @@ def _originals(folder: Path, name: str, labels: bool) -> Source:
         raise UserError(f"{folder}: got images {got}, expected {list(want.shape)} with {want.levels} levels for {name}")
     train, test = counted(source.train, want.train_count), counted(source.test, want.test_count)
     words = f"the set's own, from its original files: {train} for training, {test} for test"
-    if source.validation is not None:
-        words += f", {counted(source.validation, want.test_count)} for validation"
     train_images, test_images = (called(part, want.classes, str(folder)) for part in (source.train, source.test))
     return replace(source, train=train_images, test=test_images, split=words)
 
@@ -184,28 +171,6 @@ def _gray_part(path: Path, name: str, files: _Gray, labels: bool) -> Images:
     if not labels:
         return images
     return labeled(images, read_labels(path), files.classes, str(path), files.first)
-
-
-def _binarized_mnist(folder: Path) -> Source:
-    train, validation, test = (
-        _unpacked(folder / f"{stem}.npz", f"binarized_mnist/{part}")
-        for stem, part in (("train", "train"), ("valid", "validation"), ("test", "test"))
-    )
-    return Source(
-        train=train,
-        test=test,
-        validation=validation,
-        split=(
-            f"the set's own: train.npz ({counted(train, 50000)}) for training, valid.npz "
-            f"({counted(validation, 10000)}) for validation, test.npz ({counted(test, 10000)}) for test"
-        ),
-        test_order="sorted by class",
-    )
-
-
-def _unpacked(path: Path, name: str) -> Images:
-    packed = _read(path, "images_packed", (98,))
-    return to_images(np.unpackbits(packed, axis=1).reshape(-1, 28, 28), 2, name)
 
 
 def _cifar10(folder: Path, labels: bool) -> Source:

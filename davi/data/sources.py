@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,12 +21,14 @@ from davi.data.formats import is_distribution, read_distribution
 from davi.data.images import Images, Source, Whole, pixel_dtype
 from davi.data.labels import check_alike, labeled, require
 from davi.data.named import NAMES, named
+from davi.data.shipped import binarized_mnist
 from davi.data.splitting import last_part, two_files
 from davi.data.subfolders import has_test
 from davi.errors import UserError
 from davi.kept import PREFIX, is_kept
+from davi.sets import ANY, GEOMETRY, refuse_unknown
 
-SETS = ("digits", "photos", *NAMES)
+SETS = tuple(GEOMETRY)
 """Every set that has a name."""
 
 Kind = Literal["name", "hub", "distribution", "folder", "array"]
@@ -77,13 +78,8 @@ def kind_of(name: str) -> Kind:
             return "folder"
     if path.suffix in (".npy", ".npz"):
         return "array"
-    if "/" in name and not path.exists():
-        raise UserError(f"data.set: got {name!r}, which does not exist; expected a folder of images, an array or a set")
-    near = difflib.get_close_matches(path.name, SETS, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UserError(
-        f"data.set: got {name!r}{hint}, expected {', '.join(SETS)}, a folder of images or a path of a .npy or .npz file"
-    )
+    refuse_unknown(name)
+    raise UserError(f"data.set: got {name!r}, expected {ANY}")
 
 
 def unused(config: DataConfig) -> dict[str, str]:
@@ -180,8 +176,11 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
         return found if config.levels is None else as_levels(found, config.levels)
     if name in NAMES:
         return named(name, config.root, config.labels)
-    source = digits(config.labels) if name == "digits" else photos()
-    note = f"data.root is not needed: {name} comes with scikit-learn"
+    if name == "binarized_mnist":
+        source, home = binarized_mnist(), "DAVI"
+    else:
+        source, home = digits(config.labels) if name == "digits" else photos(), "scikit-learn"
+    note = f"data.root is not needed: {name} comes with {home}"
     return dataclasses.replace(source, notes=(note,)) if config.root is not None else source
 
 

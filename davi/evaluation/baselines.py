@@ -8,8 +8,9 @@ to the count of each level (Laplace's rule of succession), so that no test image
 With binary test images and gray training images (which a model sees drawn afresh at each presentation) the counts are
 their expectations, :math:`n_j(1) = \sum_n g_{nj} / (L_g - 1)`.
 
-*PNG* and *lossless WebP*: length of the file of each image, encoded on its own by Pillow, headers included. Small
-images pay dearly for the headers; that is what storing them costs.
+*PNG* and *lossless WebP*: length of the file of each image, encoded on its own by Pillow, headers included. Images of
+less than a kilobyte are put side by side into one file for the whole set: in files of their own most of each would be
+header, and such a baseline is beaten by anything.
 
 A set may be far larger than the memory. No more than 256 MiB of training images are counted and no more than 32 million
 values of test images are put into files; of larger sets some images stand for all, spread evenly
@@ -19,11 +20,13 @@ values of test images are put into files; of larger sets some images stand for a
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
@@ -48,6 +51,9 @@ _FILED_VALUES = 2**25
 
 _WEBP_LONGEST_SIDE = 16383
 
+_SMALL_BYTES = 1024
+"""Images whose values take less, uncompressed, share one file; a digit of 28x28 gray values takes 784."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -56,7 +62,8 @@ class Baseline:
     Arguments:
         name: of the method.
         bits_per_dim: mean over the images; None where the method cannot be used.
-        standard_error: of that mean, over the images (:mod:`davi.evaluation.clusters`); None also for a single image.
+        standard_error: of that mean, over the images (:mod:`davi.evaluation.clusters`); None also for a single image,
+            or a single file for all of them.
         note: how it was done, or why it could not be done.
     """
 
@@ -137,38 +144,50 @@ def _chunks(rows: int, width: int) -> Iterator[slice]:
 
 
 def png(test: Images) -> Baseline:
-    """Every image as a PNG file: bilevel for two levels, 8 or 16 bits a channel for more.
+    """PNG, one file for each image, or for all where they are small: bilevel for two levels, 8 or 16 bits for more.
 
     One channel is stored as gray, two as gray and alpha, three as color, four as color and alpha; other numbers of
     channels, and more than one channel above 256 levels, have no PNG file here.
     """
-    name, channels, deep = "PNG", test.shape[0], test.levels > 256
-    if channels > 4 or (deep and channels > 1):
-        return Baseline(name, None, None, _unfit(test))
-
-    def save(image: Image.Image, file: io.BytesIO) -> None:
-        image.save(file, "PNG", optimize=True)
-
-    return _files(name, test, "optimize", save, None)
+    if not fits_png(test):
+        return Baseline("PNG", None, None, _unfit(test))
+    return _files("PNG", test, "optimize", save_png, None)
 
 
 def webp(test: Images, progress: Progress | None = None) -> Baseline:
-    """Every image as a lossless WebP file, with the most thorough search; gray is stored as color.
+    """Lossless WebP with the most thorough search, in files as for :func:`png`; gray is stored as color.
 
     WebP holds 8 bits, three channels or four, and sides of at most 16383 pixels.
     """
-    name, channels = "lossless WebP", test.shape[0]
+    name = "lossless WebP"
     if not features.check("webp"):
         return Baseline(name, None, None, "Pillow was built without WebP")
-    if channels not in (1, 3, 4) or test.levels > 256 or max(test.shape[1:]) > _WEBP_LONGEST_SIDE:
+    if not fits_webp(test):
         return Baseline(name, None, None, _unfit(test))
+    return _files(name, test, "lossless, quality 100, method 6", save_webp, progress)
 
-    def save(image: Image.Image, file: io.BytesIO) -> None:
-        color = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
-        # exact: or else the color of fully transparent pixels is thrown away.
-        color.save(file, "WEBP", lossless=True, quality=100, method=6, exact=True)
 
-    return _files(name, test, "lossless, quality 100, method 6", save, progress)
+def fits_png(images: Images) -> bool:
+    """Whether PNG holds such images."""
+    channels = images.shape[0]
+    return channels == 1 or (channels <= 4 and images.levels <= 256)
+
+
+def fits_webp(images: Images) -> bool:
+    """Whether WebP holds such images, if Pillow knows it."""
+    return images.shape[0] in (1, 3, 4) and images.levels <= 256 and max(images.shape[1:]) <= _WEBP_LONGEST_SIDE
+
+
+def save_png(image: Image.Image, file: io.BytesIO) -> None:
+    """Write a PNG file as small as Pillow makes it."""
+    image.save(file, "PNG", optimize=True)
+
+
+def save_webp(image: Image.Image, file: io.BytesIO) -> None:
+    """Write a lossless WebP file as small as Pillow makes it; gray is stored as color."""
+    color = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+    # exact: or else the color of fully transparent pixels is thrown away.
+    color.save(file, "WEBP", lossless=True, quality=100, method=6, exact=True)
 
 
 def _counts(seen: NDArray[np.generic], seen_levels: int, levels: int) -> NDArray[np.float64]:
@@ -193,20 +212,56 @@ def picture(values: NDArray[np.generic], levels: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(values[0], dtype=np.uint8 if levels <= 256 else np.uint16))
 
 
-def _files(name: str, test: Images, options: str, save: Save, progress: Progress | None) -> Baseline:
+def file_bits(images: Images, save: Save, progress: Progress | None = None) -> NDArray[np.float64]:
+    """Bits of a file of each image, ``[N]``.
+
+    Arguments:
+        images: that the format holds.
+        save: writes one.
+        progress: told how many are written.
+    """
+
     def length(values: NDArray[np.generic]) -> int:
         file = io.BytesIO()
-        save(picture(values, test.levels), file)
+        save(picture(values, images.levels), file)
         return file.tell()
 
-    some = _some(test, _FILED_VALUES)
-    flat = _flat(some)
-    bits = np.zeros(len(flat))
+    bits = np.zeros(len(images))
     with ThreadPoolExecutor() as pool:  # the encoders release Python's lock
-        for i, found in enumerate(pool.map(length, flat.reshape(-1, *test.shape))):
+        for i, found in enumerate(pool.map(length, _flat(images).reshape(-1, *images.shape))):
             bits[i] = 8.0 * found
             if progress is not None:
                 progress(i + 1, len(bits))
+    return bits
+
+
+def mosaic(images: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Images side by side, row after row, in about a square: ``[N, C, H, W]`` -> ``[C, rows * H, columns * W]``.
+
+    What is left over of the last row is zero.
+    """
+    n, channels, height, width = images.shape
+    columns = min(n, max(1, round(math.sqrt(n * height / width))))
+    rows = -(-n // columns)
+    tiles = np.zeros((rows * columns, channels, height, width), images.dtype)
+    tiles[:n] = images
+    return (
+        tiles.reshape(rows, columns, channels, height, width)
+        .transpose(2, 0, 3, 1, 4)
+        .reshape(channels, rows * height, columns * width)
+    )
+
+
+def _files(name: str, test: Images, options: str, save: Save, progress: Progress | None) -> Baseline:
+    some = _some(test, _FILED_VALUES)
+    flat = _flat(some)
+    if len(flat) > 1 and flat.shape[1] * math.log2(test.levels) / 8 < _SMALL_BYTES:
+        pixels = torch.from_numpy(mosaic(flat.reshape(-1, *test.shape)))
+        whole = Images(pixels[None], test.levels, test.name, checked=True)
+        among = rule(len(test), len(flat)) or f"all {len(flat)} images"
+        note = f"Pillow, {options}; one file for {among}, side by side, since each by itself would be mostly header"
+        return Baseline(name, float(file_bits(whole, save, progress)[0]) / flat.size, None, note)
+    bits = file_bits(some, save, progress)
     among = "" if len(bits) == len(test) else f"; {rule(len(test), len(bits))}"
     note = f"Pillow, {options}; one file for each image, headers included, which weigh heavily on small images{among}"
     return _baseline(name, bits / flat.shape[1], some, note)

@@ -30,8 +30,8 @@ from davi.renamed import complaint, read
 
 if TYPE_CHECKING:
     from davi.data import DataConfig
-    from davi.data.geometry import Shape
     from davi.model import Network
+    from davi.sets import Shape
     from davi.training import TrainingConfig
     from davi.training.stages import Stage
 

@@ -49,7 +49,8 @@ class TrainingConfig:
         validate_every: steps between validations; 0: only at the end.
         validation_images: how many validation images are used, spread evenly over them and always the same; 0: all.
         checkpoints: when a run is saved on the way.
-        log_every: steps between lines of the log.
+        log_every: steps between lines of the log, the points of learning curves; 0: as many as give about a hundred
+            over the budget, in steps where it is counted in steps or epochs, else by the clock.
         monitor: what is reported though it is no error.
         tensorboard: write the log for TensorBoard as well, into the run's folder; needs the extra of that name.
         seed: of the order of the images, their presentation and the model's draws.
@@ -71,7 +72,7 @@ class TrainingConfig:
     validate_every: int = 500
     validation_images: int = 0
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    log_every: int = 50
+    log_every: int = 0
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     tensorboard: bool = False
     seed: int = 0
@@ -79,8 +80,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         self._check_budget()
-        check_at_least(1, self, "batch_size", "accumulate", "log_every")
-        check_at_least(0, self, "learning_rate", "validate_every", "validation_images", "seed", "threads")
+        check_at_least(1, self, "batch_size", "accumulate")
+        check_at_least(0, self, "learning_rate", "validate_every", "validation_images", "log_every", "seed", "threads")
         check_at_most(2**63 - 1, self, "seed")
         check_at_most(4096, self, "threads")
         check_decay(self, "ema_decay")

@@ -69,6 +69,11 @@ def train_line(record: Mapping[str, Any]) -> str:
     )
 
 
+def pace_line(record: Mapping[str, Any]) -> str:
+    """How fast it goes and how long it will take, before there is anything else to tell."""
+    return f"{_step(record)}  {record['images_per_second']:.3g} images/s  {duration(record['seconds_left'])} left"
+
+
 def bar_line(record: Mapping[str, Any]) -> str:
     """The same, short enough to stand beside a bar."""
     rate = f"{record['images_per_second']:.0f} im/s"
@@ -100,6 +105,8 @@ class Log(AbstractContextManager["Log"]):
         text = TextColumn("{task.percentage:>3.0f}% {task.description}", markup=False)
         columns = (BarColumn(bar_width=12), text, TimeElapsedColumn())
         self._bar = Bar(*columns, words="starting", wanted=print_fn is print)
+        self._last: dict[str, Any] | None = None
+        """The last record of the kind ``train``; or, in a pipe, that the pace was told before there was one."""
 
     def __enter__(self) -> Log:
         self._bar.__enter__()
@@ -126,10 +133,19 @@ class Log(AbstractContextManager["Log"]):
         """Move the bar; costs nothing in a pipe."""
         self._bar.update(fraction)
 
+    def pace(self, step: int, **values: Any) -> None:
+        """How fast it goes, for the user alone: beside the bar, in a pipe only until there is a record to print."""
+        now = {"step": step, **values}
+        if self._bar.shown:
+            self._bar.update(words=pace_line(now) if self._last is None else bar_line({**self._last, **now}))
+        elif self._last is None:
+            self._last = now
+            self._print_fn(pace_line(now))
+
     def train(self, step: int, **values: Any) -> None:
         """Means since the last such record; on a terminal they stand beside the bar."""
         self.event("train", step, **values)
-        record = {"step": step, **values}
+        record = self._last = {"step": step, **values}
         if self._bar.shown:
             self._bar.update(words=bar_line(record))
         else:

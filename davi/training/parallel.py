@@ -283,6 +283,11 @@ class SharedLog:
         if self._log is not None:
             self._log.advance(fraction)
 
+    def pace(self, step: int, **values: Any) -> None:
+        """See :meth:`davi.training.log.Log.pace`."""
+        if self._log is not None:
+            self._log.pace(step, **values)
+
     def train(self, step: int, **values: Any) -> None:
         """See :meth:`davi.training.log.Log.train`."""
         self._tell(lambda log: log.train(step, **values))

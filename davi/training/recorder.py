@@ -20,6 +20,9 @@ from davi.training.sharded import whole, whole_again
 from davi.training.state import State
 from davi.training.validation import last_validation, validate
 
+_PACE_SECONDS = 1.0
+"""How soon and how often the user is told how fast it goes."""
+
 
 class Recorder:
     """Keeps what happens in a stage of a run.
@@ -40,6 +43,7 @@ class Recorder:
         self.now = state.seconds
         """Time used up to the end of the last step, the same in all processes: what is decided by the clock."""
         self.start = self.logged = (state.step, state.seconds)
+        self.paced = state.seconds
         self.saved = state.seconds
         self.saved_step = -1
         self.records = processes.share(read_metrics(run) if processes.main else [])
@@ -83,11 +87,15 @@ class Recorder:
         within = state.within(state.step, self.now)
         ended = schedule.exhausted(*within) is not None
         self.log.advance(schedule.fraction(*within))
-        if (state.step % config.log_every == 0 or ended) and state.meters.steps:
+        due = ended or schedule.is_logged(state.step, self.now, self.logged[1])
+        if due and state.meters.steps:
             record = self._train_record(rate, at)
             self.log.train(state.step, **record)
             self._look("train", record)
-            state.skipped, self.logged = 0, (state.step, self.now)
+            state.skipped, self.logged, self.paced = 0, (state.step, self.now), self.now
+        elif self.now - self.paced >= _PACE_SECONDS:
+            self.paced = self.now
+            self.log.pace(state.step, **self._pace(self.logged))
         if config.validate_every and state.step % config.validate_every == 0:
             self.validate()
 
@@ -96,22 +104,31 @@ class Recorder:
         state, schedule, seconds = self.state, self.schedule, self.now
         means = state.meters.read()
         loss = means.pop("loss")
-        steps, time_used = state.step - self.logged[0], max(seconds - self.logged[1], 1e-9)
-        total = schedule.total_steps
+        pace = self._pace(self.logged)
         within = state.within(state.step, seconds)
         return {
             **self.told,
-            "total_steps": None if total is None else state.first_step + total,
+            "total_steps": pace["total_steps"],
             "epoch": schedule.epoch(within[0]),
             "seconds": seconds,
-            "seconds_left": self._seconds_left(seconds),
+            "seconds_left": pace["seconds_left"],
             "loss": loss,
             **summary(means, state.trained.dims, state.meters.no_divergence, state.meters.claim),
             **state.objective.reports(at),
             "learning_rate": rate,
-            "images_per_second": steps * state.loader.sampler.batch_size / time_used,
+            "images_per_second": pace["images_per_second"],
             "gradient_norm": state.step_filter.norms[-1] if state.step_filter.norms else None,
             "skipped": state.skipped,
+        }
+
+    def _pace(self, since: tuple[int, float]) -> dict[str, Any]:
+        """How fast it goes since a step and its time, and how long it will take."""
+        steps, seconds = self.state.step - since[0], max(self.now - since[1], 1e-9)
+        total = self.schedule.total_steps
+        return {
+            "total_steps": None if total is None else self.state.first_step + total,
+            "seconds_left": self._seconds_left(self.now),
+            "images_per_second": steps * self.state.loader.sampler.batch_size / seconds,
         }
 
     def _look(self, kind: str, record: Mapping[str, Any]) -> None:

@@ -29,6 +29,12 @@ from davi.training.config import TrainingConfig
 
 Budget = Literal["steps", "epochs", "minutes"]
 
+LINES = 100
+"""About how many lines the log of a whole stage has, if it has so many steps and ``log_every`` is 0."""
+
+_FARTHEST_STEPS, _FARTHEST_SECONDS = 500, 60.0
+"""Lines are never farther apart, however large the budget."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -73,6 +79,18 @@ class Schedule:
         if self.total_seconds is not None and seconds >= self.total_seconds:
             return "minutes"
         return None
+
+    def is_logged(self, step: int, seconds: float, before: float) -> bool:
+        """Whether the log gets a line after ``step`` steps of the run and ``seconds``, the last one at ``before``.
+
+        With ``log_every`` 0 lines are so close together that learning curves have enough points for any budget.
+        """
+        if self.config.log_every:
+            return step % self.config.log_every == 0
+        steps, clock = self.total_steps, self.total_seconds
+        by_steps = steps is not None and step % max(1, min(steps // LINES, _FARTHEST_STEPS)) == 0
+        by_clock = clock is not None and seconds - before >= min(clock / LINES, _FARTHEST_SECONDS)
+        return by_steps or by_clock
 
     def at(self, step: int, seconds: float) -> Progress:
         """Where the step after ``step`` steps stands."""

@@ -1,0 +1,54 @@
+"""What a user is left with when a model was measured and looked at: the number in words, the files, what is next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from davi.evaluation.result import Result
+from davi.evidence import Kind
+from davi.quantity import Quantity, from_bits
+from davi.report import which_images
+from davi.sets import is_named
+
+_PICTURES = ("samples.png", "reconstructions.png")
+_CLAIMS = {Kind.EXACT: "", Kind.LOWER_BOUND: "at most ", Kind.ESTIMATE: "about "}
+"""What a cost is, whose log-probability is exact, at least this, or an estimate."""
+_WORDS = {"nats": "nats an image", "bits_per_dim": "bits/dim"}
+_DIGITS = {"nats": 1, "bits_per_dim": 3}
+
+
+def closing(result: Result, folder: Path, page: Path) -> str:
+    """Three lines.
+
+    Arguments:
+        result: of the evaluation.
+        folder: of the run.
+        page: the inspection page.
+    """
+    files = (page, *(folder / name for name in _PICTURES if (folder / name).is_file()))
+    following = f"davi compare {shlex.quote(str(folder))} OTHER-RUN  (which of two runs is better)"
+    if is_named(result.protocol.data.set or ""):
+        following = "davi train attentive_photos --data FOLDER  (on images of your own)"
+    return f"number: {_number(result)}\nopen:   {', '.join(map(str, files))}\nnext:   {following}"
+
+
+def _number(result: Result) -> str:
+    """What the measured images cost, and what they cost without a model; less is better."""
+    first, second = result.units
+    costs, error = result.bound, result.bound.in_unit(first).standard_error
+    within = "" if error is None else f" ± {error:.{_DIGITS[first]}f}"
+    line = (
+        f"{result.protocol.set} costs {_CLAIMS[result.kind]}{_cost(costs, first)}{within} {_WORDS[first]} "
+        f"({_cost(costs, second)} {_WORDS[second]})"
+    )
+    for baseline in result.baselines:
+        if baseline.name == "independent pixels" and baseline.bits_per_dim is not None:
+            line += f"; independent pixels {_cost(from_bits(baseline.bits_per_dim, None, result.protocol.dims), first)}"
+    return f"{line} ({which_images(result.protocol)})"
+
+
+def _cost(values: Quantity, unit: str) -> str:
+    """A log-probability as what it costs: nats of it are negative, bits are not."""
+    mean = values.in_unit(unit).mean
+    return f"{-mean if unit == 'nats' else mean:.{_DIGITS[unit]}f}"

@@ -1,0 +1,57 @@
+"""``davi recipes``: a table that is true, filters, and one recipe as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from davi import recipes
+from davi.cli import main
+from davi.cli.verbs import VERBS
+from davi.recipes.catalog import CATALOG, START
+
+Capture = pytest.CaptureFixture[str]
+
+
+def table(capsys: Capture, *words: str) -> list[str]:
+    """The rows, without the head and what stands below the table."""
+    assert main(["recipes", *words]) == 0
+    rows, _, below = capsys.readouterr().out.partition("\n\n")
+    head, *rest = rows.splitlines()
+    assert head.split() == ["NAME", "DATA", "SIZE", "COST"]
+    assert below.startswith("davi recipes show NAME")
+    assert max(map(len, rows.splitlines())) <= 80 or "--all" in words
+    return rest
+
+
+def test_recipes_are_listed(capsys: Capture) -> None:
+    names = [row.split()[0] for row in table(capsys)]
+    assert names == [name for name in recipes.names() if not name.endswith("_tiny")]
+    assert [row.split()[0] for row in table(capsys, "--all")] == recipes.names()
+    assert [row.split()[0] for row in table(capsys) if row.endswith("<- start here")] == [START]
+
+
+def test_rows_are_filtered_by_all_words(capsys: Capture) -> None:
+    rows = table(capsys, "mnist", "minutes")
+    assert len(rows) > 3
+    assert all("mnist" in row and "minutes" in row for row in rows)
+    assert table(capsys, "list", "MNIST", "minutes") == rows
+    assert table(capsys, START) == [row for row in table(capsys) if row.split()[0] == START]
+
+
+def test_every_recipe_has_a_row() -> None:
+    """Their sizes are compared with the models in test_recipes.py."""
+    assert list(CATALOG) == recipes.names()
+    assert all(0 < len(entry.cost) <= 20 for entry in CATALOG.values())
+
+
+def test_a_recipe_is_shown(capsys: Capture) -> None:
+    assert main(["recipes", "show", START]) == 0
+    assert capsys.readouterr().out == recipes.find(START).read_text(encoding="utf-8")
+
+
+def test_without_a_verb_there_is_help(capsys: Capture) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: davi VERB")
+    assert all(f"  {verb} " in said for verb in VERBS)
+    assert f"davi train {START}" in said

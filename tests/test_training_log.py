@@ -1,0 +1,52 @@
+"""What a run says while it works: how fast it goes before there is anything else to tell, and beside the bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from davi.metrics import Metrics, read_metrics
+from davi.training.log import Log
+
+RECORD: dict[str, Any] = {
+    "total_steps": 100,
+    "epoch": 0,
+    "nats": 90.0,
+    "bits_per_dim": 0.165,
+    "kl": 30.0,
+    "terms": {"kl/00": -30.0},
+    "learning_rate": 0.01,
+    "images_per_second": 200.0,
+    "seconds_left": 60.0,
+    "skipped": 0,
+}
+PACE = {"total_steps": 100, "images_per_second": 123.4, "seconds_left": 90.0}
+
+
+def test_a_pipe_is_told_the_pace_once_and_before_the_first_record(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with Log(Metrics(tmp_path), lines.append) as log:
+        log.pace(3, **PACE)
+        log.pace(4, **PACE)
+        log.train(5, **RECORD)
+        log.pace(6, **PACE)
+    assert lines[0] == "step 3/100  123 images/s  1m30s left"
+    assert [line.split()[:2] for line in lines] == [["step", "3/100"], ["step", "5/100"]]
+    assert [record["step"] for record in read_metrics(tmp_path)] == [5]  # for the user alone
+
+
+def test_beside_a_bar_the_pace_moves_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, told = Log(Metrics(tmp_path), print), list[str]()
+    monkeypatch.setattr(type(log._bar), "shown", True)
+    monkeypatch.setattr(log._bar, "update", lambda share=None, words=None: told.append(words))
+    log.pace(3, **PACE)
+    log.train(5, **RECORD)
+    log.pace(6, **PACE)
+    assert told == [
+        "step 3/100  123 images/s  1m30s left",
+        "step 5/100 90.00 nats 0.165 bits/dim 200 im/s 1m00s left",
+        "step 6/100 90.00 nats 0.165 bits/dim 123 im/s 1m30s left",
+    ]
+    log.metrics.close()
