@@ -24,8 +24,8 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
-    frozenset({"comparison", "derived", "measurements", "page", "partition", "pictures", "recalibration", "report"})
-    | {"runs", "training"},
+    frozenset({"comparison", "derived", "latents", "measurements", "page", "partition", "pictures"})
+    | {"recalibration", "report", "runs", "scoring", "training"},
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli"}),
 )

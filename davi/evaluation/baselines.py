@@ -142,14 +142,9 @@ def png(test: Images) -> Baseline:
     One channel is stored as gray, two as gray and alpha, three as color, four as color and alpha; other numbers of
     channels, and more than one channel above 256 levels, have no PNG file here.
     """
-    name, channels, deep = "PNG", test.shape[0], test.levels > 256
-    if channels > 4 or (deep and channels > 1):
-        return Baseline(name, None, None, _unfit(test))
-
-    def save(image: Image.Image, file: io.BytesIO) -> None:
-        image.save(file, "PNG", optimize=True)
-
-    return _files(name, test, "optimize", save, None)
+    if not fits_png(test):
+        return Baseline("PNG", None, None, _unfit(test))
+    return _files("PNG", test, "optimize", save_png, None)
 
 
 def webp(test: Images, progress: Progress | None = None) -> Baseline:
@@ -157,18 +152,35 @@ def webp(test: Images, progress: Progress | None = None) -> Baseline:
 
     WebP holds 8 bits, three channels or four, and sides of at most 16383 pixels.
     """
-    name, channels = "lossless WebP", test.shape[0]
+    name = "lossless WebP"
     if not features.check("webp"):
         return Baseline(name, None, None, "Pillow was built without WebP")
-    if channels not in (1, 3, 4) or test.levels > 256 or max(test.shape[1:]) > _WEBP_LONGEST_SIDE:
+    if not fits_webp(test):
         return Baseline(name, None, None, _unfit(test))
+    return _files(name, test, "lossless, quality 100, method 6", save_webp, progress)
 
-    def save(image: Image.Image, file: io.BytesIO) -> None:
-        color = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
-        # exact: or else the color of fully transparent pixels is thrown away.
-        color.save(file, "WEBP", lossless=True, quality=100, method=6, exact=True)
 
-    return _files(name, test, "lossless, quality 100, method 6", save, progress)
+def fits_png(images: Images) -> bool:
+    """Whether PNG holds such images."""
+    channels = images.shape[0]
+    return channels == 1 or (channels <= 4 and images.levels <= 256)
+
+
+def fits_webp(images: Images) -> bool:
+    """Whether WebP holds such images, if Pillow knows it."""
+    return images.shape[0] in (1, 3, 4) and images.levels <= 256 and max(images.shape[1:]) <= _WEBP_LONGEST_SIDE
+
+
+def save_png(image: Image.Image, file: io.BytesIO) -> None:
+    """Write a PNG file as small as Pillow makes it."""
+    image.save(file, "PNG", optimize=True)
+
+
+def save_webp(image: Image.Image, file: io.BytesIO) -> None:
+    """Write a lossless WebP file as small as Pillow makes it; gray is stored as color."""
+    color = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
+    # exact: or else the color of fully transparent pixels is thrown away.
+    color.save(file, "WEBP", lossless=True, quality=100, method=6, exact=True)
 
 
 def _counts(seen: NDArray[np.generic], seen_levels: int, levels: int) -> NDArray[np.float64]:
@@ -193,20 +205,33 @@ def picture(values: NDArray[np.generic], levels: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(values[0], dtype=np.uint8 if levels <= 256 else np.uint16))
 
 
-def _files(name: str, test: Images, options: str, save: Save, progress: Progress | None) -> Baseline:
+def file_bits(images: Images, save: Save, progress: Progress | None = None) -> NDArray[np.float64]:
+    """Bits of a file of each image, ``[N]``.
+
+    Arguments:
+        images: that the format holds.
+        save: writes one.
+        progress: told how many are written.
+    """
+
     def length(values: NDArray[np.generic]) -> int:
         file = io.BytesIO()
-        save(picture(values, test.levels), file)
+        save(picture(values, images.levels), file)
         return file.tell()
 
-    some = _some(test, _FILED_VALUES)
-    flat = _flat(some)
-    bits = np.zeros(len(flat))
+    bits = np.zeros(len(images))
     with ThreadPoolExecutor() as pool:  # the encoders release Python's lock
-        for i, found in enumerate(pool.map(length, flat.reshape(-1, *test.shape))):
+        for i, found in enumerate(pool.map(length, _flat(images).reshape(-1, *images.shape))):
             bits[i] = 8.0 * found
             if progress is not None:
                 progress(i + 1, len(bits))
+    return bits
+
+
+def _files(name: str, test: Images, options: str, save: Save, progress: Progress | None) -> Baseline:
+    some = _some(test, _FILED_VALUES)
+    flat = _flat(some)
+    bits = file_bits(some, save, progress)
     among = "" if len(bits) == len(test) else f"; {rule(len(test), len(bits))}"
     note = f"Pillow, {options}; one file for each image, headers included, which weigh heavily on small images{among}"
     return _baseline(name, bits / flat.shape[1], some, note)
