@@ -30,6 +30,7 @@ from davi.scoring import (
     to_terminal,
 )
 from davi.scoring.result import best_of
+from davi.scoring.tables import said_of
 
 
 def run(request: Request) -> int:
@@ -48,15 +49,15 @@ def run(request: Request) -> int:
     save_png(contact_sheet(found, by, shown), sheet)
     histogram(found, bars)
     print(to_terminal(found, by, shown))
-    known = found.calibration
-    if known is not None:
-        print(f"p: of held-out images at least as odd, (1 + count) / (n + 1), among {known.words}, K = {found.samples}")
-    print(f"\n{len(found.files)} files, the oddest by {by} first: {target}")
+    if found.calibration is not None:
+        print(said_of(found.calibration, found.samples))
+    count = len(found.files)
+    print(f"\n{count} file{'s' * (count != 1)}, the oddest by {by} first: {target}")
     if options.patches:
         patches = target.with_name(f"{target.stem}-patches.csv")
         _write(patches, patches_csv(found))
         print(f"{len(found.images)} images, one by one: {patches}")
-    print(f"the {shown} oddest as a picture: {sheet}; histograms: {bars}")
+    print(f"the oddest as a picture: {sheet}; histograms: {bars}")
     return 0
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from davi.evaluation.scores import RAW
 from davi.files import writing
 from davi.page.charts import BLUE, MUTED, VERMILION, style
 from davi.pictures import grid
 from davi.scoring.result import Scores
-from davi.scoring.tables import shortened, title
+from davi.scoring.tables import p_value, shortened, title
 
 _SIDE, _GAP, _LINE = 160, 16, 17
 """Pixels: of a picture, between pictures, of a line of text."""
@@ -42,8 +43,11 @@ def contact_sheet(scores: Scores, by: str, top: int) -> Image.Image:
         left, top_edge = _GAP + number % columns * across, _GAP + number // columns * down
         picture = _enlarged(scores, scores.oddest_image(file, by))
         sheet.paste(picture, (left + (_SIDE - picture.width) // 2, top_edge + (_SIDE - picture.height) // 2))
-        p = "" if column.ranked is None else f", p = {column.ranked.p[file]:.3g}"
-        lines = [shortened(scores.files.names[file], 21), f"{column.values[file]:.3f}{p}"]
+        p = p_value(column, file)
+        lines = [
+            shortened(scores.files.names[file], 21),
+            f"{column.values[file]:.3f}" + (f", p = {p}" if p != "-" else ""),
+        ]
         for line, text in enumerate(lines):
             draw.text((left, top_edge + _SIDE + 3 + line * _LINE), text, _INK, font)
     return sheet
@@ -83,7 +87,7 @@ def histogram(scores: Scores, path: Path) -> None:
             axis.hist(
                 column.values, edges, weights=shares, histtype="step", color=VERMILION, linewidth=1.6, label=label
             )
-            axis.set_xlabel(f"{title(name)}, bits/dim")
+            axis.set_xlabel("bits/dim" if name == RAW else f"{title(name)}, bits/dim")
             axis.set_ylabel("share of files", color=MUTED)
             axis.legend(loc="best")
         for axis in axes[count:]:

@@ -157,7 +157,9 @@ def held_out(
     files = Files.of(images) if limit is None or images.groups is not None else None
     total = len(images) if files is None else len(files)
     chosen = positions(total, limit)
-    words = f"{len(chosen)} of {total} files" if len(chosen) < total else f"all {total} files"
+    words = (
+        f"{len(chosen)} of {total} files" if len(chosen) < total else f"all {total} files" if total > 1 else "the file"
+    )
     if len(chosen) < total:
         kept = chosen if files is None else torch.from_numpy(np.flatnonzero(np.isin(files.place, chosen.numpy())))
         images = images.subset(kept)

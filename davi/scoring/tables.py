@@ -7,9 +7,12 @@ import io
 import math
 
 from davi.evaluation.scores import RAW
-from davi.scoring.result import Column, Scores
+from davi.scoring.result import Calibration, Column, Scores
 
 _LONGEST_NAME = 44
+_FEW = 100
+"""Held-out files; with fewer, the least p is worth a word."""
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes a cell for a formula by."""
 
@@ -50,7 +53,9 @@ def to_terminal(scores: Scores, by: str, top: int) -> str:
     heads = [f"{title(name):>10}  {'p':<6}" for name in scores.columns]
     lines = [f"     {'file':<{width}}" + "".join(f"  {head}" for head in heads).rstrip()]
     for row, (i, name) in enumerate(zip(shown, names, strict=True), start=1):
-        cells = "".join(f"  {column.values[i]:>10.4f}  {_p(column, int(i)):<6}" for column in scores.columns.values())
+        cells = "".join(
+            f"  {column.values[i]:>10.4f}  {p_value(column, int(i)):<6}" for column in scores.columns.values()
+        )
         lines.append(f"{row:>4} {name:<{width}}{cells}".rstrip())
     lines.append("")
     for name, column in scores.columns.items():
@@ -62,6 +67,13 @@ def shortened(name: str, most: int = _LONGEST_NAME) -> str:
     """A name on one line, without what a terminal would obey; of a long one the end."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in name)
     return plain if len(plain) <= most else f"...{plain[3 - most :]}"
+
+
+def said_of(calibration: Calibration, samples: int) -> str:
+    """What the p-values are, in words."""
+    n = len(calibration.files)
+    least = f"; no p is below {1 / (n + 1):.2g}" if n < _FEW else ""
+    return f"p: (1 + held-out files at least as odd) / (n + 1), among {calibration.words}, K = {samples}{least}"
 
 
 def title(name: str) -> str:
@@ -76,7 +88,8 @@ def _cells(column: Column, i: int) -> list[str]:
     return [value, str(int(column.ranked.ranks[i])), f"{column.ranked.p[i]:.6g}"]
 
 
-def _p(column: Column, i: int) -> str:
+def p_value(column: Column, i: int) -> str:
+    """The p-value of a file as text; a dash where it has none."""
     found = float("nan") if column.ranked is None else float(column.ranked.p[i])
     return "-" if math.isnan(found) else f"{found:.3g}" if found >= 0.001 else f"{found:.0e}"
 
