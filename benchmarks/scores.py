@@ -15,20 +15,22 @@ images are scored by both models. For each model and score:
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import write
+from common import RESULTS, write
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-import davi
 from davi.cli import main as program
 from davi.data import DataConfig, Images, load
 from davi.data.subsets import positions
 from davi.evaluation.conformal import conformal
 from davi.evaluation.scores import RAW, measure, ratios
+from davi.model import Hierarchy
+from davi.runs import load_model
 
 SETS = ("fashion_mnist", "mnist")
 Values = NDArray[np.float64]
@@ -40,6 +42,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2500, help="of training, where a run has to be made")
     parser.add_argument("--images", type=int, default=500, help="scored of each set, and as many held out beside them")
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 10], help="K, draws of each image")
+    parser.add_argument(
+        "--own", choices=SETS, nargs="+", default=SETS, help="models to measure; others stay as they are"
+    )
     return parser.parse_args()
 
 
@@ -67,9 +72,8 @@ def with_error(own: Values, other: Values, draws: int = 1000) -> dict[str, float
     return {"auroc": round(auroc(own, other), 4), "standard_error": round(float(np.std(again)), 4)}
 
 
-def directions(run: Path, own: Images, other: Images, held: Images, samples: int) -> dict[str, Any]:
+def directions(model: Hierarchy, own: Images, other: Images, held: Images, samples: int) -> dict[str, Any]:
     """All scores of one model."""
-    model = davi.load(run)
     known, theirs, calibration = (measure(model, images, ratios(model), samples) for images in (own, other, held))
     found: dict[str, Any] = {}
     for name in known:
@@ -92,18 +96,23 @@ def main() -> None:
     chosen = {name: positions(len(images), 2 * options.images) for name, images in tests.items()}
     scored = {name: tests[name].subset(chosen[name][::2]) for name in SETS}
     held = {name: tests[name].subset(chosen[name][1::2]) for name in SETS}
-    results: dict[str, Any] = {}
+    path = RESULTS / "scores.json"
+    results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}
     for own, other in (SETS, SETS[::-1]):
-        run = trained(options.runs, own, options.steps)
+        if own not in options.own:
+            continue
+        model, _ = load_model(trained(options.runs, own, options.steps))
+        assert isinstance(model, Hierarchy)
         for samples in options.samples:
-            found = directions(run, scored[own], scored[other], held[own], samples)
-            results.setdefault(f"{own} -> {other}", {})[f"K={samples}"] = found
+            found = directions(model, scored[own], scored[other], held[own], samples)
+            results.setdefault(f"model of {own}", {})[f"K={samples}"] = found
             for name, values in found.items():
                 print(
                     own, "->", other, f"K={samples}", name, values["auroc"], "+-", values["standard_error"], flush=True
                 )
-    about = {"recipe": "attentive_mnist", "steps": options.steps, "images": options.images, "binarization": "dynamic"}
-    print(write("scores", {**about, "layers": davi.load(run).num_layers, "results": results}))
+    steps = {name: load_model(options.runs / name)[1]["step"] for name in SETS if (options.runs / name).exists()}
+    about = {"recipe": "attentive_mnist", "steps": steps, "images": options.images, "binarization": "dynamic"}
+    print(write("scores", {**about, "results": results}))
 
 
 if __name__ == "__main__":

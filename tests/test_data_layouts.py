@@ -287,7 +287,7 @@ def test_the_size_is_looked_at_first() -> None:
     content = tiff(PLAIN, stored(PLAIN))
     with (
         strict(),
-        pytest.raises(UserError, match=f"promises too many pixels, {HEIGHT}x{WIDTH} = 777, expected at most 776"),
+        pytest.raises(UserError, match=f"many pixels, {WIDTH} wide, {HEIGHT} high: 777, expected at most 776"),
     ):
         decode(io.BytesIO(content), "file.tif", HEIGHT * WIDTH - 1)
     with strict():
