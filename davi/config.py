@@ -1,7 +1,8 @@
 """Typed configuration: from YAML and command-line overrides to frozen dataclasses, and back.
 
 A configuration is a frozen dataclass whose fields are ``int``, ``float``, ``bool``, ``str``, ``Literal``, tuples of
-those, ``Optional`` of those, or further dataclasses ("sections"). jsonargparse judges and converts every single value;
+those, ``Optional`` of those, or further dataclasses ("sections"). ``Annotated[TYPE, READ]`` with a function READ lets
+it bring a value into its form first; a ``ValueError`` of it says what was expected. jsonargparse judges every value;
 this module walks the sections, so that a mistake is reported under its full dotted key in one line:
 
     attentive_mnist.yaml: unknown key model.layrs; did you mean model.layers?
@@ -205,6 +206,13 @@ class Reader:
 
     def value(self, hint: Any, default: Any, value: Any, key: str) -> Any:
         """One value, of the type ``hint``; a section if ``hint`` is a dataclass or an optional one."""
+        if (read := _reader(hint)) is not None:
+            try:
+                return self.value(get_args(hint)[0], default, read(value), key)
+            except ValueError as error:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"{self.where}: {key}: got {shown(value)}, expected {error}") from None
         optional = type(None) in get_args(hint)
         if value is None and optional:
             return None
@@ -284,10 +292,16 @@ def _section_type(hint: Any) -> type | None:
 
 def _section_types(hint: Any) -> tuple[type, ...]:
     """All dataclasses that a section can be; none if ``hint`` is no section."""
-    if get_origin(hint) is Annotated:
+    if get_origin(hint) is Annotated and _reader(hint) is None:
         return tuple(_named(hint).kinds().values())
     section = _section_type(hint)
     return () if section is None else (section,)
+
+
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    """What brings a value of an annotated type into its form."""
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((mark for mark in marks if callable(mark)), None)
 
 
 def _named(hint: Any) -> Named:

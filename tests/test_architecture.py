@@ -26,10 +26,8 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
-    frozenset(
-        {"comparison", "derived", "measurements", "metrics", "page", "partition", "pictures", "recalibration", "report"}
-    )
-    | {"runs", "training"},
+    frozenset({"comparison", "derived", "latents", "measurements", "metrics", "page", "partition", "pictures"})
+    | {"recalibration", "report", "runs", "scoring", "training"},
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli", "keywords", "notebook", "run"}),
 )

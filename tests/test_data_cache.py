@@ -46,9 +46,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files decoded since the beginning of the test."""
     names: list[str] = []
 
-    def counted(file: Path, name: str, max_pixels: int) -> Any:
+    def counted(file: Path, name: str, *options: Any) -> Any:
         names.append(name)
-        return decode(file, name, max_pixels)
+        return decode(file, name, *options)
 
     monkeypatch.setattr(decoded, "decode", counted)
     return names
@@ -164,12 +164,12 @@ def test_a_damaged_cache_is_noticed(own: Path, images: Path, decodings: list[str
 def killed_while_building(path: str, after: int) -> None:
     done = 0
 
-    def killer(file: Path, name: str, max_pixels: int) -> Any:
+    def killer(file: Path, name: str, *options: Any) -> Any:
         nonlocal done
         done += 1
         if done == after:
             os.kill(os.getpid(), signal.SIGKILL)
-        return decode(file, name, max_pixels)
+        return decode(file, name, *options)
 
     pytest.MonkeyPatch().setattr(decoded, "decode", killer)  # in a process of its own
     read(Path(path))
@@ -233,9 +233,9 @@ def test_few_images_are_in_memory_while_it_is_made(own: Path, images: Path, monk
         assert len(started) - len(written) <= 4
         append(self, rows)
 
-    def counted(file: Path, name: str, max_pixels: int) -> Any:
+    def counted(file: Path, name: str, *options: Any) -> Any:
         started.append(name)
-        return decode(file, name, max_pixels)
+        return decode(file, name, *options)
 
     monkeypatch.setattr(decoded, "decode", counted)
     monkeypatch.setattr(Writer, "append", watched)

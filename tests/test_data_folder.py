@@ -224,7 +224,9 @@ def test_fits() -> None:
     corners = [(0, 0), (0, 4), (3, 0), (3, 4)]
     assert np.array_equal(patches, [values[top : top + 3, left : left + 4] for top, left in corners])
     for how in ("crop", "patches"):
-        with pytest.raises(UserError, match=f"data.{how}: got 8x4, expected no more than 7x10, the size of x"):
+        with pytest.raises(
+            UserError, match=f"data.{how}: got 4 wide, 8 high, expected no more than 10 wide, 7 high, the size of x"
+        ):
             Fit(how, (8, 4))(values, 256, "x")
     with pytest.raises(UserError, match=r"data\.resize: got \[0, 4\], expected"):
         Fit("resize", (0, 4))
@@ -371,7 +373,13 @@ def test_mixed_sizes_need_a_choice(tmp_path: Path) -> None:
     fill(folder, 30, (12, 16, 3), first=30)
     with pytest.raises(UserError) as caught:
         read(folder)
-    for words in ("000.png has 9x8 pixels", "030.png has 12x16", "data.crop", "data.resize", "data.patches"):
+    for words in (
+        "000.png is 8 wide, 9 high",
+        "030.png is 16 wide, 12 high",
+        "data.crop",
+        "data.resize",
+        "data.patches",
+    ):
         assert words in str(caught.value)
     crop, resize, patches = (read(folder, **{how: (4, 8)}) for how in ("crop", "resize", "patches"))
     assert crop.shape == resize.shape == patches.shape == (3, 4, 8)
@@ -382,7 +390,10 @@ def test_mixed_sizes_need_a_choice(tmp_path: Path) -> None:
     assert not rows(patches.train) & rows(patches.test)
     assert (crop.protocol["fit"], patches.protocol["fit"]) == ("centre of 4x8", "patches of 4x8")
     assert patches.protocol["test_order"] == "by relative path, patches row by row"
-    with pytest.raises(UserError, match=r"data\.crop: got 10x8, expected no more than 9x8, the size of .*000\.png"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.crop: got 8 wide, 10 high, expected no more than 8 wide, 9 high, the size of .*000\.png",
+    ):
         read(folder, crop=(10, 8))
     with pytest.raises(
         UserError, match=r"data\.crop: got data\.patches as well, expected one of crop, resize, patches"
@@ -393,10 +404,14 @@ def test_mixed_sizes_need_a_choice(tmp_path: Path) -> None:
 def test_mixed_kinds_are_refused(tmp_path: Path) -> None:
     folder = fill(tmp_path / "set", 5)
     fill(folder, 1, (6, 5, 3), first=5)
-    with pytest.raises(UserError, match=r"000\.png is gray of 256 levels, .*005\.png is color of 256 levels, .*magick"):
+    with pytest.raises(
+        UserError, match=r"000\.png is gray of 256 levels, .*005\.png is color of 256 levels, .*--data\.mode rgb"
+    ):
         read(folder)
     fill(folder, 1, (6, 5), 65536, first=5)
-    with pytest.raises(UserError, match=r"000\.png is gray of 256 levels, .*005\.png is gray of 65536 levels"):
+    with pytest.raises(
+        UserError, match=r"000\.png is gray of 256 levels, .*005\.png is gray of 65536 levels, .*magick"
+    ):
         read(folder)
 
 
@@ -410,7 +425,8 @@ def test_unreadable_images_stop_or_are_counted(tmp_path: Path) -> None:
         read(folder)
     message = str(caught.value)
     assert f"7 of 47 images in {folder} cannot be read (--skip-unreadable leaves them out): " in message
-    assert "bad0.png: got something else" in message
+    assert "bad2.png: got something else" in message
+    assert message.count("got something else") == 1  # of three files
     assert message.endswith("; and 4 more")
     sets = read(folder, skip_unreadable=True)
     assert (sets.protocol["unreadable"], sum(sets.protocol["files"].values())) == (7, 40)
@@ -429,8 +445,6 @@ def test_unreadable_images_stop_or_are_counted(tmp_path: Path) -> None:
     [
         ({"validation": 10}, r"data\.validation: got 10 for a folder of images, expected a fraction"),
         ({"test_fraction": 1.0}, r"data\.test_fraction: got 1\.0, expected a fraction between 0 and 1"),
-        ({"test_fraction": 1e-9}, r"data\.test_fraction: of 12 images in .* none is for test by its content"),
-        ({"test_fraction": 0.5, "validation": 1e-9}, r"data\.validation: of 12 images in .* none is for validation"),
         ({"levels": 17}, r"data\.levels: got 17, expected 256: set/train holds the values \d+ to 255 of 256 levels"),
         ({"memory": -1.0}, r"data\.memory: got -1\.0, expected"),
         ({"test": "absent"}, r"data\.test: got .*absent, expected another folder of images"),

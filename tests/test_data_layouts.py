@@ -200,7 +200,7 @@ ASIDE: dict[str, tuple[Row, Tags, int, str]] = {
     "an empty strip": ({"compression": "lzw"}, {279: ("I", [0])}, 0, "part 1 of 1 not whole"),
     "a strip beyond the end": ({}, {273: ("I", [10**6])}, 0, "part 1 of 1 not whole"),
     "strips of no row": ({}, {278: ("I", [0])}, 0, "strips of 0 rows"),
-    "tiles of odd size": ({"cut": "tiles"}, {322: ("I", [10])}, 0, "tiles of 16x10 pixels, expected multiples of 16"),
+    "tiles of odd size": ({"cut": "tiles"}, {322: ("I", [10])}, 0, "tiles 10 wide, 16 high, expected multiples of 16"),
     "several depths": ({"photometric": 2}, {258: ("H", [5, 6, 5])}, 0, "5, 6, 5 bits a channel"),
     "12 bits from the other end": ({"kind": "u12", "order": ">"}, {}, 0, "12 bits in big-endian order"),
     "32 bits": ({"kind": "u32"}, {}, 0, "32 bits a channel"),
@@ -287,7 +287,7 @@ def test_the_size_is_looked_at_first() -> None:
     content = tiff(PLAIN, stored(PLAIN))
     with (
         strict(),
-        pytest.raises(UserError, match=f"promises too many pixels, {HEIGHT}x{WIDTH} = 777, expected at most 776"),
+        pytest.raises(UserError, match=f"many pixels, {WIDTH} wide, {HEIGHT} high: 777, expected at most 776"),
     ):
         decode(io.BytesIO(content), "file.tif", HEIGHT * WIDTH - 1)
     with strict():

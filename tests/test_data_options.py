@@ -105,6 +105,8 @@ KINDS: dict[str, tuple[Callable[[Path], str], ...]] = {
     "patches": (by_content, by_name),
     "skip_unreadable": (by_content, by_name),
     "max_pixels": (by_content, by_name, hub),
+    "background": (by_content, by_name, hub),
+    "mode": (by_content, by_name, hub),
     "cache": (by_content, by_name, hub),
     "memory": (by_content, by_name),
     "labels": (digits,),
@@ -123,6 +125,8 @@ GIVEN: dict[str, Any] = {
     "patches": (2, 2),
     "skip_unreadable": True,
     "max_pixels": 35,
+    "background": "white",
+    "mode": "rgb",
     "memory": 0.0,
     "labels": True,
 }
@@ -155,6 +159,10 @@ def is_honored(option: str, given: Any, sets: DataSets, without: DataSets | None
             return exact or ("files" in protocol and abs(counts["test"] - N / 2) < 5 * (N / 4) ** 0.5)
         case "crop" | "resize" | "patches":
             return sets.shape[1:] == given and str(protocol["fit"]).endswith(f"{given[0]}x{given[1]}")
+        case "background":
+            return bool(protocol["background"] == given)
+        case "mode":
+            return sets.shape[0] == 3
         case "cache":
             return any(Path(given).iterdir())
         case "memory":

@@ -194,7 +194,7 @@ def test_bmp_of_colors(header: int, top_down: bool) -> None:
         (bmp(random(4, 4), 4, compression=2, palette=random(16, 3), data=b"\4\0\0\0" * 4 + b"\0\1"), "as run lengths"),
         (bmp(random(4, 4), 8, palette=random(256, 3))[:-1], "the file was cut off"),
         (bmp(random(4, 4), 8, header=41, palette=random(256, 3)), "a header of 41 bytes"),
-        (bmp(random(4, 0), 8, palette=random(256, 3)), "got a size of 4x0, expected at least one pixel"),
+        (bmp(random(4, 0), 8, palette=random(256, 3)), "got a size of 0 wide, 4 high, expected at least one pixel"),
         (b"BM" + bytes(60), "a header of 0 bytes"),
         (b"BM", "cannot be read"),
     ],

@@ -27,6 +27,8 @@ _MODULES = {
     "sample": "davi.cli.sample",
     "reconstruct": "davi.cli.reconstruct",
     "inspect": "davi.cli.inspect",
+    "score": "davi.cli.score",
+    "encode": "davi.cli.encode",
     "import": "davi.cli.import_",
 }
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -58,16 +58,15 @@ def _temperature(text: str) -> float | tuple[float, ...]:
     return _not_negative(text)
 
 
-def _picture(text: str) -> str:
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a .png file")
-    return text
+def _ending(*suffixes: str) -> Callable[[str], str]:
+    """Reads the path of a file with one of the endings."""
 
+    def read(text: str) -> str:
+        if not text.lower().endswith(suffixes):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a {suffixes[0]} file")
+        return text
 
-def _page(text: str) -> str:
-    if not text.lower().endswith((".html", ".htm")):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a .html file")
-    return text
+    return read
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -201,7 +200,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let batch norms know the model's own draws at this temperature; found once and kept in RUN",
     )
-    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/samples.png")
+    parser.add_argument("--out", type=_ending(".png"), metavar="FILE.png", help="default: RUN/samples.png")
 
 
 def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +209,7 @@ def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n", type=_whole(1), default=32, metavar="N", help="N images, spread evenly over the set (default: 32)"
     )
-    parser.add_argument("--out", type=_picture, metavar="FILE.png", help="default: RUN/reconstructions.png")
+    parser.add_argument("--out", type=_ending(".png"), metavar="FILE.png", help="default: RUN/reconstructions.png")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -225,8 +224,58 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         help="draws of each image, where the run was not evaluated (default: 10)",
     )
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
-    parser.add_argument("--out", type=_page, metavar="FILE.html", help="default: RUN/inspection.html")
+    parser.add_argument(
+        "--out", type=_ending(".html", ".htm"), metavar="FILE.html", help="default: RUN/inspection.html"
+    )
     parser.add_argument("--no-figures", action="store_true", help="write the page alone, no figures as files")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Reads whole numbers from 1 with commas between them."""
+    return tuple(map(_whole(1), text.strip("[]").split(",")))
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument("--batch-size", type=_whole(1), default=100, metavar="B", help="images a pass (default: 100)")
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_split(parser)
+    positive = _whole(1)
+    parser.add_argument("--out", type=_ending(".csv"), metavar="FILE.csv", help="default: RUN/scores.csv")
+    parser.add_argument("--top", type=positive, default=20, metavar="N", help="files to show (default: 20)")
+    parser.add_argument("--by", metavar="SCORE", help="score that orders the files (default: complexity, or LLR>k)")
+    parser.add_argument("--patches", action="store_true", help="also write a row for each patch, FILE-patches.csv")
+    parser.add_argument(
+        "--llr", type=_numbers, metavar="K,...", help="k of each LLR>k (default: 1, all but the top layer, one between)"
+    )
+    parser.add_argument(
+        "--importance-samples", type=positive, default=10, metavar="K", help="draws of each image (default: 10)"
+    )
+    parser.add_argument(
+        "--held-out",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="p-values among N held-out files, spread evenly (default: 1000)",
+    )
+    parser.add_argument(
+        "--calibrate-on",
+        type=_one_of("test", "validation"),
+        default="test",
+        metavar="SPLIT",
+        help="test (default), or validation, if nothing was chosen on these images",
+    )
+    _add_measuring(parser)
+
+
+def _add_encode(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    _add_split(parser)
+    parser.add_argument("--out", type=_ending(".npz"), metavar="FILE.npz", help="default: RUN/latents.npz")
+    _add_measuring(parser)
 
 
 FORMS = {
@@ -298,6 +347,21 @@ VERBS: dict[str, Verb] = {
         ("data",),
         "The page is one file without scripts; every figure is also saved as PNG and SVG in RUN/inspection.\n"
         f"{_IMAGES}  davi inspect runs/demo --limit 200",
+    ),
+    "score": Verb(
+        "rank images by how odd they are to a trained model",
+        _add_score,
+        ("data",),
+        "A row for each file (the mean over its patches), the oddest first: bits per dimension, LLR>k of hierarchies,\n"
+        "bits minus those of a PNG or WebP file, each with its rank and p-value among held-out images of the run.\n"
+        f"{_IMAGES}  davi score runs/demo --data FOLDER --out scores.csv --top 20",
+    ),
+    "encode": Verb(
+        "write the latents of images as arrays",
+        _add_encode,
+        ("data",),
+        "Posterior means of all layers, their grids, which units are active, and file names, as a .npz file.\n"
+        f"{_IMAGES}  davi encode runs/demo --data FOLDER --out latents.npz",
     ),
     "import": Verb(
         "make a run of weights that others published",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from davi.data.images import Images, check_levels, pixel_dtype
 from davi.data.labels import unlabeled
+from davi.data.picture import in_words
 from davi.errors import UserError
 
 _PREFIX = 12 + 10_000  # magic and lengths, and the longest header that NumPy itself is willing to parse
@@ -73,8 +74,8 @@ def hints(path: Path, images: Images, levels: int | None, axes_known: bool = Fal
     channels, height, width = images.shape
     told = []
     if channels > 1 and not axes_known:
-        size = f"{height}x{width} pixels, {channels} channels"
-        told.append(f"{path} is read as [N, H, W, C]: {len(images)} images of {size}")
+        size = f"{in_words(height, width)}, {channels} channels"
+        told.append(f"{path} is read as [N, H, W, C]: {len(images)} images, {size}")
     if told and channels != 3 and height in (1, 3):
         told[0] += "; if it is [N, C, H, W], save x.transpose(0, 2, 3, 1)"
     if levels is None and images.levels > 2:

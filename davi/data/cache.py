@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from davi.errors import UserError
 
 INDEX = "index.json"
-FORMAT = 2
+FORMAT = 3
 """Changes whenever a cache made by an older version must not be used any more.
 
-2: values of some TIFF, BMP and indexed files.
+2: values of some TIFF, BMP and indexed files. 3: the size of each file is written down.
 """
 
 
@@ -42,11 +42,11 @@ class Writer:
 
     Arguments:
         path: the file.
-        shape: (C, H, W) of one image.
+        shape: of one image.
         dtype: their type; the lowest byte comes first.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._path, self._shape, self._dtype = path, shape, dtype.newbyteorder("<")
         self._hash = hashlib.sha256()
         self._file = path.open("wb")
@@ -66,7 +66,7 @@ class Writer:
         self._file.close()
 
     def append(self, images: NDArray[Any]) -> None:
-        """Add images ``[n, C, H, W]``."""
+        """Add images ``[n, ...]``."""
         data = np.ascontiguousarray(images, self._dtype).data
         self._hash.update(data)
         self._file.write(data)

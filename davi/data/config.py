@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from davi.data.augmentation import Flip, check_choice
 from davi.data.binarization import Binarization
@@ -16,6 +16,33 @@ from davi.errors import UserError
 
 HOW_READ = ("root", "cache", "memory", "skip_unreadable", "max_pixels")
 """Options that say where and how images are read; which they are, their hashes say."""
+
+
+def sides(given: Any) -> Any:
+    """A size in pixels as [H, W], from a whole number (for both), two, or two in a text: ``32``, ``[32, 48]``,
+    ``"32,48"``.
+
+    Raises:
+        ValueError: if it is none of these; the message says what is expected.
+    """
+    if given is None:
+        return None
+    parts = given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else [given]
+    try:
+        numbers = [int(part) if isinstance(part, str) else part for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or any(type(number) is not int for number in numbers):
+        raise ValueError("a size in pixels: 32, or H,W")
+    return numbers * 2 if len(numbers) == 1 else numbers
+
+
+def _american(given: Any) -> Any:
+    return "gray" if given == "grey" else given
+
+
+Size = Annotated[tuple[int, int] | None, sides]
+"""(H, W) in pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +68,15 @@ class DataConfig:
             folder if that is one. Copies of test images are left out of training.
         test_fraction: of the images, for test: of a folder chosen by content, of an array or another file that holds a
             whole set the last ones. For no set that has test images of its own, and not beside ``test``.
-        crop: [H, W] in pixels: of each image of a folder the center is taken.
-        resize: [H, W] in pixels: of each image of a folder the largest centered part with these proportions is
-            resampled to this size (Lanczos).
-        patches: [H, W] in pixels: each image of a folder is cut into parts of this size side by side, from the top
-            left; what is left over is not used. All parts are in the split of their image.
+        crop: [H, W] in pixels, or one number for both: of each image of a folder the center is taken.
+        resize: [H, W] in pixels, or one number for both: of each image of a folder the largest centered part with these
+            proportions is resampled to this size (Lanczos).
+        patches: [H, W] in pixels, or one number for both: each image of a folder is cut into parts of this size side by
+            side, from the top left; what is left over is not used. All parts are in the split of their image.
+        background: white, gray or black, on which transparent images of a folder or of hub:NAME are put; else they are
+            refused.
+        mode: rgb or gray: all images of a folder or of hub:NAME become that, gray ones with three equal channels,
+            colored ones with the luma of ITU-R BT.601; else all must be alike.
         skip_unreadable: leave out images of a folder that cannot be read, and say how many; else they are an error.
         max_pixels: that an image of a folder or of hub:NAME may have; one that promises more is refused before it is
             decoded.
@@ -66,9 +97,11 @@ class DataConfig:
     levels: int | None = None
     test: str | None = None
     test_fraction: float = 0.1
-    crop: tuple[int, int] | None = None
-    resize: tuple[int, int] | None = None
-    patches: tuple[int, int] | None = None
+    crop: Size = None
+    resize: Size = None
+    patches: Size = None
+    background: Annotated[Literal["white", "gray", "black"] | None, _american] = None
+    mode: Annotated[Literal["rgb", "gray"] | None, _american] = None
     skip_unreadable: bool = False
     max_pixels: int = MAX_PIXELS
     cache: str | None = None

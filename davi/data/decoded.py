@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from davi.data import cache
 from davi.data.decoding import decode, strict
 from davi.data.fitting import Fit
-from davi.data.grouping import files_of
+from davi.data.grouping import origins
 from davi.data.images import Images, pixel_dtype
-from davi.data.splitting import content_digest, part_of
+from davi.data.picture import in_words
+from davi.data.splitting import by_count, content_digest, part_of
 from davi.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -39,7 +40,6 @@ ALL = "all"
 ORDER = (ALL, "test", "validation", "train", None)
 """Splits in the order in which they are decoded: a copy stays in the first one that has it."""
 
-_TRIED, _STEPS = 200, [i / 50 for i in range(1, 50)]  # images and fractions, when some are looked for that fit
 _LISTED = 3  # unreadable files that a message names
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -57,6 +57,7 @@ class FolderOptions:
         memory: GiB; a larger set is read from the cache as it is needed.
         max_pixels: that one image may have.
         labels: the sub-folders are classes; they are read from the names of the files, so that no cache depends on it.
+        background, mode: as for :func:`davi.data.decoding.decode`.
     """
 
     fit: Fit | None
@@ -67,6 +68,14 @@ class FolderOptions:
     memory: float
     max_pixels: int
     labels: bool = False
+    background: str | None = None
+    mode: str | None = None
+
+    @property
+    def converted(self) -> dict[str, str]:
+        """What is done to the values of the files; nothing, unless it was asked for."""
+        given = {"background": self.background, "mode": self.mode}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,11 @@ class Building:
     def __init__(self, folder: Path, options: FolderOptions, test_fraction: float, validation: float) -> None:
         self.folder, self.options = folder, options
         self.test_fraction, self.validation = test_fraction, validation
+        self.by_count: dict[bytes, str] = {}
+        """Digest -> split, where the content alone would leave a split empty."""
+        self._reset()
+
+    def _reset(self) -> None:
         self.open = contextlib.ExitStack()
         self.writers: dict[str, cache.Writer] = {}
         self.first: tuple[str, Image] | None = None
@@ -129,36 +143,45 @@ class Building:
     def build(self, place: Path, files: list[File], parts: set[str], progress: Progress | None) -> dict[str, Any]:
         """The index of the cache, whose folder is ``place``."""
         self.place = place
-        with strict(), contextlib.ExitStack() as self.open:
-            record = self.open.enter_context((self.place / FILES).open("w", encoding="utf-8"))
-            for done, (file, result) in enumerate(_ordered(self._read, files), start=1):
-                if isinstance(result, Image):
-                    if (part := self._add(file, result)) is not None:
-                        line = {"file": file.name, "part": part, "images": len(result.images)}
-                        record.write(json.dumps({**line, "sha256": result.digest.hex()}) + "\n")
-                else:
-                    self.unreadable["count"] += 1
-                    if len(self.unreadable["first"]) < _LISTED:
-                        self.unreadable["first"].append(str(result))
-                if progress is not None:
-                    progress(done, len(files))
-            arrays = {part: writer.finish() for part, writer in self.writers.items()}
+        arrays = self._decode(files, progress)
         if self.unreadable["count"] and (not self.options.skip_unreadable or self.first is None):
             raise _unreadable(self.folder, self.unreadable, len(files))
+        if any(not self.counts.get(part) for part in parts):
+            self.by_count = self._counted(parts)
+            self._reset()
+            arrays = self._decode(files, progress)
         assert self.first is not None
-        self._check_parts(parts)
         return {
             "arrays": arrays,
             "levels": self.first[1].levels,
             "counts": self.counts,
             "left_out": self.left_out,
             "unreadable": self.unreadable,
+            "by_count": bool(self.by_count),
         }
+
+    def _decode(self, files: list[File], progress: Progress | None) -> dict[str, Any]:
+        """All files, into one array for each split; what the index says of the arrays."""
+        with strict(), contextlib.ExitStack() as self.open:
+            record = self.open.enter_context((self.place / FILES).open("w", encoding="utf-8"))
+            for done, (file, result) in enumerate(_ordered(self._read, files), start=1):
+                if isinstance(result, Image):
+                    if (part := self._add(file, result)) is not None:
+                        line = {"file": file.name, "part": part, "images": len(result.images), "size": result.size}
+                        record.write(json.dumps({**line, "sha256": result.digest.hex()}) + "\n")
+                else:
+                    self.unreadable["count"] += 1
+                    if len(self.unreadable["first"]) < _LISTED:
+                        self.unreadable["first"].append([str(file.path), str(result).removeprefix(f"{file.path}: ")])
+                if progress is not None:
+                    progress(done, len(files))
+            return {part: writer.finish() for part, writer in self.writers.items()}
 
     def _read(self, file: File) -> Image | UserError:
         """In a thread: one file, or why it cannot be read."""
         try:
-            picture = decode(file.path, str(file.path), self.options.max_pixels)
+            options = self.options
+            picture = decode(file.path, str(file.path), options.max_pixels, options.background, options.mode)
         except UserError as error:
             return error
         values, levels, fit = picture.values, picture.levels, self.options.fit
@@ -177,7 +200,9 @@ class Building:
             self.left_out += 1
             return None
         if file.part is None or (part == "train" and self.validation):
-            part = part_of(image.digest, 0.0 if file.part else self.test_fraction, self.validation)
+            part = self.by_count.get(image.digest) or part_of(
+                image.digest, 0.0 if file.part else self.test_fraction, self.validation
+            )
         if part not in self.writers:
             _, channels, height, width = image.images.shape
             path = self.place / f"{part}.npy"
@@ -187,41 +212,24 @@ class Building:
         self.counts[part] = self.counts.get(part, 0) + 1
         return part
 
-    def _check_parts(self, parts: set[str]) -> None:
-        """Refuse an empty split."""
-        empty = next((part for part in ORDER if part in parts and not self.counts.get(part)), None)
-        if empty is None:
-            return
-        total = sum(self.counts.values())
+    def _counted(self, parts: set[str]) -> dict[bytes, str]:
+        """The splits of a small folder by count (:func:`davi.data.splitting.by_count`)."""
         if self.left_out and not self.counts["train"]:
             raise UserError(
                 f"data.test: got copies of all images that {self.folder} has for training, expected other images"
             )
-        by_content = self.test_fraction > 0
-        option = "data.test_fraction" if by_content and empty != "validation" else "data.validation"
-        remedies = [*self._advice(parts), "more images", *(["sub-folders train/ and test/"] if by_content else [])]
-        raise UserError(
-            f"{option}: of {total} images in {self.folder} none is for {empty} by its content, expected at least one; "
-            f"give {', or '.join(remedies)}"
-        )
-
-    def _advice(self, parts: set[str]) -> list[str]:
-        """Fractions near to those asked for with which no split is empty, as options; nothing if there are none."""
         with (self.place / FILES).open(encoding="utf-8") as record:
-            lines = [json.loads(line) for line in islice(record, _TRIED)]
-        by_content = self.test_fraction > 0
+            lines = [json.loads(line) for line in record]
+        by_content = self.test_fraction > 0  # else only validation images are chosen, from those for training
         digests = [bytes.fromhex(line["sha256"]) for line in lines if by_content or line["part"] != "test"]
-        asked = (self.test_fraction, self.validation)
-        wanted = parts if by_content else parts - {"test"}
-
-        def distance(pair: tuple[float, ...]) -> float:
-            return abs(pair[0] - asked[0]) + abs(pair[1] - asked[1])
-
-        for pair in sorted(product(*([*_STEPS, value] if value else [0.0] for value in asked)), key=distance):
-            if {part_of(digest, *pair) for digest in digests} >= wanted:
-                named = zip(("data.test_fraction", "data.validation"), pair, asked, strict=True)
-                return [" ".join(f"--{name} {value:g}" for name, value, before in named if value != before)]
-        return []
+        try:
+            return by_count(digests, self.test_fraction, self.validation if "validation" in parts else 0.0)
+        except ValueError as error:
+            names = [
+                name for name in ("test", "validation", "train") if name in parts and (by_content or name != "test")
+            ]
+            wanted = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+            raise UserError(f"data.set: {self.folder}: {error}, one each for {wanted}") from None
 
 
 def _check_alike(first: str, one: Image, name: str, other: Image) -> None:
@@ -232,28 +240,41 @@ def _check_alike(first: str, one: Image, name: str, other: Image) -> None:
         return f"{color} of {image.levels} levels"
 
     if kind(one) != kind(other):
-        raise UserError(
-            f"data.set: {first} is {kind(one)}, {name} is {kind(other)}, expected all alike (convert some: magick IN "
-            "-colorspace Gray -depth 8 OUT.png, or -type TrueColor for color; or move them elsewhere)"
-        )
+        remedy = "convert some: magick IN -colorspace Gray -depth 8 OUT.png; or move them elsewhere"
+        if one.levels == other.levels:
+            remedy = "--data.mode rgb or --data.mode gray makes them so"
+        raise UserError(f"data.set: {first} is {kind(one)}, {name} is {kind(other)}, expected all alike ({remedy})")
     if one.images.shape[1:] != other.images.shape[1:]:
-        sizes = ["x".join(map(str, image.size)) for image in (one, other)]
+        sizes = [in_words(*image.size) for image in (one, other)]
         raise UserError(
-            f"data.set: {first} has {sizes[0]} pixels, {name} has {sizes[1]}, expected one size or a choice: data.crop "
-            "[H, W], data.resize [H, W] or data.patches [H, W], such as --data.resize '[32, 32]'"
+            f"data.set: {first} is {sizes[0]}, {name} is {sizes[1]}, expected one size or a choice: data.crop, "
+            "data.resize or data.patches, such as --data.resize 32"
         )
 
 
 def _unreadable(folder: Path, found: dict[str, Any], total: int) -> UserError:
     """The error that names the first files which could not be read."""
     more = found["count"] - len(found["first"])
-    listed = "; ".join(found["first"]) + (f"; and {more} more" if more > 0 else "")
+    listed = _said_once(found["first"]) + (f"; and {more} more" if more > 0 else "")
     if found["count"] == total:
         return UserError(f"data.set: none of {total} images in {folder} can be read: {listed}")
     return UserError(
         f"data.set: {found['count']} of {total} images in {folder} cannot be read (--skip-unreadable leaves them out): "
         f"{listed}"
     )
+
+
+def _said_once(found: list[list[str]]) -> str:
+    """Files and what is wrong with each, ``[name, message]``: a message and a remedy that several share, once."""
+    files: dict[str, list[str]] = {}
+    for name, why in found:
+        files.setdefault(why, []).append(name)
+    parts, remedies = [], set()
+    for why, names in files.items():
+        plain, _, remedy = why.rpartition(" (") if why.endswith(")") else (why, "", "")
+        parts.append(f"{', '.join(names)}: {plain if remedy in remedies and plain else why}")
+        remedies.add(remedy)
+    return "; ".join(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,13 +292,24 @@ class Cached:
         total = sum(int(np.prod(record["shape"])) * np.dtype(record["dtype"]).itemsize for record in records.values())
         mapped = total > self.options.memory * 2**30
         pixels = torch.from_numpy(cache.array(self.place, records[part], in_memory=not mapped))
-        groups = files_of(self.place / FILES, part) if self._patches else None
-        return Images(pixels, self.index["levels"], name, records[part]["sha256"], mapped, groups=groups, checked=True)
+        known, size = origins(self.place / FILES, part), self._patch_size
+        return Images(
+            pixels,
+            self.index["levels"],
+            name,
+            records[part]["sha256"],
+            mapped,
+            groups=None if size is None else known.numbers,
+            files=known.names,
+            corners=None if size is None else known.corners(*size),
+            checked=True,
+        )
 
     @property
-    def _patches(self) -> bool:
-        """Whether several images may be cut from one file."""
-        return self.options.fit is not None and self.options.fit.how == "patches"
+    def _patch_size(self) -> tuple[int, int] | None:
+        """(H, W), where several images may be cut from one file."""
+        fit = self.options.fit
+        return fit.size if fit is not None and fit.how == "patches" else None
 
     @property
     def used(self) -> int:
@@ -287,7 +319,7 @@ class Cached:
     @property
     def order(self) -> str:
         """The order of the images, in words."""
-        return "by relative path" + (", patches row by row" if self._patches else "")
+        return "by relative path" + (", patches row by row" if self._patch_size else "")
 
     @property
     def details(self) -> dict[str, Any]:
@@ -302,7 +334,7 @@ class Cached:
         found = self.used + self.index.get("left_out", 0) + skipped
         notes = [f"{found} image{'s' * (found != 1)} found in {self.folder}"]
         if skipped:
-            first = "; ".join(self.index["unreadable"]["first"])
+            first = _said_once(self.index["unreadable"]["first"])
             notes.append(f"{skipped} unreadable image{'s' * (skipped != 1)} left out: {first}")
         return notes
 
@@ -322,7 +354,7 @@ def cached(
     listing = [[file.name, file.part, file.size, file.times] for file in files]
     stamp = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     folder, options = building.folder, building.options
-    key = {**key, "max_pixels": options.max_pixels}  # which may tell what is unreadable
+    key = {**key, "max_pixels": options.max_pixels, **options.converted}  # which may tell what is unreadable
     place, index = cache.fetch(options.cache, key, stamp, lambda place: building.build(place, files, parts, progress))
     if index["unreadable"]["count"] and not options.skip_unreadable:
         raise _unreadable(folder, index["unreadable"], len(files))

@@ -1,7 +1,8 @@
 """One image file as integers: PNG, JPEG, WebP, TIFF or BMP, gray or color, of 1, 8 or 16 bits a channel.
 
 Values are those that the file stores; color profiles and gamma are not applied. What cannot be kept as it is (a
-transparency, CMYK, floating point, several frames) is refused with its remedy, never converted in silence:
+transparency, CMYK, floating point, several frames) is refused with its remedy, never converted in silence; a
+transparency of 8 bits in a PNG or WebP file is put on a background if one is given:
 
 - gray of 1 bit has 2 levels, of 2 to 8 bits 256 (stretched to 0..255), of 9 to 16 bits 65,536; black is 0, also where
   the file has it the other way round;
@@ -30,7 +31,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from davi.data import bmp, libtiff, tiff
 from davi.data.arrays import OneLine
-from davi.data.picture import MAX_PIXELS, Picture, check_pixels, indexed
+from davi.data.picture import MAX_PIXELS, Picture, check_pixels, in_mode, indexed
 from davi.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp"})
@@ -38,6 +39,11 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff",
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 """What is left to Pillow as it is, whatever else it knows; TIFF is looked at before, and BMP read without it."""
+
+BACKGROUNDS = {"white": 255, "gray": 128, "black": 0}
+"""What transparent images may be put on."""
+
+_NO_ALPHA = "none (flatten it: magick IN -background white -flatten OUT.png)"
 
 _OTHER_HALF = {
     "RGB;16B": "RGB;16L",
@@ -63,13 +69,21 @@ def strict() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def decode(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
+def decode(
+    file: Path | BinaryIO,
+    name: str,
+    max_pixels: int = MAX_PIXELS,
+    background: str | None = None,
+    mode: str | None = None,
+) -> Picture:
     """Decode one file. To be called within :func:`strict`.
 
     Arguments:
         file: a path, or the content as a seekable stream.
         name: what it is called in messages.
         max_pixels: that the image may have.
+        background: one of :data:`BACKGROUNDS`, on which a transparent image is put; None: it is refused.
+        mode: of :func:`davi.data.picture.in_mode`.
 
     Raises:
         UserError: one line: it is none of the five formats, damaged, too large, or of a kind that is refused.
@@ -81,11 +95,11 @@ def decode(file: Path | BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> Pi
             stream.seek(0)
             first = stream.read(4)
             if first in tiff.MAGIC:
-                return _tiff(stream, name, max_pixels)
+                return in_mode(_tiff(stream, name, max_pixels), mode)
             if first[:2] == bmp.MAGIC:
-                return bmp.decode(stream, name, max_pixels)
+                return in_mode(bmp.decode(stream, name, max_pixels), mode)
             try:
-                return _other(stream, name, max_pixels)
+                return in_mode(_other(stream, name, max_pixels, background), mode)
             except UnidentifiedImageError:
                 raise UserError(f"{name}: got something else, expected a PNG, JPEG, WebP, TIFF or BMP image") from None
 
@@ -117,13 +131,17 @@ def _tiff(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     return Picture(levels - 1 - values if layout.photometric == 0 else values, levels)
 
 
-def _other(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+def _other(file: BinaryIO, name: str, max_pixels: int, background: str | None) -> Picture:
     """A file of another format, as Pillow decodes it."""
     with _opened(file) as image:
         check_pixels(image.height, image.width, max_pixels, name)
-        _check(image, name)
+        _check(image, name, background)
+        transparent = image.has_transparency_data
         if image.format == "PNG":
             image.verify()  # the checksums, which decoding passes over
+    if transparent:
+        with _opened(file) as image:
+            return _flattened(image, BACKGROUNDS[background or "white"], name)
     with _opened(file) as image:
         layouts = {_raw_mode(tile) for tile in getattr(image, "tile", ())}
         deep = image.mode == "RGB" and any(";16" in layout for layout in layouts)
@@ -148,11 +166,31 @@ def _opened(file: BinaryIO) -> Image.Image:
     return Image.open(file, formats=_FORMATS)
 
 
-def _check(image: Image.Image, name: str) -> None:
+def _flattened(image: Image.Image, shade: int, name: str) -> Picture:
+    """A transparent image on a background of one shade; gray stays gray, and so does an indexed image if it is."""
+    layouts = {_raw_mode(tile) for tile in getattr(image, "tile", ())}
+    odd = image.mode not in ("L", "LA", "P", "RGB", "RGBA") or bool(layouts & {"L;2", "L;4"})
+    if odd or any(";16" in layout for layout in layouts):
+        raise UserError(f"{name}: got a transparency in a file that has no 8 bits a channel, expected {_NO_ALPHA}")
+    gray, palette = image.mode in ("L", "LA"), image.mode == "P"
+    ImageOps.exif_transpose(image, in_place=True)
+    color = np.asarray(image.convert("RGBA")).astype(np.uint32)  # [H, W, 4]
+    color, alpha = color[:, :, :3], color[:, :, 3:]
+    values = ((color * alpha + np.uint32(shade) * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if gray or (palette and (values == values[:, :, :1]).all()):
+        values = values[:, :, :1]
+    return Picture(values, 256)
+
+
+def _check(image: Image.Image, name: str, background: str | None) -> None:
     """Refuse what a header already tells."""
     if image.has_transparency_data:
-        remedy = "magick IN -background white -flatten OUT.png"
-        raise UserError(f"{name}: got a transparency ({image.mode}), expected none (flatten it: {remedy})")
+        if background is not None:
+            _check_frames(image, name)
+            return
+        raise UserError(
+            f"{name}: got a transparency ({image.mode}), expected {_NO_ALPHA[:-1]}, or give --data.background white)"
+        )
     if image.mode == "CMYK":
         remedy = "magick IN -colorspace sRGB OUT.png"
         raise UserError(f"{name}: got CMYK, expected gray or RGB (convert it: {remedy})")

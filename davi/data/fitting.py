@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from davi.data.picture import MAX_PIXELS
+from davi.data.picture import MAX_PIXELS, in_words
 from davi.errors import UserError
 
 How = Literal["crop", "resize", "patches"]
@@ -62,8 +62,10 @@ class Fit:
         if self.how == "resize":
             return _resized(values, levels, height, width)[None]
         if values.shape[0] < height or values.shape[1] < width:
-            found = f"{values.shape[0]}x{values.shape[1]}"
-            raise UserError(f"data.{self.how}: got {height}x{width}, expected no more than {found}, the size of {name}")
+            found = in_words(values.shape[0], values.shape[1])
+            raise UserError(
+                f"data.{self.how}: got {in_words(height, width)}, expected no more than {found}, the size of {name}"
+            )
         if self.how == "crop":
             top, left = (values.shape[0] - height) // 2, (values.shape[1] - width) // 2
             return values[None, top : top + height, left : left + width]

@@ -1,8 +1,8 @@
 """A folder of images as a set: found, decoded once into the cache, and split by content.
 
 *Which files.* All below the folder whose ending is one of :data:`davi.data.decoding.SUFFIXES`, in the order of their
-relative paths. Hidden files and folders, and folders in which other programs keep thumbnails or deleted files
-(:data:`davi.data.listing.LEFT_BEHIND`), are left out; linked folders are not entered.
+relative paths; the path of one file is that file alone. Hidden files and folders, and folders in which other programs
+keep thumbnails or deleted files (:data:`davi.data.listing.LEFT_BEHIND`), are left out; linked folders are not entered.
 
 *Which split.* Of each image the SHA-256 of its decoded values and size is taken, before it is cut or resampled; its
 first 64 bits, read as a fraction u of 1, decide: test if u < test_fraction, validation if u is among the last
@@ -15,13 +15,16 @@ Sub-folders whose names say it (:mod:`davi.data.subfolders`) are taken as the sp
 for test. Then copies (equal SHA-256) of test images are left out of validation and training, copies of validation
 images out of training.
 
+Where one of the splits would be empty, as of a folder with few images, the images are taken in the order of the same
+hashes, but by count (:func:`davi.data.splitting.by_count`); then an image may change sides when others come.
+
 *Which class*, where labels are asked for: :mod:`davi.data.class_folders`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from davi.data.arrays import OneLine
@@ -69,8 +72,11 @@ def read_folder(folder: Path, test: Path | None, options: FolderOptions, progres
     names = {"test": test.name} if test is not None else {}
     images = {part: found.images(part, f"{names.get(part, folder.name)}/{part}") for part in found.index["arrays"]}
     split = f"{found.used} images of {folder.name}, "
-    split += rule.words or f"by SHA-256 of each: {fraction:g} for test"
-    split += f", {validation:g} of the others for validation by SHA-256" if validation else ""
+    if found.index["by_count"]:
+        split += _by_count(found.index["counts"], rule)
+    else:
+        split += rule.words or f"by SHA-256 of each: {fraction:g} for test"
+        split += f", {validation:g} of the others for validation by SHA-256" if validation else ""
     notes = [*found.notes, *rule.notes, *_left_behind(folder, test)]
     if options.labels:
         images, note = with_classes(images, found.place, files)
@@ -111,6 +117,14 @@ def read_whole(folder: Path, options: FolderOptions, progress: Progress | None =
         images, note = with_classes(images, found.place, files)
         notes += note
     return Whole(images[ALL], str(folder), found.order, found.details, tuple(notes))
+
+
+def _by_count(counts: Mapping[str, int], rule: Rule) -> str:
+    """The rule of a split by count, in words."""
+    chosen = [f"the first {counts['test']} for test"] if rule.words is None else []
+    chosen += [f"the last {counts['validation']} for validation"] if counts["validation"] else []
+    said = f"{rule.words}; " if rule.words else ""
+    return f"{said}in the order of their SHA-256 {', '.join(chosen)}; so few that they are split by count"
 
 
 def _ruled(folder: Path, test: Path | None) -> tuple[list[File], Rule]:
@@ -157,9 +171,9 @@ def _listed(folder: Path, prefix: str = "") -> list[File]:
     """The images below a folder, by relative path."""
     found = []
     with OneLine(folder, "a folder of images"):
-        for path in images_below(folder):
+        for path in [folder] if folder.is_file() else images_below(folder):
             status = path.stat() if path.exists() else path.lstat()  # a broken link is found unreadable later
-            name = prefix + path.relative_to(folder).as_posix()
+            name = prefix + (path.name if path == folder else path.relative_to(folder).as_posix())
             # The second time is no user's to set: it tells of a copy with the old date, and of a permission given.
             times = (status.st_mtime_ns, status.st_ctime_ns)
             found.append(File(path, name, None, status.st_size, times, class_of(name.removeprefix(prefix))))
@@ -168,10 +182,11 @@ def _listed(folder: Path, prefix: str = "") -> list[File]:
 
 def _left_behind(*folders: Path | None) -> list[str]:
     """Notes on images that are not used because of the folder that they are in."""
-    return [note for folder in folders if folder is not None and (note := left_behind(folder))]
+    given = [folder for folder in folders if folder is not None and folder.is_dir()]
+    return [note for folder in given if (note := left_behind(folder))]
 
 
 def _no_images(folder: Path, where: str = "") -> UserError:
     endings = ", ".join(sorted(SUFFIXES))
-    aside = "".join(f"; {note}" for note in _left_behind(folder if folder.is_dir() else None))
+    aside = "".join(f"; {note}" for note in _left_behind(folder))
     return UserError(f"data.set: found no images in {folder}{where}, expected files with the endings {endings}{aside}")

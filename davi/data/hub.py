@@ -11,10 +11,11 @@ References:
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from davi.data.arrays import to_images
 from davi.data.decoding import decode, strict
 from davi.data.images import Images, Source, Whole
 from davi.data.labels import chosen_column, labeled, unlabeled
-from davi.data.picture import MAX_PIXELS
+from davi.data.picture import MAX_PIXELS, Picture
 from davi.data.splitting import counted
 from davi.data.subfolders import NAMES
 from davi.errors import UserError
@@ -31,7 +32,14 @@ PREFIX = "hub:"
 """What the name of such a set begins with."""
 
 
-def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS, labels: bool = False) -> Source | Whole:
+def read_hub(
+    spec: str,
+    cache: Path,
+    max_pixels: int = MAX_PIXELS,
+    labels: bool = False,
+    background: str | None = None,
+    mode: str | None = None,
+) -> Source | Whole:
     """Read a set of images.
 
     The splits ``train`` and ``test`` (and ``validation``) are used where the set has them. A set that has only one is a
@@ -44,6 +52,7 @@ def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS, labels: bool 
         cache: folder for what is downloaded and unpacked.
         max_pixels: that an image may have.
         labels: read the labels as well.
+        background, mode: as for :func:`davi.data.decoding.decode`.
 
     Raises:
         UserError: if ``datasets`` is not installed, if there is no such set, if it does not have exactly one column of
@@ -56,7 +65,8 @@ def read_hub(spec: str, cache: Path, max_pixels: int = MAX_PIXELS, labels: bool 
     with _quiet(datasets):
         splits = _opened(datasets, spec, cache)
         column = _image_column(datasets, spec, next(iter(splits.values())).features)
-        sets = {name: _decoded(datasets, table, column, f"{spec}/{name}", max_pixels) for name, table in splits.items()}
+        decoder = partial(decode, max_pixels=max_pixels, background=background, mode=mode)
+        sets = {name: _decoded(datasets, table, column, f"{spec}/{name}", decoder) for name, table in splits.items()}
         if labels:
             sets = {name: _labeled(splits[name], sets[name]) for name in splits}
     return _source(spec, sets)
@@ -120,7 +130,7 @@ def _image_column(datasets: Any, spec: str, features: Mapping[str, Any]) -> str:
     return names[0]
 
 
-def _decoded(datasets: Any, table: Any, column: str, name: str, max_pixels: int) -> Images:
+def _decoded(datasets: Any, table: Any, column: str, name: str, decoder: Callable[[BinaryIO, str], Picture]) -> Images:
     """The images of a table, row after row."""
     rows = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     values = None
@@ -129,7 +139,7 @@ def _decoded(datasets: Any, table: Any, column: str, name: str, max_pixels: int)
             content = (row[column] or {}).get("bytes")
             if content is None:  # a path may point anywhere
                 raise UserError(f"{name}: row {i}: got no bytes of an image, expected them in the table itself")
-            picture = decode(io.BytesIO(content), f"{name}: row {i}", max_pixels)
+            picture = decoder(io.BytesIO(content), f"{name}: row {i}")
             if values is None:
                 first = picture
                 values = np.empty((len(rows), *first.values.shape), first.values.dtype)

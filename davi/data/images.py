@@ -50,6 +50,8 @@ class Images:
         labels: ``[N]``, int64, on the device of the pixels: the class of each image, 0 to ``len(classes) - 1``. None:
             they were not asked for (``data.labels``), or nobody knows them.
         classes: the name of each class; none without labels.
+        files: ``[N]``: the file of each image, by its path in the folder; () where the images are of no folder.
+        corners: ``[N, 2]``, int64: (top, left) of each image in its file, where images are patches of files.
         checked: the values are known to be within the levels and the labels within the classes, so that a large set
             need not be read for it.
 
@@ -66,6 +68,8 @@ class Images:
     groups: Tensor | None = None
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    corners: Tensor | None = None
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -79,6 +83,8 @@ class Images:
         if self.groups is not None and (self.groups.dtype != torch.int64 or self.groups.shape != self.pixels.shape[:1]):
             got = f"{self.groups.dtype} {list(self.groups.shape)}"
             raise UserError(f"{self.name}: got groups {got}, expected torch.int64 [{len(self.pixels)}]")
+        if self.files and len(self.files) != len(self.pixels):
+            raise UserError(f"{self.name}: got {len(self.files)} names of files, expected {len(self.pixels)}")
         self._check_labels(checked)
         if checked or self.levels == 2 ** (8 * self.pixels.element_size()):
             return
@@ -150,8 +156,15 @@ class Images:
             mapped=mapped,
             groups=part(self.groups),
             labels=part(self.labels),
+            files=self._files_of(chosen),
+            corners=part(self.corners),
             checked=True,
         )
+
+    def _files_of(self, chosen: slice | Tensor) -> tuple[str, ...]:
+        if isinstance(chosen, slice) or not self.files:
+            return self.files[chosen] if isinstance(chosen, slice) else ()
+        return tuple(self.files[index] for index in chosen.tolist())
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device, and their labels with them."""

@@ -13,6 +13,9 @@ from davi.errors import UserError
 MAX_PIXELS = 2**30 // 12
 """Of one image, unless it is asked for more: some 89 million, 256 MiB of colors, as in Pillow."""
 
+_LUMA = np.array([19595, 38470, 7471], np.uint64)
+"""0.299, 0.587 and 0.114 in parts of 65,536, as Pillow has them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -27,6 +30,30 @@ class Picture:
     levels: int
 
 
+def in_words(height: int, width: int) -> str:
+    """A size as messages have it, ``768 wide, 512 high``: nobody has to remember which comes first."""
+    return f"{width} wide, {height} high"
+
+
+def in_mode(picture: Picture, mode: str | None) -> Picture:
+    """A picture with the channels that are asked for.
+
+    Arguments:
+        picture: gray or colored.
+        mode: ``rgb``: gray becomes three equal channels (of 2 levels, 0 and 255). ``gray``: color becomes its luma
+            after ITU-R BT.601, rounded. None: as it is.
+    """
+    values, levels = picture.values, picture.levels
+    if mode == "rgb" and values.shape[2] == 1:
+        if levels == 2:
+            values, levels = values * np.uint8(255), 256
+        return Picture(values.repeat(3, 2), levels)
+    if mode == "gray" and values.shape[2] == 3:
+        luma = (values.astype(np.uint64) @ _LUMA + np.uint64(2**15)) >> np.uint64(16)  # [H, W]
+        return Picture(luma[:, :, None].astype(values.dtype), levels)
+    return picture
+
+
 def check_pixels(height: int, width: int, limit: int, name: str) -> None:
     """Refuse an image by the size that its header promises.
 
@@ -34,11 +61,11 @@ def check_pixels(height: int, width: int, limit: int, name: str) -> None:
         UserError: if it has no pixel, or more than ``limit``.
     """
     if height < 1 or width < 1:
-        raise UserError(f"{name}: got a size of {height}x{width}, expected at least one pixel")
+        raise UserError(f"{name}: got a size of {in_words(height, width)}, expected at least one pixel")
     if height * width > limit:
         raise UserError(
-            f"{name}: promises too many pixels, {height}x{width} = {height * width}, expected at most {limit} "
-            "(if that is right: --data.max_pixels)"
+            f"{name}: promises too many pixels, {in_words(height, width)}: {height * width}, expected at most "
+            f"{limit} (if that is right: --data.max_pixels)"
         )
 
 

@@ -38,6 +38,9 @@ _IDENTITY = (
 )
 """What of a protocol says which images they are, the most telling first."""
 
+_CONVERTED = ("background", "mode")
+"""Options that change the values of files; without them a protocol is what it always was."""
+
 _SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -58,7 +61,8 @@ class DataSets:
             evaluated), each of the values row by row, one byte each up to 256 levels, four with the lowest first above.
             Of a folder of images also ``fit`` (in words; null where the images have one size), ``test_fraction``
             (null where the folder says which are for test), ``files`` (used for each split) and ``unreadable`` (files
-            that were left out). With labels also what :func:`davi.data.labels.described` says of them.
+            that were left out). ``background`` and ``mode`` are there only if they were asked for. With labels also
+            what :func:`davi.data.labels.described` says of them.
         notes: what the user should be told about the images, a line each.
         stored: training images before any binarization; None where nobody has told.
 
@@ -95,6 +99,12 @@ class DataSets:
     def told(self) -> str:
         """How many images are in each split, and by what rule."""
         counts = self.protocol["counts"]
+        files = self.protocol.get("files")
+        if files is not None and files != counts:
+            parts = [part for part in _SPLITS if counts[part]]
+            each, patches = ("/".join(f"{number[part]:,}" for part in parts) for number in (files, counts))
+            names = "/".join(_SPLITS[part] for part in parts)
+            return f"{each} files, {patches} patches ({names}): {self.protocol['split']}"
         named = [f"{counts[part]} {words}" for part, words in _SPLITS.items() if counts[part]]
         return f"{', '.join(named[:-1])} and {named[-1]} images: {self.protocol['split']}"
 
@@ -172,6 +182,7 @@ def _as_evaluated(images: Images, levels: int, config: DataConfig) -> dict[str, 
         "binarization": config.binarization,
         "binarization_seed": config.binarization_seed if drawn else None,
         "evaluated": _in_words(config.binarization, levels, config.binarization_seed),
+        **{name: value for name in _CONVERTED if (value := getattr(config, name)) is not None},
     }
 
 
@@ -287,6 +298,9 @@ def _all_of(whole: Whole, config: DataConfig) -> Selection:
     images = binarized(stored, config.binarization, stream(config.binarization_seed, 1))
     n = len(images)
     words = f"all {n} images of {config.set}" if n > 1 else f"the only image of {config.set}"
+    files = 0 if stored.groups is None else len(set(stored.files))
+    if files:
+        words = f"all {n:,} patches of {files:,} file{'s' * (files != 1)} of {config.set}"
     protocol = {
         "set": config.set,
         "split": words,

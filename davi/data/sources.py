@@ -14,6 +14,7 @@ from davi.data.arrays import OneLine, hints, read_images, read_labels
 from davi.data.cache import location
 from davi.data.config import DataConfig, check
 from davi.data.decoded import FolderOptions, Progress
+from davi.data.decoding import SUFFIXES
 from davi.data.embedded import digits, photos
 from davi.data.fitting import Fit, How
 from davi.data.folder import read_folder, read_whole
@@ -40,6 +41,8 @@ _FOR = {
     "crop": ("folder",),
     "resize": ("folder",),
     "patches": ("folder",),
+    "background": ("folder", "hub"),
+    "mode": ("folder", "hub"),
     "skip_unreadable": ("folder",),
     "max_pixels": ("folder", "hub"),
     "cache": ("folder", "hub"),
@@ -74,7 +77,7 @@ def kind_of(name: str) -> Kind:
         path = path.expanduser()
         if is_distribution(path):
             return "distribution"
-        if path.is_dir():
+        if path.is_dir() or (path.suffix.lower() in SUFFIXES and path.is_file()):
             return "folder"
     if path.suffix in (".npy", ".npz"):
         return "array"
@@ -172,7 +175,8 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
     if kind == "hub":
         from davi.data.hub import read_hub
 
-        found = read_hub(name, location(config.cache) / "hub", config.max_pixels, config.labels)
+        place = location(config.cache) / "hub"
+        found = read_hub(name, place, config.max_pixels, config.labels, config.background, config.mode)
         return found if config.levels is None else as_levels(found, config.levels)
     if name in NAMES:
         return named(name, config.root, config.labels)
@@ -262,6 +266,8 @@ def _folder_options(config: DataConfig) -> FolderOptions:
         config.memory,
         config.max_pixels,
         config.labels,
+        config.background,
+        config.mode,
     )
 
 
@@ -341,6 +347,8 @@ def _together(source: Source, name: str) -> Whole:
         mapped=False,
         groups=joined([part.groups for part in parts]),
         labels=joined([part.labels for part in parts]),
+        files=tuple(name for part in parts for name in part.files),
+        corners=joined([part.corners for part in parts]),
         checked=True,
     )
     words = "training images, then " + ("validation images, then " if source.validation else "") + "test images"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,34 @@ def part_of(digest: bytes, test_fraction: float, validation: float) -> str:
     if u < test_fraction:
         return "test"
     return "validation" if u >= 1.0 - (1.0 - test_fraction) * validation else "train"
+
+
+def by_count(digests: Iterable[bytes], test_fraction: float, validation: float) -> dict[bytes, str]:
+    """The splits of a few images, of which :func:`part_of` would leave one empty: in the same order, but by count.
+
+    Of N different images in the order of their digests the first are for test and the last for validation, as many as
+    the fractions say, rounded, but at least one of each and one for training.
+
+    Arguments:
+        digests: SHA-256 of the images; copies count once.
+        test_fraction: of all images; 0: none is for test.
+        validation: of the others; 0: none is for validation.
+
+    Raises:
+        ValueError: if there are too few; the message says how many there are and have to be.
+
+    Example:
+        >>> list(by_count([bytes([i]) for i in range(24)], 0.1, 0.1).values()).count("train")
+        20
+    """
+    ordered = sorted(set(digests))
+    total, least = len(ordered), 1 + (test_fraction > 0) + (validation > 0)
+    if total < least:
+        raise ValueError(f"got {total} different image{'s' * (total != 1)}, expected at least {least}")
+    tests = min(max(1, round(test_fraction * total)), total - least + 1) if test_fraction else 0
+    held = min(max(1, round(validation * (total - tests))), total - tests - 1) if validation else 0
+    parts = ["test"] * tests + ["train"] * (total - tests - held) + ["validation"] * held
+    return dict(zip(ordered, parts, strict=True))
 
 
 def content_digest(values: NDArray[Any], levels: int) -> bytes:
@@ -121,11 +149,11 @@ def repeated(images: Images, among: Images) -> torch.Tensor:
     """
     if (images.shape, images.levels) != (among.shape, among.levels):
         return torch.zeros(len(images), dtype=torch.bool)
-    known = set(_digests(among))
-    return torch.tensor([digest in known for digest in _digests(images)])
+    known = set(digests(among))
+    return torch.tensor([digest in known for digest in digests(images)])
 
 
-def _digests(images: Images) -> Iterator[bytes]:
+def digests(images: Images) -> Iterator[bytes]:
     """A digest of each image; a set that is read from a file as it is needed is never in memory as a whole."""
     pixels = images.pixels
     size = pixels[0].numel() * pixels.element_size()

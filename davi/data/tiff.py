@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from davi.data.picture import check_pixels
+from davi.data.picture import check_pixels, in_words
 from davi.errors import UserError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -251,7 +251,7 @@ def _check_parts(tags: _Directory) -> None:
     if tiled:
         rows, columns = tags.one(_TILE_HEIGHT), tags.one(_TILE_WIDTH)
         if rows < 1 or columns < 1 or rows % 16 or columns % 16:
-            raise tags.refused(f"tiles of {rows}x{columns} pixels", "multiples of 16")
+            raise tags.refused(f"tiles {in_words(rows, columns)}", "multiples of 16")
     else:
         rows, columns = min(tags.one(_ROWS), height), width
         if rows < 1:

@@ -119,15 +119,10 @@ def evaluate(
     _at_least_one("batch_size", batch_size)
     if limit is not None:
         _at_least_one("limit", limit)
-    if images.shape != model.shape or images.levels != model.levels:
-        raise UserError(
-            f"{images.name}: got images [C, H, W] = {list(images.shape)} with {images.levels} levels, expected "
-            f"{list(model.shape)} with {model.levels} levels, which the model was made for"
-        )
+    check_images(model, images)
     device, precision = _where(model)
     generator = Generator(device).manual_seed(seed)
     chosen = evenly(images, limit)
-    _check_classes(model, chosen)
     labels = chosen.labels if model.classes else None
     batches: list[_Batch] = []
     meters = [meter(model, len(chosen), seed, batch_size) for meter in METERS if isinstance(model, meter.wants)]
@@ -252,7 +247,17 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
     return evidence.log_px
 
 
-def _check_classes(model: Model, images: Images) -> None:
+def check_images(model: Model, images: Images) -> None:
+    """Refuse images that a model was not made for.
+
+    Raises:
+        UserError: if they are not of its shape and levels, or lack the labels that it needs.
+    """
+    if images.shape != model.shape or images.levels != model.levels:
+        raise UserError(
+            f"{images.name}: got images [C, H, W] = {list(images.shape)} with {images.levels} levels, expected "
+            f"{list(model.shape)} with {model.levels} levels, which the model was made for"
+        )
     if model.classes and len(images.classes) != model.classes:
         raise UserError(
             f"{images.name}: got {len(images.classes)} classes, expected {model.classes}, which the model was made for "

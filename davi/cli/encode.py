@@ -1,0 +1,30 @@
+"""``davi encode``: the latents of images, as arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from davi.cli.loading import open_images, open_run
+from davi.cli.options import Request
+from davi.errors import UserError
+from davi.latents import write_latents
+from davi.model import LatentModel
+from davi.progress import ProgressBar
+
+
+def run(request: Request) -> int:
+    """Write the file; the exit status."""
+    options = request.options
+    model, info, folder = open_run(request)
+    if not isinstance(model, LatentModel):
+        raise UserError(f"run: {info['name']} has no latent variables, expected a model that has some")
+    target = Path(options.out or folder / "latents.npz")
+    images = open_images(request, info, folder).images
+    with ProgressBar("encoding", len(images)) as progress:
+        layers = write_latents(target, model, images, options.batch_size, options.seed, progress)
+    for layer in layers:
+        grid = " x ".join(map(str, layer.shape))
+        active = "" if layer.active is None else f", {layer.active} of {layer.units} units active"
+        print(f"{layer.name}: {grid}{active}")
+    print(f"posterior means of {len(images)} images of {images.name}: {target}")
+    return 0

@@ -1,0 +1,111 @@
+"""``davi score``: which images of a folder are odd to a trained model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.options import Request
+from davi.cli.sets import anchored, of_run, tell
+from davi.data import Images, load
+from davi.errors import UserError
+from davi.evaluation.scores import ratios, scores_of
+from davi.files import replace_text, writing
+from davi.model import Hierarchy, Model
+from davi.pictures import save_png
+from davi.progress import ProgressBar
+from davi.runs import RECIPE
+from davi.scoring import (
+    Calibration,
+    Scores,
+    contact_sheet,
+    held_out,
+    histogram,
+    patches_csv,
+    score,
+    to_csv,
+    to_terminal,
+)
+from davi.scoring.result import best_of
+from davi.scoring.tables import said_of
+
+
+def run(request: Request) -> int:
+    """Score, rank, write the table and the pictures; the exit status."""
+    options = request.options
+    model, info, folder = open_run(request)
+    target = Path(options.out or folder / "scores.csv")
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: cannot be written, no such folder {target.parent}")
+    opened = open_images(request, info, folder)
+    found = _scored(request, model, info, folder, opened)
+    by = options.by or best_of(found.columns)
+    shown = min(options.top, len(found.files))
+    _write(target, to_csv(found, by))
+    sheet, bars = target.with_suffix(".png"), target.with_name(f"{target.stem}-histogram.png")
+    save_png(contact_sheet(found, by, shown), sheet)
+    histogram(found, bars)
+    print(to_terminal(found, by, shown))
+    if found.calibration is not None:
+        print(said_of(found.calibration, found.samples))
+    count = len(found.files)
+    print(f"\n{count} file{'s' * (count != 1)}, the oddest by {by} first: {target}")
+    if options.patches:
+        patches = target.with_name(f"{target.stem}-patches.csv")
+        _write(patches, patches_csv(found))
+        print(f"{len(found.images)} images, one by one: {patches}")
+    print(f"the oddest as a picture: {sheet}; histograms: {bars}")
+    return 0
+
+
+def _scored(request: Request, model: Model, info: Mapping[str, Any], folder: Path, opened: Opened) -> Scores:
+    """The scores of the images, ranked where the run has held-out ones."""
+    options = request.options
+    dropped = ratios(model) if options.llr is None else options.llr
+    named = {each.name: None for each in scores_of(model, opened.images, dropped)}
+    if options.by is not None and options.by not in named:
+        raise UserError(f"--by: got {options.by!r}, expected one of {', '.join(named)}")
+    if not dropped:
+        layers = "one layer of latents" if isinstance(model, Hierarchy) else "no hierarchy of latents"
+        tell([f"{info['name']} has {layers}, so there is no LLR>k"], sys.stderr)
+    how = (dropped, options.importance_samples, options.batch_size, options.seed)
+    known: Calibration | None = None
+    try:
+        images = _held_out_images(info, folder, options.calibrate_on)
+    except UserError as error:
+        tell([f"no p-values: {error}"], sys.stderr)
+    else:
+        with ProgressBar("scoring held-out images", len(images)) as progress:
+            known = held_out(model, images, *how, options.held_out, progress)
+    with ProgressBar("scoring", len(opened.images)) as progress:
+        return score(model, opened.images, known, *how, progress)
+
+
+def _held_out_images(info: Mapping[str, Any], folder: Path, part: str) -> Images:
+    """The run's own images that it was not trained on, to the last value.
+
+    Training chooses nothing on validation images: it keeps its last averaged weights, whatever they say of these.
+
+    Raises:
+        UserError: why there are none.
+    """
+    own = of_run(folder / RECIPE, ()).data
+    if own is None:
+        raise UserError("the recipe of the run names no images")
+    before = info.get("protocol", {}).get(f"{part}_sha256")
+    if before is None:
+        raise UserError(f"it is not known which {part} images were held out when the run was trained")
+    with ProgressBar("decoding") as progress:
+        sets = load(anchored(own), progress)
+    images = sets.test if part == "test" else sets.validation
+    if images is None or sets.protocol[f"{part}_sha256"] != before:
+        raise UserError(f"the {part} images of the run have changed")
+    return images
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(str(path)):
+        replace_text(path, text)
