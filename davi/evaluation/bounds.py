@@ -119,15 +119,10 @@ def evaluate(
     _at_least_one("batch_size", batch_size)
     if limit is not None:
         _at_least_one("limit", limit)
-    if images.shape != model.shape or images.levels != model.levels:
-        raise UserError(
-            f"{images.name}: got images [C, H, W] = {list(images.shape)} with {images.levels} levels, expected "
-            f"{list(model.shape)} with {model.levels} levels, which the model was made for"
-        )
+    _check_fit(model, images)
     device, precision = _where(model)
     generator = Generator(device).manual_seed(seed)
     chosen = evenly(images, limit)
-    _check_classes(model, chosen)
     labels = chosen.labels if model.classes else None
     batches: list[_Batch] = []
     meters = [meter(model, len(chosen), seed, batch_size) for meter in METERS if isinstance(model, meter.wants)]
@@ -160,6 +155,7 @@ def evaluate(
         weights_sha256=files.digest(model.saved.state_dict()),
         no_divergence=frozenset().union(*(batch.no_divergence for batch in batches)),
         about=batches[0].about,
+        labels_sha256=None if labels is None else files.digest({"labels": labels}),
     )
     _refuse_non_finite(evaluation)
     found = (meter.measure(evaluation) for meter in meters)
@@ -252,7 +248,12 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
     return evidence.log_px
 
 
-def _check_classes(model: Model, images: Images) -> None:
+def _check_fit(model: Model, images: Images) -> None:
+    if images.shape != model.shape or images.levels != model.levels:
+        raise UserError(
+            f"{images.name}: got images [C, H, W] = {list(images.shape)} with {images.levels} levels, expected "
+            f"{list(model.shape)} with {model.levels} levels, which the model was made for"
+        )
     if model.classes and len(images.classes) != model.classes:
         raise UserError(
             f"{images.name}: got {len(images.classes)} classes, expected {model.classes}, which the model was made for "
