@@ -59,7 +59,7 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
         objective = make_objective(config)
         wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
         if not isinstance(part, wanted):
-            raise UserError(f"objective: got {objective.name} for {part.name}, expected a {_words(wanted)}")
+            raise UserError(f"objective: got {objective.name} for {part.name}, expected {_words(wanted)}")
         objective.check(part)
     for stage in stages:
         part = stage.trained(model)
@@ -76,8 +76,9 @@ def _chooses(objective: Objective) -> bool:
 
 
 def _words(kind: type) -> str:
-    """A capability in words: ``latent model``."""
-    return "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).strip()
+    """A capability in words: ``a latent model``."""
+    words = "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).strip()
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def check_shares(model: Network, config: ObjectiveConfig) -> None:
