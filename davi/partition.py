@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from davi import derived
 from davi.errors import UserError
@@ -23,13 +24,13 @@ def normalized(energy: Energy, run: Path) -> Normalized:
     summed, and left there if that can be done, where the energy allows it (:class:`davi.model.Summable`).
 
     Raises:
-        UserError: if the partition function is not known.
+        UserError: if the partition function is not known, or its file holds something else.
     """
     weights = digest(energy.state_dict())
     for kind in (Kind.EXACT, Kind.ESTIMATE):
         known = derived.read(run, NAME, weights, {"kind": kind.name})
         if known is not None:
-            return Normalized(energy, Partition(float(known["log_z"]), kind)).eval()
+            return Normalized(energy, Partition(_number(known.get("log_z"), run), kind)).eval()
     if not isinstance(energy, Summable):
         raise UserError(
             f"{run}: got the energy {energy.name} without a partition function, expected {derived.path_of(run, NAME)}: "
@@ -42,3 +43,11 @@ def normalized(energy: Energy, run: Path) -> Normalized:
     with suppress(UserError):  # a run may be read-only, and then it is summed every time
         derived.write(run, NAME, weights, {"kind": Kind.EXACT.name}, {"log_z": log_z.reshape(())})
     return Normalized(energy, Partition(float(log_z), Kind.EXACT)).eval()
+
+
+def _number(log_z: Tensor | None, run: Path) -> float:
+    """The log of a partition function, as a file gives it."""
+    if log_z is None or log_z.ndim or not bool(log_z.isfinite()):
+        got = "nothing" if log_z is None else f"{log_z.tolist()}"[:50]
+        raise UserError(f"{derived.path_of(run, NAME)}: got log_z {got}, expected one finite number; delete it")
+    return float(log_z)

@@ -131,6 +131,7 @@ def protocol_of(
         subset=evaluation.subset,
         files=None if evaluation.groups is None else clusters.witnesses(evaluation.elbo, evaluation.groups),
         images_sha256=evaluation.images_sha256,
+        labels_sha256=evaluation.labels_sha256,
         limit=evaluation.limit,
         dims=evaluation.dims,
         importance_samples=evaluation.samples,

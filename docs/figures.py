@@ -344,7 +344,7 @@ def _draw_way(axes: Axes) -> None:
 
 def _draw_kinds(axes: Axes) -> None:
     """The tree of capabilities."""
-    grey = "#888888"
+    gray = "#888888"
     rows = [
         (0, "Network", "what recipes build and runs save: shape, levels, classes, options"),
         (1, "Model", "evidence(x), sample(n)"),
@@ -364,7 +364,7 @@ def _draw_kinds(axes: Axes) -> None:
         if parent is not None:
             x = 0.55 * depth - 0.33
             above = top - step * parent - 0.16
-            axes.plot([x, x, x + 0.25], [above, y, y], color=grey, lw=0.8)
+            axes.plot([x, x, x + 0.25], [above, y, y], color=gray, lw=0.8)
 
 
 def architecture() -> Figure:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 import davi
 from davi import page
+from davi.batch import Batch
 from davi.data import Images
 from davi.distributions import Categorical, Distribution, Latent, Normal, TransformedNormal
 from davi.evaluation import evaluate, measuring
@@ -176,7 +177,7 @@ def count(model: Hierarchy, n: int = 60, most: int = 100, part: int = 60, seed: 
     counter = ActiveUnits(model, n, seed, most)
     with measuring(model):
         for x in values.split(part):
-            counter.add(x)
+            counter.add(Batch(x))
     return counter
 
 
@@ -284,7 +285,7 @@ def test_variances_of_a_network_are_those_of_many_draws(recipe: str, shake: floa
     counter = ActiveUnits(model, len(x), 0, 100)
     with measuring(model):
         first, second, single = means(draws), means(draws), means(1)
-        counter.add(x)
+        counter.add(Batch(x))
     expected = ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / 11
     found = torch.cat([variance.flatten() for variance in counter.variances()])
     # Variances reach 0.1. Seeds of either side move single ones by up to 2e-3, and those near the threshold by less.

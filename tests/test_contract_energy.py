@@ -13,6 +13,7 @@ from contract import all_images, assert_frequencies, model_of, names, place, see
 from torch import Tensor
 from toys.boltzmann import Boltzmann
 
+from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.evidence import About, Kind
 from davi.model import Energy, Normalized, Partition, Summable
@@ -130,7 +131,7 @@ def test_samples_have_the_stated_probabilities(model: Normalized) -> None:
 
 @pytest.mark.parametrize("temperature", [0, 0.0, (0.0,)])
 def test_nothing_is_divided_by_a_temperature_of_zero(model: Normalized, temperature: float) -> None:
-    with pytest.raises(ValueError, match=r"^temperature: got 0, expected a number above 0, by which energies are"):
+    with pytest.raises(UserError, match=r"^temperature: got 0, expected a number above 0, by which energies are"):
         model.sample(2, temperature)
 
 

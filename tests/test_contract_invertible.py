@@ -83,7 +83,7 @@ def over_cells(model: Invertible, cuts: tuple[float, ...]) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("name", names(Invertible))
 def test_the_bijection_has_the_determinants_of_its_jacobians(name: str) -> None:
     model = of(name, (1, 2, 2))
-    y, _ = model.dequantization(torch.randint(LEVELS, (5, *model.shape)), seeded(), torch.float64)
+    y, *_ = model.dequantization(torch.randint(LEVELS, (5, *model.shape)), seeded(), torch.float64)
     z, there = model.bijection(y)
     again, back = model.bijection.inverse(z)
     assert there.shape == back.shape == y.shape

@@ -9,9 +9,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from toys.flow import TriangularFlow, TriangularFlowConfig
 
 from davi.distributions import Distribution, Normal, TransformedNormal
-from davi.evidence import bits_per_dim
+from davi.evidence import Kind, bits_per_dim
 from davi.flows import Dequantization
 
 
@@ -40,7 +41,7 @@ def identity_flow(levels: int, low: float, high: float) -> float:
     parts = 1024
     x = torch.arange(levels).repeat_interleave(parts).view(-1, 1, 1, 1)
     dequantization = Dequantization(levels, low, high, lambda x: Evenly(x, parts))
-    y, log_q = dequantization(x, dtype=torch.float64)
+    y, log_q, _ = dequantization(x, dtype=torch.float64)
     log_p = -0.5 * y.square() - 0.5 * math.log(2.0 * math.pi)
     return bits_per_dim(float((log_p - log_q).mean()), 1)
 
@@ -58,7 +59,7 @@ def test_bits_of_the_identity_flow(levels: int, expected: float) -> None:
 def test_constants_of_the_range(low: float, high: float, bits: float) -> None:
     """[-1, 1] adds log2 128 bits, a range of length 1 adds log2 256, and 255 in its place would be .0056466 less."""
     x = torch.randint(256, (2, 3, 4, 4))
-    y, log_q = Dequantization(256, low, high)(x, seeded())
+    y, log_q, _ = Dequantization(256, low, high)(x, seeded())
     assert y.shape == log_q.shape == x.shape
     torch.testing.assert_close(log_q / math.log(2.0), torch.full_like(y, bits), rtol=1e-6, atol=0.0)
     assert bool(((low <= y) & (y < high)).all())
@@ -100,7 +101,7 @@ def test_back_to_the_very_integers(levels: int, low: float, high: float, dtype: 
     places += [partial(Fixed, u=u) for u in (0.0, 1e-12, 0.5, math.nextafter(1.0, 0.0))]
     for noise in places:
         dequantization = Dequantization(levels, low, high, noise)
-        y, _ = dequantization(x, seeded(), dtype)
+        y, *_ = dequantization(x, seeded(), dtype)
         assert y.dtype == dtype
         assert torch.equal(dequantization.quantize(y), x)
 
@@ -133,7 +134,7 @@ def test_a_learned_noise_gives_a_bound_and_weights_of_the_probability() -> None:
     assert list(dequantization.state_dict()) == ["noise.weights"]
     density = torch.distributions.Normal(0.3, 0.6)
     for level in range(4):
-        y, log_q = dequantization(torch.full((n, 1, 1, 1), level), seeded(level), torch.float64)
+        y, log_q, _ = dequantization(torch.full((n, 1, 1, 1), level), seeded(level), torch.float64)
         low, high = -1.0 + 0.5 * level, -0.5 + 0.5 * level
         assert bool(((y >= low) & (y <= high)).all())
         log_weight = density.log_prob(y) - log_q
@@ -144,6 +145,20 @@ def test_a_learned_noise_gives_a_bound_and_weights_of_the_probability() -> None:
         (gradient,) = torch.autograd.grad(log_weight.mean(), learned.weights)
         assert bool((gradient != 0).all()) or level == 0  # the weight of x is not seen where x is 0
     assert bool(gradient.isfinite().all())
+
+
+def test_a_flow_is_as_exact_as_its_noise() -> None:
+    class Unnormalized(Evenly):
+        normalized = False
+
+    class Flow(TriangularFlow):
+        def __init__(self, noise: Callable[[Tensor], Distribution]) -> None:
+            super().__init__((1, 1, 1), 4, TriangularFlowConfig())
+            self.dequantization = Dequantization(4, noise=noise)
+
+    x = torch.zeros(2, 1, 1, 1, dtype=torch.int64)
+    kinds = [Flow(partial(noise, parts=2)).double().evidence(x).kind for noise in (Evenly, Unnormalized)]
+    assert kinds == [Kind.LOWER_BOUND, Kind.ESTIMATE]
 
 
 def test_what_cannot_be_is_refused() -> None:

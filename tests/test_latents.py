@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from toys.flow import TriangularFlow, TriangularFlowConfig
 
 from davi.distributions import Categorical, Distribution, Latent, Normal
 from davi.distributions.base import Noise
@@ -190,9 +191,14 @@ def test_any_model_with_log_weights_has_a_bound_of_many_draws() -> None:
 
 
 def test_an_objective_is_refused_by_what_a_model_lacks() -> None:
-    """Many draws need log weights, free bits need divergences; not a certain class."""
+    """Many draws need log weights, free bits and warm-ups need divergences; not a certain class."""
     with pytest.raises(
         UserError, match=r"^objective: got free_nats 1\.0 for plain, expected a model with layers of lat"
     ):
         EvidenceObjective(EvidenceConfig(free_nats=1.0)).check(Plain())
     EvidenceObjective(EvidenceConfig(draws=3, bound="importance_weighted")).check(Plain())
+    EvidenceObjective(EvidenceConfig(kl_fraction=0.5)).check(Plain())
+    flow = TriangularFlow((1, 2, 2), 4, TriangularFlowConfig())
+    EvidenceObjective(EvidenceConfig(draws=3, bound="importance_weighted")).check(flow)
+    with pytest.raises(UserError, match=r"^objective: got kl_fraction 0\.5 for toy_flow, expected a model with KL div"):
+        EvidenceObjective(EvidenceConfig(kl_fraction=0.5)).check(flow)

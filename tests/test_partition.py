@@ -134,6 +134,16 @@ def test_that_of_other_weights_is_never_used(run: Path) -> None:
     assert loaded(run).partition.log_z == after
 
 
+@pytest.mark.parametrize("tensors", [{}, {"log_z": torch.zeros(2)}, {"log_z": torch.tensor(math.nan)}])
+def test_what_is_no_number_is_named_in_one_line(run: Path, tensors: dict[str, Tensor]) -> None:
+    weights = digest(load_network(run)[0].state_dict())
+    path = derived.write(run, NAME, weights, {"kind": "EXACT"}, tensors)
+    match = r"got log_z (nothing|\[0\.0, 0\.0\]|nan), expected one finite number"
+    with pytest.raises(UserError, match=match) as caught:
+        loaded(run)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_a_damaged_file_is_named_in_one_line(run: Path) -> None:
     loaded(run)
     path = run / "derived" / "partition.safetensors"

@@ -17,21 +17,24 @@ import torch
 from safetensors.torch import load_file
 from staged import FIRST, RECIPE, SECOND, STAGES, Explained, explained
 from tiny import same_files, sets, vae
-from torch import Tensor
+from torch import Generator, Tensor
 from toys import register
 from toys.boltzmann import Boltzmann
 from toys.halves import Halves, HalvesConfig
 
+from davi.batch import Batch
+from davi.data import DataSets
 from davi.errors import UserError
 from davi.metrics import read_metrics
 from davi.model import DataInitialized
 from davi.runs import checkpoint_folders, load_network
-from davi.training import Interrupted, checkpoint, loop, recorder, train
+from davi.training import Interrupted, checkpoint, loop, prepare, recorder, train
+from davi.training.parallel import Processes
 from davi.training.sections import ComputeConfig, OptimizerConfig, ScheduleConfig
 from davi.training.signals import Signals
 from davi.training.stages import Stage, check_stages
 from davi.training.start import take_over
-from davi.training.state import State
+from davi.training.state import BatchLoader, State
 
 CLOCK = {"seconds", "seconds_left", "images_per_second"}
 
@@ -281,6 +284,30 @@ def watching() -> Explained:
     model.errors.__class__ = Watching
     Watching.shown.clear()
     return model
+
+
+def test_what_shows_a_part_its_first_images_knows_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = sets(binarization="none", flip="none")
+    known, *others = (
+        replace(images, labels=torch.arange(len(images)) % 3, classes=("a", "b", "c"))
+        for images in (found.train, found.validation, found.test)
+        if images is not None
+    )
+    told: list[Batch] = []
+
+    def view(self: Explained, name: str, batch: Batch, generator: Generator | None = None) -> Batch:
+        told.append(batch)
+        return batch
+
+    monkeypatch.setattr(Explained, "view", view)
+    processes, stage = Processes(), STAGES[1]
+    loader = BatchLoader(DataSets(known, *others, found.protocol), stage.config, torch.device("cpu"))
+    prepare.initialize(watching(), loader, stage, processes)
+    (batch,) = told
+    assert batch.y is not None
+    assert known.labels is not None
+    places = [int((known.pixels == image).flatten(1).all(1).nonzero()) for image in batch.x]
+    assert batch.y.tolist() == known.labels[places].tolist()
 
 
 def test_a_part_sees_its_view_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,15 @@ def test_a_bound_is_not_ranked_among_exact_numbers(all_runs: Callable[[str], Run
     assert [len(group["rows"]) for group in result["groups"]] == [1, 1]
 
 
+def test_an_energy_is_not_trained_on_evidence_that_it_has_not(tmp_path: Path, capsys: Capture) -> None:
+    recipe = toys.recipe(tmp_path, Boltzmann.name, training=toys.TRAINING)
+    assert main(["train", str(recipe), "--run", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == "davi: objective: got evidence for toy_boltzmann, expected a model\n"
+    recipe = toys.recipe(tmp_path, BeliefNet.name, training={**toys.TRAINING, "objective": {"name": "toy_persistent"}})
+    assert main(["train", str(recipe), "--run", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == "davi: objective: got toy_persistent for toy_belief_net, expected an energy\n"
+
+
 def test_an_energy_is_loaded_with_its_partition_function(all_runs: Callable[[str], Runs]) -> None:
     run = all_runs(Boltzmann.name).first
     assert isinstance(davi.load(run), Normalized)

@@ -257,6 +257,12 @@ def test_images_must_fit_the_model(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_has_no_blocks_recomputes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"compute\.recompute: got true for logistic, expected false: it has no blocks"):
+        go(Logistic((1, 4, 4), 2), tmp_path / "run", steps=1, compute=ComputeConfig(recompute=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_old_checkpoints_go(tmp_path: Path) -> None:
     go(vae(), tmp_path / "run", steps=10, checkpoints=CheckpointConfig(minutes=0.0, steps=3, keep=2))
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from killed_runs import CONFIG
-from tiny import RECIPE, same_files, sets, vae
+from tiny import RECIPE, Logistic, same_files, sets, vae
 
 import davi
 from davi import recipes, runs
 from davi.data import load
 from davi.errors import UserError
 from davi.files import read_tensors, write_tensors
-from davi.model import DataInitialized, Model
+from davi.model import Conditional, DataInitialized, Model
 from davi.runs import checkpoint_folders, load_model
 from davi.training import Interrupted, prepare, train
 from davi.training.signals import Signals
@@ -271,3 +271,20 @@ def test_models_that_see_images_first_go_on_where_they_were_stopped(
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
+
+
+class Classed(Logistic, Conditional):
+    """Pixels that depend on their class as well."""
+
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: Logistic.Config, classes: int = 0) -> None:
+        super().__init__(shape, levels)
+        self.classes = classes
+        self.shift = torch.nn.Parameter(torch.randn(max(1, classes), *shape))
+
+
+def test_what_depends_on_classes_is_taken_over_for_other_levels() -> None:
+    model, source = (Classed((1, 2, 2), levels, Logistic.Config(), 5) for levels in (4, 8))
+    start, lines = take_over(model, source, "runs/a")
+    assert lines == ["begins with the weights of runs/a; drawn anew, since images have 4 levels in place of 8: logits"]
+    assert "shift" in start.kept
+    assert equal(model, source, start.kept)

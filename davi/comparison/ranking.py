@@ -1,10 +1,10 @@
 r"""Runs beside one another: which numbers may be ranked, and how large the differences are, image by image.
 
-Two numbers can be ranked if they answer the same question about the same images: the same kind of claim about
-log p(x), with the same number of importance samples, on the same values in the same order (SHA-256), of the same split,
-treated in the same way. Rows whose protocols differ in any of this (:data:`CONDITIONS`) stand in groups of their own,
-and what differs is named. Seed, batch size, device, precision, versions and the images of *training* are stated where
-they differ and do not forbid a ranking.
+Two numbers can be ranked if they answer the same question about the same images: the same kind of claim about log p(x),
+with the same number of importance samples, on the same values in the same order (SHA-256) and with the same labels
+where it is one given the class, of the same split, treated in the same way. Rows whose protocols differ in any of this
+(:data:`CONDITIONS`) stand in groups of their own, and what differs is named. Seed, batch size, device, precision,
+versions and the images of *training* are stated where they differ and do not forbid a ranking.
 
 Within a group all models are measured on the same N images, whose difficulty differs far more than the models do. It
 cancels in the paired difference to a reference model,
@@ -44,6 +44,7 @@ from davi.report import quantity
 
 CONDITIONS = (
     *("kind", "about", "importance_samples", "split", "images", "shape", "levels", "binarization", "images_sha256"),
+    "labels_sha256",
     "trained_on_these_images",
 )
 """Fields that must agree for rows to be ranked; importance samples only matter where the claim is not exact."""
@@ -118,6 +119,7 @@ def _protocol(entry: Entry) -> Conditions:
         chosen=_chosen(protocol),
         trained_on_these_images="yes" if trained_on_these(protocol) else "no",
         about=result.about,
+        labels_sha256=protocol.labels_sha256,
     )
 
 
@@ -246,6 +248,8 @@ def _differences(groups: Sequence[Group]) -> dict[str, dict[str, object]]:
     """What keeps groups apart: field -> label of the group -> value."""
     fields = (*CONDITIONS, *_EXPLAIN)
     found = {field: {group.label: getattr(group.protocol, field) for group in groups} for field in fields}
+    if _differ(found["about"]):
+        del found["labels_sha256"]  # models that are told no classes have no labels
     if not _differ(found["images_sha256"]):
         found = {field: values for field, values in found.items() if field not in _EXPLAIN}
     return {field: values for field, values in found.items() if _differ(values)}

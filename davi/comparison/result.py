@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from davi.evaluation.result import LayerUnits
 from davi.evidence import About, Kind
 from davi.quantity import Quantity, Statistic
-from davi.records import LEFT_OUT
+from davi.records import LEFT_OUT, left_out
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Conditions:
     chosen: str
     trained_on_these_images: str
     about: About = field(default=About.X, metadata=LEFT_OUT)
+    labels_sha256: str | None = left_out()
+    """Of the classes that the models were told."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
+from davi.batch import Batch
 from davi.data.subsets import positions
 from davi.distributions import Drawn, Latent, Normal
 from davi.evaluation.measure import Measure
@@ -183,7 +184,8 @@ class ActiveUnits(Meter):
         self._layers: list[RunningCovariance] = []
         self._images = 0
 
-    def add(self, x: Tensor) -> None:
+    def add(self, batch: Batch) -> None:
+        x = batch.x
         counted = self._counted[self._seen : self._seen + len(x)]
         self._seen += len(x)
         x = x[counted.to(x.device)]

@@ -129,11 +129,12 @@ def evaluate(
     with measuring(model):
         for start in range(0, len(chosen), batch_size):
             x = chosen.pixels[start : start + batch_size].to(device)
-            for meter in meters:
-                meter.add(x)
-            told = _telling(progress, start * samples, len(chosen) * samples)
             y = None if labels is None else labels[start : start + batch_size].to(device)
-            batches.append(_measure(model, Batch(x, y), samples, generator, batch_size, told))
+            batch = Batch(x, y)
+            for meter in meters:
+                meter.add(batch)
+            told = _telling(progress, start * samples, len(chosen) * samples)
+            batches.append(_measure(model, batch, samples, generator, batch_size, told))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
     evaluation = Evaluation(
         elbo=np.sum(list(terms.values()), 0),
@@ -155,6 +156,7 @@ def evaluate(
         weights_sha256=files.digest(model.saved.state_dict()),
         no_divergence=frozenset().union(*(batch.no_divergence for batch in batches)),
         about=batches[0].about,
+        labels_sha256=None if labels is None else files.digest({"labels": labels}),
     )
     _refuse_non_finite(evaluation)
     found = (meter.measure(evaluation) for meter in meters)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor
-
+from davi.batch import Batch
 from davi.evaluation.measure import Measure
 from davi.evaluation.record import Evaluation
 from davi.model import Model
@@ -30,8 +29,9 @@ class Meter(ABC):
     def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:
         return  # where the number follows from the evaluation, nothing is kept
 
-    def add(self, x: Tensor) -> None:
-        """Take in the next images, ``[B, C, H, W]``. Nothing to do where the number follows from the evaluation."""
+    def add(self, batch: Batch) -> None:
+        """Take in the next images, and their classes if the model has some. Nothing to do where the number follows from
+        the evaluation."""
         return
 
     @abstractmethod

@@ -44,6 +44,7 @@ class Evaluation:
         no_divergence: names of the terms ``kl/..`` that are no KL divergences
             (``Evidence.no_divergence``).
         about: what the claim is about.
+        labels_sha256: of the classes of the measured images, where the model was told them.
         measures: further numbers about the model, those that it has (:mod:`davi.evaluation.meter`).
     """
 
@@ -66,6 +67,7 @@ class Evaluation:
     weights_sha256: str | None = None
     no_divergence: frozenset[str] = frozenset()
     about: About = About.X
+    labels_sha256: str | None = None
     measures: tuple[Measure, ...] = ()
 
     def __len__(self) -> int:

@@ -157,6 +157,7 @@ class Protocol:
         images: number of those that were measured.
         images_available: number of those in the set.
         files: of which the images are patches; None where each has a file of its own.
+        labels_sha256: of the classes that the model was told; None where it was told none.
         version: of this program.
         commit: of its source; None outside of a checkout.
         torch: version of PyTorch.
@@ -169,6 +170,7 @@ class Protocol:
     subset: str | None = None
     files: int | None = None
     images_sha256: str | None = None
+    labels_sha256: str | None = left_out()
     limit: int | None
     dims: int
     importance_samples: int

@@ -32,6 +32,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from davi.distributions import Distribution
+from davi.evidence import Kind
 
 
 class Dequantized(NamedTuple):
@@ -40,6 +41,8 @@ class Dequantized(NamedTuple):
     y: Tensor
     log_q: Tensor
     """log q(y | x) of every value, nats, with the constant of the scaling in it."""
+    kind: Kind
+    """What log q is: that of the noise."""
 
 
 @final
@@ -57,7 +60,7 @@ class Dequantization(nn.Module):
 
     Example:
         >>> uniform = Dequantization(256)
-        >>> y, log_q = uniform(torch.full((1, 1, 2, 2), 255))
+        >>> y, log_q, kind = uniform(torch.full((1, 1, 2, 2), 255))
         >>> bool((y >= 255 / 256).all() and (y < 1).all()), round(float(log_q.mean()), 4)  # log 256
         (True, 5.5452)
         >>> uniform.quantize(y).flatten().tolist()
@@ -90,16 +93,16 @@ class Dequantization(nn.Module):
         """
         if self.noise is None:
             u = torch.rand(x.shape, generator=generator, dtype=dtype, device=x.device)
-            log_q = torch.zeros_like(u)
+            log_q, kind = torch.zeros_like(u), Kind.EXACT
         else:
             q = self.noise(x)
             u = q.sample(generator)
-            log_q = q.log_prob_map(u)
+            log_q, kind = q.log_prob_map(u), q.kind
             if u.device.type == "cpu" and not bool(((u >= 0.0) & (u <= 1.0)).all()):  # elsewhere it would stall
                 raise ValueError(f"noise: got {float(u.min()):.4g} to {float(u.max()):.4g}, expected numbers in [0, 1)")
         margin = self._margin(dtype)  # rounding must not take a value into the interval of another integer
         y = self.low + self.step * (x.to(dtype) + u.to(dtype).clamp(margin, 1.0 - margin))
-        return Dequantized(y, log_q - math.log(self.step))
+        return Dequantized(y, log_q - math.log(self.step), kind)
 
     def quantize(self, y: Tensor) -> Tensor:
         """The integers whose intervals hold y, the first and the last one for what lies outside the range; int64.

@@ -19,6 +19,7 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
+from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model.base import Model, Temperature, check_draw
 from davi.model.network import Network
@@ -105,11 +106,11 @@ class Normalized(Model):
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
 
         Raises:
-            ValueError: if the temperature is not positive.
+            UserError: a ``ValueError``, if the temperature is 0.
         """
         factor = check_draw(n, temperature)
         if factor == 0.0:
-            raise ValueError("temperature: got 0, expected a number above 0, by which energies are divided")
+            raise UserError("temperature: got 0, expected a number above 0, by which energies are divided")
         device = next(self.parameters()).device
         noise = torch.randint(self.levels, (n, *self.shape), generator=generator, device=device)
         return self.energy.gibbs(noise, self.energy.chain_steps, generator, factor)

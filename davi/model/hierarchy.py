@@ -69,7 +69,8 @@ def ask_early(choose: Choose, layer: int, posterior: Latent) -> Drawn:
 class Hierarchy(LatentModel, ABC):
     """A model with a sequence of latent layers 0 (top) .. ``num_layers`` - 1 (nearest the image).
 
-    A subclass writes :meth:`encode` and :meth:`top_down`; everything else is an answer to the walk's question.
+    A subclass writes :meth:`encode` and :meth:`top_down`; everything else is an answer to the walk's question. Neither
+    is told the classes of images: there is no hierarchy yet that makes use of them.
     """
 
     num_layers: int

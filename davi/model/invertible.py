@@ -45,13 +45,13 @@ class Invertible(Model, ABC):
         """The lower bound with one draw of the noise. Its log-weight is the bound itself."""
         self.check_images(x)
         self.check_labels(y, len(x))
-        continuous, log_q = self.dequantization(x, generator, next(self.parameters()).dtype)
-        z, log_det = self.bijection(continuous, self.context(y))
+        drawn = self.dequantization(x, generator, next(self.parameters()).dtype)
+        z, log_det = self.bijection(drawn.y, self.context(y))
         base = self.base(len(x))
         terms = {
             "base": base.log_prob(z),
             "log_det": sum_per_image(log_det),
-            "dequantization": -sum_per_image(log_q),
+            "dequantization": -sum_per_image(drawn.log_q),
         }
 
         def log_weight_fn(joint: bool = False) -> Tensor:
@@ -59,7 +59,7 @@ class Invertible(Model, ABC):
             return density if joint else density + terms["dequantization"]
 
         about = About.X if y is None else About.X_GIVEN_Y
-        kind = Kind.weakest(Kind.LOWER_BOUND, base.kind)
+        kind = Kind.weakest(Kind.LOWER_BOUND, base.kind, drawn.kind)
         return Evidence(terms, kind, log_weight_fn, about=about, dims=self.dims)
 
     @final

@@ -19,6 +19,13 @@ from davi.model import Hierarchy, Model, Network
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress, options_of
 from davi.objectives.bounds import EvidenceConfig, objective
 
+_NEEDS = {
+    "importance weights": ("draws", "bound", "free_nats", "kl_balance"),
+    "layers of latents": ("free_nats", "kl_balance"),
+    "KL divergences": ("kl_start", "kl_steps", "kl_epochs", "kl_fraction"),
+}
+"""What a model must have for options to mean something."""
+
 
 @final
 class EvidenceObjective(Objective):
@@ -31,14 +38,18 @@ class EvidenceObjective(Objective):
 
     def check(self, model: Network) -> None:
         assert isinstance(model, Model)
-        given = options_of(self.config, "draws", "bound", "free_nats", "kl_balance")
-        if given:
+        needed = {what: given for what, names in _NEEDS.items() if (given := options_of(self.config, *names))}
+        if needed:
             evidence = _evidence(model)
-            words = ", ".join(f"{name} {value}" for name, value in given.items())
-            if evidence.log_weight_fn is None:
-                raise UserError(f"objective: got {words} for {model.name}, expected a model with importance weights")
-            if not evidence.kl_maps and {"free_nats", "kl_balance"} & {*given}:
-                raise UserError(f"objective: got {words} for {model.name}, expected a model with layers of latents")
+            has = {
+                "importance weights": evidence.log_weight_fn is not None,
+                "layers of latents": bool(evidence.kl_maps),
+                "KL divergences": any(name.startswith("kl/") for name in evidence.terms),
+            }
+            for what, given in needed.items():
+                if not has[what]:
+                    words = ", ".join(f"{name} {value}" for name, value in given.items())
+                    raise UserError(f"objective: got {words} for {model.name}, expected a model with {what}")
         if self.config.gradient == "doubly_reparameterized" and isinstance(model, Hierarchy):
             _check_posteriors(model)
 

@@ -16,6 +16,7 @@ from davi.batch import Batch
 from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
+from davi.layers.checkpointed import Checkpointed
 from davi.model import DataInitialized, Hierarchy, Network
 from davi.objectives import EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
@@ -28,14 +29,14 @@ from davi.training.state import BatchLoader, State
 
 
 def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages: Sequence[Stage] = ()) -> None:
-    """Refuse images that the model was not built for, objectives that it cannot be trained with, and what is no
-    likelihood.
+    """Refuse images that the model was not built for, objectives and options that it cannot be trained with, and what
+    is no likelihood.
 
     Arguments:
         model: the whole network.
         sets: the images.
         configs: objectives of the whole.
-        stages: further objectives, of the parts that they train.
+        stages: further objectives and options, of the parts that they train.
 
     Raises:
         UserError: one line.
@@ -58,8 +59,15 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
         objective = make_objective(config)
         wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
         if not isinstance(part, wanted):
-            raise UserError(f"objective: got {objective.name} for {part.name}, expected a {_words(wanted)}")
+            raise UserError(f"objective: got {objective.name} for {part.name}, expected {_words(wanted)}")
         objective.check(part)
+    for stage in stages:
+        part = stage.trained(model)
+        if stage.config.compute.recompute and not any(isinstance(block, Checkpointed) for block in part.blocks()):
+            raise UserError(
+                f"training.compute.recompute: got true for {part.name}, expected false: it has no blocks that can "
+                "recompute their activations"
+            )
 
 
 def _chooses(objective: Objective) -> bool:
@@ -68,8 +76,9 @@ def _chooses(objective: Objective) -> bool:
 
 
 def _words(kind: type) -> str:
-    """A capability in words: ``latent model``."""
-    return "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).strip()
+    """A capability in words: ``a latent model``."""
+    words = "".join(f" {c.lower()}" if c.isupper() else c for c in kind.__name__).strip()
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def check_shares(model: Network, config: ObjectiveConfig) -> None:
@@ -116,7 +125,9 @@ def initialize(
     chosen = torch.randperm(len(loader.augment), generator=Generator().manual_seed(seed))[: part.images_wanted]
     generator = Generator(loader.generator.device).manual_seed(seed)
     torch.manual_seed(seed)
-    batch = stage.view(model, Batch(loader.augment(chosen, generator).to(loader.device)))
+    labels = loader.augment.labels(chosen)
+    y = None if labels is None else labels.to(loader.device)
+    batch = stage.view(model, Batch(loader.augment(chosen, generator).to(loader.device), y))
     part.train()
     stay = {id(tensor) for name, tensor in model.state_dict(keep_vars=True).items() if name in kept}
     own = frozenset(name for name, tensor in part.state_dict(keep_vars=True).items() if id(tensor) in stay)
@@ -149,8 +160,8 @@ def prepare_blocks(model: Network, config: ComputeConfig) -> None:
         # run the remaining kinds uncompiled and say so only in a warning.
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 2 * len(blocks))
     for block in blocks:
-        if config.recompute:
-            block.recompute = True  # type: ignore[assignment]  # a plain switch, not a submodule
+        if config.recompute and isinstance(block, Checkpointed):
+            block.recompute = True
         if config.compile:
             block.compile(backend=config.compile_backend)
 

@@ -141,7 +141,7 @@ def _on_paper(
     cls: Any = type(source)
     config = source.config if likelihood is None else dataclasses.replace(source.config, **{HEAD: likelihood})
     with torch.device("meta"):
-        state: dict[str, Tensor] = cls(shape, levels, config).state_dict()
+        state: dict[str, Tensor] = cls(shape, levels, config, source.classes).state_dict()
     return state
 
 
