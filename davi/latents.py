@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from davi.batch import Batch
 from davi.data import Images
 from davi.data.cache import Writer
 from davi.errors import UserError
@@ -99,7 +100,7 @@ def write_latents(
             for start in range(0, len(images), batch_size):
                 x = images.pixels[start : start + batch_size].to(device)
                 means = model.latents(x)
-                meter.add(x)
+                meter.add(Batch(x))
                 for i, mean in enumerate(means):
                     if start == 0:
                         where = Path(place) / f"layer_{i:02d}.npy"

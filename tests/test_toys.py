@@ -209,7 +209,7 @@ def test_samples_and_a_page(runs: Runs, tmp_path: Path, capsys: Capture) -> None
         assert np.asarray(image.convert("L")).std() > 0
     capsys.readouterr()
     assert main(["inspect", str(runs.first), "--no-figures", "--out", str(page)]) == 0
-    assert ("exact log-likelihood" in capsys.readouterr().out) == (KINDS[runs.name] == "EXACT")
+    assert ("costs at most" in capsys.readouterr().out) == (KINDS[runs.name] == "LOWER_BOUND")
     text = page.read_text(encoding="utf-8")
     assert runs.name in text
     assert "which davi evaluate has written for these very weights" in text
@@ -275,3 +275,19 @@ def test_labels_make_a_belief_net_conditional(all_runs: Callable[[str], Runs], t
     capsys.readouterr()
     assert main(["compare", str(run), str(all_runs(BeliefNet.name).first)]) == 0
     assert "their protocols differ in about: x|y (A), x (B)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_classes_of_other_names_are_no_classes_of_the_model(tmp_path: Path, capsys: Capture) -> None:
+    """As many classes are not the same classes."""
+    data = {"set": "digits", "binarization": "threshold", "validation": 100, "labels": True}
+    path = toys.recipe(tmp_path, BeliefNet.name, data=data)
+    assert main(["train", str(path), "--run", str(tmp_path / "run"), "--training.steps", "2"]) == 0
+    for number in range(10):
+        folder = tmp_path / "images" / f"kind{number}"
+        folder.mkdir(parents=True)
+        for i in range(2):
+            pixels = np.random.default_rng(10 * number + i).integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "images")]) == 2
+    assert "with the classes kind0, kind1" in capsys.readouterr().err

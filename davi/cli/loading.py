@@ -16,6 +16,7 @@ from davi.cli.options import Request
 from davi.cli.sets import anchored, of_another_set, of_run, select_told, tell
 from davi.data import DataConfig, DataSets, Images, Selection, check_same, load, repeated
 from davi.data.config import HOW_READ
+from davi.data.labels import classes_digest
 from davi.errors import UserError, one_line
 from davi.model import Model
 from davi.progress import ProgressBar
@@ -110,6 +111,12 @@ def _check_fit(images: Images, info: Mapping[str, Any]) -> None:
         raise UserError(
             f"data: got images {list(images.shape)} with {images.levels} levels, expected {shape} with {levels} "
             "levels, for which the model was made"
+        )
+    known = info.get("protocol", {}).get("classes_sha256")
+    if info.get("classes") and known is not None and classes_digest(images.classes) != known:
+        given = ", ".join(images.classes)[:80] or "of no labels"
+        raise UserError(
+            f"data: got {images.name} with the classes {given}, expected those with which the model was trained"
         )
 
 

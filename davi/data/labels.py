@@ -173,13 +173,17 @@ def described(parts: Mapping[str, Images | None]) -> dict[str, Any]:
     classes = next((part.classes for part in parts.values() if part is not None), ())
     if not classes:
         return {}
-    names = "".join(f"{name}\n" for name in classes)
     return {
         "labels": True,
         "classes": len(classes),
-        "classes_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "classes_sha256": classes_digest(classes),
         **{f"{key}labels_sha256": _digest(part) for key, part in parts.items()},
     }
+
+
+def classes_digest(classes: Sequence[str]) -> str:
+    """SHA-256 of the names of classes in UTF-8, a line each."""
+    return hashlib.sha256("".join(f"{name}\n" for name in classes).encode()).hexdigest()
 
 
 def _digest(images: Images | None) -> str | None:

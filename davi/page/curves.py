@@ -43,7 +43,7 @@ def curves(records: Records) -> Section:
     if events:
         blocks.append(Table("What happened on the way", ("step", "event", "details"), tuple(_rows(events))))
     else:
-        text = "Nothing was rolled back, and the watch on inactive layers and plateaus had nothing to say."
+        text = "No rollback, no inactive layer, no plateau."
         blocks.append(Prose(text))
     return Section("curves", title, tuple(blocks))
 
