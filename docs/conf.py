@@ -44,7 +44,7 @@ myst_heading_anchors = 3
 
 nitpicky = True
 # Without a network the documentation of other projects is not at hand; type variables and aliases have no page.
-_PROJECTS = "argparse collections dataclasses enum jinja2 markupsafe matplotlib nn np numpy pathlib PIL torch typing"
+_PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotlib nn np numpy pathlib PIL torch typing"
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
     "Module NDArray NamedTuple Parameter Path Progress Shape Tensor ABC optional"

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 from toys.belief_net import BeliefNet
+from toys.boltzmann import Boltzmann
 
 import davi
 from davi.data import DataConfig, Images, load
@@ -22,7 +23,8 @@ from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.evaluation.conformal import conformal
 from davi.evaluation.scores import bound_above, compressed, measure, ratios, scores_of
-from davi.model import Hierarchy
+from davi.evidence import Kind
+from davi.model import Hierarchy, Normalized, Partition
 from davi.scoring import held_out, patches_csv, score, to_csv, to_terminal
 from davi.scoring.result import Files
 
@@ -170,6 +172,14 @@ def test_an_exact_model_has_raw_and_complexity_scores() -> None:
         want = -exact.evidence(images.pixels).log_px.double().numpy() / (64 * math.log(2))
     assert np.allclose(found["bits_per_dim"], want)
     assert np.allclose(found["complexity"], want - compressed(images) / 64)
+
+
+def test_an_estimated_model_is_asked_once() -> None:
+    model = Normalized(Boltzmann((1, 8, 8), 2, Boltzmann.Config()), Partition(40.0, Kind.ESTIMATE))
+    images = bits(3)
+    with torch.no_grad():
+        want = (model.energy.free_energy(images.pixels).double().numpy() + 40) / (64 * math.log(2))
+    assert np.allclose(measure(model, images, samples=5)["bits_per_dim"], want, rtol=1e-5)
 
 
 # Complexity

@@ -213,7 +213,7 @@ class Building:
         return part
 
     def _counted(self, parts: set[str]) -> dict[bytes, str]:
-        """The splits of a small folder by count (:func:`davi.data.splitting.by_count`)."""
+        """The splits of a small folder by count (``by_count``)."""
         if self.left_out and not self.counts["train"]:
             raise UserError(
                 f"data.test: got copies of all images that {self.folder} has for training, expected other images"

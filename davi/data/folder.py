@@ -16,7 +16,7 @@ for test. Then copies (equal SHA-256) of test images are left out of validation 
 images out of training.
 
 Where one of the splits would be empty, as of a folder with few images, the images are taken in the order of the same
-hashes, but by count (:func:`davi.data.splitting.by_count`); then an image may change sides when others come.
+hashes, but by count (``davi.data.splitting.by_count``); then an image may change sides when others come.
 
 *Which class*, where labels are asked for: :mod:`davi.data.class_folders`.
 """

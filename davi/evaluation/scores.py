@@ -142,7 +142,7 @@ def measure(
         model: the model.
         images: as they are evaluated.
         dropped: k of each likelihood ratio.
-        samples: K, draws of the latents for each image and bound.
+        samples: K, draws of the latents for each image and bound; a claim without any is asked for once.
         batch_size: images per pass.
         seed: of all draws.
         progress: told how many images are done.
@@ -159,11 +159,12 @@ def measure(
     # One each, all alike: the bounds of a ratio share the noise of the layers above, as far as it is drawn in order.
     generators = {k: Generator(device).manual_seed(seed) for k in (0, *dropped)}
     found: dict[int, list[Tensor]] = {k: [] for k in generators}
+    draws = samples if _draws_weights(model, images, device) else 1
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         x = images.pixels[part].to(device)
         y = None if images.labels is None or not model.classes else images.labels[part].to(device)
-        found[0].append(_bound(model, Batch(x, y), samples, generators[0], batch_size))
+        found[0].append(_bound(model, Batch(x, y), draws, generators[0], batch_size))
         if isinstance(model, Hierarchy):
             for k in dropped:
                 found[k].append(bound_above(model, x, k, samples, generators[k], batch_size))
@@ -213,6 +214,17 @@ def bound_above(
                 total = total + double(nats)
             weights.add(total.unflatten(0, (b, -1)).T)
     return weights.result().clone()
+
+
+def _draws_weights(model: Model, images: Images, device: torch.device) -> bool:
+    """Whether the claims of a model have importance weights, so that more draws make a better bound."""
+    if isinstance(model, Hierarchy):
+        return True
+    x, y = images.pixels[:1].to(device), None
+    if images.labels is not None and model.classes:
+        y = images.labels[:1].to(device)
+    with measuring(model):
+        return model.evidence(x, Generator(device).manual_seed(0), y).log_weight_fn is not None
 
 
 def _bound(model: Model, batch: Batch, samples: int, generator: Generator, chunk: int) -> Tensor:

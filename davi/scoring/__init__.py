@@ -4,12 +4,13 @@ The scores themselves are :mod:`davi.evaluation.scores`, the p-values :mod:`davi
 """
 
 from davi.scoring.pictures import contact_sheet, histogram
-from davi.scoring.result import Calibration, Column, Scores, held_out, score
+from davi.scoring.result import Calibration, Column, Files, Scores, held_out, score
 from davi.scoring.tables import patches_csv, to_csv, to_terminal
 
 __all__ = [
     "Calibration",
     "Column",
+    "Files",
     "Scores",
     "contact_sheet",
     "held_out",
