@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from davi.distributions import Distribution, Latent
+from davi.distributions import Distribution, Latent, WithMean
 from davi.model import Hierarchy, Step
 
 Take = Callable[[Latent], Tensor]
 """How a latent is made from its distribution: a draw, or the mean."""
 
 
-def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) -> tuple[list[Step], Distribution]:
+def walk(
+    model: Hierarchy, context: Any, images: int, depth: int, take: Take, below: Take | None = None
+) -> tuple[list[Step], Distribution]:
     """One walk for encoded images.
 
     Arguments:
@@ -23,6 +25,7 @@ def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) ->
         images: how many were encoded.
         depth: the first so many latents come from the posterior, the others from the prior.
         take: makes a latent.
+        below: makes those that come from the prior; ``take`` if None.
 
     Returns:
         What happened at each layer, and p(x | z).
@@ -33,11 +36,20 @@ def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) ->
         assert posterior is not None
         if prior is None:
             return take(posterior)
-        z = take(posterior if layer < depth else prior.expand(images))
+        z = take(posterior) if layer < depth else (below or take)(prior.expand(images))
         steps.append(Step.of(prior, posterior, z))
         return z
 
     return steps, model.top_down(choose, context)
+
+
+def pixels_of(likelihood: Distribution) -> Tensor:
+    """The picture of p(x | z): its mean in units of levels, a float, where that is known, else its mode, ``[B, C, H, W]``.
+
+    The mean of a binary pixel is its probability of being 1.
+    """
+    picture = likelihood.mean() if isinstance(likelihood, WithMean) else likelihood.mode()
+    return picture.cpu()
 
 
 def as_map(x: Tensor) -> Tensor:

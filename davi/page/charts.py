@@ -174,27 +174,61 @@ def bars(
     return figure
 
 
-def matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str]) -> Figure:
-    """A matrix of shares as colored cells, 0 dark and 1 bright; what is no number is left empty.
+def levels(values: Sequence[float], names: Sequence[str], texts: Sequence[str], label: str) -> Figure:
+    """Bars from left to right, one below the other, with their values; the first stands out.
+
+    Arguments:
+        values: lengths of the bars, from 0.
+        names: of the bars, top first.
+        texts: beside the bars.
+        label: with the unit.
+    """
+    with style():
+        figure, axes = _empty((SIZE[0], 0.7 + 0.32 * len(values)))
+        places = np.arange(len(values))
+        axes.barh(places, values, 0.62, color=[BLUE, *[MUTED] * (len(values) - 1)])
+        for place, value, text in zip(places, values, texts, strict=True):
+            end = (max(value, 0.0), place)
+            axes.annotate(text, end, (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(places, names)
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.grid(False)
+        axes.set_xlim(0, 1.15 * max(*values, 0.0) or 1.0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(label)
+    return figure
+
+
+def matrix(
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    labels: tuple[str, str],
+    beside: tuple[Sequence[float], str],
+) -> Figure:
+    """A matrix of shares as colored cells, 0 dark and 1 bright, and a bar for each row; what is no number is left empty.
 
     Arguments:
         values: in 0..1, or NaN, [rows, columns].
         rows: names of the rows, first on top.
         columns: names of the columns.
         labels: what the rows and what the columns are.
+        beside: lengths of the bars, and what they are.
     """
     with style():
-        height = 1.3 + 0.26 * min(max(len(rows), 3), 16)
-        figure, axes = _empty((SIZE[0], height))
-        axes.grid(False)
+        height = 1.1 + 0.26 * min(max(len(rows), 3), 12)
+        figure = Figure(figsize=(SIZE[0], height), dpi=72, layout="constrained")
+        axes, bars_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+        for each in (axes, bars_axes):
+            each.grid(False)
+            each.tick_params(axis="y", length=0)
         mesh = axes.pcolormesh(
             np.ma.masked_invalid(values), vmin=0, vmax=1, cmap="viridis", edgecolor=PAGE, linewidth=1
         )
         axes.invert_yaxis()
-        every = -(-max(len(rows), len(columns)) // 20)  # names that would overlap are left out
-        axes.set_xticks(
-            np.arange(0, len(columns), every) + 0.5, columns[::every], rotation=90 if len(columns) > 4 else 0
-        )
+        every = -(-max(len(rows), len(columns)) // 16)  # names that would overlap are left out
+        axes.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every])
         axes.set_yticks(np.arange(0, len(rows), every) + 0.5, rows[::every])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -206,6 +240,11 @@ def matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[s
                     color = "#010101" if value > 0.55 else "#fefefe"
                     place = (column + 0.5, row + 0.5)
                     axes.annotate(f"{value:.2f}", place, ha="center", va="center", color=color, fontsize=7)
+        bars_axes.barh(np.arange(len(rows)) + 0.5, beside[0], 0.6, color=BLUE)
+        bars_axes.set_xlim(0, 1.1 * max(*beside[0], 1.0))
+        bars_axes.set_xlabel(beside[1])
+        bars_axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+        bars_axes.spines["left"].set_visible(False)
         bar = figure.colorbar(mesh, ax=axes, fraction=0.05, pad=0.03, ticks=[0, 0.5, 1])
         bar.outline.set_visible(False)
     return figure
