@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 import davi
 from davi import Hierarchy, Kind, LatentModel, Model, recipes
 from davi.data import Images
-from davi.distributions import Categorical, Distribution, Normal
+from davi.distributions import Categorical, Distribution, Normal, WithMean
 from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.evaluation.activity import ACTIVE_UNITS
@@ -63,7 +63,9 @@ def some(model: Model, n: int) -> Images:
 def tensors(found: Inspection) -> list[Tensor]:
     """All there are, in a fixed order."""
     all_ = [*found.samples.values()]
-    all_ += [tensor for item in found.chosen for tensor in (item.original, item.reconstruction)]
+    all_ += [*found.expected.values()]
+    all_ += [tensor for item in found.chosen for tensor in (item.original, item.reconstruction) if tensor is not None]
+    all_ += [strip.images for strip in found.strips]
     if found.progressive:
         all_ += [found.progressive.originals, found.progressive.images, torch.tensor(found.progressive.nats)]
     all_ += [tensor for view in found.depth_attention for tensor in (view.matrix, view.maps)]
@@ -196,7 +198,10 @@ def test_chosen_images_are_what_they_are_said_to_be(model: AttentiveVAE) -> None
     for item in found.chosen:
         assert item.bits_per_dim == pytest.approx(-measured.elbo[item.index] / (60 * np.log(2.0)), rel=ROUNDING)
         assert torch.equal(item.original, images.pixels[item.index])
-        assert torch.equal(item.reconstruction, model.reconstruct(images.pixels[item.index][None])[0])
+        assert item.name == f"test image {item.index}"
+        assert item.reconstruction is not None
+        means = model.decode(model.latents(images.pixels[item.index][None])).mean()
+        torch.testing.assert_close(item.reconstruction, means[0], rtol=ROUNDING, atol=ROUNDING)
     bits = [item.bits_per_dim for item in found.chosen]
     assert bits[0] == min(bits)
     assert bits[-2] == max(bits)  # two of each role, the worst first
@@ -210,6 +215,58 @@ def test_samples_are_the_models_own(model: AttentiveVAE) -> None:
     assert list(found.samples) == [0.0, 0.7, 1.0]
     for temperature, drawn in found.samples.items():
         assert torch.equal(drawn, model.sample(3, temperature, Generator().manual_seed(SEED)))
+        # The same latents by another walk, whose pixels are averaged, not drawn.
+        generator = Generator().manual_seed(SEED)
+        likelihood = model.top_down(lambda i, prior, _: prior.expand(3).sample(generator, temperature))  # noqa: B023
+        assert isinstance(likelihood, WithMean)
+        assert torch.equal(found.expected[temperature], likelihood.mean())
+
+
+# --- strips
+
+
+def test_strips_between_and_around_images(model: AttentiveVAE) -> None:
+    images = some(model, 6)
+    found = inspect(model, images, samples=1, seed=SEED)
+    kinds = [strip.kind for strip in found.strips]
+    assert kinds == ["interpolation", "interpolation", "variations", "variations"]  # three layers: 1 and 2 kept
+    between = found.strips[0]
+    ends = [between.title.split(" to ")[i] for i in (0, 1)]
+    a, b = (images.pixels[int(name.rpartition(" ")[2])] for name in ends)
+    assert torch.equal(between.images[0], a.double())
+    assert torch.equal(between.images[-1], b.double())
+    latents = model.latents(torch.stack([a, b]))
+    half = [0.25 * z[:1] + 0.75 * z[1:] for z in latents]
+    shares = [float(label) for label in between.labels[1:-1]]
+    assert (shares[0], shares[-1], len(shares)) == (0.0, 1.0, 8)
+    share = 4 / 7
+    middle = model.decode([(1 - share) * z[:1] + share * z[1:] for z in latents]).mean()
+    torch.testing.assert_close(between.images[5], middle[0])
+    assert not torch.allclose(between.images[5], model.decode(half).mean()[0])
+
+
+def test_variations_keep_the_top_layers_and_draw_the_others(model: AttentiveVAE) -> None:
+    images = some(model, 6)
+    found = inspect(model, images, samples=1, seed=SEED)
+    for depth, strip in zip((1, 2), found.strips[2:], strict=True):
+        assert strip.title.endswith("top layer of 3 kept" if depth == 1 else "top 2 of 3 kept")
+        original = images.pixels[int(strip.title.partition(",")[0].rpartition(" ")[2])]
+        assert torch.equal(strip.images[0], original.double())
+        kept = model.latents(original[None])[:depth]
+        asked: list[int] = []
+
+        def choose(i: int, prior: Normal, _: Any, kept: list[Tensor] = kept, asked: list[int] = asked) -> Tensor:
+            asked.append(i)
+            return kept[i].expand(400, -1, -1, -1) if i < len(kept) else prior.expand(400).sample()
+
+        torch.manual_seed(0)
+        many = model.top_down(choose).mean()
+        assert asked == [0, 1, 2]
+        drawn = strip.images[1:]
+        assert not torch.equal(drawn[0], drawn[1])
+        # Eight draws of the same distribution: their mean is within a few standard errors of that of many.
+        error = many.std(0) / 8**0.5
+        assert ((drawn.mean(0) - many.mean(0)).abs() <= 5 * error + 1e-9).all()
 
 
 # --- reconstructions from the first layers
@@ -237,12 +294,12 @@ def test_all_layers_reconstruct_and_no_layer_ignores_the_image(model: AttentiveV
     assert found is not None
     assert found.depths == (0, 1, 2, 3)
     assert found.images.shape == (4, len(found.originals), *model.shape)
-    assert torch.equal(found.images[-1], model.reconstruct(found.originals))
+    torch.testing.assert_close(found.images[-1], model.decode(model.latents(found.originals)).mean())
     assert torch.equal(found.images[0], found.images[0, :1].expand_as(found.images[0]))
     first = model.latents(found.originals)[0]
     walk = iter([first])
-    expected = model.top_down(lambda i, prior, _: next(walk, prior.mean)).mode()  # one latent, then prior means
-    assert torch.equal(found.images[1], expected)
+    expected = model.top_down(lambda i, prior, _: next(walk, prior.mean)).mean()  # one latent, then prior means
+    torch.testing.assert_close(found.images[1], expected)
 
 
 def test_bounds_of_the_first_layers_by_another_walk(model: AttentiveVAE) -> None:
@@ -369,7 +426,7 @@ def test_every_tiny_recipe_is_inspected(name: str) -> None:
     images = some(model, 6)
     found = inspect(model, images, samples=2, batch_size=4)
     assert all(drawn.shape == (2, *model.shape) for drawn in found.samples.values())
-    assert bool(found.chosen) == isinstance(model, LatentModel)
+    assert all((item.reconstruction is not None) == isinstance(model, LatentModel) for item in found.chosen)
     assert bool(found.layers) == isinstance(model, Hierarchy)
     if found.progressive is not None:  # all layers from the posterior: the very draws of the evaluation
         measured = evaluate(model, images, batch_size=4)
@@ -394,13 +451,17 @@ def test_seed_decides_everything_and_nothing_is_left_behind(model: AttentiveVAE)
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
 
 
-def test_without_latents_there_are_samples_alone() -> None:
+def test_without_latents_there_are_samples_and_images() -> None:
     model = Uniform()
     found = inspect(model, some(model, 5), samples=2)
     assert found.images == 5
     assert list(found.samples) == [0.6, 0.8, 1.0]
     assert found.progressive is found.bits is None
-    assert found.chosen == found.layers == found.depth_attention == found.spatial_attention == ()
+    assert found.layers == found.depth_attention == found.spatial_attention == found.strips == ()
+    assert found.expected == {}
+    assert [item.reconstruction for item in found.chosen] == [None] * 3
+    assert found.examples is not None
+    assert found.examples.shape == (2, *model.shape)
 
 
 def test_latents_without_a_walk_reconstruct() -> None:
@@ -408,7 +469,11 @@ def test_latents_without_a_walk_reconstruct() -> None:
     found = inspect(model, some(model, 5), samples=2)
     assert len(found.chosen) == 3
     for item in found.chosen:
-        assert torch.equal(item.reconstruction, item.original[:1, :1, :1].long().expand(1, 2, 3))
+        assert item.reconstruction is not None
+        # One of four values for sure: e to 0, 0, 0; the mean of the levels given one-hot logits, by hand.
+        shares = torch.softmax(F.one_hot(item.original[0, 0, 0].long(), 4).double(), 0)
+        expected = (shares * torch.arange(4)).sum().expand(1, 2, 3)
+        torch.testing.assert_close(item.reconstruction, expected, check_dtype=False, rtol=1e-6, atol=1e-6)
     assert found.layers == ()
     assert found.progressive is found.bits is None
 

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,14 +24,27 @@ from davi import page
 from davi.errors import UserError
 from davi.evaluation.result import Result
 from davi.evidence import Kind
-from davi.inspection import Layer
-from davi.page import charts, curves, latents, pixels
-from davi.page.blocks import Chart, Figure, Prose, Section, Source, Table
+from davi.inspection import DepthAttentionView, Layer
+from davi.page import attention, charts, curves, latents, pixels
+from davi.page.blocks import Chart, Figure, Fold, Prose, Section, Source, Table, Tiles
 from davi.page.saved import inline
 from davi.records import read, to_json
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-SECTIONS = ["numbers", "curves", "samples", "reconstructions", "kl", "units", "progressive", "depth", "space", "bits"]
+SECTIONS = [
+    "samples",
+    "reconstructions",
+    "progressive",
+    "interpolation",
+    "variations",
+    "bits",
+    "kl",
+    "curves",
+    "comparison",
+    "depth",
+    "space",
+    "details",
+]
 
 
 class Read(HTMLParser):
@@ -76,15 +89,15 @@ def whole() -> str:
 
 def test_sections_in_order_with_figures_that_explain_themselves(whole: str) -> None:
     read = Read(whole)
-    assert [item["id"] for item in read.all("section")] == [*SECTIONS, "recipe"]
-    assert [item["href"] for item in read.all("a")][1:] == [f"#{name}" for name in [*SECTIONS, "recipe"]]
+    assert [item["id"] for item in read.all("section")] == SECTIONS
+    assert [item["href"] for item in read.all("a")][1:] == [f"#{name}" for name in SECTIONS]
     names = [figure.name for section in page.compose(contents(), 96) for figure in section.figures()]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 20
     assert len(read.all("figure")) == len(read.all("figcaption")) == len(names)
     for section in page.compose(contents(), 96):
         for figure in section.figures():
-            assert figure.reading.startswith("How to read it: ")
-            assert figure.paper
+            assert len(figure.caption) < 120
+            assert figure.reading
 
 
 def test_nothing_is_fetched_and_nothing_runs(whole: str) -> None:
@@ -112,7 +125,7 @@ def test_marks_for_those_who_do_not_see(whole: str) -> None:
     assert read.all("html") == [{"lang": "en"}]
     assert all(image["alt"] for image in read.all("img"))
     drawings = [item for item in read.all("svg") if item.get("role") == "img"]
-    assert len(drawings) == 8
+    assert len(drawings) == 9
     assert all(item["aria-label"] for item in drawings)
     assert all(item.get("scope") in ("col", "row") for item in read.all("th"))
     identifiers = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
@@ -130,10 +143,16 @@ def test_text_of_others_stays_text() -> None:
     protocol = replace(numbers.protocol, commit=HOSTILE)
     numbers = replace(numbers, protocol=protocol, baselines=(baseline,))
     lines = [*records(), {"kind": "watch", "step": 3, "what": HOSTILE, "message": HOSTILE}]
-    found = inspection(set=HOSTILE)
+    plain = inspection()
+    found = inspection(
+        set=HOSTILE,
+        shown=(HOSTILE, HOSTILE),
+        chosen=tuple(replace(item, name=HOSTILE) for item in plain.chosen),
+        strips=tuple(replace(strip, title=HOSTILE, labels=(HOSTILE, "", "")) for strip in plain.strips),
+    )
     text = rendered(
         title=HOSTILE,
-        subtitle=HOSTILE,
+        facts=[(HOSTILE, HOSTILE)],
         measured=HOSTILE,
         result=numbers,
         records=lines,
@@ -143,8 +162,8 @@ def test_text_of_others_stays_text() -> None:
     read = Read(text)
     assert read.all("script") == []
     assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
-    assert sum(HOSTILE in part for part in read.text) >= 10
-    assert len(read.all("section")) == 11
+    assert sum(HOSTILE in part for part in read.text) >= 30
+    assert len(read.all("section")) == len(SECTIONS)
 
 
 def test_metrics_that_are_no_numbers_are_left_out() -> None:
@@ -156,14 +175,22 @@ def test_metrics_that_are_no_numbers_are_left_out() -> None:
         {"kind": ["train"], "step": 4},
         {"kind": "rollback", "step": 10**400},
     ]
-    section = curves.curves(broken)
+    section = curves.curves(contents(records=broken), 96)
     assert [figure.name for figure in section.figures()] == ["curve-bits"]
     assert "from 4 at step 3 to 4 at step 3" in next(next(section.figures()).charts()).alt
 
 
-def test_events_are_listed_and_long_lists_cut() -> None:
-    table = curves.curves(records()).blocks[-1]
+def events_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Fold, Table]:
+    fold = curves.curves(contents(records=lines), 96).blocks[-1]
+    assert isinstance(fold, Fold)
+    (table,) = fold.blocks
     assert isinstance(table, Table)
+    return fold, table
+
+
+def test_events_are_listed_and_long_lists_cut() -> None:
+    fold, table = events_of(records())
+    assert fold.summary == "Events during training: 1 rollback, 2 warnings"
     assert table.rows[0] == (
         "50",
         "rollback",
@@ -171,8 +198,7 @@ def test_events_are_listed_and_long_lists_cut() -> None:
     )
     assert table.rows[1][1:] == ("inactive layers", "kl/01 stays near 0 nats")
     many = [*records(), *({"kind": "watch", "step": k, "message": f"m{k}"} for k in range(1000))]
-    table = curves.curves(many).blocks[-1]
-    assert isinstance(table, Table)
+    _, table = events_of(many)
     assert len(table.rows) == 51
     assert table.rows[25][1] == "953 more"
     assert table.rows[-1][2] == "m999"
@@ -180,21 +206,25 @@ def test_events_are_listed_and_long_lists_cut() -> None:
 
 def test_sections_without_content_say_why() -> None:
     bare = inspection(
-        chosen=(), layers=(), progressive=None, depth_attention=(), spatial_attention=(), bits=None
+        chosen=(),
+        layers=(),
+        progressive=None,
+        depth_attention=(),
+        spatial_attention=(),
+        bits=None,
+        strips=(),
+        expected={},
     )  # a model without latents
     made = contents(inspection=bare, records=[], recipe=None, model=Logistic((1, 8, 8), 16))
     sections = {section.anchor: section for section in page.compose(made, 96)}
-    assert list(sections) == ["numbers", "curves", "samples", "recipe"]
-    for anchor in ("curves", "recipe"):
-        (block,) = sections[anchor].blocks
-        assert isinstance(block, Prose)
-        assert block.text.startswith("Left out: ")
-    assert len(list(sections["samples"].figures())) == 1
+    assert list(sections) == ["samples", "curves", "comparison", "details"]
+    assert len(list(sections["samples"].figures())) == 2
     text = "".join(Read(page.render(made, list(sections.values()))).text)
-    assert text.count("Left out: ") == 2
+    assert text.count("Left out: ") == 2  # curves and recipe
     assert (
-        "Does not apply to this model: reconstructions, KL divergence of layers, active units, reconstructions from "
-        "the first layers, attention over depth, attention over space, where the bits go.\n" in text
+        "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
+        "top layers, where the bits go, KL divergence and active units of layers, attention over depth, attention over "
+        "space.\n" in text
     )
 
 
@@ -207,22 +237,77 @@ def test_what_a_hierarchy_has_not_is_said_and_what_it_has_is_not(whole: str) -> 
 @pytest.mark.parametrize(
     ("kind", "samples", "words"),
     [
-        (Kind.LOWER_BOUND, 100, "lower bound on the log-likelihood, L_100 of 100 importance samples"),
-        (Kind.LOWER_BOUND, 1, "lower bound on the log-likelihood, the ELBO"),
+        (Kind.LOWER_BOUND, 100, "lower bound on the log-likelihood (L_100, 100 importance samples)"),
+        (Kind.LOWER_BOUND, 1, "lower bound on the log-likelihood (ELBO)"),
         (Kind.EXACT, 1, "exact log-likelihood"),
-        (Kind.ESTIMATE, 1, "estimate of the log-likelihood, which may lie on either side"),
+        (Kind.ESTIMATE, 1, "estimate of the log-likelihood, which may err on either side"),
     ],
 )
 def test_the_headline_names_unit_and_kind(kind: Kind, samples: int, words: str) -> None:
     numbers = result(samples, kind=kind)
-    # -87 nats are 87 / (64 ln 2) = 1.96118 bits per dimension; their error 4 / sqrt 3 nats.
-    expected = f"1.9612 ± 0.0521 bits/dim (-87.00 ± 2.31 nats), {words}; the first 3 of 10 images of digits/test"
+    # -87 nats are 87 / (64 ln 2) = 1.96118 bits per dimension; their error is 4 / sqrt 3 nats.
+    where = "digits/test, the first 3 of 10 images"
+    expected = f"1.961 ± 0.052 bits/dim; independent pixels 2.50; {words}; {where}"
     assert page.headline(numbers) == expected
     binary = result(samples, {"shape": [1, 8, 8], "levels": 2}, kind=kind)
-    assert page.headline(binary).startswith("-87.00 ± 2.31 nats (1.9612 ± 0.0521 bits/dim)")
-    section = page.compose(contents(result=numbers), 96)[0]
-    told = "".join(block.text for block in section.blocks if isinstance(block, Prose))
+    # 2.5 bits per dimension are 2.5 * 64 ln 2 = 110.90 nats.
+    expected = f"87.0 ± 2.3 nats; independent pixels 110.9; {words}, shown as -log p; {where}"
+    assert page.headline(binary) == expected
+
+
+def test_a_page_has_one_unit() -> None:
+    binary = result(data={"shape": [1, 8, 8], "levels": 2})
+    found = inspection(levels=2)
+    made = contents(result=binary, inspection=found, levels=2)
+    text = page.render(made, page.compose(made, 96))
+    told = "".join(Read(text).text)
+    assert "the same number is 1.961 ± 0.052 bits/dim" in told
     assert "57 bytes, which are 7.12 bits/dim" in told  # 8 * 57 / 64
+    assert told.count("bits/dim") == 2
+    assert "test image 4 · 110.9 nats" in told  # 2.5 bits/dim
+    sections = {section.anchor: section for section in page.compose(contents(), 96)}
+    (curve,) = next(sections["curves"].figures()).charts()
+    assert "(bits/dim)" in curve.alt
+    kl = next(figure for figure in sections["curves"].figures() if figure.name == "curve-kl")
+    # The last KL divergence is 4 - 3 / 20 = 3.85 nats, thus 3.85 / (64 ln 2) bits per dimension.
+    assert "training goes from 0.02254 at step 10 to 0.08679 at step 200" in next(kl.charts()).alt
+
+
+def test_everything_at_the_top(whole: str) -> None:
+    text = Read(whole).text
+    top = "".join(text[: text.index("Samples")])
+    for part in (
+        "demo",
+        "attentive_vae, 12,345 parameters",
+        "2m05s",
+        "1.961 ± 0.052 bits/dim; independent pixels 2.50",
+    ):
+        assert part in top
+
+
+def test_what_few_read_is_folded_away() -> None:
+    folds = [
+        block.summary for section in page.compose(contents(), 96) for block in section.blocks if isinstance(block, Fold)
+    ]
+    for summary in ("Protocol and hashes", "Recipe", "Learning rate", "Active units", "Attention pixel by pixel"):
+        assert summary in folds
+    assert not any(isinstance(block, Table | Source) for s in page.compose(contents(), 96) for block in s.blocks)
+    assert "<details open" not in page.render(contents(), page.compose(contents(), 96))
+
+
+def test_samples_say_what_their_pixels_are() -> None:
+    def shown(**changes: Any) -> tuple[list[str], Tiles]:
+        (tiles,) = next(page.compose(contents(**changes), 96)[0].figures()).tiles()
+        return [tile.label for tile in tiles.tiles], tiles
+
+    labels, tiles = shown()
+    assert labels == ["Pixels drawn", "Means of the pixels, same latents"]
+    assert all(tile.pictures[0].image.width >= pixels.LARGE for tile in tiles.tiles)
+    labels, _ = shown(levels=2, inspection=inspection(levels=2))
+    assert labels == ["Probability of a white pixel", "Pixels drawn"]
+    examples = torch.zeros(9, 1, 8, 8, dtype=torch.uint8)
+    labels, _ = shown(inspection=inspection(expected={}, examples=examples))
+    assert labels == ["Pixels drawn", "Images of digits/test"]
 
 
 def decoded(uri: str) -> Image.Image:
@@ -236,6 +321,15 @@ def test_pictures_on_the_page_are_the_pixels() -> None:
     assert back.mode == "L"
     assert np.asarray(back).tolist() == [[0, 255], [85, 170]]
     assert picture.scale == pixels.TILE // 2
+    means = pixels.image(x / 2, 16, "alt", 96)  # in units of levels: 0, 7.5, 2.5, 5
+    assert np.asarray(means.image).tolist() == [[0, 128], [42, 85]]  # half to even
+
+
+def test_a_map_over_an_image() -> None:
+    x = torch.tensor([[[0, 15, 15]]])
+    picture = pixels.overlay(x, 16, torch.tensor([[0.0, 0.0, 2.0]]), 2.0, "alt", 96, 30)
+    dimmed = round(0.7 * 255)
+    assert np.asarray(picture.image).tolist() == [[[0] * 3, [dimmed] * 3, list(pixels.PALETTE[-1])]]
 
 
 def test_large_images_are_means_over_blocks() -> None:
@@ -342,49 +436,71 @@ def test_figures_are_saved_as_png_and_svg(tmp_path: Path) -> None:
 
 
 def test_a_long_recipe_is_cut() -> None:
-    block = page.compose(contents(recipe="a" * 60_000), 96)[-1].blocks[-1]
+    fold = page.compose(contents(recipe="a" * 60_000), 96)[-1].blocks[-1]
+    assert isinstance(fold, Fold)
+    block = fold.blocks[-1]
     assert isinstance(block, Source)
     assert block.text.endswith("a\n... and 10000 more letters")
 
 
 def test_the_matrix_has_numbers_where_there_is_room() -> None:
     values = np.array([[1.0, np.nan], [0.25, 0.75]])
-    text = inline(charts.matrix(values, ["r0", "r1"], ["c0", "c1"], ("rows", "columns")), "m", "alt")
+    text = inline(charts.matrix(values, ["r0", "r1"], ["c0", "c1"], ("rows", "columns"), ([1, 2], "far")), "m", "alt")
     written = [element.text for element in ElementTree.fromstring(text).iter() if element.text and element.text.strip()]
     assert [word for word in written if re.fullmatch(r"\d\.\d\d", word)] == ["1.00", "0.25", "0.75"]
-    large = charts.matrix(np.full((40, 40), 1 / 40), ["r"] * 40, ["c"] * 40, ("rows", "columns"))
+    large = charts.matrix(np.full((40, 40), 1 / 40), ["r"] * 40, ["c"] * 40, ("rows", "columns"), ([1.0] * 40, "far"))
     assert "0.03" not in inline(large, "m", "alt")
 
 
 def test_chart_texts_give_the_numbers() -> None:
     sections = {section.anchor: section for section in page.compose(contents(), 96)}
     kl: Chart = next(next(sections["kl"].figures()).charts())
-    assert kl.alt == "Bar chart of the KL divergence in nats: layer 0 0.00, layer 1 1.00, layer 2 2.00."
-    lead = sections["kl"].blocks[0]
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("1 of 3 layers is inactive, with a KL divergence below 0.01 nats per image: kl/00.")
-    scales = sections["kl"].blocks[2]
-    assert isinstance(scales, Table)
-    assert scales.rows == (("1 x 1", "1", "0.000", "0.0 %"), ("4 x 4", "2", "3.000", "100.0 %"))
+    # 1 nat is 1 / (64 ln 2) = 0.02254 bits per dimension.
+    assert kl.alt == "Bar chart of the KL divergence in bits/dim: layer 0 0, layer 1 0.0225, layer 2 0.0451."
+    assert next(sections["kl"].figures()).caption == "1 of 3 layers is inactive: layer 0."
+    scales = tables_of(sections["kl"])[0]
+    assert scales.rows == (("1 x 1", "1", "0", "0.0 %"), ("4 x 4", "2", "0.0676", "100.0 %"))
+    depth = next(sections["depth"].figures())
+    assert depth.caption == "On average a layer reads 1.2 layers away."
+
+
+def tables_of(section: Section) -> list[Table]:
+    return [
+        block for fold in section.blocks if isinstance(fold, Fold) for block in fold.blocks if isinstance(block, Table)
+    ]
+
+
+def prose_of(section: Section) -> str:
+    folds = (fold for fold in section.blocks if isinstance(fold, Fold))
+    return " ".join(block.text for fold in folds for block in fold.blocks if isinstance(block, Prose))
+
+
+def test_how_far_a_layer_reads() -> None:
+    matrix = torch.tensor([[0.5, 0.25, 0.25], [torch.nan, 0.5, 0.5]], dtype=torch.float64)
+    view = DepthAttentionView("inference", ("0", "1"), ("0", "1", "image"), matrix, (0.1, 0.3), torch.zeros(0))
+    section = attention.depth(contents(inspection=inspection(latents=2, depth_attention=(view,))), 96)
+    assert section is not None
+    (figure,) = section.figures()
+    # The image is layer 2: 0.25 + 0.5 = 0.75 for the first reader, 0.5 for the second.
+    assert figure.caption == "On average a layer reads 0.6 layers away."
+    assert "here 0.10 to 0.30" in figure.reading
 
 
 def test_estimates_of_divergences_say_so() -> None:
     plain = inspection().layers
     layers = (plain[0], plain[1], replace(plain[2], nats=-0.25, inactive=True, drawn=True, latent="z1 top-down"))
     section = kl_section(layers)
-    assert section.title == "KL divergence of the latent layers"
-    _, _, told, _, table = section.blocks
-    assert isinstance(told, Prose)
-    assert "no closed form" in told.text
-    assert isinstance(table, Table)
-    assert table.head == ("layer", "latent", "grid", "channels", "nats", "state")
-    assert table.rows[2] == ("kl/02", "z1 top-down", "4 x 4", "2", "-0.250 ± 0.100", "inactive, an estimate")
+    assert section.title == "KL divergence by layer"
+    assert "no closed form" in prose_of(section)
+    table = tables_of(section)[1]
+    assert table.head == ("layer", "latent", "grid", "channels", "bits/dim", "state")
+    assert table.rows[2] == ("2", "z1 top-down", "4 x 4", "2", "-0.0056 ± 0.0023", "inactive, an estimate")
     drawing = charts.bars([1.0, -0.25], [0.1, 0.1], [False, True], "nats", "layer")
     assert drawing.axes[0].get_ylim()[0] < -0.3  # the bar and its error are within the frame
 
 
 def kl_section(layers: Sequence[Layer]) -> Section:
-    return latents.divergences(inspection(layers=tuple(layers)))
+    return latents.divergences(contents(inspection=inspection(layers=tuple(layers))), 96)
 
 
 def test_terms_that_are_no_divergences_are_called_terms() -> None:
@@ -392,27 +508,24 @@ def test_terms_that_are_no_divergences_are_called_terms() -> None:
     term = replace(plain[2], nats=-1.26, drawn=True, divergence=False)
     section = kl_section([plain[0], plain[1], term])
     assert section.title == "Terms of the latent layers"
-    lead, figure, told, _, table = section.blocks
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("1 of 3 layers is inactive, with a KL divergence below 0.01 nats per image: kl/00.")
-    assert isinstance(figure, Figure)
+    figure = next(section.figures())
+    assert figure.caption == "1 of 3 layers is inactive: layer 0."
     (chart,) = figure.charts()
-    assert chart.alt == "Bar chart of the terms in nats: layer 0 0.00, layer 1 1.00, layer 2 -1.26."
-    assert isinstance(told, Prose)
-    assert "no KL divergence" in told.text
-    assert isinstance(table, Table)
-    assert table.rows[2][-2:] == ("-1.260 ± 0.100", "term, no divergence")
-    lead = kl_section([plain[1], term]).blocks[0]
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("The one layer that can be judged alone, kl/01, is not inactive")
-    lead = kl_section([replace(layer, inactive=True) for layer in (plain[0], term)]).blocks[0]
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("All 2 layers are inactive: together their terms are below 0.01 nats per image.")
-    bits = next(
-        s for s in page.compose(contents(inspection=inspection(layers=(*plain[:2], term))), 96) if s.anchor == "bits"
-    )
-    (table,) = (block for figure in bits.figures() for block in figure.content if isinstance(block, Table))
-    assert table.head[-3:] == ("KL of layer 0", "KL of layer 1", "term of layer 2")
+    assert chart.alt == "Bar chart of the terms in bits/dim: layer 0 0, layer 1 0.0225, layer 2 -0.0284."
+    assert "no KL divergence" in prose_of(section)
+    assert tables_of(section)[1].rows[2][-2:] == ("-0.0284 ± 0.0023", "term, no divergence")
+    assert caption([plain[1], term]) == "Layer 0, the only one that can be judged by itself, is active."
+    assert caption([plain[1], plain[2], term]) == "None of the 2 layers that can be judged by themselves is inactive."
+    assert caption([replace(layer, inactive=True) for layer in (plain[0], term)]) == "All 2 layers are inactive."
+    assert caption([plain[1], plain[0], plain[0]]) == "2 of 3 layers are inactive: layers 1 and 2."
+    made = contents(inspection=inspection(layers=(*plain[:2], term)))
+    section = next(section for section in page.compose(made, 96) if section.anchor == "bits")
+    first = next(list(section.figures())[1].tiles())
+    assert [tile.label for tile in first.tiles][1:] == ["KL of layer 0", "KL of layer 1", "term of layer 2"]
+
+
+def caption(layers: Sequence[Layer]) -> str:
+    return next(kl_section(layers).figures()).caption
 
 
 def test_the_result_may_come_from_a_file() -> None:

@@ -40,11 +40,23 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
     assert say("inspect", run, "--limit", 8, "--importance-samples", 2) == 0
     said = capsys.readouterr()
     assert f"the page, for any browser: {run / 'inspection.html'}\n" in said.out
-    assert "L_2 of 2 importance samples; 8 of 397 images, spread evenly, seed 0" in said.out
+    assert "(L_2, 2 importance samples); digits/test, 8 of 397 images, spread evenly, seed 0\n" in said.out
     page = text(run / "inspection.html")
     assert "measured for this page: 8 of 397 images, spread evenly, seed 0; davi evaluate measures all images" in page
     assert "name: attentive_digits_tiny" in page
-    for name in ("curve-bits", "samples", "reconstructions-worst", "kl", "depth-generative", "depth-inference", "bits"):
+    assert "<dt>Training</dt><dd>" in page
+    assert "4 steps, averaged weights</dd>" in page
+    assert "digits, 1 x 8 x 8, 17 levels" in page
+    for name in (
+        "curve-bits",
+        "samples",
+        "reconstructions",
+        "variations",
+        "kl",
+        "depth-generative",
+        "depth-inference",
+        "bits",
+    ):
         assert (run / "inspection" / f"{name}.png").is_file()
         assert (run / "inspection" / f"{name}.svg").is_file()
 
@@ -52,7 +64,7 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
 def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(run: Path, capsys: Capture) -> None:
     assert say("evaluate", run, "--limit", 5) == 0
     assert say("inspect", run, "--no-figures") == 0
-    assert "the ELBO; 5 of 397 images, spread evenly, seed 0" in capsys.readouterr().out
+    assert "(ELBO); digits/test, 5 of 397 images, spread evenly, seed 0\n" in capsys.readouterr().out
     assert "those of evaluation.json" in text(run / "inspection.html")
     assert not (run / "inspection").exists()
     assert say("inspect", run, "--no-figures", "--limit", 6) == 0  # asked for others: measured

@@ -104,6 +104,7 @@ def inspect(
         bits=found.bits,
         active_units=evaluation.measure(ACTIVE_UNITS),
         strips=strips,
+        examples=evenly(inspected, min(samples, n)).pixels.cpu(),
     )
 
 
@@ -166,16 +167,19 @@ def _chosen(
     dims = evaluation.dims
     chosen = tuple(
         Chosen(
-            role, places[i], name_of(images, places[i]), bits_per_dim(float(evaluation.elbo[i]), dims), original, picture
+            role,
+            places[i],
+            name_of(images, places[i]),
+            bits_per_dim(float(evaluation.elbo[i]), dims),
+            original,
+            picture,
         )
         for (role, i), original, picture in zip(roles, originals.cpu(), reconstructions, strict=True)
     )
     return chosen, "means" if means else "modes"
 
 
-def _typical_first(
-    x: Tensor, names: Sequence[str], labels: Tensor | None
-) -> tuple[Tensor, list[str], Tensor | None]:
+def _typical_first(x: Tensor, names: Sequence[str], labels: Tensor | None) -> tuple[Tensor, list[str], Tensor | None]:
     """The images that are shown, the typical ones before the best and the worst."""
     order = [*range(1, len(x) - 1), 0, len(x) - 1] if len(x) > 2 else list(range(len(x)))
     return x[order], [names[i] for i in order], None if labels is None else labels[order]

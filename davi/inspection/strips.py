@@ -70,7 +70,7 @@ def _between(a: Tensor, b: Tensor) -> Tensor:
 def _ends(images: Tensor, names: Sequence[str], pair: tuple[int, int], between: Tensor) -> Strip:
     """A strip whose first and last picture are the two images themselves."""
     first, last = (images[i : i + 1].to(between) for i in pair)
-    labels = (names[pair[0]], *(f"{share:.2f}" for share in _shares(torch.zeros(1)).tolist()), names[pair[1]])
+    labels = ("original", *(f"{share:.2f}" for share in _shares(between.float()).tolist()), "original")
     title = f"{names[pair[0]]} to {names[pair[1]]}"
     return Strip("interpolation", title, labels, torch.cat([first, between, last]).cpu())
 
@@ -113,15 +113,13 @@ def _variations(model: Hierarchy, image: Tensor, name: str, generator: Generator
             model, context, STEPS, depth, lambda latent: latent.center(), lambda latent: latent.sample(generator)
         )
         pictures = pixels_of(likelihood)
-        labels = (name, *[""] * STEPS)
-        title = f"top {depth} of {layers} layers kept" if depth > 1 else f"top layer of {layers} kept"
+        labels = ("original", *[""] * STEPS)
+        title = f"{name}, {f'top {depth}' if depth > 1 else 'top layer'} of {layers} kept"
         rows.append(Strip("variations", title, labels, torch.cat([image.cpu().to(pictures), pictures])))
     return rows
 
 
-def _completions(
-    model: Autoregressive, image: Tensor, name: str, generator: Generator, label: Tensor | None
-) -> Strip:
+def _completions(model: Autoregressive, image: Tensor, name: str, generator: Generator, label: Tensor | None) -> Strip:
     """The upper half of an image, completed several times."""
     _, height, width = model.shape
     given = height // 2 * width
@@ -130,7 +128,7 @@ def _completions(
     half = image.clone()
     half.flatten(2)[..., given:] = 0
     pictures = torch.cat([image.to(drawn), half.to(drawn), drawn]).cpu()
-    return Strip("completions", name, (name, "given", *[""] * STEPS), pictures)
+    return Strip("completions", name, ("original", "given", *[""] * STEPS), pictures)
 
 
 def _chain(model: Normalized, image: Tensor, name: str, generator: Generator) -> Strip:
@@ -139,5 +137,5 @@ def _chain(model: Normalized, image: Tensor, name: str, generator: Generator) ->
     for steps in _CHAIN:
         states.append(model.energy.gibbs(states[-1], steps - done, generator))
         done = steps
-    labels = (name, *(f"{steps:,} {'step' if steps == 1 else 'steps'}" for steps in _CHAIN))
+    labels = ("original", *(f"{steps:,} {'step' if steps == 1 else 'steps'}" for steps in _CHAIN))
     return Strip("chain", name, labels, torch.cat([state.to(image) for state in states]).cpu())

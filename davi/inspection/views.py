@@ -219,6 +219,7 @@ class Inspection:
         spatial_attention: one view for each of some non-local blocks.
         bits: maps of at most four images: the best, two typical, the worst.
         active_units: how they were counted; the numbers of each layer stand with it.
+        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``.
         strips: interpolations, variations, completions, chains: those that a model of this kind has.
     """
 
@@ -237,3 +238,4 @@ class Inspection:
     pixels: Literal["means", "modes"] = "modes"
     shown: tuple[str, ...] = ()
     strips: tuple[Strip, ...] = ()
+    examples: Tensor | None = None

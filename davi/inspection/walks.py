@@ -44,7 +44,7 @@ def walk(
 
 
 def pixels_of(likelihood: Distribution) -> Tensor:
-    """The picture of p(x | z): its mean in units of levels, a float, where that is known, else its mode, ``[B, C, H, W]``.
+    """The picture of p(x | z), ``[B, C, H, W]``: its mean in units of levels (floats) if known, else its mode.
 
     The mean of a binary pixel is its probability of being 1.
     """

@@ -36,6 +36,7 @@ headline = numbers.in_one_line
 _SIDES = (128, 96, 64, 48, 32, 16, 8)
 """Longest sides of an image, in pixels of its picture: the first with which the page is small enough."""
 
+
 @dataclass(frozen=True)
 class Part:
     """A part of the page, which some models have.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from davi.inspection import DepthAttentionView, SpatialAttentionView
 from davi.page import charts, pixels
-from davi.page.bits import name_of
+from davi.page.bits import name_of, spread
 from davi.page.blocks import Chart, Figure, Fold, Picture, Section, Tile, Tiles
 from davi.page.contents import Contents
 
@@ -79,7 +79,7 @@ def _distances(view: DepthAttentionView, values: NDArray[np.float64], layers: in
 
 def _depth_maps(view: DepthAttentionView, contents: Contents, longest: int) -> Figure:
     """The weights at each pixel: a row for each image and reader, a map for each layer that is read."""
-    readers = _spread(len(view.readers))
+    readers = spread(len(view.readers), _MOST_READERS)
     rows = []
     for i, planes in enumerate(view.maps):  # [readers, sources, h, w]
         name = name_of(contents.inspection, i)
@@ -94,7 +94,9 @@ def _depth_maps(view: DepthAttentionView, contents: Contents, longest: int) -> F
                     picture = pixels.maps(weights[None], 1.0, alt, longest, pixels.SMALL)
                     tiles.append(Tile((picture,), f"{_label(source)}: {mean:.2f}"))
             rows.append(Tiles(tuple(tiles), f"{name}, {label} reads"))
-    some = f" {len(readers)} of {len(view.readers)} reading layers are shown." if len(readers) < len(view.readers) else ""
+    some = (
+        f" {len(readers)} of {len(view.readers)} reading layers are shown." if len(readers) < len(view.readers) else ""
+    )
     return Figure(
         f"depth-{view.side}-maps",
         (*rows, pixels.legend(1.0, "weight")),
@@ -105,11 +107,6 @@ def _depth_maps(view: DepthAttentionView, contents: Contents, longest: int) -> F
         _PAPER.format(f"{view.side} attention over depth"),
         title=f"{view.side.capitalize()} side, pixel by pixel",
     )
-
-
-def _spread(n: int) -> list[int]:
-    """At most :data:`_MOST_READERS` of n readers, first and last among them."""
-    return sorted({round(place) for place in np.linspace(0, n - 1, min(n, _MOST_READERS))})
 
 
 def _label(name: str) -> str:

@@ -97,14 +97,17 @@ def _layers(contents: Contents, maps: BitMaps, longest: int) -> Figure:
         reading += " Estimated terms may be below zero, and are then as dark as zero."
     if maps.layers.shape[1] > len(layers):
         reading += f" Of {maps.layers.shape[1]} layers the {len(layers)} with the highest cost are shown."
-    return Figure(
-        "bits-layers", (*rows, *legends), "The same cost, split into pixels and latent layers.", reading, ""
-    )
+    return Figure("bits-layers", (*rows, *legends), "The same cost, split into pixels and latent layers.", reading, "")
 
 
 def name_of(found: Inspection, i: int) -> str:
     """The name of one of the images whose maps are shown."""
     return found.shown[i] if i < len(found.shown) else f"image {i + 1}"
+
+
+def spread(n: int, most: int) -> list[int]:
+    """Places of at most so many of n things, at equal distances, first and last among them."""
+    return sorted({round(place) for place in np.linspace(0, n - 1, min(n, most))})
 
 
 def _in_unit(bits: Tensor, maps: BitMaps, unit: Unit) -> Tensor:

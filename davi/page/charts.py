@@ -73,6 +73,12 @@ _STYLE = {
 _LONGEST_CURVE = 400
 """Points: more cannot be told apart."""
 
+_SHORT = 0.07
+"""Length of a short mark, as a share of the height."""
+
+_LONGEST_NAME = 24
+"""Letters of the name of a bar; of longer ones the beginning is shown."""
+
 _CELLS_WITH_NUMBERS = 9
 """Rows or columns of a matrix up to which there is room for a number in each cell."""
 
@@ -101,11 +107,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Mark:
-    """An upright line at a step, and what it stands for in the legend."""
+    """A vertical line at a step, and what it stands for in the legend; a short one is a tick on the axis."""
 
     label: str
     x: float
     color: str
+    short: bool = False
 
 
 def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[Mark] = (), cut: bool = False) -> Figure:
@@ -115,7 +122,7 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
         curves: drawn in the order blue, vermilion, green; the second and third are dashed and dotted as well.
         y_label: with the unit.
         x_label: with the unit.
-        marks: upright lines.
+        marks: vertical lines.
         cut: values of the first tenth of the range of x may lie above the frame, so that the rest can be read.
     """
     with style():
@@ -130,7 +137,10 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
         for mark in marks:
             label = "_" if mark.label in named else mark.label
             named.add(mark.label)
-            axes.axvline(mark.x, color=mark.color, linestyle=(0, (2, 2)), linewidth=1, label=label)
+            if mark.short:
+                axes.axvline(mark.x, 0, _SHORT, color=mark.color, linewidth=1.2, label=label)
+            else:
+                axes.axvline(mark.x, color=mark.color, linestyle=(0, (2, 2)), linewidth=1, label=label)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -143,7 +153,7 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
 def bars(
     heights: Sequence[float], errors: Sequence[float], hollow: Sequence[bool], y_label: str, x_label: str
 ) -> Figure:
-    """Upright bars numbered from 0, with errors; hollow ones stand out.
+    """Vertical bars numbered from 0, with errors; hollow ones stand out.
 
     Arguments:
         heights: of the bars; those below zero hang down.
@@ -190,7 +200,8 @@ def levels(values: Sequence[float], names: Sequence[str], texts: Sequence[str], 
         for place, value, text in zip(places, values, texts, strict=True):
             end = (max(value, 0.0), place)
             axes.annotate(text, end, (4, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_yticks(places, names)
+        shown = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..." for name in names]
+        axes.set_yticks(places, shown)
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.grid(False)
@@ -207,7 +218,7 @@ def matrix(
     labels: tuple[str, str],
     beside: tuple[Sequence[float], str],
 ) -> Figure:
-    """A matrix of shares as colored cells, 0 dark and 1 bright, and a bar for each row; what is no number is left empty.
+    """A matrix of shares as colored cells, 0 dark and 1 bright, and a bar for each row; NaN is left empty.
 
     Arguments:
         values: in 0..1, or NaN, [rows, columns].
@@ -268,7 +279,7 @@ def _empty(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
 
 
 def _cut(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Limits of the upright axis that hold all values but those of the first tenth of the steps."""
+    """Limits of the vertical axis that hold all values but those of the first tenth of the steps."""
     last = max((curve.x[-1] for curve in curves if len(curve.x)), default=0.0)
     late = [y for curve in curves for x, y in zip(curve.x, curve.y, strict=True) if x > last / 10]
     if late:

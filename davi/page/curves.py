@@ -61,7 +61,7 @@ def _marks(events: Records) -> list[Mark]:
     return [
         Mark("rollback", float(event["step"]), VERMILION)
         if event["kind"] == "rollback"
-        else Mark("warning", float(event["step"]), PURPLE)
+        else Mark("warning", float(event["step"]), PURPLE, short=True)
         for event in events
         if abs(event["step"]) < 2**53
     ]
@@ -74,7 +74,7 @@ def _counted(events: Records) -> str:
 
 
 def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: Unit) -> Iterator[Figure]:
-    marked = " Dashed vertical lines mark rollbacks and warnings, which are listed below." if marks else ""
+    marked = " Vertical lines mark rollbacks, short ticks warnings; both are listed below." if marks else ""
     cost = [_scaled(curve, unit.of_bits) for curve in _pair(train, validation, "bits_per_dim")]
     loss = [] if cost else _pair(train, validation, "loss")
     if loss:

@@ -7,7 +7,7 @@ from torch import Tensor
 from davi.inspection import Chosen, Inspection
 from davi.model import LatentModel
 from davi.page import pixels
-from davi.page.blocks import Block, Figure, Fold, Prose, Section, Tile, Tiles
+from davi.page.blocks import Block, Figure, Fold, Picture, Prose, Section, Tile, Tiles
 from davi.page.contents import Contents
 from davi.page.units import Unit
 
@@ -26,6 +26,9 @@ def samples(contents: Contents, longest: int) -> Section:
         return Section("samples", title, (Prose("Left out: no images were drawn."),))
     first, *others = sorted(found.samples, key=lambda temperature: (temperature != 1.0, -temperature))
     tiles = _kinds(contents, first, longest, pixels.LARGE)
+    if len(tiles) == 1 and found.examples is not None:  # nothing else to set beside the samples
+        alt = f"{len(found.examples)} images of {found.set}."
+        tiles += (Tile((_square(contents, found.examples, alt, longest, pixels.LARGE),), f"Images of {found.set}"),)
     blocks: list[Block] = [
         Figure(
             "samples",
@@ -68,9 +71,13 @@ def _kinds(contents: Contents, temperature: float, longest: int, room: int) -> t
 
 
 def _sheet(contents: Contents, x: Tensor, what: str, temperature: float, longest: int, room: int) -> Tile:
-    columns = max(round(len(x) ** 0.5), 1)
     alt = f"{len(x)} samples at temperature {temperature:g}, {what}."
-    return Tile((pixels.sheet(x, contents.levels, columns, alt, longest, room),), what[0].upper() + what[1:])
+    return Tile((_square(contents, x, alt, longest, room),), what[0].upper() + what[1:])
+
+
+def _square(contents: Contents, x: Tensor, alt: str, longest: int, room: int) -> Picture:
+    """As many rows as columns, if the number of images allows."""
+    return pixels.sheet(x, contents.levels, max(round(len(x) ** 0.5), 1), alt, longest, room)
 
 
 def _what_pixels(contents: Contents, temperature: float) -> str:
@@ -114,9 +121,7 @@ def _chosen(contents: Contents, longest: int) -> Block:
     found, unit = contents.inspection, contents.unit
     rows = []
     for role, heading in _ROLES.items():
-        tiles = tuple(
-            _beside(item, contents.levels, unit, longest) for item in found.chosen if item.role == role
-        )
+        tiles = tuple(_beside(item, contents.levels, unit, longest) for item in found.chosen if item.role == role)
         if tiles:
             rows.append(Tiles(tiles, heading))
     if not rows:

@@ -8,13 +8,16 @@ from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_NATS
 from davi.formatting import size
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
-from davi.page.bits import name_of
+from davi.page.bits import name_of, spread
 from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table, Tile, Tiles
 from davi.page.charts import Curve
 from davi.page.contents import Contents
 from davi.page.images import reduced
 from davi.page.units import Unit
 from davi.quantity import Statistic
+
+_MOST_PICTURES = 11
+"""In a row, beside the original."""
 
 _NO_CLOSED_FORM = (
     "Divergences marked as estimates have no closed form: each is the mean of log q(z) - log p(z) over images, with "
@@ -155,7 +158,8 @@ def progressive(contents: Contents, longest: int) -> Section | None:
     for i, original in enumerate(found.originals):
         name = name_of(inspection, i)
         tiles = []
-        for k, images in zip(found.depths, found.images, strict=True):
+        for place in spread(len(found.depths), _MOST_PICTURES):
+            k, images = found.depths[place], found.images[place]
             alt = f"{name}, from {_first(k, found.depths[-1])}."
             tiles.append(Tile((pixels.image(images[i], contents.levels, alt, longest, pixels.SMALL),), str(k)))
         last = pixels.image(original, contents.levels, f"{name}, original.", longest, pixels.SMALL)

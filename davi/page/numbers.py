@@ -88,7 +88,9 @@ def comparison(contents: Contents, _: int) -> Section | None:
         if baseline.bits_per_dim is not None:
             cost = unit.text(unit.cost(from_bits(baseline.bits_per_dim, baseline.standard_error, dims)))
         rows.append((baseline.name, cost, baseline.note))
-    fold = Fold("The same as a table", (Table("Baselines on the same images", ("method", unit.name, "how"), tuple(rows)),))
+    fold = Fold(
+        "The same as a table", (Table("Baselines on the same images", ("method", unit.name, "how"), tuple(rows)),)
+    )
     return Section("comparison", "Comparison with baselines", (figure, fold))
 
 

@@ -30,8 +30,8 @@ LARGE = 600
 TILE = 132
 """Pixels of the screen for one image."""
 
-SMALL = 88
-"""The same for one of many: four fit side by side on a phone."""
+SMALL = 100
+"""The same for one of many: twelve fit side by side on a wide page, three on a phone."""
 
 GAP = 2
 """Pixels between pictures in a strip."""
@@ -166,7 +166,9 @@ def overlay(x: Tensor, levels: int, values: Tensor, high: float, alt: str, longe
     return Picture(picture, max(room // max(picture.size), 1), alt)
 
 
-def _laid_over(gray: NDArray[np.float64], colors: NDArray[np.float64], opaque: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _laid_over(
+    gray: NDArray[np.float64], colors: NDArray[np.float64], opaque: NDArray[np.float64]
+) -> NDArray[np.uint8]:
     """Colors, ``[..., 3]``, over shades, ``[...]``, as opaque as they are said to be."""
     mixed = (1 - opaque[..., None]) * _DIMMED * gray[..., None] + opaque[..., None] * colors
     return mixed.round().astype(np.uint8)
