@@ -33,7 +33,7 @@ LARGEST = 5_000_000
 
 headline = numbers.in_one_line
 
-_SIDES = (128, 96, 64, 48, 32, 16, 8)
+_SIDES = (128, 64, 32, 16, 8)
 """Longest sides of an image, in pixels of its picture: the first with which the page is small enough."""
 
 

@@ -23,6 +23,8 @@ PNG_FRAME = 57
 _LONGEST_RECIPE = 50_000
 """Letters: a recipe is some two thousand."""
 
+_COMPARISON = "Comparison with baselines"
+
 _DEEPEST = 4
 _SEPARATE = ("model", "data", "dims", "set", "split", "images", "images_available", "limit", "subset", "files")
 """Fields of the protocol that are told in words of their own."""
@@ -56,12 +58,12 @@ def _beside(result: Result, unit: Unit) -> str:
     return ""
 
 
-def comparison(contents: Contents, _: int) -> Section | None:
+def comparison(contents: Contents, _: int) -> Section:
     """The model beside methods that have learned nothing, or little, about images."""
     result, unit = contents.result, contents.unit
     known = [baseline for baseline in result.baselines if baseline.bits_per_dim is not None]
     if not known:
-        return None
+        return Section("comparison", _COMPARISON, (Prose("Left out: no baseline was measured."),))
     model = unit.cost(result.bound)
     costs = [model.mean, *(unit.of_bits(baseline.bits_per_dim or 0.0) for baseline in known)]
     names = ["this model", *(baseline.name for baseline in known)]
@@ -91,7 +93,7 @@ def comparison(contents: Contents, _: int) -> Section | None:
     fold = Fold(
         "The same as a table", (Table("Baselines on the same images", ("method", unit.name, "how"), tuple(rows)),)
     )
-    return Section("comparison", "Comparison with baselines", (figure, fold))
+    return Section("comparison", _COMPARISON, (figure, fold))
 
 
 def details(contents: Contents, _: int) -> Section:

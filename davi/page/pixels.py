@@ -44,6 +44,9 @@ PALETTE = tuple(
 )
 """Colors of maps, dark for the least and yellow for the most."""
 
+_WIDEST = 4
+"""Pixels of the screen that a gap may be wide."""
+
 _DIMMED = 0.7
 """Factor on the shades of an image under a map."""
 
@@ -108,12 +111,14 @@ def sheet(
     """
     x, levels = in_levels(shrunk(x, longest), levels)
     plain = pictures.grid(x, levels, columns, scale=1, padding=0)
-    scale = max(room // max(plain.size), 1)
-    if padding:  # enlarged here, not by the browser, which would enlarge the gaps as well
-        wide = room - (columns + 1) * padding
-        times = -(-wide // plain.width) if room >= LARGE else wide // max(plain.size)
-        plain = pictures.grid(x, levels, columns, scale=max(times, 1), padding=padding)
-        scale = 1
+    if padding and room >= LARGE:
+        scale = max(-(-(room - (columns + 1) * padding) // plain.width), 1)
+    else:
+        scale = max((room - (columns + 1) * padding) // max(plain.size), 1)
+    if 1 < scale <= _WIDEST:  # the gaps may be enlarged with the pixels
+        plain = pictures.grid(x, levels, columns, scale=1, padding=1 if padding else 0)
+    elif padding:
+        plain, scale = pictures.grid(x, levels, columns, scale=scale, padding=padding), 1
     if x.shape[1] != 3:
         plain = plain.convert("L")
     return Picture(plain, scale, alt)
