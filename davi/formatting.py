@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from davi.quantity import Quantity, Statistic
@@ -69,6 +69,11 @@ def duration(seconds: float) -> str:
 def size(sides: Iterable[Any]) -> str:
     """Sides of a shape or a grid: ``3 x 32 x 32``."""
     return " x ".join(map(str, sides))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: ``1, 2 and 3``."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def or_dash(value: Any, form: str = "{}") -> str:

@@ -266,8 +266,8 @@ def test_a_page_has_one_unit(sections: dict[str, Section]) -> None:
     made = contents(result=binary, inspection=found, levels=2)
     told = "".join(Read(page.render(made, page.compose(made, 96))).text)
     assert "the same number is 1.961 ± 0.052 bits/dim" in told
-    assert "57 bytes, which are 7.12 bits/dim" in told  # 8 * 57 / 64
-    assert told.count("bits/dim") == 2
+    assert "57 bytes, which are 316.1 nats" in told  # 8 * 57 ln 2
+    assert told.count("bits/dim") == 1
     assert "test image 4 · 110.9 nats" in told  # 2.5 bits/dim
     (curve,) = next(sections["curves"].figures()).charts()
     assert "(bits/dim)" in curve.alt

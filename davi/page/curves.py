@@ -83,7 +83,7 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
             (Chart(charts.lines(loss, "loss", "step", marks, cut=True), _told(loss, "")),),
             "What the objective minimizes.",
             "This loss is not a likelihood; compare it only with itself over the steps." + marked,
-            "The paper of the objective says what the loss is.",
+            "",
         )
     if cost:
         yield Figure(
@@ -118,7 +118,7 @@ def _rate(train: Records, marks: Sequence[Mark]) -> Iterator[Figure]:
             (Chart(charts.lines(rate, "learning rate", "step", marks), _told(rate, "")),),
             "Learning rate, as the schedule of the recipe sets it.",
             "After a rollback training goes on with a smaller learning rate.",
-            "The papers give the schedule in words.",
+            "",
         )
 
 

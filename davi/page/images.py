@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from davi.formatting import listed
 from davi.inspection import Chosen, Inspection
 from davi.model import LatentModel
 from davi.page import pixels
@@ -52,7 +53,7 @@ def samples(contents: Contents, longest: int) -> Section:
             "The kind of figure shown in NVAE (Vahdat and Kautz, NeurIPS 2020) and in Very Deep VAEs (Child, ICLR "
             "2021).",
         )
-        told = ", ".join(f"{temperature:g}" for temperature in others)
+        told = listed([f"{temperature:g}" for temperature in others])
         blocks.append(Fold(f"Samples at temperature {told}", (lower,)))
     return Section("samples", title, tuple(blocks))
 

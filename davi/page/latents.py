@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_NATS
-from davi.formatting import size
+from davi.formatting import listed, size
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
 from davi.page.bits import name_of, spread
@@ -46,7 +46,7 @@ def divergences(contents: Contents, _: int) -> Section:
     figure = Figure(
         "kl",
         (Chart(drawing, f"Bar chart of the {plural} in {unit.name}: {told}."),),
-        f"{_inactive(layers)}",
+        _inactive(layers),
         f"A bar is what one layer costs, mean and standard error over {found.images} images with one draw each. All "
         "bars together are the KL divergence in the ELBO, that of the posterior of all latents from their prior. "
         + ("A layer tells no more about an image than it costs. " if pure else "")
@@ -70,11 +70,6 @@ def divergences(contents: Contents, _: int) -> Section:
 
 def _named(layers: Sequence[Layer]) -> bool:
     return any(layer.latent for layer in layers)
-
-
-def listed(names: Sequence[str]) -> str:
-    """``1, 2 and 3``."""
-    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
 
 
 def _inactive(layers: Sequence[Layer]) -> str:

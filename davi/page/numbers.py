@@ -72,6 +72,7 @@ def comparison(contents: Contents, _: int) -> Section:
     best = min(known, key=lambda baseline: baseline.bits_per_dim or 0.0)
     than = unit.of_bits(best.bits_per_dim or 0.0) / model.mean if model.mean > 0 else 0.0
     dims = result.protocol.dims
+    frame = unit.of_bits(8 * PNG_FRAME / dims)
     figure = Figure(
         "comparison",
         (Chart(charts.levels(costs, names, texts, unit.name), f"Bar chart of {unit.name}: {told}."),),
@@ -80,9 +81,9 @@ def comparison(contents: Contents, _: int) -> Section:
         else f"The best baseline, {best.name}, costs less than the model.",
         "The same images, coded by other methods; lower is better. Independent pixels know how often each value occurs "
         "at each place and nothing else. PNG and WebP are the sizes of whole files, one for each image: beside its "
-        f"pixels a PNG file holds at least {PNG_FRAME} bytes, which are {8 * PNG_FRAME / dims:.2f} bits/dim for images "
-        f"of {dims:,} values. That is why small images cost so much as files.",
-        "Independent pixels and file formats are the baselines of this page; papers compare models.",
+        f"pixels a PNG file holds at least {PNG_FRAME} bytes, which are {unit.short(frame)} {unit.name} for images of "
+        f"{dims:,} values. That is why small images cost so much as files.",
+        "",
     )
     rows = [("this model", unit.text(model), headline(result).claim)]
     for baseline in result.baselines:
