@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -13,7 +11,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from inspected import contents, inspection, records, result
@@ -24,10 +21,8 @@ from davi import page
 from davi.errors import UserError
 from davi.evaluation.result import Result
 from davi.evidence import Kind
-from davi.inspection import DepthAttentionView, Layer
-from davi.page import attention, bits, charts, curves, images, latents, numbers, pixels
-from davi.page.blocks import Chart, Figure, Fold, Prose, Section, Source, Table, Tiles
-from davi.page.saved import inline
+from davi.page import curves, images, numbers, pixels
+from davi.page.blocks import Chart, Figure, Fold, Section, Source, Table, Tiles
 from davi.records import read, to_json
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -312,80 +307,6 @@ def test_samples_say_what_their_pixels_are() -> None:
     assert labels == ["Pixels drawn", "Images of digits/test"]
 
 
-def decoded(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-
-
-def test_pictures_on_the_page_are_the_pixels() -> None:
-    x = torch.tensor([[[0, 15], [5, 10]]])  # [1, 2, 2] of 16 levels, each 17 / 255 of the way
-    picture = pixels.image(x, 16, "alt", 96)
-    back = decoded(pixels.data_uri(picture.image))
-    assert back.mode == "L"
-    assert np.asarray(back).tolist() == [[0, 255], [85, 170]]
-    assert picture.scale == pixels.TILE // 2
-    means = pixels.image(x / 2, 16, "alt", 96)  # in units of levels: 0, 7.5, 2.5, 5
-    assert np.asarray(means.image).tolist() == [[0, 128], [42, 85]]  # half to even
-
-
-def test_a_map_over_an_image() -> None:
-    x = torch.tensor([[[0, 15, 15]]])
-    picture = pixels.overlay(x, 16, torch.tensor([[0.0, 0.0, 2.0]]), 2.0, "alt", 96, 30)
-    dimmed = round(0.7 * 255)
-    assert np.asarray(picture.image).tolist() == [[[0] * 3, [dimmed] * 3, list(pixels.PALETTE[-1])]]
-
-
-def test_large_images_are_means_over_blocks() -> None:
-    x = torch.arange(5 * 4).reshape(1, 5, 4)
-    shrunk = pixels.shrunk(x, 3)  # blocks of two; the last row of blocks is one pixel high
-    # by hand: (0+1+4+5)/4 = 2.5 -> 2 (half to even), (2+3+6+7)/4 = 4.5 -> 4, ... (16+17)/2 = 16.5 -> 16, 18.5 -> 18
-    assert shrunk.tolist() == [[[2, 4], [10, 12], [16, 18]]]
-    assert pixels.shrunk(x, 5) is x
-    assert pixels.shrunk(x.double(), 3)[0, 0].tolist() == [2.5, 4.5]
-
-
-def test_maps_go_from_dark_to_bright_and_what_is_no_number_is_transparent() -> None:
-    values = torch.tensor([[[0.0, 0.5, 1.0, 7.0, float("nan")]]])
-    picture = decoded(pixels.data_uri(pixels.maps(values, 1.0, "alt", 96).image))
-    colors = np.asarray(picture.convert("RGBA"))[0].tolist()
-    assert colors[0] == [*pixels.PALETTE[0], 255]
-    assert colors[2] == colors[3] == [*pixels.PALETTE[-1], 255]
-    assert colors[4][3] == 0
-    lightness = [sum(color[:3]) for color in colors[:3]]
-    assert lightness == sorted(lightness)
-    assert picture.mode == "P"
-
-
-def test_the_query_is_framed() -> None:
-    plain = pixels.maps(torch.zeros(1, 4, 4), 1.0, "alt", 96, room=32)  # each pixel eight times
-    framed = pixels.marked(plain, (1, 2), (4, 4))
-    colors = np.asarray(framed.image.convert("RGB"))
-    frame = (colors != pixels.PALETTE[0]).any(-1)
-    rows, columns = np.nonzero(frame)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 15, 16, 23)
-    assert not frame[11:13, 19:21].any()
-    assert framed.image.width * framed.scale == 32
-
-
-def test_charts_take_the_colors_of_the_page() -> None:
-    drawing = charts.lines([charts.Curve("a < b & $c$", [1, 2], [3.0, 4.0])], "y", "x")
-    text = inline(drawing, "one", 'said "so"')
-    root = ElementTree.fromstring(text)
-    assert root.get("aria-label") == 'said "so"'
-    assert "var(--ink)" in text
-    assert "var(--blue)" in text
-    assert not any(color in text for color in charts.THEME)
-    assert all(identifier.startswith("one-") for identifier in re.findall(r' id="([^"]+)"', text))
-    assert inline(drawing, "one", 'said "so"') == text
-    assert "<style" not in text
-
-
-def test_long_curves_are_thinned_and_keep_their_end() -> None:
-    x, y = charts.thinned(range(10_000), [2.0 * i for i in range(10_000)])
-    assert 200 <= len(x) <= 401
-    assert (x[-1], y[-1]) == (9999, 19998)
-    assert np.allclose(y, 2 * x)
-
-
 @pytest.mark.parametrize("shape", [(3, 256, 256), (1, 40, 200), (4, 16, 16), (1, 1, 1)])
 def test_every_shape_gives_a_page_below_the_limit(shape: tuple[int, int, int], tmp_path: Path) -> None:
     found = inspection(latents=2, shape=shape, levels=256)
@@ -446,87 +367,11 @@ def test_a_long_recipe_is_cut() -> None:
     assert block.text.endswith("a\n... and 10000 more letters")
 
 
-def test_the_matrix_has_numbers_where_there_is_room() -> None:
-    values = np.array([[1.0, np.nan], [0.25, 0.75]])
-    text = inline(charts.matrix(values, ["r0", "r1"], ["c0", "c1"], ("rows", "columns"), ([1, 2], "far")), "m", "alt")
-    written = [element.text for element in ElementTree.fromstring(text).iter() if element.text and element.text.strip()]
-    assert [word for word in written if re.fullmatch(r"\d\.\d\d", word)] == ["1.00", "0.25", "0.75"]
-    large = charts.matrix(np.full((40, 40), 1 / 40), ["r"] * 40, ["c"] * 40, ("rows", "columns"), ([1.0] * 40, "far"))
-    assert "0.03" not in inline(large, "m", "alt")
-
-
 def test_chart_texts_give_the_numbers(sections: dict[str, Section]) -> None:
     kl: Chart = next(next(sections["kl"].figures()).charts())
     # 1 nat is 1 / (64 ln 2) = 0.02254 bits per dimension.
     assert kl.alt == "Bar chart of the KL divergence in bits/dim: layer 0 0, layer 1 0.0225, layer 2 0.0451."
     assert next(sections["kl"].figures()).caption == "1 of 3 layers is inactive: layer 0."
-    scales = tables_of(sections["kl"])[0]
-    assert scales.rows == (("1 x 1", "1", "0", "0.0 %"), ("4 x 4", "2", "0.0676", "100.0 %"))
-
-
-def tables_of(section: Section) -> list[Table]:
-    return [
-        block for fold in section.blocks if isinstance(fold, Fold) for block in fold.blocks if isinstance(block, Table)
-    ]
-
-
-def prose_of(section: Section) -> str:
-    folds = (fold for fold in section.blocks if isinstance(fold, Fold))
-    return " ".join(block.text for fold in folds for block in fold.blocks if isinstance(block, Prose))
-
-
-def test_how_far_a_layer_reads() -> None:
-    matrix = torch.tensor([[0.5, 0.25, 0.25], [torch.nan, 0.5, 0.5]], dtype=torch.float64)
-    view = DepthAttentionView("inference", ("0", "1"), ("0", "1", "image"), matrix, (0.1, 0.3), torch.zeros(0))
-    section = attention.depth(contents(inspection=inspection(latents=2, depth_attention=(view,))), 96)
-    assert section is not None
-    (figure,) = section.figures()
-    # The image is layer 2: 0.25 + 0.5 = 0.75 for the first reader, 0.5 for the second.
-    assert figure.caption == "On average a layer reads 0.6 layers away."
-    assert "here 0.10 to 0.30" in figure.reading
-
-
-def test_estimates_of_divergences_say_so() -> None:
-    plain = inspection().layers
-    layers = (plain[0], plain[1], replace(plain[2], nats=-0.25, inactive=True, drawn=True, latent="z1 top-down"))
-    section = kl_section(layers)
-    assert section.title == "KL divergence by layer"
-    assert "no closed form" in prose_of(section)
-    table = tables_of(section)[1]
-    assert table.head == ("layer", "latent", "grid", "channels", "bits/dim", "state")
-    assert table.rows[2] == ("2", "z1 top-down", "4 x 4", "2", "-0.0056 ± 0.0023", "inactive, an estimate")
-    drawing = charts.bars([1.0, -0.25], [0.1, 0.1], [False, True], "nats", "layer")
-    assert drawing.axes[0].get_ylim()[0] < -0.3  # the bar and its error are within the frame
-
-
-def kl_section(layers: Sequence[Layer]) -> Section:
-    return latents.divergences(contents(inspection=inspection(layers=tuple(layers))), 96)
-
-
-def test_terms_that_are_no_divergences_are_called_terms() -> None:
-    plain = inspection().layers
-    term = replace(plain[2], nats=-1.26, drawn=True, divergence=False)
-    section = kl_section([plain[0], plain[1], term])
-    assert section.title == "Terms of the latent layers"
-    figure = next(section.figures())
-    assert figure.caption == "1 of 3 layers is inactive: layer 0."
-    (chart,) = figure.charts()
-    assert chart.alt == "Bar chart of the terms in bits/dim: layer 0 0, layer 1 0.0225, layer 2 -0.0284."
-    assert "no KL divergence" in prose_of(section)
-    assert tables_of(section)[1].rows[2][-2:] == ("-0.0284 ± 0.0023", "term, no divergence")
-    assert caption([plain[1], term]) == "Layer 0, the only one that can be judged by itself, is active."
-    assert caption([plain[1], plain[2], term]) == "None of the 2 layers that can be judged by themselves is inactive."
-    assert caption([replace(layer, inactive=True) for layer in (plain[0], term)]) == "All 2 layers are inactive."
-    assert caption([plain[1], plain[0], plain[0]]) == "2 of 3 layers are inactive: layers 1 and 2."
-    made = contents(inspection=inspection(layers=(*plain[:2], term)))
-    section = bits.bits(made, 96)
-    assert section is not None
-    first = next(list(section.figures())[1].tiles())
-    assert [tile.label for tile in first.tiles][1:] == ["KL of layer 0", "KL of layer 1", "term of layer 2"]
-
-
-def caption(layers: Sequence[Layer]) -> str:
-    return next(kl_section(layers).figures()).caption
 
 
 def test_the_result_may_come_from_a_file() -> None:
