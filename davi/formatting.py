@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from davi.quantity import Quantity, Statistic
@@ -12,6 +13,8 @@ UNITS = {"nats": "nats", "bits_per_dim": "bits/dim"}
 
 DIGITS = {"nats": 2, "bits_per_dim": 4}
 """Decimals of a quantity in either unit."""
+
+_MOST_DECIMALS = 6
 
 
 def with_error(statistic: Statistic, digits: int, sign: str = "") -> str:
@@ -35,6 +38,24 @@ def in_units(quantity: Quantity, units: Iterable[str]) -> tuple[str, ...]:
     return tuple(with_error(quantity.in_unit(unit), DIGITS[unit]) for unit in units)
 
 
+def significant(statistic: Statistic, digits: int) -> str:
+    """A mean and its standard error, with as many decimals as give the error two significant digits.
+
+    Arguments:
+        statistic: the two.
+        digits: decimals of the mean where it has no error.
+
+    Example:
+        >>> significant(Statistic(3.14159, 0.0123), 4), significant(Statistic(250.3, 31.4), 4)
+        ('3.142 ± 0.012', '250 ± 31')
+    """
+    error = statistic.standard_error
+    if error is None or not 0.0 < error < math.inf:
+        return with_error(statistic, digits)
+    needed = 1 - math.floor(math.log10(float(f"{error:.1e}")))  # rounded first: 0.0996 is 0.10
+    return with_error(statistic, min(max(needed, 0), _MOST_DECIMALS))
+
+
 def duration(seconds: float) -> str:
     """Seconds in words: ``45s``, ``12m05s``, ``3h07m``."""
     whole = max(0, round(seconds))
@@ -48,6 +69,11 @@ def duration(seconds: float) -> str:
 def size(sides: Iterable[Any]) -> str:
     """Sides of a shape or a grid: ``3 x 32 x 32``."""
     return " x ".join(map(str, sides))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: ``1, 2 and 3``."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def or_dash(value: Any, form: str = "{}") -> str:

@@ -22,6 +22,7 @@ from davi.inspection import (
     Layer,
     Progressive,
     SpatialAttentionView,
+    Strip,
 )
 from davi.page import Contents
 from davi.report import protocol_of, result_of
@@ -123,7 +124,7 @@ def inspection(
         "set": "digits/test",
         "samples": {t: draws(16) for t in (0.6, 0.8, 1.0)},
         "chosen": tuple(
-            Chosen(role, 4 * k + i, 1.5 + k + 0.1 * i, draws(), draws())
+            Chosen(role, 4 * k + i, f"test image {4 * k + i}", 1.5 + k + 0.1 * i, draws(), draws())
             for k, role in enumerate(("best", "typical", "worst"))
             for i in range(4)
         ),
@@ -137,6 +138,14 @@ def inspection(
         "depth_attention": (depth("generative"), depth("inference")),
         "spatial_attention": (SpatialAttentionView("decoder cell 0", half, half, 0.125, queries, space),),
         "bits": BitMaps(draws(n), weights(n, h, w), weights(n, latents, h, w)),
+        "expected": {t: (levels - 1) * weights(16, *shape) for t in (0.6, 0.8, 1.0)},
+        "pixels": "means",
+        "shown": ("test image 0", "test image 4"),
+        "strips": tuple(
+            Strip(kind, f"row {i}", ("original", "", "0.50"), (levels - 1) * weights(3, *shape))
+            for kind in ("interpolation", "variations")
+            for i in range(2)
+        ),
     }
     return Inspection(**{**values, **changes})
 
@@ -145,7 +154,7 @@ def contents(**changes: Any) -> Contents:
     """A page with every section filled."""
     values: dict[str, Any] = {
         "title": "demo",
-        "subtitle": "attentive_vae, 12,345 parameters",
+        "facts": [("Model", "attentive_vae, 12,345 parameters"), ("Training", "2m05s")],
         "result": result(),
         "measured": "Measured for a test.",
         "inspection": inspection(),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inspected import contents
 from torch import Generator, Tensor
 
 import davi
@@ -118,7 +119,7 @@ def test_a_layer_at_work_may_have_a_negative_term() -> None:
     assert "inactive" not in text
     found = inspect(model, some, limit=200, samples=1)
     assert [(layer.divergence, layer.inactive) for layer in found.layers] == [(True, False), (False, False)]
-    section = page.latents.divergences(found)
+    section = page.latents.divergences(contents(inspection=found), 96)
     assert section.title == "Terms of the latent layers"
     record = {"kind": "validation", "step": 1, "seconds": 1.0, **validate(model.eval(), some, 100, seed=0)}
     assert record["no_divergence"] == ["kl/01"]

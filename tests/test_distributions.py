@@ -187,6 +187,7 @@ def test_bernoulli_samples(temperature: float) -> None:
 def test_bernoulli_mode() -> None:
     p = Bernoulli(torch.tensor([-0.1, 0.1]).view(1, 1, 1, 2))
     assert p.mode().flatten().tolist() == [0, 1]
+    torch.testing.assert_close(p.mean(), torch.sigmoid(p.logits))
     assert torch.equal(p.sample(temperature=0.0), p.mode())
 
 
@@ -199,6 +200,8 @@ def test_categorical_is_that_of_torch() -> None:
     torch.testing.assert_close(p.log_prob(x), expected.sum((1, 2, 3)), rtol=IDENTITY, atol=IDENTITY)
     assert p.levels == 5
     assert torch.equal(p.mode(), logits.argmax(1))
+    by_hand = sum(v * logits.softmax(1)[:, v] for v in range(logits.shape[1]))
+    torch.testing.assert_close(p.mean(), by_hand)
     assert torch.equal(p.sample(temperature=0.0), p.mode())
 
 

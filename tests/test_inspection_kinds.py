@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -21,6 +21,7 @@ from davi.distributions import Bernoulli, Distribution
 from davi.evaluation import evaluate
 from davi.evidence import Evidence, Kind
 from davi.inspection import Inspection, inspect
+from davi.inspection.names import name_of
 from davi.model import Autoregressive, Energy, Model, Normalized, Partition, Temperature
 from davi.report import protocol_of, result_of, to_terminal
 
@@ -120,13 +121,64 @@ def test_an_autoregressive_model_shows_where_its_bits_go() -> None:
     np.testing.assert_allclose(found.bits.reconstruction[black].numpy(), math.log2(1 + math.exp(-1)), rtol=1e-6)
     assert "Where the bits go" in text
     assert "given the pixels before it" in text
+    first = found.strips[0]
+    assert (first.kind, first.labels[:2]) == ("completions", ("original", "given"))
+    # The upper row is kept in all draws; the lower one is theirs.
+    assert (first.images[:, :, :1] == first.images[:1, :, :1]).all()
+    assert not first.images[1, :, 1:].any()
+    assert len({tuple(image.flatten().tolist()) for image in first.images[2:]}) > 1
+    assert "Completions" in text
     assert "pixels given latents" not in text
-    assert "exact log-likelihood" in text
+    assert "Exact log-likelihood" in text
     assert "ELBO" not in without_curves(text) + table
     assert (
-        "Does not apply to this model: reconstructions, KL divergence of layers, active units, reconstructions from "
-        "the first layers, attention over depth, attention over space.\n" in text
+        "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
+        "top layers, KL divergence and active units of layers, attention over depth, attention over space.\n" in text
     )
+
+
+def test_images_are_named_by_their_files_where_these_are_known() -> None:
+    @dataclass(frozen=True, eq=False)
+    class Filed(Images):
+        files: tuple[str, ...] = ("a/one.png", "a/two.png", "b.png", "c.png", "d.png")
+        corners: Tensor | None = None
+
+    assert name_of(IMAGES, 3) == "test image 3"
+    assert name_of(IMAGES.subset(slice(5), "folder"), 3) == "image 3"
+    filed = Filed(IMAGES.pixels, 2, "toy/test")
+    assert name_of(filed, 1) == "two.png"
+    corners = torch.tensor([[0, 0], [32, 64], [0, 0], [0, 0], [0, 0]])
+    assert name_of(replace(filed, corners=corners), 1) == "two.png, row 32, column 64"
+    found = inspect(Chain(), filed, samples=2)
+    assert {item.name for item in found.chosen} <= {"one.png", "two.png", "b.png", "c.png", "d.png"}
+
+
+def test_an_energy_shows_where_its_chain_goes() -> None:
+    @final
+    class Flipping(Energy):
+        """A chain that turns every pixel over at each step."""
+
+        name: ClassVar[str] = "flipping"
+        Config: ClassVar[type] = Nothing
+
+        def __init__(self) -> None:
+            super().__init__((1, 2, 3), 2, Nothing())
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def free_energy(self, v: Tensor) -> Tensor:
+            return self.weight * v.flatten(1).sum(1)
+
+        def gibbs(
+            self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0
+        ) -> Tensor:
+            return v if steps % 2 == 0 else 1 - v
+
+    found, text, _ = seen(Normalized(Flipping(), Partition(6 * math.log(2), Kind.EXACT)))
+    strip = found.strips[0]
+    assert strip.labels == ("original", "1 step", *(f"{n:,} steps" for n in (2, 5, 10, 20, 100, 1000)))
+    flipped = [bool((image != strip.images[0]).all()) for image in strip.images]
+    assert flipped == [False, True, False, True, False, False, False, False]
+    assert "Markov chains" in text
 
 
 def test_a_model_without_latents_reconstructs_nothing(
@@ -139,7 +191,7 @@ def test_a_model_without_latents_reconstructs_nothing(
 
 def test_a_bound_of_a_model_without_latents_is_called_a_lower_bound() -> None:
     _, text, table = seen(Flowlike())
-    assert "lower bound on the log-likelihood; all 5 images of toy/test" in text
+    assert "Lower bound on the log-likelihood, shown as -log p; toy/test, all 5 images. Lower is better." in text
     assert "part of the lower bound" in text
     assert "ELBO" not in without_curves(text) + table
     assert "log p(x), lower bound" in table
@@ -148,5 +200,5 @@ def test_a_bound_of_a_model_without_latents_is_called_a_lower_bound() -> None:
 @pytest.mark.parametrize("kind", [Kind.EXACT, Kind.ESTIMATE])
 def test_an_energy_with_its_partition_function(kind: Kind) -> None:
     _, text, _ = seen(Normalized(Flat(), Partition(6 * math.log(2), kind)))
-    assert {Kind.EXACT: "exact log-likelihood", Kind.ESTIMATE: "estimate of the log-likelihood"}[kind] in text
-    assert "1.0000 ± 0.0000" in text  # a bit for every pixel
+    assert {Kind.EXACT: "Exact log-likelihood", Kind.ESTIMATE: "Estimate of the log-likelihood"}[kind] in text
+    assert "4.16 ± 0.00 nats" in text  # a bit for every pixel: 6 ln 2

@@ -442,3 +442,28 @@ def test_derivatives_are_those_of_the_formula(levels: int) -> None:
     for own, other in zip(found, expected, strict=True):
         # Roundings of float64, in the derivative magnified by the largest terms that cancel.
         torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12 * float(other.detach().abs().max()))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_mean_is_that_of_many_draws(channels: int) -> None:
+    """With all mass well inside the range, where nothing is lost beyond the ends."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(1, 3, 1, 2, 2, generator=generator)
+    means = 0.3 * torch.randn(1, 3, channels, 2, 2, generator=generator).clamp(-1.5, 1.5)
+    log_scales = torch.full_like(means, -4.0)
+    coefficients = 0.3 * torch.randn(1, 3, 3, 2, 2, generator=generator).clamp(-1, 1) if channels == 3 else None
+
+    def of(n: int) -> DiscretizedLogisticMixture:
+        parts = [x.expand(n, -1, -1, -1, -1) for x in (logits, means, log_scales)]
+        c = None if coefficients is None else coefficients.expand(n, -1, -1, -1, -1)
+        return DiscretizedLogisticMixture(*parts, 256, c)
+
+    draws = of(20_000).sample(generator).double()
+    error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - of(1).mean()[0]).abs() <= 5 * error).all()
+
+
+def test_the_mean_stays_within_the_levels() -> None:
+    means = torch.tensor([-3.0, 5.0]).view(1, 1, 1, 1, 2)
+    mixture = DiscretizedLogisticMixture(torch.zeros(1, 1, 1, 1, 2), means, torch.full_like(means, -3.0), 16)
+    assert mixture.mean().flatten().tolist() == [0.0, 15.0]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from inspected import contents, inspection, records, result
@@ -24,14 +21,25 @@ from davi import page
 from davi.errors import UserError
 from davi.evaluation.result import Result
 from davi.evidence import Kind
-from davi.inspection import Layer
-from davi.page import charts, curves, latents, pixels
-from davi.page.blocks import Chart, Figure, Prose, Section, Source, Table
-from davi.page.saved import inline
+from davi.page import curves, images, numbers, pixels
+from davi.page.blocks import Chart, Figure, Fold, Section, Source, Table, Tiles
 from davi.records import read, to_json
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
-SECTIONS = ["numbers", "curves", "samples", "reconstructions", "kl", "units", "progressive", "depth", "space", "bits"]
+SECTIONS = [
+    "samples",
+    "reconstructions",
+    "progressive",
+    "interpolation",
+    "variations",
+    "bits",
+    "kl",
+    "curves",
+    "comparison",
+    "depth",
+    "space",
+    "details",
+]
 
 
 class Read(HTMLParser):
@@ -70,21 +78,26 @@ def rendered(**changes: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole() -> str:
-    return rendered()
+def sections() -> dict[str, Section]:
+    return {section.anchor: section for section in page.compose(contents(), 96)}
 
 
-def test_sections_in_order_with_figures_that_explain_themselves(whole: str) -> None:
+@pytest.fixture(scope="module")
+def whole(sections: dict[str, Section]) -> str:
+    return page.render(contents(), list(sections.values()))
+
+
+def test_sections_in_order_with_figures_that_explain_themselves(whole: str, sections: dict[str, Section]) -> None:
     read = Read(whole)
-    assert [item["id"] for item in read.all("section")] == [*SECTIONS, "recipe"]
-    assert [item["href"] for item in read.all("a")][1:] == [f"#{name}" for name in [*SECTIONS, "recipe"]]
-    names = [figure.name for section in page.compose(contents(), 96) for figure in section.figures()]
-    assert len(names) == len(set(names)) == 17
+    assert [item["id"] for item in read.all("section")] == SECTIONS
+    assert [item["href"] for item in read.all("a")][1:] == [f"#{name}" for name in SECTIONS]
+    names = [figure.name for section in sections.values() for figure in section.figures()]
+    assert len(names) == len(set(names)) == 20
     assert len(read.all("figure")) == len(read.all("figcaption")) == len(names)
-    for section in page.compose(contents(), 96):
+    for section in sections.values():
         for figure in section.figures():
-            assert figure.reading.startswith("How to read it: ")
-            assert figure.paper
+            assert len(figure.caption) < 120
+            assert figure.reading
 
 
 def test_nothing_is_fetched_and_nothing_runs(whole: str) -> None:
@@ -112,7 +125,7 @@ def test_marks_for_those_who_do_not_see(whole: str) -> None:
     assert read.all("html") == [{"lang": "en"}]
     assert all(image["alt"] for image in read.all("img"))
     drawings = [item for item in read.all("svg") if item.get("role") == "img"]
-    assert len(drawings) == 8
+    assert len(drawings) == 9
     assert all(item["aria-label"] for item in drawings)
     assert all(item.get("scope") in ("col", "row") for item in read.all("th"))
     identifiers = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
@@ -130,10 +143,16 @@ def test_text_of_others_stays_text() -> None:
     protocol = replace(numbers.protocol, commit=HOSTILE)
     numbers = replace(numbers, protocol=protocol, baselines=(baseline,))
     lines = [*records(), {"kind": "watch", "step": 3, "what": HOSTILE, "message": HOSTILE}]
-    found = inspection(set=HOSTILE)
+    plain = inspection()
+    found = inspection(
+        set=HOSTILE,
+        shown=(HOSTILE, HOSTILE),
+        chosen=tuple(replace(item, name=HOSTILE) for item in plain.chosen),
+        strips=tuple(replace(strip, title=HOSTILE, labels=(HOSTILE, "", "")) for strip in plain.strips),
+    )
     text = rendered(
         title=HOSTILE,
-        subtitle=HOSTILE,
+        facts=[(HOSTILE, HOSTILE)],
         measured=HOSTILE,
         result=numbers,
         records=lines,
@@ -143,8 +162,8 @@ def test_text_of_others_stays_text() -> None:
     read = Read(text)
     assert read.all("script") == []
     assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
-    assert sum(HOSTILE in part for part in read.text) >= 10
-    assert len(read.all("section")) == 11
+    assert sum(HOSTILE in part for part in read.text) >= 30
+    assert len(read.all("section")) == len(SECTIONS)
 
 
 def test_metrics_that_are_no_numbers_are_left_out() -> None:
@@ -156,14 +175,22 @@ def test_metrics_that_are_no_numbers_are_left_out() -> None:
         {"kind": ["train"], "step": 4},
         {"kind": "rollback", "step": 10**400},
     ]
-    section = curves.curves(broken)
+    section = curves.curves(contents(records=broken), 96)
     assert [figure.name for figure in section.figures()] == ["curve-bits"]
     assert "from 4 at step 3 to 4 at step 3" in next(next(section.figures()).charts()).alt
 
 
-def test_events_are_listed_and_long_lists_cut() -> None:
-    table = curves.curves(records()).blocks[-1]
+def events_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Fold, Table]:
+    fold = curves.curves(contents(records=lines), 96).blocks[-1]
+    assert isinstance(fold, Fold)
+    (table,) = fold.blocks
     assert isinstance(table, Table)
+    return fold, table
+
+
+def test_events_are_listed_and_long_lists_cut() -> None:
+    fold, table = events_of(records())
+    assert fold.summary == "Events during training: 1 rollback, 2 warnings"
     assert table.rows[0] == (
         "50",
         "rollback",
@@ -171,8 +198,7 @@ def test_events_are_listed_and_long_lists_cut() -> None:
     )
     assert table.rows[1][1:] == ("inactive layers", "kl/01 stays near 0 nats")
     many = [*records(), *({"kind": "watch", "step": k, "message": f"m{k}"} for k in range(1000))]
-    table = curves.curves(many).blocks[-1]
-    assert isinstance(table, Table)
+    _, table = events_of(many)
     assert len(table.rows) == 51
     assert table.rows[25][1] == "953 more"
     assert table.rows[-1][2] == "m999"
@@ -180,21 +206,25 @@ def test_events_are_listed_and_long_lists_cut() -> None:
 
 def test_sections_without_content_say_why() -> None:
     bare = inspection(
-        chosen=(), layers=(), progressive=None, depth_attention=(), spatial_attention=(), bits=None
+        chosen=(),
+        layers=(),
+        progressive=None,
+        depth_attention=(),
+        spatial_attention=(),
+        bits=None,
+        strips=(),
+        expected={},
     )  # a model without latents
     made = contents(inspection=bare, records=[], recipe=None, model=Logistic((1, 8, 8), 16))
     sections = {section.anchor: section for section in page.compose(made, 96)}
-    assert list(sections) == ["numbers", "curves", "samples", "recipe"]
-    for anchor in ("curves", "recipe"):
-        (block,) = sections[anchor].blocks
-        assert isinstance(block, Prose)
-        assert block.text.startswith("Left out: ")
-    assert len(list(sections["samples"].figures())) == 1
+    assert list(sections) == ["samples", "curves", "comparison", "details"]
+    assert len(list(sections["samples"].figures())) == 2
     text = "".join(Read(page.render(made, list(sections.values()))).text)
-    assert text.count("Left out: ") == 2
+    assert text.count("Left out: ") == 2  # curves and recipe
     assert (
-        "Does not apply to this model: reconstructions, KL divergence of layers, active units, reconstructions from "
-        "the first layers, attention over depth, attention over space, where the bits go.\n" in text
+        "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
+        "top layers, where the bits go, KL divergence and active units of layers, attention over depth, attention over "
+        "space.\n" in text
     )
 
 
@@ -207,87 +237,74 @@ def test_what_a_hierarchy_has_not_is_said_and_what_it_has_is_not(whole: str) -> 
 @pytest.mark.parametrize(
     ("kind", "samples", "words"),
     [
-        (Kind.LOWER_BOUND, 100, "lower bound on the log-likelihood, L_100 of 100 importance samples"),
-        (Kind.LOWER_BOUND, 1, "lower bound on the log-likelihood, the ELBO"),
+        (Kind.LOWER_BOUND, 100, "lower bound on the log-likelihood (L_100, 100 importance samples)"),
+        (Kind.LOWER_BOUND, 1, "lower bound on the log-likelihood (ELBO)"),
         (Kind.EXACT, 1, "exact log-likelihood"),
-        (Kind.ESTIMATE, 1, "estimate of the log-likelihood, which may lie on either side"),
+        (Kind.ESTIMATE, 1, "estimate of the log-likelihood, which may err on either side"),
     ],
 )
 def test_the_headline_names_unit_and_kind(kind: Kind, samples: int, words: str) -> None:
     numbers = result(samples, kind=kind)
-    # -87 nats are 87 / (64 ln 2) = 1.96118 bits per dimension; their error 4 / sqrt 3 nats.
-    expected = f"1.9612 ± 0.0521 bits/dim (-87.00 ± 2.31 nats), {words}; the first 3 of 10 images of digits/test"
+    # -87 nats are 87 / (64 ln 2) = 1.96118 bits per dimension; their error is 4 / sqrt 3 nats.
+    where = "digits/test, the first 3 of 10 images"
+    expected = f"1.961 ± 0.052 bits/dim; independent pixels 2.50; {words}; {where}"
     assert page.headline(numbers) == expected
     binary = result(samples, {"shape": [1, 8, 8], "levels": 2}, kind=kind)
-    assert page.headline(binary).startswith("-87.00 ± 2.31 nats (1.9612 ± 0.0521 bits/dim)")
-    section = page.compose(contents(result=numbers), 96)[0]
-    told = "".join(block.text for block in section.blocks if isinstance(block, Prose))
-    assert "57 bytes, which are 7.12 bits/dim" in told  # 8 * 57 / 64
+    # 2.5 bits per dimension are 2.5 * 64 ln 2 = 110.90 nats.
+    expected = f"87.0 ± 2.3 nats; independent pixels 110.9; {words}, shown as -log p; {where}"
+    assert page.headline(binary) == expected
 
 
-def decoded(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+def test_a_page_has_one_unit(sections: dict[str, Section]) -> None:
+    binary = result(data={"shape": [1, 8, 8], "levels": 2})
+    found = inspection(levels=2)
+    made = contents(result=binary, inspection=found, levels=2)
+    told = "".join(Read(page.render(made, page.compose(made, 96))).text)
+    assert "the same number is 1.961 ± 0.052 bits/dim" in told
+    assert "57 bytes, which are 316.1 nats" in told  # 8 * 57 ln 2
+    assert told.count("bits/dim") == 1
+    assert "test image 4 · 110.9 nats" in told  # 2.5 bits/dim
+    (curve,) = next(sections["curves"].figures()).charts()
+    assert "(bits/dim)" in curve.alt
+    kl = next(figure for figure in sections["curves"].figures() if figure.name == "curve-kl")
+    # The last KL divergence is 4 - 3 / 20 = 3.85 nats, thus 3.85 / (64 ln 2) bits per dimension.
+    assert "training goes from 0.02254 at step 10 to 0.08679 at step 200" in next(kl.charts()).alt
 
 
-def test_pictures_on_the_page_are_the_pixels() -> None:
-    x = torch.tensor([[[0, 15], [5, 10]]])  # [1, 2, 2] of 16 levels, each 17 / 255 of the way
-    picture = pixels.image(x, 16, "alt", 96)
-    back = decoded(pixels.data_uri(picture.image))
-    assert back.mode == "L"
-    assert np.asarray(back).tolist() == [[0, 255], [85, 170]]
-    assert picture.scale == pixels.TILE // 2
+def test_everything_at_the_top(whole: str) -> None:
+    text = Read(whole).text
+    top = "".join(text[: text.index("Samples")])
+    for part in (
+        "demo",
+        "attentive_vae, 12,345 parameters",
+        "2m05s",
+        "1.961 ± 0.052 bits/dim; independent pixels 2.50",
+    ):
+        assert part in top
 
 
-def test_large_images_are_means_over_blocks() -> None:
-    x = torch.arange(5 * 4).reshape(1, 5, 4)
-    shrunk = pixels.shrunk(x, 3)  # blocks of two; the last row of blocks is one pixel high
-    # by hand: (0+1+4+5)/4 = 2.5 -> 2 (half to even), (2+3+6+7)/4 = 4.5 -> 4, ... (16+17)/2 = 16.5 -> 16, 18.5 -> 18
-    assert shrunk.tolist() == [[[2, 4], [10, 12], [16, 18]]]
-    assert pixels.shrunk(x, 5) is x
-    assert pixels.shrunk(x.double(), 3)[0, 0].tolist() == [2.5, 4.5]
+def test_what_few_read_is_folded_away(whole: str, sections: dict[str, Section]) -> None:
+    blocks = [block for section in sections.values() for block in section.blocks]
+    folds = [block.summary for block in blocks if isinstance(block, Fold)]
+    for summary in ("Protocol and hashes", "Recipe", "Learning rate", "Active units", "Attention pixel by pixel"):
+        assert summary in folds
+    assert not any(isinstance(block, Table | Source) for block in blocks)
+    assert "<details open" not in whole
 
 
-def test_maps_go_from_dark_to_bright_and_what_is_no_number_is_transparent() -> None:
-    values = torch.tensor([[[0.0, 0.5, 1.0, 7.0, float("nan")]]])
-    picture = decoded(pixels.data_uri(pixels.maps(values, 1.0, "alt", 96).image))
-    colors = np.asarray(picture.convert("RGBA"))[0].tolist()
-    assert colors[0] == [*pixels.PALETTE[0], 255]
-    assert colors[2] == colors[3] == [*pixels.PALETTE[-1], 255]
-    assert colors[4][3] == 0
-    lightness = [sum(color[:3]) for color in colors[:3]]
-    assert lightness == sorted(lightness)
-    assert picture.mode == "P"
+def test_samples_say_what_their_pixels_are() -> None:
+    def shown(**changes: Any) -> tuple[list[str], Tiles]:
+        (tiles,) = next(images.samples(contents(**changes), 96).figures()).tiles()
+        return [tile.label for tile in tiles.tiles], tiles
 
-
-def test_the_query_is_framed() -> None:
-    plain = pixels.maps(torch.zeros(1, 4, 4), 1.0, "alt", 96, room=32)  # each pixel eight times
-    framed = pixels.marked(plain, (1, 2), (4, 4))
-    colors = np.asarray(framed.image.convert("RGB"))
-    frame = (colors != pixels.PALETTE[0]).any(-1)
-    rows, columns = np.nonzero(frame)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 15, 16, 23)
-    assert not frame[11:13, 19:21].any()
-    assert framed.image.width * framed.scale == 32
-
-
-def test_charts_take_the_colors_of_the_page() -> None:
-    drawing = charts.lines([charts.Curve("a < b & $c$", [1, 2], [3.0, 4.0])], "y", "x")
-    text = inline(drawing, "one", 'said "so"')
-    root = ElementTree.fromstring(text)
-    assert root.get("aria-label") == 'said "so"'
-    assert "var(--ink)" in text
-    assert "var(--blue)" in text
-    assert not any(color in text for color in charts.THEME)
-    assert all(identifier.startswith("one-") for identifier in re.findall(r' id="([^"]+)"', text))
-    assert inline(drawing, "one", 'said "so"') == text
-    assert "<style" not in text
-
-
-def test_long_curves_are_thinned_and_keep_their_end() -> None:
-    x, y = charts.thinned(range(10_000), [2.0 * i for i in range(10_000)])
-    assert 200 <= len(x) <= 401
-    assert (x[-1], y[-1]) == (9999, 19998)
-    assert np.allclose(y, 2 * x)
+    labels, tiles = shown()
+    assert labels == ["Pixels drawn", "Means of the pixels, same latents"]
+    assert all(tile.width >= pixels.LARGE for tile in tiles.tiles)
+    labels, _ = shown(levels=2, inspection=inspection(levels=2))
+    assert labels == ["Probability of a white pixel", "Pixels drawn"]
+    examples = torch.zeros(9, 1, 8, 8, dtype=torch.uint8)
+    labels, _ = shown(inspection=inspection(expected={}, examples=examples))
+    assert labels == ["Pixels drawn", "Images of digits/test"]
 
 
 @pytest.mark.parametrize("shape", [(3, 256, 256), (1, 40, 200), (4, 16, 16), (1, 1, 1)])
@@ -300,14 +317,15 @@ def test_every_shape_gives_a_page_below_the_limit(shape: tuple[int, int, int], t
 
 
 def test_pictures_shrink_until_the_page_is_small_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = inspection(latents=2, shape=(3, 96, 96), levels=256)  # noise: hardly compressible
+    found = inspection(latents=2, shape=(3, 64, 64), levels=256)  # noise: hardly compressible
     made = contents(inspection=found, levels=256)
     large, small = tmp_path / "large.html", tmp_path / "small.html"
     page.write(made, large)
     monkeypatch.setattr(page, "LARGEST", large.stat().st_size // 2)
     page.write(made, small)
     assert small.stat().st_size < large.stat().st_size // 2
-    assert "is the mean of 2 x 2 pixels" in small.read_text(encoding="utf-8")
+    assert re.search(r"is the mean of (\d) x \1 pixels", small.read_text(encoding="utf-8"))
+    assert "is the mean of" not in large.read_text(encoding="utf-8")
 
 
 def test_a_page_of_too_many_words_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,77 +360,18 @@ def test_figures_are_saved_as_png_and_svg(tmp_path: Path) -> None:
 
 
 def test_a_long_recipe_is_cut() -> None:
-    block = page.compose(contents(recipe="a" * 60_000), 96)[-1].blocks[-1]
+    fold = numbers.details(contents(recipe="a" * 60_000), 96).blocks[-1]
+    assert isinstance(fold, Fold)
+    block = fold.blocks[-1]
     assert isinstance(block, Source)
     assert block.text.endswith("a\n... and 10000 more letters")
 
 
-def test_the_matrix_has_numbers_where_there_is_room() -> None:
-    values = np.array([[1.0, np.nan], [0.25, 0.75]])
-    text = inline(charts.matrix(values, ["r0", "r1"], ["c0", "c1"], ("rows", "columns")), "m", "alt")
-    written = [element.text for element in ElementTree.fromstring(text).iter() if element.text and element.text.strip()]
-    assert [word for word in written if re.fullmatch(r"\d\.\d\d", word)] == ["1.00", "0.25", "0.75"]
-    large = charts.matrix(np.full((40, 40), 1 / 40), ["r"] * 40, ["c"] * 40, ("rows", "columns"))
-    assert "0.03" not in inline(large, "m", "alt")
-
-
-def test_chart_texts_give_the_numbers() -> None:
-    sections = {section.anchor: section for section in page.compose(contents(), 96)}
+def test_chart_texts_give_the_numbers(sections: dict[str, Section]) -> None:
     kl: Chart = next(next(sections["kl"].figures()).charts())
-    assert kl.alt == "Bar chart of the KL divergence in nats: layer 0 0.00, layer 1 1.00, layer 2 2.00."
-    lead = sections["kl"].blocks[0]
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("1 of 3 layers is inactive, with a KL divergence below 0.01 nats per image: kl/00.")
-    scales = sections["kl"].blocks[2]
-    assert isinstance(scales, Table)
-    assert scales.rows == (("1 x 1", "1", "0.000", "0.0 %"), ("4 x 4", "2", "3.000", "100.0 %"))
-
-
-def test_estimates_of_divergences_say_so() -> None:
-    plain = inspection().layers
-    layers = (plain[0], plain[1], replace(plain[2], nats=-0.25, inactive=True, drawn=True, latent="z1 top-down"))
-    section = kl_section(layers)
-    assert section.title == "KL divergence of the latent layers"
-    _, _, told, _, table = section.blocks
-    assert isinstance(told, Prose)
-    assert "no closed form" in told.text
-    assert isinstance(table, Table)
-    assert table.head == ("layer", "latent", "grid", "channels", "nats", "state")
-    assert table.rows[2] == ("kl/02", "z1 top-down", "4 x 4", "2", "-0.250 ± 0.100", "inactive, an estimate")
-    drawing = charts.bars([1.0, -0.25], [0.1, 0.1], [False, True], "nats", "layer")
-    assert drawing.axes[0].get_ylim()[0] < -0.3  # the bar and its error are within the frame
-
-
-def kl_section(layers: Sequence[Layer]) -> Section:
-    return latents.divergences(inspection(layers=tuple(layers)))
-
-
-def test_terms_that_are_no_divergences_are_called_terms() -> None:
-    plain = inspection().layers
-    term = replace(plain[2], nats=-1.26, drawn=True, divergence=False)
-    section = kl_section([plain[0], plain[1], term])
-    assert section.title == "Terms of the latent layers"
-    lead, figure, told, _, table = section.blocks
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("1 of 3 layers is inactive, with a KL divergence below 0.01 nats per image: kl/00.")
-    assert isinstance(figure, Figure)
-    (chart,) = figure.charts()
-    assert chart.alt == "Bar chart of the terms in nats: layer 0 0.00, layer 1 1.00, layer 2 -1.26."
-    assert isinstance(told, Prose)
-    assert "no KL divergence" in told.text
-    assert isinstance(table, Table)
-    assert table.rows[2][-2:] == ("-1.260 ± 0.100", "term, no divergence")
-    lead = kl_section([plain[1], term]).blocks[0]
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("The one layer that can be judged alone, kl/01, is not inactive")
-    lead = kl_section([replace(layer, inactive=True) for layer in (plain[0], term)]).blocks[0]
-    assert isinstance(lead, Prose)
-    assert lead.text.startswith("All 2 layers are inactive: together their terms are below 0.01 nats per image.")
-    bits = next(
-        s for s in page.compose(contents(inspection=inspection(layers=(*plain[:2], term))), 96) if s.anchor == "bits"
-    )
-    (table,) = (block for figure in bits.figures() for block in figure.content if isinstance(block, Table))
-    assert table.head[-3:] == ("KL of layer 0", "KL of layer 1", "term of layer 2")
+    # 1 nat is 1 / (64 ln 2) = 0.02254 bits per dimension.
+    assert kl.alt == "Bar chart of the KL divergence in bits/dim: layer 0 0, layer 1 0.0225, layer 2 0.0451."
+    assert next(sections["kl"].figures()).caption == "1 of 3 layers is inactive: layer 0."
 
 
 def test_the_result_may_come_from_a_file() -> None:

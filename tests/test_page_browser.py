@@ -46,6 +46,11 @@ OVERFLOWING = """() => {
   return found;
 }"""
 
+FOLDED = """() => document.querySelectorAll("details:not([open])").length"""
+UNFOLD = """() => document.querySelectorAll("details").forEach(element => { element.open = true; })"""
+CLIPPED = """() => [...document.querySelectorAll(".scroll")].filter(
+  element => element.scrollWidth > element.clientWidth + 1).map(element => element.ariaLabel)"""
+
 FAINT = """() => {
   const channels = text => text.match(/[0-9.]+/g).map(Number);
   const light = color => {
@@ -124,7 +129,11 @@ def test_the_page_on_a_screen(browser: Any, written: Path, width: int, scheme: s
         tab.goto(written.as_uri())
         assert [url for url in requests if not url.startswith("data:")] == [written.as_uri()]
         assert complaints == []
+        assert tab.evaluate(FOLDED) > 20
         assert tab.evaluate(OVERFLOWING) == []
+        tab.evaluate(UNFOLD)
+        assert tab.evaluate(OVERFLOWING) == []
+        assert tab.evaluate(CLIPPED) == []
         checked, faint = tab.evaluate(FAINT)
         assert checked > 200
         assert faint == []

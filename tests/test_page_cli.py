@@ -51,7 +51,19 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
     page = text(run / "inspection.html")
     assert "measured for this page: 8 of 397 images, spread evenly, seed 0; davi evaluate measures all images" in page
     assert "name: attentive_digits_tiny" in page
-    for name in ("curve-bits", "samples", "reconstructions-worst", "kl", "depth-generative", "depth-inference", "bits"):
+    assert "<dt>Training</dt><dd>" in page
+    assert "4 steps, averaged weights</dd>" in page
+    assert "digits, 1 x 8 x 8, 17 levels" in page
+    for name in (
+        "curve-bits",
+        "samples",
+        "reconstructions",
+        "variations",
+        "kl",
+        "depth-generative",
+        "depth-inference",
+        "bits",
+    ):
         assert (run / "inspection" / f"{name}.png").is_file()
         assert (run / "inspection" / f"{name}.svg").is_file()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from inspected import contents
 from staged import FIRST, STAGES, explained
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tiny import sets
@@ -19,7 +20,7 @@ from davi.cli import main
 from davi.config import load_yaml
 from davi.errors import UserError
 from davi.metrics import read_metrics
-from davi.page.blocks import Table
+from davi.page.blocks import Fold, Table
 from davi.page.curves import curves
 from davi.runs import RECIPE
 from davi.training import train
@@ -158,17 +159,20 @@ def test_a_plan_of_parts_that_do_not_exist(halves: Path, capsys: Capture) -> Non
 def test_curves_of_each_stage_and_of_losses(tmp_path: Path) -> None:
     """The first stage makes a claim; the second has a loss alone."""
     train(explained(), sets(), FIRST, tmp_path, {"model": {"name": "explained"}}, print_fn=[].append, stages=STAGES)
-    section = curves(read_metrics(tmp_path))
+    section = curves(contents(records=read_metrics(tmp_path)), 96)
     figures = {figure.name: figure for figure in section.figures()}
-    assert list(figures) == ["curve-bits-1", "curve-kl-1", "curve-rate-1", "curve-loss-2", "curve-rate-2"]
-    assert [figure.title for figure in figures.values()] == ["Stage first"] * 3 + ["Stage second"] * 2
+    assert list(figures) == ["curve-bits-1", "curve-kl-1", "curve-loss-2", "curve-rate-1", "curve-rate-2"]
+    first, second = "Stage first", "Stage second"
+    assert [figure.title for figure in figures.values()] == [first, first, second, first, second]
     (loss,) = figures["curve-loss-2"].charts()
     records = [r for r in read_metrics(tmp_path) if r["kind"] == "train" and r["stage"] == "second"]
     (step, value), *_, (end, last) = [(record["step"], record["loss"]) for record in records]
     assert f"training goes from {value:.4g} at step {step} to {last:.4g} at step {end}; validation goes" in loss.alt
     (bits,) = figures["curve-bits-1"].charts()
     assert " at step 10" in bits.alt
-    table = section.blocks[-1]
+    fold = section.blocks[-1]
+    assert isinstance(fold, Fold)
+    (table,) = fold.blocks
     assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == [str(r["step"]) for r in read_metrics(tmp_path) if r["kind"] == "watch"]
 

@@ -212,7 +212,7 @@ def test_samples_and_a_page(runs: Runs, tmp_path: Path, capsys: Capture) -> None
     assert ("costs at most" in capsys.readouterr().out) == (KINDS[runs.name] == "LOWER_BOUND")
     text = page.read_text(encoding="utf-8")
     assert runs.name in text
-    assert "which davi evaluate has written for these very weights" in text
+    assert "written by davi evaluate for these very weights" in text
 
 
 def test_two_seeds_are_compared(runs: Runs, capsys: Capture) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.evaluation.baseline_cache import cached_baselines
 from davi.evaluation.result import Result
+from davi.formatting import duration, size
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.metrics import read_metrics
-from davi.model import Model
+from davi.model import Hierarchy, Model
 from davi.progress import ProgressBar
 from davi.run_folder import METRICS
-from davi.runs import RECIPE
+from davi.runs import MODEL, RECIPE
 
 PAGE, FIGURES, EVALUATION = "inspection.html", "inspection", "evaluation.json"
 
@@ -47,15 +50,16 @@ def run(request: Request) -> int:
     limit = min(options.limit or _LIMIT, len(images))
     with ProgressBar("inspecting", limit) as progress:
         found = inspect(model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress)
+    records = read_metrics(folder) if (folder / METRICS).is_file() else []
     contents = page.Contents(
         title=folder.resolve().name,
-        subtitle=_subtitle(info),
+        facts=_facts(info, model, result, records, folder),
         result=result,
         measured=measured,
         inspection=found,
         model=model,
         levels=model.levels,
-        records=read_metrics(folder) if (folder / METRICS).is_file() else [],
+        records=records,
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,
     )
     sections = page.write(contents, target)
@@ -94,7 +98,7 @@ def _numbers(
         if why:
             print(f"{EVALUATION} {why}")
         others = f"; it {why}" if why else " for these very weights"
-        return known, f"The numbers are those of {EVALUATION}, which davi evaluate has written{others}."
+        return known, f"The numbers are those of {EVALUATION}, written by davi evaluate{others}."
     if why:
         print(f"{EVALUATION} {why}; measuring anew")
     samples, limit = options.importance_samples or _SAMPLES, min(options.limit or _LIMIT, len(images))
@@ -138,10 +142,24 @@ def _evaluated(
     return result, ""
 
 
-def _subtitle(info: Mapping[str, Any]) -> str:
-    parts = [str(info["name"]), f"{info['parameters']:,} parameters"]
-    if "step" in info:
-        parts.append(f"step {info['step']:,}")
-    if "ema" in info:
-        parts.append("averaged weights" if info["ema"] else "last weights")
-    return ", ".join(parts)
+def _facts(
+    info: Mapping[str, Any], model: Model, result: Result, records: Sequence[Mapping[str, Any]], folder: Path
+) -> list[tuple[str, str]]:
+    """What stands at the top of the page: model, data, date and training time, as far as they are known."""
+    layers = f", {model.num_layers} latent layers" if isinstance(model, Hierarchy) else ""
+    colors = "binary" if model.levels == 2 else f"{model.levels} levels"
+    name = (result.protocol.data.set or result.protocol.set).rpartition("/")[2]
+    facts = [
+        ("Model", f"{info['name']}, {info['parameters']:,} parameters{layers}"),
+        ("Data", f"{name}, {size(model.shape)}, {colors}"),
+    ]
+    weights = next((path for path in (folder / MODEL, folder / METRICS) if path.is_file()), None)
+    if weights is not None:
+        written = datetime.fromtimestamp(weights.stat().st_mtime).astimezone()
+        facts.append(("Date", f"{written.day} {written:%B %Y}"))
+    seconds = [record.get("seconds") for record in records]
+    spent = max((value for value in seconds if isinstance(value, float) and 0.0 <= value < math.inf), default=None)
+    parts = [] if spent is None else [duration(spent)]
+    parts += [f"{info['step']:,} steps"] if "step" in info else []
+    parts += ["averaged weights"] if info.get("ema") else []
+    return [*facts, ("Training", ", ".join(parts))] if parts else facts

@@ -4,7 +4,7 @@ All log-probabilities are in nats. ``log_prob`` sums over everything but the bat
 ``log_prob_map`` keeps the grain at which the distribution factorizes.
 """
 
-from davi.distributions.base import Distribution, Latent
+from davi.distributions.base import Distribution, Latent, WithMean
 from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
 from davi.distributions.normal import Normal, bounded_normal
@@ -19,5 +19,6 @@ __all__ = [
     "Latent",
     "Normal",
     "TransformedNormal",
+    "WithMean",
     "bounded_normal",
 ]

@@ -49,6 +49,14 @@ class Distribution(ABC):
         return sum_per_image(self.log_prob_map(x))
 
 
+class WithMean(ABC):
+    """A distribution of pixels whose mean is known. Used for pictures, like :meth:`Distribution.mode`."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Mean of every sub-pixel, ``[B, C, H, W]``, in units of levels; for a binary one, the probability of 1."""
+
+
 class Latent(Distribution):
     """A distribution of the latents of one layer, as a hierarchy's walk offers it: a prior or a posterior."""
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from davi.distributions.base import Distribution, at_least_float32, standard_gumbel_like, uniform_like
+from davi.distributions.base import Distribution, WithMean, at_least_float32, standard_gumbel_like, uniform_like
 
 
 @final
-class Bernoulli(Distribution):
+class Bernoulli(Distribution, WithMean):
     r"""Binary pixels: :math:`\log p(x) = x \log \sigma(l) + (1 - x) \log \sigma(-l)`.
 
     Arguments:
@@ -42,9 +42,13 @@ class Bernoulli(Distribution):
         """The most probable image, ``[B, C, H, W]``; 0 where both values are equally probable."""
         return (self.logits > 0).long()
 
+    def mean(self) -> Tensor:
+        """The probability of 1, ``[B, C, H, W]``."""
+        return torch.sigmoid(self.logits)
+
 
 @final
-class Categorical(Distribution):
+class Categorical(Distribution, WithMean):
     """A free distribution over all levels of every channel.
 
     Arguments:
@@ -73,3 +77,8 @@ class Categorical(Distribution):
     def mode(self) -> Tensor:
         """The most probable image, ``[B, C, H, W]``."""
         return self.log_probs.argmax(1)
+
+    def mean(self) -> Tensor:
+        """The sum over all levels of v P(v), ``[B, C, H, W]``."""
+        values = torch.arange(self.levels, dtype=self.log_probs.dtype, device=self.log_probs.device)
+        return torch.einsum("l,bl...->b...", values, self.log_probs.exp())

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from davi.distributions.base import Distribution, at_least_float32, standard_gumbel_like, uniform_like
+from davi.distributions.base import Distribution, WithMean, at_least_float32, standard_gumbel_like, uniform_like
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def most_probable_level(weights: Tensor, center: Tensor, inverse_scale: Tensor, 
 
 
 @final
-class DiscretizedLogisticMixture(Distribution):
+class DiscretizedLogisticMixture(Distribution, WithMean):
     """A mixture of K discretized logistics per pixel, over ``levels`` values per channel.
 
     Arguments:
@@ -329,6 +329,22 @@ class DiscretizedLogisticMixture(Distribution):
         green = self._rounded(means[:, 1] + c[:, 0] * self._rescaled(red))
         blue = self._rounded(means[:, 2] + c[:, 1] * self._rescaled(red) + c[:, 2] * self._rescaled(green))
         return torch.stack([red, green, blue], 1)
+
+    def mean(self) -> Tensor:
+        """The mean of every sub-pixel, ``[B, C, H, W]``, in units of levels.
+
+        Of each component that of its logistic, held to the range of values; what of the tails lies beyond the ends is
+        not counted, which moves the mean by a fraction of a component's scale there. In a component the means of green
+        and blue follow linearly from those of the channels before them.
+        """
+        means = self.means.clamp(-1.0, 1.0)
+        if self.coefficients is not None:
+            c = self.coefficients
+            red = means[:, :, 0]
+            green = (self.means[:, :, 1] + c[:, :, 0] * red).clamp(-1.0, 1.0)
+            blue = (self.means[:, :, 2] + c[:, :, 1] * red + c[:, :, 2] * green).clamp(-1.0, 1.0)
+            means = torch.stack([red, green, blue], 2)
+        return ((self.log_weights.exp() * means).sum(1) + 1.0) * self._levels_per_unit
 
     def _rounded(self, x: Tensor) -> Tensor:
         return ((x + 1.0) * self._levels_per_unit).round().clamp(0, self.levels - 1).long()

@@ -24,6 +24,7 @@ from davi.inspection.views import (
     Layer,
     Progressive,
     SpatialAttentionView,
+    Strip,
 )
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "Layer",
     "Progressive",
     "SpatialAttentionView",
+    "Strip",
     "inspect",
 ]

@@ -16,7 +16,7 @@ from davi.evaluation.clusters import standard_error
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
 from davi.inspection.views import BitMaps, DepthAttentionView, Layer, Progressive, SpatialAttentionView
-from davi.inspection.walks import as_map, depths_of
+from davi.inspection.walks import as_map, depths_of, pixels_of
 from davi.model import Hierarchy, Step
 from davi.model.walks import walk
 
@@ -122,10 +122,10 @@ class _Recorder:
 
 
 def _first_layers(model: Hierarchy, x: Tensor, depths: Sequence[int]) -> Tensor:
-    """Modes of p(x | z) at the posterior means of the first k layers, ``[depths, n, C, H, W]``."""
+    """Pictures of p(x | z) at the posterior means of the first k layers, ``[depths, n, C, H, W]``."""
     context = model.encode(x)
     likelihoods = [walk(model, context, len(x), depth, lambda latent: latent.center())[1] for depth in depths]
-    return torch.stack([likelihood.mode().cpu() for likelihood in likelihoods])
+    return torch.stack([pixels_of(likelihood) for likelihood in likelihoods])
 
 
 def _layers(

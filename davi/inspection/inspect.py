@@ -8,18 +8,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from davi.data import Images, evenly
 from davi.data.subsets import positions
+from davi.distributions import Latent, WithMean
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evidence import bits_per_dim
 from davi.inspection.bits import pixel_bits
 from davi.inspection.hierarchies import Found, look_into
+from davi.inspection.names import name_of
+from davi.inspection.strips import strips_of
 from davi.inspection.views import Chosen, Inspection
-from davi.inspection.walks import depths_of
+from davi.inspection.walks import depths_of, pixels_of
 from davi.model import Autoregressive, Hierarchy, LatentModel, Model
 
 CHOSEN = 4
@@ -33,7 +36,7 @@ def inspect(
     images: Images,
     *,
     limit: int = 100,
-    samples: int = 16,
+    samples: int = 25,
     temperatures: Sequence[float] = (0.6, 0.8, 1.0),
     seed: int = 0,
     batch_size: int = 50,
@@ -73,26 +76,26 @@ def inspect(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     found = Found()
     with measuring(model):
-        classes = model.classes_in_turn(samples)
-        drawn = {
-            float(temperature): model.sample(samples, temperature, Generator(device).manual_seed(seed), classes).cpu()
-            for temperature in temperatures
-        }
+        drawn = {float(t): _samples(model, samples, t, Generator(device).manual_seed(seed)) for t in temperatures}
         roles = pick(-evaluation.elbo)
-        chosen = _chosen(model, inspected, evaluation, roles, places, device)
+        shown = _shown(roles)
+        names = tuple(name_of(images, places[i]) for i in shown)
+        x = inspected.pixels[shown].to(device)
+        labels = None if not model.classes or inspected.labels is None else inspected.labels[shown].to(device)
+        chosen, pixels = _chosen(model, images, evaluation, roles, places, device)
         if isinstance(model, Autoregressive):
-            shown = _shown(roles)
-            labels = None if not model.classes or inspected.labels is None else inspected.labels[shown].to(device)
-            found = Found(bits=pixel_bits(model, inspected.pixels[shown].to(device), labels))
+            found = Found(bits=pixel_bits(model, x, labels))
         if isinstance(model, Hierarchy):
-            found = look_into(
-                model, inspected, _shown(roles), evaluation, device, lambda done: tell(n + done, n * passes)
-            )
+            found = look_into(model, inspected, shown, evaluation, device, lambda done: tell(n + done, n * passes))
+        strips = strips_of(model, *_typical_first(x, names, labels), Generator(device).manual_seed(seed))
     return Inspection(
         images=n,
         seed=seed,
         set=images.name,
-        samples=drawn,
+        samples={t: draws for t, (draws, _) in drawn.items()},
+        expected={t: means for t, (_, means) in drawn.items() if means is not None},
+        pixels=pixels,
+        shown=names,
         chosen=chosen,
         layers=found.layers,
         progressive=found.progressive,
@@ -100,7 +103,23 @@ def inspect(
         spatial_attention=found.spatial_attention,
         bits=found.bits,
         active_units=evaluation.measure(ACTIVE_UNITS),
+        strips=strips,
+        examples=evenly(inspected, min(samples, n)).pixels.cpu(),
     )
+
+
+def _samples(model: Model, n: int, temperature: float, generator: Generator) -> tuple[Tensor, Tensor | None]:
+    """Draws of the model, and the means of p(x | z) for the same latents where there are such."""
+    if not isinstance(model, Hierarchy):
+        return model.sample(n, temperature, generator, model.classes_in_turn(n)).cpu(), None
+    likelihood = model.top_down(lambda layer, prior, posterior: _of_prior(prior, n, generator, temperature))
+    draws = likelihood.sample(generator).cpu()
+    return draws, likelihood.mean().cpu() if isinstance(likelihood, WithMean) else None
+
+
+def _of_prior(prior: Latent | None, n: int, generator: Generator, temperature: float) -> Tensor:
+    assert prior is not None
+    return prior.expand(n).sample(generator, temperature)
 
 
 def _check(samples: int, temperatures: Sequence[float]) -> None:
@@ -131,21 +150,39 @@ def pick(costs: Array) -> list[tuple[Role, int]]:
 
 def _chosen(
     model: Model,
-    inspected: Images,
+    images: Images,
     evaluation: Evaluation,
     roles: Sequence[tuple[Role, int]],
     places: Sequence[int],
     device: torch.device,
-) -> tuple[Chosen, ...]:
-    """The images of all roles beside their reconstructions; ``places`` are those of the inspected images in the set."""
-    if not isinstance(model, LatentModel):
-        return ()
-    originals = torch.stack([inspected.pixels[i] for _, i in roles])
-    reconstructions = model.reconstruct(originals.to(device)).cpu()
-    return tuple(
-        Chosen(role, places[i], bits_per_dim(float(evaluation.elbo[i]), evaluation.dims), original, reconstruction)
-        for (role, i), original, reconstruction in zip(roles, originals.cpu(), reconstructions, strict=True)
+) -> tuple[tuple[Chosen, ...], Literal["means", "modes"]]:
+    """The images of all roles beside their reconstructions, and what these show; ``places`` are those of the inspected
+    images in the set."""
+    originals = torch.stack([images.pixels[places[i]] for _, i in roles])
+    reconstructions: Sequence[Tensor | None] = [None] * len(roles)
+    means = True
+    if isinstance(model, LatentModel):
+        pictures = pixels_of(model.decode(model.latents(originals.to(device))))
+        reconstructions, means = list(pictures), pictures.is_floating_point()
+    dims = evaluation.dims
+    chosen = tuple(
+        Chosen(
+            role,
+            places[i],
+            name_of(images, places[i]),
+            bits_per_dim(float(evaluation.elbo[i]), dims),
+            original,
+            picture,
+        )
+        for (role, i), original, picture in zip(roles, originals.cpu(), reconstructions, strict=True)
     )
+    return chosen, "means" if means else "modes"
+
+
+def _typical_first(x: Tensor, names: Sequence[str], labels: Tensor | None) -> tuple[Tensor, list[str], Tensor | None]:
+    """The images that are shown, the typical ones before the best and the worst."""
+    order = [*range(1, len(x) - 1), 0, len(x) - 1] if len(x) > 2 else list(range(len(x)))
+    return x[order], [names[i] for i in order], None if labels is None else labels[order]
 
 
 def _shown(roles: Sequence[tuple[Role, int]]) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -58,16 +59,19 @@ class Chosen:
         role: best: the fewest bits per dimension among the inspected images; worst: the most; typical: nearest to the
             median of all.
         index: of the image in the set.
-        bits_per_dim: by the ELBO with one draw of the latents.
+        name: such as ``test image 17``.
+        bits_per_dim: by the claim of the model, the ELBO with one draw where that is the ELBO.
         original: integers ``[C, H, W]``.
-        reconstruction: mode of p(x | z) at the posterior means, integers ``[C, H, W]``.
+        reconstruction: p(x | z) at the posterior means, as :attr:`Inspection.pixels` says, ``[C, H, W]``; None without
+            latents.
     """
 
     role: Literal["best", "typical", "worst"]
     index: int
+    name: str
     bits_per_dim: float
     original: Tensor
-    reconstruction: Tensor
+    reconstruction: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,7 @@ class Progressive:
     Arguments:
         originals: integers ``[n, C, H, W]``.
         depths: the k, from 0 to all layers.
-        images: modes of p(x | z), integers ``[len(depths), n, C, H, W]``.
+        images: p(x | z), as :attr:`Inspection.pixels` says, ``[len(depths), n, C, H, W]``.
         nats: minus the bound, mean over all inspected images with one draw each, nats per image.
 
     References:
@@ -102,6 +106,26 @@ class Progressive:
     depths: tuple[int, ...]
     images: Tensor
     nats: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Pictures in a row.
+
+    Arguments:
+        kind: interpolation: from one image to another through the latents between them, linearly in each layer, or
+            through the noise of a flow; variations: the latents of the top layers are those of the first picture,
+            all others are drawn from the prior; completions: pixels after those given are drawn; chain: states of one
+            Markov chain that begins at the first picture.
+        title: what sets this row apart from others of its kind.
+        labels: of the pictures; empty for one that needs none.
+        images: ``[len(labels), C, H, W]``, integers, or means in units of levels.
+    """
+
+    kind: Literal["interpolation", "variations", "completions", "chain"]
+    title: str
+    labels: tuple[str, ...]
+    images: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +207,11 @@ class Inspection:
         seed: of all draws.
         set: name of the set.
         samples: temperature -> integers ``[n, C, H, W]``; all temperatures start from the same seed.
+        expected: temperature -> means of p(x | z) for the latents of these samples, in units of levels, floats of the
+            same shape; empty where latents or means are not known.
+        pixels: what pictures of p(x | z) show, here and in strips: its means in units of levels (floats), or modes
+            (integers) where means are not known.
+        shown: names of the images of ``progressive``, ``bits`` and the maps of attention.
         chosen: up to four each of the best, the typical and the worst images, no image twice from three images on.
         layers: the latent layers, top first.
         progressive: reconstructions from the first layers.
@@ -190,6 +219,8 @@ class Inspection:
         spatial_attention: one view for each of some non-local blocks.
         bits: maps of at most four images: the best, two typical, the worst.
         active_units: how they were counted; the numbers of each layer stand with it.
+        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``.
+        strips: interpolations, variations, completions, chains: those that a model of this kind has.
     """
 
     images: int
@@ -203,3 +234,8 @@ class Inspection:
     spatial_attention: tuple[SpatialAttentionView, ...]
     bits: BitMaps | None
     active_units: Measure | None = None
+    expected: Mapping[float, Tensor] = field(default_factory=dict)
+    pixels: Literal["means", "modes"] = "modes"
+    shown: tuple[str, ...] = ()
+    strips: tuple[Strip, ...] = ()
+    examples: Tensor | None = None

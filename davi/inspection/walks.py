@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from davi.distributions import Distribution, WithMean
+
+
+def pixels_of(likelihood: Distribution) -> Tensor:
+    """The picture of p(x | z), ``[B, C, H, W]``: its mean in units of levels (floats) if known, else its mode.
+
+    The mean of a binary pixel is its probability of being 1.
+    """
+    picture = likelihood.mean() if isinstance(likelihood, WithMean) else likelihood.mode()
+    return picture.cpu()
+
 
 def as_map(x: Tensor) -> Tensor:
     """A map ``[B, C, h, w]`` as it is; anything else ``[B, ...]`` as a map of one pixel, ``[B, C, 1, 1]``."""

@@ -14,7 +14,9 @@ Take = Callable[[Latent], Tensor]
 """How a latent is made from its distribution: a draw, or the mean."""
 
 
-def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) -> tuple[list[Step], Distribution]:
+def walk(
+    model: Hierarchy, context: Any, images: int, depth: int, take: Take, below: Take | None = None
+) -> tuple[list[Step], Distribution]:
     """One walk for encoded images.
 
     Arguments:
@@ -23,6 +25,7 @@ def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) ->
         images: how many were encoded.
         depth: the first so many latents come from the posterior, the others from the prior.
         take: makes a latent.
+        below: makes those that come from the prior; ``take`` if None.
 
     Returns:
         What happened at each layer, and p(x | z).
@@ -33,7 +36,7 @@ def walk(model: Hierarchy, context: Any, images: int, depth: int, take: Take) ->
         assert posterior is not None
         if prior is None:
             return take(posterior)
-        z = take(posterior if layer < depth else prior.expand(images))
+        z = take(posterior) if layer < depth else (below or take)(prior.expand(images))
         steps.append(Step.of(prior, posterior, z))
         return z
 

@@ -1,4 +1,4 @@
-"""One HTML page about a run: its numbers, its learning curves, and what can be seen inside of the model.
+"""One HTML page about a run: its number, its samples, what can be seen inside of the model, and its learning curves.
 
 The page is one file. It needs no network, no script and no other file, opens from a disk, and stays below
 :data:`LARGEST`. Everything on it is computed elsewhere (:mod:`davi.evaluation`, :mod:`davi.inspection`); here it is
@@ -7,24 +7,22 @@ drawn and explained. Text of others, such as the name of a recipe, reaches the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any
 
 from jinja2 import Environment, FunctionLoader
 from markupsafe import Markup
 
 from davi import __version__
 from davi.errors import UserError
-from davi.evaluation.result import Result
 from davi.files import replace_text, writing
-from davi.inspection import Inspection
-from davi.model import Autoregressive, Hierarchy, LatentModel, Model
-from davi.page import attention, curves, images, latents, numbers
-from davi.page.blocks import Chart, Prose, Section, Source
+from davi.model import Autoregressive, Hierarchy, Invertible, LatentModel, Model, Normalized
+from davi.page import attention, bits, curves, images, latents, numbers, strips
+from davi.page.blocks import Chart, Section
+from davi.page.contents import Contents
 from davi.page.pixels import data_uri
 from davi.page.saved import inline, save
 
@@ -33,40 +31,10 @@ __all__ = ["LARGEST", "Contents", "headline", "save_figures", "write"]
 LARGEST = 5_000_000
 """Bytes that a page never exceeds: what a mail or a code host takes without a word."""
 
-headline = numbers.headline
+headline = numbers.in_one_line
 
-_SIDES = (96, 64, 48, 32, 16, 8)
+_SIDES = (128, 64, 32, 16, 8)
 """Longest sides of an image, in pixels of its picture: the first with which the page is small enough."""
-
-_LONGEST_RECIPE = 50_000
-"""Letters: a recipe is some two thousand."""
-
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """What a page is made from.
-
-    Arguments:
-        title: name of the run.
-        subtitle: a line about the model.
-        result: of an evaluation.
-        measured: a sentence that says who measured it.
-        inspection: what was seen inside of the model.
-        model: that all this is about; parts of the page ask what it can do.
-        levels: of a pixel.
-        records: the lines of ``metrics.jsonl``; none if there are none.
-        recipe: the recipe as YAML; None if the run has none.
-    """
-
-    title: str
-    subtitle: str
-    result: Result
-    measured: str
-    inspection: Inspection
-    model: Model
-    levels: int
-    records: Sequence[Mapping[str, Any]]
-    recipe: str | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +43,7 @@ class Part:
 
     Arguments:
         anchor: of its section.
-        name: in the sentence that says what does not apply to a model.
+        name: in the sentence that says what does not apply to a model; empty where its place is another's.
         wants: the capability that a model must have, or several of which one is enough.
         build: makes the section, with images of at most so many pixels a side; None where a model that could have such
             a part has none.
@@ -87,22 +55,22 @@ class Part:
     build: Callable[[Contents, int], Section | None]
 
 
-def _of_images(build: Callable[[Inspection, int, int], Section | None]) -> Callable[[Contents, int], Section | None]:
-    return lambda contents, longest: build(contents.inspection, contents.levels, longest)
-
-
 PARTS = (
-    Part("numbers", "the numbers", Model, lambda contents, _: numbers.numbers(contents.result, contents.measured)),
-    Part("curves", "learning curves", Model, lambda contents, _: curves.curves(contents.records)),
-    Part("samples", "samples", Model, _of_images(images.samples)),
-    Part("reconstructions", "reconstructions", LatentModel, _of_images(images.chosen)),
-    Part("kl", "KL divergence of layers", Hierarchy, lambda contents, _: latents.divergences(contents.inspection)),
-    Part("units", "active units", Hierarchy, lambda contents, _: latents.units(contents.inspection)),
-    Part("progressive", "reconstructions from the first layers", Hierarchy, _of_images(latents.progressive)),
-    Part("depth", "attention over depth", Hierarchy, _of_images(attention.depth)),
-    Part("space", "attention over space", Hierarchy, _of_images(attention.spatial)),
-    Part("bits", "where the bits go", Hierarchy | Autoregressive, _of_images(images.bits)),
-    Part("recipe", "the recipe", Model, lambda contents, _: _recipe(contents.recipe)),
+    Part("samples", "samples", Model, images.samples),
+    Part("reconstructions", "reconstructions", LatentModel, images.chosen),
+    Part("images", "", Model, images.ranked),
+    Part("progressive", "images layer by layer", Hierarchy, latents.progressive),
+    Part("interpolation", "interpolation", LatentModel | Invertible, strips.section("interpolation")),
+    Part("variations", "variations that keep the top layers", Hierarchy, strips.section("variations")),
+    Part("completions", "", Autoregressive, strips.section("completions")),
+    Part("chain", "", Normalized, strips.section("chain")),
+    Part("bits", "where the bits go", Hierarchy | Autoregressive, bits.bits),
+    Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
+    Part("curves", "learning curves", Model, curves.curves),
+    Part("comparison", "comparison with baselines", Model, numbers.comparison),
+    Part("depth", "attention over depth", Hierarchy, attention.depth),
+    Part("space", "attention over space", Hierarchy, attention.spatial),
+    Part("details", "details", Model, numbers.details),
 )
 """The page, from top to bottom."""
 
@@ -171,7 +139,7 @@ def compose(contents: Contents, longest: int) -> list[Section]:
 def absent(sections: Sequence[Section]) -> str:
     """The sentence that names what is not among the sections of a page; empty where all is there."""
     anchors = {section.anchor for section in sections}
-    names = [part.name for part in PARTS if part.anchor not in anchors]
+    names = [part.name for part in PARTS if part.name and part.anchor not in anchors]
     return f"Does not apply to this model: {', '.join(names)}." if names else ""
 
 
@@ -185,7 +153,8 @@ def render(contents: Contents, sections: Sequence[Section]) -> str:
     )
     return environment.get_template("page.html").render(
         title=contents.title,
-        subtitle=contents.subtitle,
+        facts=contents.facts,
+        head=numbers.headline(contents.result),
         sections=sections,
         absent=absent(sections),
         version=__version__,
@@ -197,12 +166,3 @@ def render(contents: Contents, sections: Sequence[Section]) -> str:
 
 def _chart(chart: Chart, name: str, number: int) -> Markup:
     return inline(chart.drawing, f"{name}-{number}", chart.alt)
-
-
-def _recipe(text: str | None) -> Section:
-    if text is None:
-        return Section("recipe", "The recipe", (Prose("Left out: the run holds no recipe."),))
-    if len(text) > _LONGEST_RECIPE:
-        text = f"{text[:_LONGEST_RECIPE]}\n... and {len(text) - _LONGEST_RECIPE} more letters"
-    lead = Prose("Everything the run was made with; davi train takes it as it is.")
-    return Section("recipe", "The recipe", (lead, Source(text)))

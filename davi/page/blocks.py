@@ -13,6 +13,9 @@ from typing import ClassVar
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
+GAP = 4
+"""Pixels of the screen between the pictures of a tile."""
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -50,26 +53,36 @@ class Tile:
     pictures: tuple[Picture, ...]
     label: str
 
+    @property
+    def width(self) -> int:
+        """Pixels of the screen, with gaps of :data:`GAP`; what stands under the pictures is as wide."""
+        return sum(picture.image.width * picture.scale + GAP for picture in self.pictures) - GAP
+
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Tiles in rows as long as the page is wide."""
+    """Tiles in rows as long as the page is wide.
+
+    Arguments:
+        tiles: from left to right.
+        title: what these have in common; empty where the figure says it.
+        large: as large as the page allows, two in a row of a wide page.
+    """
 
     kind: ClassVar[str] = "tiles"
     tiles: tuple[Tile, ...]
+    title: str = ""
+    large: bool = False
 
 
-Cell = str | Picture
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Table:
-    """Rows of text and pictures; the first cell of each row is its heading."""
+    """Rows of text; the first cell of each row is its heading."""
 
     kind: ClassVar[str] = "table"
     caption: str
     head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -89,14 +102,16 @@ class Figure:
     Arguments:
         name: of the files, without an ending.
         content: what is seen.
-        reading: how to read it.
-        paper: which papers show such a figure.
+        caption: one line.
+        reading: how to read it, shown on demand.
+        paper: which papers show such a figure; a part of that.
         title: a heading of its own; empty for none.
     """
 
     kind: ClassVar[str] = "figure"
     name: str
-    content: tuple[Chart | Tiles | Table | Scale, ...]
+    content: tuple[Chart | Tiles | Scale, ...]
+    caption: str
     reading: str
     paper: str
     title: str = ""
@@ -110,16 +125,9 @@ class Figure:
         """The charts in it."""
         yield from (block for block in self.content if isinstance(block, Chart))
 
-    def tiles(self) -> Iterator[Tile]:
-        """The pictures in it, each group with its label."""
-        for block in self.content:
-            if isinstance(block, Tiles):
-                yield from block.tiles
-            elif isinstance(block, Table):
-                for row in block.rows:
-                    pictures = tuple(cell for cell in row if isinstance(cell, Picture))
-                    if pictures:
-                        yield Tile(pictures, " · ".join(cell for cell in row if isinstance(cell, str) and cell))
+    def tiles(self) -> Iterator[Tiles]:
+        """The pictures in it, in their rows."""
+        yield from (block for block in self.content if isinstance(block, Tiles))
 
 
 @dataclass(frozen=True)
@@ -131,22 +139,6 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Headline:
-    """The number that the page is about.
-
-    Arguments:
-        value: with its unit.
-        other: the same in the other unit.
-        claim: what kind of number it is, and of which images.
-    """
-
-    kind: ClassVar[str] = "headline"
-    value: str
-    other: str
-    claim: str
-
-
-@dataclass(frozen=True)
 class Source:
     """Text that is shown letter by letter."""
 
@@ -154,7 +146,36 @@ class Source:
     text: str
 
 
-Block = Figure | Prose | Headline | Table | Source
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Blocks that are shown when they are asked for.
+
+    Arguments:
+        summary: what is shown of them otherwise.
+        blocks: the blocks.
+    """
+
+    kind: ClassVar[str] = "fold"
+    summary: str
+    blocks: tuple[Block, ...]
+
+
+Block = Figure | Prose | Table | Source | Fold
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The number that the page is about.
+
+    Arguments:
+        value: with its unit.
+        beside: what another method needs, in words; empty where none was measured.
+        claim: what kind of number it is, and of which images.
+    """
+
+    value: str
+    beside: str
+    claim: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,5 +193,13 @@ class Section:
     blocks: tuple[Block, ...] = field(default=())
 
     def figures(self) -> Iterator[Figure]:
-        """The figures in it."""
-        yield from (block for block in self.blocks if isinstance(block, Figure))
+        """The figures in it, also those in folds."""
+        yield from _figures(self.blocks)
+
+
+def _figures(blocks: tuple[Block, ...]) -> Iterator[Figure]:
+    for block in blocks:
+        if isinstance(block, Figure):
+            yield block
+        elif isinstance(block, Fold):
+            yield from _figures(block.blocks)

@@ -73,6 +73,12 @@ _STYLE = {
 _LONGEST_CURVE = 400
 """Points: more cannot be told apart."""
 
+_SHORT = 0.07
+"""Length of a short mark, as a share of the height."""
+
+_LONGEST_NAME = 24
+"""Letters of the name of a bar; of longer ones the beginning is shown."""
+
 _CELLS_WITH_NUMBERS = 9
 """Rows or columns of a matrix up to which there is room for a number in each cell."""
 
@@ -101,11 +107,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Mark:
-    """An upright line at a step, and what it stands for in the legend."""
+    """A vertical line at a step, and what it stands for in the legend; a short one is a tick on the axis."""
 
     label: str
     x: float
     color: str
+    short: bool = False
 
 
 def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[Mark] = (), cut: bool = False) -> Figure:
@@ -115,7 +122,7 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
         curves: drawn in the order blue, vermilion, green; the second and third are dashed and dotted as well.
         y_label: with the unit.
         x_label: with the unit.
-        marks: upright lines.
+        marks: vertical lines.
         cut: values of the first tenth of the range of x may lie above the frame, so that the rest can be read.
     """
     with style():
@@ -130,7 +137,10 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
         for mark in marks:
             label = "_" if mark.label in named else mark.label
             named.add(mark.label)
-            axes.axvline(mark.x, color=mark.color, linestyle=(0, (2, 2)), linewidth=1, label=label)
+            if mark.short:
+                axes.axvline(mark.x, 0, _SHORT, color=mark.color, linewidth=1.2, label=label)
+            else:
+                axes.axvline(mark.x, color=mark.color, linestyle=(0, (2, 2)), linewidth=1, label=label)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -143,7 +153,7 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
 def bars(
     heights: Sequence[float], errors: Sequence[float], hollow: Sequence[bool], y_label: str, x_label: str
 ) -> Figure:
-    """Upright bars numbered from 0, with errors; hollow ones stand out.
+    """Vertical bars numbered from 0, with errors; hollow ones stand out.
 
     Arguments:
         heights: of the bars; those below zero hang down.
@@ -174,27 +184,62 @@ def bars(
     return figure
 
 
-def matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str]) -> Figure:
-    """A matrix of shares as colored cells, 0 dark and 1 bright; what is no number is left empty.
+def levels(values: Sequence[float], names: Sequence[str], texts: Sequence[str], label: str) -> Figure:
+    """Bars from left to right, one below the other, with their values; the first stands out.
+
+    Arguments:
+        values: lengths of the bars, from 0.
+        names: of the bars, top first.
+        texts: beside the bars.
+        label: with the unit.
+    """
+    with style():
+        figure, axes = _empty((SIZE[0], 0.7 + 0.32 * len(values)))
+        places = np.arange(len(values))
+        axes.barh(places, values, 0.62, color=[BLUE, *[MUTED] * (len(values) - 1)])
+        for place, value, text in zip(places, values, texts, strict=True):
+            end = (max(value, 0.0), place)
+            axes.annotate(text, end, (4, 0), textcoords="offset points", va="center", fontsize=8)
+        shown = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..." for name in names]
+        axes.set_yticks(places, shown)
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.grid(False)
+        axes.set_xlim(0, 1.15 * max(*values, 0.0) or 1.0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(label)
+    return figure
+
+
+def matrix(
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    labels: tuple[str, str],
+    beside: tuple[Sequence[float], str],
+) -> Figure:
+    """A matrix of shares as colored cells, 0 dark and 1 bright, and a bar for each row; NaN is left empty.
 
     Arguments:
         values: in 0..1, or NaN, [rows, columns].
         rows: names of the rows, first on top.
         columns: names of the columns.
         labels: what the rows and what the columns are.
+        beside: lengths of the bars, and what they are.
     """
     with style():
-        height = 1.3 + 0.26 * min(max(len(rows), 3), 16)
-        figure, axes = _empty((SIZE[0], height))
-        axes.grid(False)
+        height = 1.1 + 0.26 * min(max(len(rows), 3), 12)
+        figure = Figure(figsize=(SIZE[0], height), dpi=72, layout="constrained")
+        axes, bars_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+        for each in (axes, bars_axes):
+            each.grid(False)
+            each.tick_params(axis="y", length=0)
         mesh = axes.pcolormesh(
             np.ma.masked_invalid(values), vmin=0, vmax=1, cmap="viridis", edgecolor=PAGE, linewidth=1
         )
         axes.invert_yaxis()
-        every = -(-max(len(rows), len(columns)) // 20)  # names that would overlap are left out
-        axes.set_xticks(
-            np.arange(0, len(columns), every) + 0.5, columns[::every], rotation=90 if len(columns) > 4 else 0
-        )
+        every = -(-max(len(rows), len(columns)) // 16)  # names that would overlap are left out
+        axes.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every])
         axes.set_yticks(np.arange(0, len(rows), every) + 0.5, rows[::every])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -206,6 +251,11 @@ def matrix(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[s
                     color = "#010101" if value > 0.55 else "#fefefe"
                     place = (column + 0.5, row + 0.5)
                     axes.annotate(f"{value:.2f}", place, ha="center", va="center", color=color, fontsize=7)
+        bars_axes.barh(np.arange(len(rows)) + 0.5, beside[0], 0.6, color=BLUE)
+        bars_axes.set_xlim(0, 1.1 * max(*beside[0], 1.0))
+        bars_axes.set_xlabel(beside[1])
+        bars_axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+        bars_axes.spines["left"].set_visible(False)
         bar = figure.colorbar(mesh, ax=axes, fraction=0.05, pad=0.03, ticks=[0, 0.5, 1])
         bar.outline.set_visible(False)
     return figure
@@ -229,7 +279,7 @@ def _empty(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
 
 
 def _cut(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Limits of the upright axis that hold all values but those of the first tenth of the steps."""
+    """Limits of the vertical axis that hold all values but those of the first tenth of the steps."""
     last = max((curve.x[-1] for curve in curves if len(curve.x)), default=0.0)
     late = [y for curve in curves for x, y in zip(curve.x, curve.y, strict=True) if x > last / 10]
     if late:

@@ -1,107 +1,129 @@
-"""Learning curves: what the run wrote down while it was trained, and what happened on the way."""
+"""Learning curves: the metrics that the run recorded in training, and its rollbacks and warnings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from davi.page import charts
-from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table
+from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table
 from davi.page.charts import PURPLE, VERMILION, Curve, Mark
+from davi.page.contents import Contents
+from davi.page.units import Unit
 
 _MOST_EVENTS = 50
-"""Rows: a run in which more happened is told by its first and last."""
+"""Rows: of more events the first and the last are shown."""
 
 _WHAT = {"collapse": "inactive layers"}
-"""What the records call otherwise."""
+"""Events by the names that the page gives them."""
 
 Records = Sequence[Mapping[str, Any]]
 
 
-def curves(records: Records) -> Section:
-    """Bits per dimension (or the loss of an objective that makes no claim), KL divergence and learning rate over steps,
-    with rollbacks and warnings; in a run of stages for each of them.
-
-    Arguments:
-        records: the lines of ``metrics.jsonl``; what is no number in them is left out.
+def curves(contents: Contents, _: int) -> Section:
+    """The cost of images (or the loss of an objective that makes no claim), KL divergence and, folded away, learning
+    rate and events over steps; in a run of stages for each of them. What is no number in the records is left out.
     """
-    title = "Learning curves"
+    records, title = contents.records, "Learning curves"
     train = [record for record in records if record.get("kind") == "train"]
     if not train:
         text = "Left out: the run has written no metrics; it was imported, or ended before its first line."
         return Section("curves", title, (Prose(text),))
     validation = [record for record in records if record.get("kind") == "validation"]
     events = [record for record in records if record.get("kind") in ("rollback", "watch")]
-    blocks: list[Block] = []
+    shown: list[Block] = []
+    rates: list[Block] = []
     stages = list(dict.fromkeys(str(record.get("stage", "")) for record in train))
     for number, stage in enumerate(stages, 1):
-        own = (_of_stage(found, stage) for found in (train, validation, events))
-        suffix, title = (f"-{number}", f"Stage {stage}") if stage else ("", "")
-        blocks += (replace(figure, name=figure.name + suffix, title=title) for figure in _figures(*own))
+        of_train, of_validation, of_events = (_of_stage(found, stage) for found in (train, validation, events))
+        marks = _marks(of_events)
+        suffix, heading = (f"-{number}", f"Stage {stage}") if stage else ("", "")
+        for figures, where in (
+            (_figures(of_train, of_validation, marks, contents.unit), shown),
+            (_rate(of_train, marks), rates),
+        ):
+            where += (replace(figure, name=figure.name + suffix, title=heading) for figure in figures)
+    if rates:
+        shown.append(Fold("Learning rate", tuple(rates)))
     if events:
-        blocks.append(Table("What happened on the way", ("step", "event", "details"), tuple(_rows(events))))
-    else:
-        text = "No rollback, no inactive layer, no plateau."
-        blocks.append(Prose(text))
-    return Section("curves", title, tuple(blocks))
+        table = Table("Events", ("step", "event", "details"), tuple(_rows(events)))
+        shown.append(Fold(f"Events during training: {_counted(events)}", (table,)))
+    return Section("curves", title, tuple(shown))
 
 
 def _of_stage(records: Records, stage: str) -> list[Mapping[str, Any]]:
     return [record for record in records if str(record.get("stage", "")) == stage]
 
 
-def _figures(train: Records, validation: Records, events: Records) -> Iterator[Figure]:
-    marks = [
+def _marks(events: Records) -> list[Mark]:
+    return [
         Mark("rollback", float(event["step"]), VERMILION)
         if event["kind"] == "rollback"
-        else Mark("warning of the monitor", float(event["step"]), PURPLE)
+        else Mark("warning", float(event["step"]), PURPLE, short=True)
         for event in events
         if abs(event["step"]) < 2**53
     ]
-    marked = " Upright lines are rollbacks and warnings; the table below tells of each." if marks else ""
-    bits = _pair(train, validation, "bits_per_dim")
-    loss = [] if bits else _pair(train, validation, "loss")
+
+
+def _counted(events: Records) -> str:
+    rollbacks = sum(event["kind"] == "rollback" for event in events)
+    parts = [(rollbacks, "rollback"), (len(events) - rollbacks, "warning")]
+    return ", ".join(f"{n} {name}{'s' if n > 1 else ''}" for n, name in parts if n)
+
+
+def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: Unit) -> Iterator[Figure]:
+    marked = " Vertical lines mark rollbacks, short ticks warnings; both are listed below." if marks else ""
+    cost = [_scaled(curve, unit.of_bits) for curve in _pair(train, validation, "bits_per_dim")]
+    loss = [] if cost else _pair(train, validation, "loss")
     if loss:
         yield Figure(
             "curve-loss",
             (Chart(charts.lines(loss, "loss", "step", marks, cut=True), _told(loss, "")),),
-            "How to read it: what the objective minimizes. It is no probability of images, and can be compared with "
-            "itself over the steps alone." + marked,
-            "What the loss is, the paper of the objective says.",
+            "What the objective minimizes.",
+            "This loss is not a likelihood; compare it only with itself over the steps." + marked,
+            "",
         )
-    if bits:
+    if cost:
         yield Figure(
             "curve-bits",
-            (Chart(charts.lines(bits, "bits/dim", "step", marks, cut=True), _told(bits, "bits/dim")),),
-            "How to read it: lower is better. Both are the claim of the model with one draw of its latents (for a "
-            "variational autoencoder the ELBO, a lower bound). Training is the mean over the steps since the last "
-            "point, with the weights of the moment; validation is on images kept apart, with averaged weights. Where "
-            "validation turns up while training goes down, the model learns its images by heart. Values of the first "
-            "tenth of the steps may lie above the frame." + marked,
+            (Chart(charts.lines(cost, unit.name, "step", marks, cut=True), _told(cost, unit.name)),),
+            f"Cost of an image in {unit.name}; lower is better.",
+            "The claim of the model with one draw of its latents (for a variational autoencoder the ELBO). Training is "
+            "the mean over the steps since the last point, with the weights of the moment; validation is on held-out "
+            "images, with averaged weights. Where validation turns up while training goes down, the model overfits. "
+            "Values of the first tenth of the steps may lie above the frame." + marked,
             "Every paper of the family shows such curves, or the number at their end.",
         )
-    kl = _pair(train, validation, "kl")
+    kl = [_scaled(curve, unit.of_nats) for curve in _pair(train, validation, "kl")]
     if kl and any(value for curve in kl for value in curve.y):
+        label = f"KL divergence, {unit.name}"
         yield Figure(
             "curve-kl",
-            (Chart(charts.lines(kl, "KL divergence, nats per image", "step", marks, cut=True), _told(kl, "nats")),),
-            "How to read it: what the latents of all layers together cost; they say no more than that about an image. "
-            "Where the curve falls to zero all layers are inactive (posterior collapse): the model has given its "
-            "latents up." + marked,
+            (Chart(charts.lines(kl, label, "step", marks, cut=True), _told(kl, unit.name)),),
+            "The part of it that the latents cost: KL divergence of all layers.",
+            "The latents say no more than this about an image. Where the curve falls to zero all layers are inactive: "
+            "posterior collapse." + marked,
             "The effect of warm-up that such a curve shows is discussed in Ladder Variational Autoencoders (Sønderby "
             "et al., NeurIPS 2016).",
         )
+
+
+def _rate(train: Records, marks: Sequence[Mark]) -> Iterator[Figure]:
     rate = [Curve("learning rate", *_series(train, "learning_rate"))]
     if rate[0].x:
         yield Figure(
             "curve-rate",
             (Chart(charts.lines(rate, "learning rate", "step", marks), _told(rate, "")),),
-            "How to read it: the step size of the optimizer, as the schedule of the recipe sets it. A rollback "
-            "continues with a smaller one." + marked,
-            "The papers give the schedule in words.",
+            "Learning rate, as the schedule of the recipe sets it.",
+            "After a rollback training goes on with a smaller learning rate.",
+            "",
         )
+
+
+def _scaled(curve: Curve, to: Callable[[float], float]) -> Curve:
+    return replace(curve, y=[to(value) for value in curve.y])
 
 
 def _pair(train: Records, validation: Records, key: str) -> list[Curve]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from davi.evaluation.activity import ACTIVE_RULE, INACTIVE_NATS
-from davi.formatting import size, with_error
+from davi.formatting import listed, size
 from davi.inspection import Inspection, Layer, Progressive
 from davi.page import charts, pixels
-from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table
+from davi.page.bits import name_of, spread
+from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table, Tile, Tiles
 from davi.page.charts import Curve
+from davi.page.contents import Contents
+from davi.page.images import reduced
+from davi.page.units import Unit
 from davi.quantity import Statistic
 
-_STRIP = 236
-"""Pixels of the screen for a row of images beside its name, so that both fit on a phone."""
+_MOST_PICTURES = 11
+"""In a row, beside the original."""
 
 _NO_CLOSED_FORM = (
     "Divergences marked as estimates have no closed form: each is the mean of log q(z) - log p(z) over images, with "
@@ -29,37 +32,40 @@ _NO_DIVERGENCE = (
 )
 
 
-def divergences(inspection: Inspection) -> Section:
+def divergences(contents: Contents, _: int) -> Section:
     """KL divergence of each layer and of each scale, or its term where that is none; inactive layers by name."""
-    title, layers = "KL divergence of the latent layers", inspection.layers
+    found, unit = contents.inspection, contents.unit
+    layers = found.layers
     pure = all(layer.divergence for layer in layers)
     what, plural = ("KL divergence",) * 2 if pure else ("term", "terms")
-    title = title if pure else "Terms of the latent layers"
-    heights = [layer.nats for layer in layers]
-    errors = [layer.standard_error or 0.0 for layer in layers]
+    heights = [unit.of_nats(layer.nats) for layer in layers]
+    errors = [unit.of_nats(layer.standard_error or 0.0) for layer in layers]
     hollow = [layer.inactive for layer in layers]
-    drawing = charts.bars(heights, errors, hollow, f"{what}, nats per image", "latent layer, 0 is the top")
-    told = ", ".join(f"layer {i} {layer.nats:.2f}" for i, layer in enumerate(layers))
+    drawing = charts.bars(heights, errors, hollow, f"{what}, {unit.name}", "latent layer, 0 is the top")
+    told = ", ".join(f"layer {i} {height:.3g}" for i, height in enumerate(heights))
     figure = Figure(
         "kl",
-        (Chart(drawing, f"Bar chart of the {plural} in nats: {told}."),),
-        f"How to read it: a bar is what one layer costs for an image, mean and standard error over {inspection.images} "
-        "images with one draw each; all bars together are the KL divergence in the ELBO, that of the posterior of all "
-        "latents from their prior. "
+        (Chart(drawing, f"Bar chart of the {plural} in {unit.name}: {told}."),),
+        _inactive(layers),
+        f"A bar is what one layer costs, mean and standard error over {found.images} images with one draw each. All "
+        "bars together are the KL divergence in the ELBO, that of the posterior of all latents from their prior. "
         + ("A layer tells no more about an image than it costs. " if pure else "")
-        + "Outlined bars are inactive layers.",
+        + f"Outlined bars are inactive layers: below {INACTIVE_NATS:g} nats per image the posterior is the prior, "
+        "whatever the image.",
         "The kind of figure shown in Ladder Variational Autoencoders (Sønderby et al., NeurIPS 2016); Deep Attentive "
         "Variational Inference (Apostolopoulou et al., ICLR 2022) shows the use of the latent layers to the same end.",
     )
-    heads = ("layer", *(("latent",) if _named(layers) else ()), "grid", "channels", "nats", "state")
-    blocks: list[Block] = [Prose(_inactive(layers)), figure]
+    heads = ("layer", *(("latent",) if _named(layers) else ()), "grid", "channels", unit.name, "state")
+    tables: list[Block] = []
     if not pure:
-        blocks.append(Prose(_NO_DIVERGENCE))
+        tables.append(Prose(_NO_DIVERGENCE))
     if any(layer.drawn and layer.divergence for layer in layers):
-        blocks.append(Prose(_NO_CLOSED_FORM))
-    blocks.append(Table("By scale", ("latent grid", "layers", "nats", "share"), tuple(_scales(layers))))
-    blocks.append(Table("By layer, top first", heads, tuple(_by_layer(layers))))
-    return Section("kl", title, tuple(blocks))
+        tables.append(Prose(_NO_CLOSED_FORM))
+    tables.append(Table("By scale", ("grid", "layers", unit.name, "share"), tuple(_scales(layers, unit))))
+    tables.append(Table("By layer, top first", heads, tuple(_by_layer(layers, unit))))
+    title = "KL divergence by layer" if pure else "Terms of the latent layers"
+    folds = (Fold("By layer and scale", tuple(tables)), Fold("Active units", _units(found)))
+    return Section("kl", title, (figure, *folds))
 
 
 def _named(layers: Sequence[Layer]) -> bool:
@@ -67,113 +73,103 @@ def _named(layers: Sequence[Layer]) -> bool:
 
 
 def _inactive(layers: Sequence[Layer]) -> str:
-    names = [layer.name for layer in layers if layer.inactive]
-    judged = [layer for layer in layers if layer.divergence]
-    if any(layer.inactive for layer in layers if not layer.divergence):
-        return (
-            f"All {len(layers)} layers are inactive: together their terms are below {INACTIVE_NATS:g} nats per image. "
-            "The posterior of the latents is their prior, whatever the image."
-        )
-    if names:
-        return (
-            f"{len(names)} of {len(layers)} layers {'is' if len(names) == 1 else 'are'} inactive, with a KL divergence "
-            f"below {INACTIVE_NATS:g} nats per image: {', '.join(names)}. The posterior of such a layer is its prior, "
-            "whatever the image."
-        )
-    least = f"a KL divergence of at least {INACTIVE_NATS:g} nats per image"
+    """The inactive layers in one sentence."""
+    numbers = [str(i) for i, layer in enumerate(layers) if layer.inactive]
+    judged = [str(i) for i, layer in enumerate(layers) if layer.divergence]
+    if len(numbers) == len(layers):
+        return f"All {len(layers)} layers are inactive." if len(layers) > 1 else "The layer is inactive."
+    if numbers:
+        are = "layers are inactive: layers" if len(numbers) > 1 else "layers is inactive: layer"
+        return f"{len(numbers)} of {len(layers)} {are} {listed(numbers)}."
     if len(judged) == len(layers):
-        return f"No layer is inactive: each has {least}."
+        return "No layer is inactive."
     if len(judged) == 1:
-        return f"The one layer that can be judged alone, {judged[0].name}, is not inactive: it has {least}."
-    return f"None of the {len(judged)} layers that can be judged alone is inactive: each has {least}."
+        return f"Layer {judged[0]}, the only one that can be judged by itself, is active."
+    return f"None of the {len(judged)} layers that can be judged by themselves is inactive."
 
 
-def _scales(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
+def _scales(layers: Sequence[Layer], unit: Unit) -> Iterator[tuple[str, ...]]:
     grids = dict.fromkeys(layer.grid for layer in layers)
     total = sum(layer.nats for layer in layers)
     for grid in grids:
         members = [layer for layer in layers if layer.grid == grid]
         nats = sum(layer.nats for layer in members)
         share = f"{100 * nats / total:.1f} %" if total > 0 else "none"
-        yield size(grid), str(len(members)), f"{nats:.3f}", share
+        yield size(grid), str(len(members)), f"{unit.of_nats(nats):.3g}", share
 
 
-def _by_layer(layers: Sequence[Layer]) -> Iterator[tuple[str, ...]]:
-    for layer in layers:
-        nats = with_error(Statistic(layer.nats, layer.standard_error), 3)
-        state = "inactive" if layer.inactive else "in use" if layer.divergence else "term, no divergence"
+def _by_layer(layers: Sequence[Layer], unit: Unit) -> Iterator[tuple[str, ...]]:
+    for i, layer in enumerate(layers):
+        error = None if layer.standard_error is None else unit.of_nats(layer.standard_error)
+        cost = unit.text(Statistic(unit.of_nats(layer.nats), error))
+        state = "inactive" if layer.inactive else "active" if layer.divergence else "term, no divergence"
         state += ", an estimate" if layer.drawn and layer.divergence else ""
-        name = (layer.name, layer.latent) if _named(layers) else (layer.name,)
-        yield *name, size(layer.grid), str(layer.channels), nats, state
+        name = (str(i), layer.latent) if _named(layers) else (str(i),)
+        yield *name, size(layer.grid), str(layer.channels), cost, state
 
 
-def _measured(inspection: Inspection) -> str:
-    """Over what active units were counted; inspections made by hand need not say."""
-    counted = inspection.active_units
-    return "" if counted is None else f" over {counted.images} images, with {counted.draws} draws of the latents each"
-
-
-def units(inspection: Inspection) -> Section:
+def _units(found: Inspection) -> tuple[Block, ...]:
     """Active units of each layer."""
-    title, layers = "Active units", inspection.layers
+    layers = found.layers
     if not any(layer.units for layer in layers):
-        return Section("units", title, (Prose("Left out: a variance over images needs at least two images."),))
+        return (Prose("Left out: a variance over images needs at least two images."),)
     active, all_ = sum(layer.active for layer in layers), sum(layer.units for layer in layers)
     shares = [100 * layer.active / max(layer.units, 1) for layer in layers]
-    drawing = charts.bars(
-        shares, [0.0] * len(layers), [not layer.active for layer in layers], "active units, %", "latent layer, 0 is top"
-    )
+    hollow = [not layer.active for layer in layers]
+    drawing = charts.bars(shares, [0.0] * len(layers), hollow, "active units, %", "latent layer, 0 is the top")
     drawing.axes[0].set_ylim(0, 100)
     told = ", ".join(f"layer {i} {layer.active} of {layer.units}" for i, layer in enumerate(layers))
+    counted = found.active_units
+    over = "" if counted is None else f", over {counted.images} images with {counted.draws} draws of the latents each"
     figure = Figure(
         "active-units",
         (Chart(drawing, f"Bar chart of the share of active units: {told}."),),
-        f"How to read it: {active} of {all_} units are active{_measured(inspection)}. {ACTIVE_RULE[0].upper()}"
-        f"{ACTIVE_RULE[1:]}. A unit whose prior moves with what the layers above have inferred is active even if it "
-        "tells nothing of its own; where its layer has a KL divergence, that says whether it does.",
+        f"{active:,} of {all_:,} units are active.",
+        f"{ACTIVE_RULE[0].upper()}{ACTIVE_RULE[1:]}{over}. A unit whose prior moves with what the layers above have "
+        "inferred is active even if it tells nothing of its own; where its layer has a KL divergence, that says "
+        "whether it does.",
         "The measure of Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, ICLR 2016), there a number "
         "for each layer.",
     )
     rows = tuple(
-        (layer.name, str(layer.active), str(layer.units), f"{s:.1f} %") for layer, s in zip(layers, shares, strict=True)
+        (str(i), str(layer.active), str(layer.units), f"{share:.1f} %")
+        for i, (layer, share) in enumerate(zip(layers, shares, strict=True))
     )
-    return Section("units", title, (figure, Table("By layer", ("layer", "active", "units", "share"), rows)))
+    return figure, Table("Active units by layer", ("layer", "active", "units", "share"), rows)
 
 
-def progressive(inspection: Inspection, levels: int, longest: int) -> Section | None:
-    """Reconstructions that use the first layers only.
+def progressive(contents: Contents, longest: int) -> Section | None:
+    """The image building up: reconstructions that use the first layers only.
 
     Arguments:
-        inspection: of the model.
-        levels: of a pixel.
+        contents: of the page.
         longest: of the sides of an image, in pixels of its picture.
     """
-    title = "Reconstructions from the first layers"
+    inspection = contents.inspection
     found = inspection.progressive
     if found is None:
         return None
-    n = len(found.originals)
-    top = found.depths[-1]
-    rows = [
-        ("original", pixels.sheet(found.originals, levels, n, f"{n} originals.", longest, _STRIP)),
-        *(
-            (
-                f"{_first(k, top)}: {value:.2f} nats",
-                pixels.sheet(image, levels, n, f"{n} reconstructions from {_first(k, top)}.", longest, _STRIP),
-            )
-            for k, image, value in zip(found.depths, found.images, found.nats, strict=True)
-        ),
-    ]
-    strips = Figure(
+    rows = []
+    for i, original in enumerate(found.originals):
+        name = name_of(inspection, i)
+        tiles = []
+        for place in spread(len(found.depths), _MOST_PICTURES):
+            k, images = found.depths[place], found.images[place]
+            alt = f"{name}, from {_first(k, found.depths[-1])}."
+            tiles.append(Tile((pixels.image(images[i], contents.levels, alt, longest, pixels.SMALL),), str(k)))
+        last = pixels.image(original, contents.levels, f"{name}, original.", longest, pixels.SMALL)
+        rows.append(Tiles((*tiles, Tile((last,), "original")), name))
+    figure = Figure(
         "progressive",
-        (Table("From the top layer to all layers", ("latents used: negative bound", "images"), tuple(rows)),),
-        "How to read it: the first k layers are taken from the posterior of the image above, all others are the mean "
-        "of the prior. Where a row begins to look like the original, the layers up to there hold what makes it this "
-        "image; layers that change nothing are not needed for it. No layer at all gives the same image for all. The "
-        "nats are explained below.",
+        tuple(rows),
+        f"Reconstructions from the first k of {found.depths[-1]} latent layers.{reduced(inspection, longest)}",
+        "The number is k. The first k layers are at the posterior means of the image, all others at the prior means. "
+        "Where a row begins to look like the original, the layers up to there hold what makes it this image; layers "
+        f"that change nothing are not needed for it. Pictures are {inspection.pixels} of p(x | z).",
         "The kind of figure shown in Very Deep VAEs (Child, ICLR 2021), where images are built up layer by layer.",
     )
-    return Section("progressive", title, (strips, _bound(found, inspection)))
+    fold = Fold("What each layer is worth", (_bound(found, contents),))
+    return Section("progressive", "Layer by layer", (figure, fold))
 
 
 def _first(k: int, top: int) -> str:
@@ -182,17 +178,17 @@ def _first(k: int, top: int) -> str:
     return f"top layer of {top}" if k == 1 else f"top {k} layers of {top}"
 
 
-def _bound(found: Progressive, inspection: Inspection) -> Figure:
-    dims = found.originals[0].numel()
-    bits = [value / (dims * math.log(2.0)) for value in found.nats]
-    curve = Curve("bound", [float(k) for k in found.depths], bits)
-    drawing = charts.lines([curve], "bits/dim (negative bound)", "layers taken from the posterior")
-    told = ", ".join(f"{k} layers {value:.3f}" for k, value in zip(found.depths, bits, strict=True))
+def _bound(found: Progressive, contents: Contents) -> Figure:
+    unit = contents.unit
+    costs = [unit.of_nats(value) for value in found.nats]
+    curve = Curve("bound", [float(k) for k in found.depths], costs)
+    drawing = charts.lines([curve], f"{unit.name} (negative bound)", "layers taken from the posterior")
+    told = ", ".join(f"{k} layers {value:.3f}" for k, value in zip(found.depths, costs, strict=True))
     return Figure(
         "progressive-bound",
-        (Chart(drawing, f"Line chart of bits/dim over the number of layers used: {told}."),),
-        "How to read it: the lower bound of a model that knows the image through its first k layers only and draws all "
-        f"others from the prior, mean over {inspection.images} images; lower is better. A step down is what a layer is "
-        "worth; a flat end means layers without use.",
-        "The number beside the figure above; it is this page's own.",
+        (Chart(drawing, f"Line chart of {unit.name} over the number of layers used: {told}."),),
+        "A step down is what a layer is worth; a flat end means layers without use.",
+        "The lower bound on the log-likelihood when only the first k layers are inferred from the image and all others "
+        f"are drawn from the prior, mean over {contents.inspection.images} images; lower is better.",
+        "This page's own figure.",
     )

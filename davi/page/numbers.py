@@ -1,4 +1,4 @@
-"""The first section of the page: what was measured, what it has to beat, and everything the numbers depend on."""
+"""The numbers: the one at the top of the page, the comparison with baselines, and all that they depend on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping
 from davi.evaluation import clusters
 from davi.evaluation.result import Protocol, Result
 from davi.evidence import About, Kind
-from davi.formatting import UNITS, in_units, size
-from davi.page.blocks import Headline, Prose, Section, Table
+from davi.formatting import UNITS, significant, size
+from davi.page import charts
+from davi.page.blocks import Block, Chart, Figure, Fold, Headline, Prose, Section, Source, Table
+from davi.page.contents import Contents
+from davi.page.units import Unit
 from davi.quantity import from_bits
 from davi.records import to_json
 from davi.report import in_words, which_images
@@ -17,63 +20,126 @@ from davi.report import in_words, which_images
 PNG_FRAME = 57
 """Bytes of a PNG file that are no pixels: the signature, and what the chunks IHDR, IDAT and IEND cannot do without."""
 
+_LONGEST_RECIPE = 50_000
+"""Letters: a recipe is some two thousand."""
+
+_COMPARISON = "Comparison with baselines"
+
 _DEEPEST = 4
 _SEPARATE = ("model", "data", "dims", "set", "split", "images", "images_available", "limit", "subset", "files")
 """Fields of the protocol that are told in words of their own."""
 
 
-def headline(result: Result) -> str:
-    """The number of the page in one line, with its unit and the kind of claim it is."""
-    head = _headline(result)
-    return f"{head.value} ({head.other}), {head.claim}"
+def in_one_line(result: Result) -> str:
+    """The number of the page in one line, with its unit, what to compare it with, and the kind of claim it is."""
+    head = headline(result)
+    return "; ".join(part for part in (head.value, head.beside, head.claim) if part)
 
 
-def numbers(result: Result, measured: str) -> Section:
-    """The numbers with their protocol and baselines.
-
-    Arguments:
-        result: of the evaluation.
-        measured: a sentence that says who measured it, and when.
-    """
-    units = tuple(UNITS[unit] for unit in result.units)
-    blocks = (
-        _headline(result),
-        Prose(measured),
-        Table(
-            f"What was measured, mean ± standard error over the {_over(result.protocol)}",
-            ("quantity", *units, "kind"),
-            tuple(_measured(result)),
-        ),
-        Prose(_explained(result)),
-        *_further(result),
-        *_comparison(result, units),
-        Table("What the numbers depend on", ("", ""), tuple(_protocol(result.protocol))),
-    )
-    return Section("numbers", "The numbers", blocks)
-
-
-def _headline(result: Result) -> Headline:
-    units = result.units
-    value, other = (f"{cell} {UNITS[unit]}" for unit, cell in zip(units, in_units(result.bound, units), strict=True))
+def headline(result: Result) -> Headline:
+    """The number of the page in words."""
+    unit = Unit.of(result)
     claim = {
         Kind.EXACT: "exact log-likelihood",
         Kind.LOWER_BOUND: f"lower bound on the log-likelihood{_bound_name(result)}",
-        Kind.ESTIMATE: "estimate of the log-likelihood, which may lie on either side",
+        Kind.ESTIMATE: "estimate of the log-likelihood, which may err on either side",
     }[result.kind]
     of = "" if result.about is About.X else f", {result.log_p}"
-    return Headline(value, other, f"{claim}{of}; {_images(result.protocol)}")
+    sign = ", shown as -log p" if unit.key == "nats" else ""
+    value = f"{unit.text(unit.cost(result.bound))} {unit.name}"
+    return Headline(value, _beside(result, unit), f"{claim}{of}{sign}; {_images(result.protocol)}")
+
+
+def _beside(result: Result, unit: Unit) -> str:
+    """What the first of the baselines needs: that of a model that knows nothing but each pixel for itself."""
+    for baseline in result.baselines:
+        if baseline.bits_per_dim is not None:
+            return f"{baseline.name} {unit.short(unit.of_bits(baseline.bits_per_dim))}"
+    return ""
+
+
+def comparison(contents: Contents, _: int) -> Section:
+    """The model beside methods that have learned nothing, or little, about images."""
+    result, unit = contents.result, contents.unit
+    known = [baseline for baseline in result.baselines if baseline.bits_per_dim is not None]
+    if not known:
+        return Section("comparison", _COMPARISON, (Prose("Left out: no baseline was measured."),))
+    model = unit.cost(result.bound)
+    costs = [model.mean, *(unit.of_bits(baseline.bits_per_dim or 0.0) for baseline in known)]
+    names = ["this model", *(baseline.name for baseline in known)]
+    texts = [unit.short(cost) for cost in costs]
+    told = ", ".join(f"{name} {text}" for name, text in zip(names, texts, strict=True))
+    best = min(known, key=lambda baseline: baseline.bits_per_dim or 0.0)
+    than = unit.of_bits(best.bits_per_dim or 0.0) / model.mean if model.mean > 0 else 0.0
+    dims = result.protocol.dims
+    frame = unit.of_bits(8 * PNG_FRAME / dims)
+    figure = Figure(
+        "comparison",
+        (Chart(charts.levels(costs, names, texts, unit.name), f"Bar chart of {unit.name}: {told}."),),
+        f"The best baseline, {best.name}, costs {than:.2g} times as much."
+        if than > 1
+        else f"The best baseline, {best.name}, costs less than the model.",
+        "The same images, coded by other methods; lower is better. Independent pixels know how often each value occurs "
+        "at each place and nothing else. PNG and WebP are the sizes of whole files, one for each image: beside its "
+        f"pixels a PNG file holds at least {PNG_FRAME} bytes, which are {unit.short(frame)} {unit.name} for images of "
+        f"{dims:,} values. That is why small images cost so much as files.",
+        "",
+    )
+    rows = [("this model", unit.text(model), headline(result).claim)]
+    for baseline in result.baselines:
+        cost = "not available"
+        if baseline.bits_per_dim is not None:
+            cost = unit.text(unit.cost(from_bits(baseline.bits_per_dim, baseline.standard_error, dims)))
+        rows.append((baseline.name, cost, baseline.note))
+    fold = Fold(
+        "The same as a table", (Table("Baselines on the same images", ("method", unit.name, "how"), tuple(rows)),)
+    )
+    return Section("comparison", _COMPARISON, (figure, fold))
+
+
+def details(contents: Contents, _: int) -> Section:
+    """All numbers, everything they depend on, and the recipe, folded away."""
+    result, unit = contents.result, contents.unit
+    measured: list[Block] = [
+        Prose(contents.measured),
+        Table(
+            f"Mean ± standard error over the {_over(result.protocol)}",
+            ("quantity", unit.name, "kind"),
+            tuple(_measured(result, unit)),
+        ),
+        Prose(_explained(result, unit)),
+    ]
+    if result.measures:
+        rows = tuple((measure.name, in_words(measure), measure.rule) for measure in result.measures)
+        measured.append(Table("Other measures", ("measure", "value", "what it is"), rows))
+    protocol = Table("Everything the numbers depend on", ("", ""), tuple(_protocol(result.protocol)))
+    folds = [Fold("All numbers", tuple(measured)), Fold("Protocol and hashes", (protocol,))]
+    if contents.recipe is None:
+        folds.append(Fold("Recipe", (Prose("Left out: the run holds no recipe."),)))
+    else:
+        folds.append(Fold("Recipe", (Prose(_RECIPE), Source(_cut(contents.recipe)))))
+    return Section("details", "Details", tuple(folds))
+
+
+_RECIPE = "Every option the run was made with, defaults included. davi train accepts it as it stands."
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST_RECIPE:
+        return text
+    return f"{text[:_LONGEST_RECIPE]}\n... and {len(text) - _LONGEST_RECIPE} more letters"
 
 
 def _bound_name(result: Result) -> str:
     samples = result.bound.samples
     if samples > 1:
-        return f", L_{samples} of {samples} importance samples"
-    return "" if result.kl is None else f", the {result.claim}"
+        return f" (L_{samples}, {samples} importance samples)"
+    return "" if result.kl is None else f" ({result.claim})"
 
 
 def _images(protocol: Protocol) -> str:
     every = "all " if protocol.images == protocol.images_available else ""
-    return f"{every}{which_images(protocol)} of {protocol.set}"
+    return f"{protocol.set}, {every}{which_images(protocol)}"
 
 
 def _over(protocol: Protocol) -> str:
@@ -85,69 +151,41 @@ def _over(protocol: Protocol) -> str:
     return f"images, clustered by file ({clusters.in_words(protocol.images, files)}{few})"
 
 
-def _measured(result: Result) -> Iterator[tuple[str, ...]]:
+def _measured(result: Result, unit: Unit) -> Iterator[tuple[str, ...]]:
     """Rows of the table: the bound, the ELBO and its parts."""
-    kind, samples, units = str(result.kind), result.bound.samples, result.units
+    kind, samples = str(result.kind), result.bound.samples
     if result.kind is not Kind.LOWER_BOUND:
-        yield result.log_p, *in_units(result.bound, units), kind
+        yield f"-{result.log_p}", unit.text(unit.cost(result.bound)), kind
     else:
         if samples > 1:
-            yield f"L_{samples}, importance-weighted", *in_units(result.bound, units), kind
-        yield result.claim, *in_units(result.elbo, units), kind
-    parts = list(result.terms.items())
+            yield f"-L_{samples}, importance-weighted", unit.text(unit.cost(result.bound)), kind
+        yield f"-{result.claim}", unit.text(unit.cost(result.elbo)), kind
+    parts = [(f"-{name}", unit.cost(values)) for name, values in result.terms.items()]
     if result.kl is not None:
-        parts.append(("KL divergence of all layers", result.kl.total))
+        parts.append(("KL divergence of all layers", result.kl.total.in_unit(unit.key)))
     if len(parts) > 1:
         for name, values in parts:
-            yield name, *in_units(values, units), f"part of the {result.claim}"
+            yield name, unit.text(values), f"part of the {result.claim}"
 
 
-def _explained(result: Result) -> str:
+def _explained(result: Result, unit: Unit) -> str:
     """What the units are, and which way is better."""
+    other = next(key for key in result.units if key != unit.key)
+    same = f"{significant(Unit(other, unit.dims).cost(result.bound), 4)} {UNITS[other]}"
     text = (
-        "How to read it: nats are those of the log-probability of one image, nearer to zero is better; bits/dim are "
-        "the bits that an ideal code spends on one value of one pixel, fewer are better."
+        f"Minus log-likelihood of an image in nats, lower is better; the same number is {same}."
+        if unit.key == "nats"
+        else "Bits that an ideal code spends on one value of one pixel, lower is better; the same number as minus "
+        f"log-likelihood of an image is {same}."
     )
     if result.kind is Kind.LOWER_BOUND:
-        text += " A lower bound says that the images are at least so probable: the true bits/dim are at most these."
+        text += " A lower bound on the log-likelihood means that the true cost is at most this."
     if result.kl is not None:
         text += (
             " The ELBO is the reconstruction (log-probability of the pixels given the latents) minus the KL divergence "
             "(what the latents cost)."
         )
     return text
-
-
-def _further(result: Result) -> Iterator[Table]:
-    """Measures beside the claim."""
-    if result.measures:
-        rows = tuple((measure.name, in_words(measure), measure.rule) for measure in result.measures)
-        yield Table("What else was measured", ("measure", "value", "what it is"), rows)
-
-
-def _comparison(result: Result, units: tuple[str, ...]) -> Iterator[Table | Prose]:
-    """What other methods need, and why small images need so much of some of them."""
-    if not result.baselines:
-        return
-    dims = result.protocol.dims
-    rows = []
-    for baseline in result.baselines:
-        cells: tuple[str, ...] = ("not available", "not available")
-        if baseline.bits_per_dim is not None:
-            cells = in_units(from_bits(baseline.bits_per_dim, baseline.standard_error, dims), result.units)
-        rows.append((baseline.name, *cells, baseline.note))
-    yield Table(
-        "For comparison: what everybody has, on the same images (exact)",
-        ("method", *units, "how"),
-        tuple(rows),
-    )
-    frame = 8 * PNG_FRAME / dims
-    yield Prose(
-        "How to read it: a model should need fewer bits/dim than all of these. Independent pixels know how often each "
-        "value occurs at each place and nothing else. PNG and WebP are the lengths of whole files, one for each image: "
-        f"beside its pixels a PNG file holds at least {PNG_FRAME} bytes, which are {frame:.2f} bits/dim for images of "
-        f"{dims} values. That is why small images cost so much as files."
-    )
 
 
 def _protocol(protocol: Protocol) -> Iterator[tuple[str, str]]:

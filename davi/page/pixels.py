@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -21,10 +22,16 @@ from davi import pictures
 from davi.page.blocks import Picture, Scale
 
 ROOM = 344
-"""Pixels of the screen for a strip: as wide as a phone shows."""
+"""Pixels of the screen for a sheet: as wide as a phone shows."""
 
-TILE = 100
+LARGE = 600
+"""The least width of a large sheet, in pixels of the screen; a phone shows it smaller."""
+
+TILE = 132
 """Pixels of the screen for one image."""
+
+SMALL = 100
+"""The same for one of many: twelve fit side by side on a wide page, three on a phone."""
 
 GAP = 2
 """Pixels between pictures in a strip."""
@@ -36,6 +43,12 @@ PALETTE = tuple(
     tuple(round(255 * float(value)) for value in colormaps["viridis"](place / _TOP)[:3]) for place in range(_TOP + 1)
 )
 """Colors of maps, dark for the least and yellow for the most."""
+
+_WIDEST = 4
+"""Pixels of the screen that a gap may be wide."""
+
+_DIMMED = 0.7
+"""Factor on the shades of an image under a map."""
 
 _FRAME = (255, 77, 0)
 """A color that is not in :data:`PALETTE`, and as light as none of its ends."""
@@ -62,11 +75,18 @@ def shrunk(x: Tensor, longest: int) -> Tensor:
     return means.to(x.dtype).reshape(*x.shape[:-2], *means.shape[-2:])
 
 
+def in_levels(x: Tensor, levels: int) -> tuple[Tensor, int]:
+    """Images as integers, and of how many levels: integers as they are, means in units of levels as 256 shades."""
+    if not x.is_floating_point():
+        return x, levels
+    return (x * (255 / (levels - 1))).round().clamp(0, 255).to(torch.uint8), 256
+
+
 def image(x: Tensor, levels: int, alt: str, longest: int, room: int = TILE) -> Picture:
     """One image.
 
     Arguments:
-        x: integers in 0..levels-1, ``[C, H, W]``.
+        x: integers in 0..levels-1, or means in units of levels, ``[C, H, W]``.
         levels: of a pixel.
         alt: what there is to see.
         longest: of its sides, in pixels of the picture.
@@ -81,21 +101,24 @@ def sheet(
     """Images in rows.
 
     Arguments:
-        x: integers in 0..levels-1, ``[N, C, H, W]``.
+        x: integers in 0..levels-1, or means in units of levels, ``[N, C, H, W]``.
         levels: of a pixel.
         columns: images in a row.
         alt: what there is to see.
         longest: of the sides of one image, in pixels of the picture.
-        room: pixels of the screen in either direction.
+        room: pixels of the screen in either direction; from :data:`LARGE` on the least width.
         padding: pixels between the images.
     """
-    x = shrunk(x, longest)
+    x, levels = in_levels(shrunk(x, longest), levels)
     plain = pictures.grid(x, levels, columns, scale=1, padding=0)
-    scale = max(room // max(plain.size), 1)
-    if padding:  # enlarged here, not by the browser, which would enlarge the gaps as well
-        wide = room - (columns + 1) * padding
-        plain = pictures.grid(x, levels, columns, scale=max(wide // max(plain.size), 1), padding=padding)
-        scale = 1
+    if padding and room >= LARGE:
+        scale = max(-(-(room - (columns + 1) * padding) // plain.width), 1)
+    else:
+        scale = max((room - (columns + 1) * padding) // max(plain.size), 1)
+    if 1 < scale <= _WIDEST:  # the gaps may be enlarged with the pixels
+        plain = pictures.grid(x, levels, columns, scale=1, padding=1 if padding else 0)
+    elif padding:
+        plain, scale = pictures.grid(x, levels, columns, scale=scale, padding=padding), 1
     if x.shape[1] != 3:
         plain = plain.convert("L")
     return Picture(plain, scale, alt)
@@ -128,6 +151,34 @@ def maps(values: Tensor, high: float, alt: str, longest: int, room: int = ROOM, 
     return Picture(picture, max(room // max(picture.size), 1), alt)
 
 
+def overlay(x: Tensor, levels: int, values: Tensor, high: float, alt: str, longest: int, room: int) -> Picture:
+    """A map laid over its image: where it is 0 the image is seen, dimmed; where it is high, the colors of the map.
+
+    Arguments:
+        x: integers in 0..levels-1, ``[C, H, W]``.
+        levels: of a pixel.
+        values: of every pixel, ``[H, W]``.
+        high: what is brightest.
+        alt: what there is to see.
+        longest: of the sides, in pixels of the picture.
+        room: pixels of the screen in either direction.
+    """
+    gray = 255 * shrunk(x.double().mean(0), longest) / (levels - 1)  # [h, w]
+    values = shrunk(values.double(), longest)
+    colors = np.asarray(heat(values[None], 0.0, high).convert("RGB"), dtype=np.float64)
+    opaque = (values / high if high > 0 else torch.zeros_like(values)).clamp(0, 1)
+    picture = Image.fromarray(_laid_over(gray.numpy(), colors, opaque.numpy()))
+    return Picture(picture, max(room // max(picture.size), 1), alt)
+
+
+def _laid_over(
+    gray: NDArray[np.float64], colors: NDArray[np.float64], opaque: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Colors, ``[..., 3]``, over shades, ``[...]``, as opaque as they are said to be."""
+    mixed = (1 - opaque[..., None]) * _DIMMED * gray[..., None] + opaque[..., None] * colors
+    return mixed.round().astype(np.uint8)
+
+
 def marked(picture: Picture, query: Sequence[int], grid: Sequence[int]) -> Picture:
     """The same map with a frame around a query pixel; pixels are repeated to make room for the frame.
 
@@ -146,10 +197,13 @@ def marked(picture: Picture, query: Sequence[int], grid: Sequence[int]) -> Pictu
     return Picture(large, 1, picture.alt)
 
 
-def legend(high: float, what: str) -> Scale:
-    """What the colors of maps from 0 to ``high`` mean."""
-    stops = tuple("#{:02x}{:02x}{:02x}".format(*PALETTE[i]) for i in (*range(0, len(PALETTE), 32), -1))
-    return Scale(f"{what}: 0", f"{high:.3g}", stops)
+def legend(high: float, what: str, over: bool = False) -> Scale:
+    """What the colors of maps from 0 to ``high`` mean; ``over``: as they look when laid over gray."""
+    places = np.linspace(0, _TOP, 9).round().astype(int)
+    colors = np.array([PALETTE[place] for place in places])
+    if over:
+        colors = _laid_over(np.full(len(places), 128.0), colors.astype(np.float64), places / _TOP)
+    return Scale(f"{what}: 0", f"{high:.3g}", tuple("#{:02x}{:02x}{:02x}".format(*color) for color in colors))
 
 
 def data_uri(picture: Image.Image) -> str:

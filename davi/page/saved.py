@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from PIL import Image
 
 from davi.files import replace_text, writing
-from davi.page.blocks import Figure, Tile
+from davi.page.blocks import GAP, Figure, Tile, Tiles
 from davi.page.charts import THEME, style
 from davi.pictures import save_png
 
@@ -97,23 +97,37 @@ def _themed(value: str) -> str:
     )
 
 
-def _montage(tiles: list[Tile]) -> Drawing:
+def _montage(rows: list[Tiles]) -> Drawing:
     """Pictures with the texts under them on one drawing, as on a wide page."""
     places: list[tuple[float, float, Tile]] = []
-    left = top = float(_SPACE)
-    row = 0.0
-    for tile in tiles:
-        width, height = _size(tile)
-        if left > _SPACE and left + width > _WIDTH:
-            left, top, row = float(_SPACE), top + row + _SPACE, 0.0
-        places.append((left, top, tile))
-        left, row = left + width + _SPACE, max(row, height)
-    right = max(x + _size(tile)[0] for x, _, tile in places) + _SPACE
-    bottom = top + row + _SPACE
+    titles: list[tuple[float, str]] = []
+    bottom = float(_SPACE)
+    for row in rows:
+        if row.title:
+            titles.append((bottom, row.title))
+            bottom += 1.6 * _LETTERS
+        left, top, height = float(_SPACE), bottom, 0.0
+        for tile in row.tiles:
+            width, down = _size(tile)
+            if left > _SPACE and left + width > _WIDTH:
+                left, top, height = float(_SPACE), top + height + _SPACE, 0.0
+            places.append((left, top, tile))
+            left, height = left + width + _SPACE, max(height, down)
+        bottom = top + height + _SPACE
+    right = max([*(x + _size(tile)[0] for x, _, tile in places), *(0.56 * _LETTERS * len(t) for _, t in titles)])
+    return _drawn(places, titles, right + _SPACE, bottom)
+
+
+def _drawn(
+    places: list[tuple[float, float, Tile]], titles: list[tuple[float, str]], right: float, bottom: float
+) -> Drawing:
+    """Tiles and the titles of rows at their places, in pixels from the top left."""
     with style():
         drawing = Drawing(figsize=(right / 72, bottom / 72), dpi=72)
         axes = drawing.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
+        for y, title in titles:
+            axes.text(_SPACE, y, title, va="top", fontsize=_LETTERS * 0.75, weight="bold")
         for x, y, tile in places:
             height = max(picture.image.height * picture.scale for picture in tile.pictures)
             axes.text(x, y + height + 3, tile.label, va="top", fontsize=_LETTERS * 0.75)
@@ -121,13 +135,12 @@ def _montage(tiles: list[Tile]) -> Drawing:
                 width, height = (side * picture.scale for side in picture.image.size)
                 shown = np.asarray(picture.image.convert("RGBA"))
                 axes.imshow(shown, extent=(x, x + width, y + height, y), aspect="auto", interpolation="none")
-                x += width + 4
+                x += width + GAP
         axes.set(xlim=(0, right), ylim=(bottom, 0))
     return drawing
 
 
 def _size(tile: Tile) -> tuple[float, float]:
     """Width and height of a tile with its text."""
-    across = sum(picture.image.width * picture.scale + 4 for picture in tile.pictures)
     down = max(picture.image.height * picture.scale for picture in tile.pictures)
-    return max(float(across), 0.56 * _LETTERS * len(tile.label)), down + 1.6 * _LETTERS
+    return max(float(tile.width), 0.56 * _LETTERS * len(tile.label)), down + 1.6 * _LETTERS

@@ -1,0 +1,44 @@
+"""What a page is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from davi.evaluation.result import Result
+from davi.inspection import Inspection
+from davi.model import Model
+from davi.page.units import Unit
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a page is made from.
+
+    Arguments:
+        title: name of the run.
+        facts: names and values at its top: the model, its data, and when and how long it was trained.
+        result: of an evaluation.
+        measured: a sentence that says who measured it.
+        inspection: what was seen inside of the model.
+        model: that all this is about; parts of the page ask what it can do.
+        levels: of a pixel.
+        records: the lines of ``metrics.jsonl``; none if there are none.
+        recipe: the recipe as YAML; None if the run has none.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    result: Result
+    measured: str
+    inspection: Inspection
+    model: Model
+    levels: int
+    records: Sequence[Mapping[str, Any]]
+    recipe: str | None
+
+    @property
+    def unit(self) -> Unit:
+        """Of all costs on the page."""
+        return Unit.of(self.result)
