@@ -148,7 +148,8 @@ def _facts(
     """What stands at the top of the page: model, data, date and training time, as far as they are known."""
     layers = f", {model.num_layers} latent layers" if isinstance(model, Hierarchy) else ""
     colors = "binary" if model.levels == 2 else f"{model.levels} levels"
-    name = (result.protocol.data.set or result.protocol.set).rpartition("/")[2]
+    known = result.protocol.data.set
+    name = result.protocol.set if known is None else Path(known).name or known
     facts = [
         ("Model", f"{info['name']}, {info['parameters']:,} parameters{layers}"),
         ("Data", f"{name}, {size(model.shape)}, {colors}"),

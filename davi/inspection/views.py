@@ -62,7 +62,7 @@ class Chosen:
         name: such as ``test image 17``.
         bits_per_dim: by the claim of the model, the ELBO with one draw where that is the ELBO.
         original: integers ``[C, H, W]``.
-        reconstruction: p(x | z) at the posterior means, as :attr:`Inspection.pixels` says, ``[C, H, W]``; None without
+        reconstruction: p(x | z) at the posterior means, as ``Inspection.pixels`` says, ``[C, H, W]``; None without
             latents.
     """
 
@@ -91,7 +91,7 @@ class Progressive:
     Arguments:
         originals: integers ``[n, C, H, W]``.
         depths: the k, from 0 to all layers.
-        images: p(x | z), as :attr:`Inspection.pixels` says, ``[len(depths), n, C, H, W]``.
+        images: p(x | z), as ``Inspection.pixels`` says, ``[len(depths), n, C, H, W]``.
         nats: minus the bound, mean over all inspected images with one draw each, nats per image.
 
     References:

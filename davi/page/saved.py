@@ -20,7 +20,7 @@ from davi.pictures import save_png
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
-_WIDTH, _SPACE, _LETTERS = 900, 14, 13
+_WIDTH, _SPACE, _LETTERS = 1300, 14, 13
 """Of a saved figure of pictures: its width, the room between tiles and the size of the letters, in pixels."""
 
 
