@@ -67,7 +67,7 @@ def test_the_limit_on_pixels_can_be_raised(tmp_path: Path) -> None:
     """Large images are cut into patches; what is too large for one reading is not for the next."""
     folder = fill(tmp_path / "set", 20, size=(8, 6))
     big = fill(folder, 1, 20, (16, 16)) / "020.png"
-    with pytest.raises(UserError, match=r"020.png: promises too many pixels, 16x16 = 256, .* most 255 .*data.max_pix"):
+    with pytest.raises(UserError, match=r"020.png: promises too many pixels, 16 wide, 16 high: 256, .* most 255"):
         read(folder, patches=(4, 4), max_pixels=255)
     skipped = read(folder, patches=(4, 4), max_pixels=255, skip_unreadable=True)
     assert (skipped.protocol["unreadable"], sum(skipped.protocol["files"].values())) == (1, 20)
@@ -89,6 +89,6 @@ def test_the_remedy_in_the_message_works(tmp_path: Path, capsys: pytest.CaptureF
     words += ["--data.crop", "[4, 4]"]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "large.png: promises too many pixels, 9500x9500 = 90250000, expected at most 89478485" in said
+    assert "large.png: promises too many pixels, 9500 wide, 9500 high: 90250000, expected at most 89478485" in said
     assert "--data.max_pixels" in said
     assert main([*words, "--data.max_pixels", "90250000"]) == 0

@@ -46,7 +46,7 @@ def _list(words: Sequence[str], tests: bool) -> None:
             f"recipes: got {' '.join(words)!r}, expected words that a row of davi recipes has, such as mnist or minutes"
         )
     print("\n".join(_table([_HEAD, *rows])))
-    print("\ndavi recipes show NAME says more, davi recipes WORD lists fewer, davi train NAME trains")
+    print("\ndavi recipes show NAME says all about one, davi recipes WORD lists fewer")
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
@@ -55,7 +55,7 @@ def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
     for row in rows:
         name, data, size, cost = row
         line = f"{name:<{widths[0]}}  {data:<{widths[1]}}  {size:>{widths[2]}}  {cost:<{widths[3]}}"
-        yield (line + ("  <- start here" if name == START else "")).rstrip()
+        yield (line + ("  start here" if name == START else "")).rstrip()
 
 
 def _size(parameters: int) -> str:

@@ -23,7 +23,7 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -257,7 +257,9 @@ def _files(name: str, test: Images, options: str, save: Save, progress: Progress
     flat = _flat(some)
     if len(flat) > 1 and flat.shape[1] * math.log2(test.levels) / 8 < _SMALL_BYTES:
         pixels = torch.from_numpy(mosaic(flat.reshape(-1, *test.shape)))
-        whole = Images(pixels[None], test.levels, test.name, checked=True)
+        whole = replace(
+            some, pixels=pixels[None], groups=None, labels=None, classes=(), files=(), corners=None, checked=True
+        )
         among = rule(len(test), len(flat)) or f"all {len(flat)} images"
         note = f"Pillow, {options}; one file for {among}, side by side, since each by itself would be mostly header"
         return Baseline(name, float(file_bits(whole, save, progress)[0]) / flat.size, None, note)

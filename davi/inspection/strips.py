@@ -96,7 +96,7 @@ def _flow(
     """Between the places in noise to which a flow takes two images."""
     x = images[list(pair)]
     context = model.context(None if labels is None else labels[list(pair)])
-    continuous, _ = model.dequantization(x, generator, next(model.parameters()).dtype)
+    continuous = model.dequantization(x, generator, next(model.parameters()).dtype).y
     z, _ = model.bijection(continuous, context)
     along = None if context is None else _between(context[:1], context[1:])
     back, _ = model.bijection.inverse(_between(z[:1], z[1:]), along)
