@@ -43,8 +43,8 @@ KINDS = (
     Mutant(
         "estimated-partition-function-called-exact",
         "davi/model/energy.py",
-        "self.partition.kind)",
-        "Kind.EXACT)",
+        "self.partition.kind, dims",
+        "Kind.EXACT, dims",
         ("test_contract_energy.py::test_a_claim_is_as_exact_as_its_partition_function",),
     ),
     Mutant(

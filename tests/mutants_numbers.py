@@ -155,8 +155,8 @@ _LOGISTICS = (
     Mutant(
         "coefficients-of-blue-exchanged",
         "davi/distributions/logistic_mixture.py",
-        "c[:, :, 1] * red + c[:, :, 2] * green",
-        "c[:, :, 2] * red + c[:, :, 1] * green",
+        "c[:, :, 1] * red + c[:, :, 2] * green], 2)",
+        "c[:, :, 2] * red + c[:, :, 1] * green], 2)",
         ("test_logistic_mixture.py::test_autoregressive_channels_and_mixing_by_hand",),
     ),
     Mutant(

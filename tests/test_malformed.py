@@ -130,7 +130,7 @@ DATA: dict[str, tuple[str, m.Make, str]] = {
     "folder of a TIFF in a circle": (
         "images",
         m.many("a.tif", m.put(m.tiff(m.tiff_entries(8, 8), following=8))),
-        "of 1",
+        "got 1 different image",
     ),
     "images of several sizes": ("images", m.beside_good("b.png", m.image("PNG", size=(9, 8))), "data.crop"),
     "images of several kinds": ("images", m.beside_good("b.png", m.image("PNG", "RGB")), "expected all alike"),

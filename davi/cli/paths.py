@@ -14,7 +14,7 @@ from davi import recipes
 from davi.cli.options import Request
 from davi.config import override
 from davi.errors import UserError
-from davi.renamed import RECIPE, read
+from davi.renamed import RECIPE, complaint, read
 from davi.run_folder import MODEL, check_can_go_on, check_free, in_use, run_folder
 from davi.sets import FILES, folder_of, refuse_elsewhere, refuse_unknown
 
@@ -30,7 +30,7 @@ def check(request: Request) -> None:
         _check_training(request)
     elif request.verb == "import":
         if not Path(options.file).exists():
-            raise UserError(f"{options.file}: found no such file, expected published weights")
+            raise UserError(f"{options.file}: no such file, expected published weights")
         if in_use(Path(options.run)):
             raise UserError(f"run: {options.run} is not empty; choose another folder")
     elif request.verb == "compare":
@@ -77,7 +77,10 @@ def _check_training(request: Request) -> None:
 
 def _check_images(request: Request, sections: Mapping[str, Any]) -> None:
     """Look for the images of a recipe's sections under the user's options, if these say which."""
-    data = override(sections, request.assignments).get("data")
+    chosen = override(sections, request.assignments)
+    if complaint(chosen):
+        return  # whoever reads the recipe names today's words first
+    data = chosen.get("data")
     name = data.get("set") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not isinstance(name, str):
         return  # whoever reads the recipe knows what is missing

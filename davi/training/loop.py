@@ -141,6 +141,8 @@ def _train(
     if first.compute.channels_last and sharers is None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     accelerator = Accelerator(cpu=processes.on_cpu, mixed_precision="no")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        model.requires_grad_(True)  # a model that was loaded: its weights want no gradients until somebody trains it
     model.to(accelerator.device).train()
     begun = resume and processes.main_first(lambda: checkpoint.exist(run))
     began_with = {} if begun else prepare.begin(run, model, sets, stages[0], accelerator.device, processes)
