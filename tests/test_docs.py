@@ -27,7 +27,8 @@ from davi import recipes
 from davi.cli import main
 from davi.cli.options import Request, parse
 from davi.config import keys
-from davi.data import DataConfig
+from davi.data import DataConfig, load
+from davi.inspection import inspect
 from davi.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,3 +286,18 @@ def test_the_figure_of_importance_weighting(figures: dict[str, Any], ratio: floa
 def test_the_figures_are_drawn(figures: dict[str, Any], tmp_path: Path) -> None:
     figures["who_reads_whom"]().savefig(tmp_path / "figure.svg")
     assert {path.stem for path in (DOCS / "_static").glob("*.svg")} == set(figures["FIGURES"])
+
+
+def test_the_pictures_are_drawn() -> None:
+    gallery = runpy.run_path(str(DOCS / "gallery.py"))
+    model = davi.build("attentive_digits_tiny")
+    found = inspect(model, load(DataConfig(set="digits")).test, limit=16, samples=8)
+    panels = gallery["panels"](found, model.levels)
+    side, gap = gallery["CELL"], gallery["GAP"]
+    assert [panel.size for panel in panels] == [(4 * (side + gap) - gap, 2 * (side + gap) - gap)] * 3
+    first = np.asarray(panels[1])[:side, :side]  # the first typical image, at twelve pixels for one
+    typical = next(item for item in found.chosen if item.role == "typical")
+    shades = np.round(255 * typical.original[0].double().numpy() / (model.levels - 1))
+    assert np.array_equal(first[::12, ::12, 0], shades)
+    assert gallery["strip"]([panels, panels]).width > 3 * panels[0].width
+    assert (DOCS / "_static" / "strip.png").stat().st_size < 300_000

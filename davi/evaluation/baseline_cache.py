@@ -1,7 +1,7 @@
 """Baselines are measured once: they depend on nothing but the images, and every evaluation asks for the same ones.
 
 One small JSON file for each pair of training and test images, named by their SHA-256, in the folder ``baselines`` of
-the cache (``davi.data.cache``). What cannot be read or written there is no error: it is measured anew.
+the cache (``davi.data.cache.location``). What cannot be read or written there is no error: it is measured anew.
 """
 
 from __future__ import annotations
