@@ -96,8 +96,9 @@ def train(
         >>> import davi, numpy as np
         >>> images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)  # channels last
         >>> run = davi.train("vae_digits_tiny", images, run="runs/noise", steps=2, validation=4)  # doctest: +ELLIPSIS
-        data: 32 training, 4 validation and 4 test images: images.npz in file order...
-        trained 2 steps in ...; the model is runs/noise/model.safetensors
+        run runs/noise
+        data: 32 training, 4 validation and 4 test images...
+        next: davi evaluate runs/noise
         >>> run.samples(4).shape
         torch.Size([4, 3, 8, 8])
     """
@@ -160,9 +161,7 @@ def build(
         shape, levels = shape or usual[0], levels or usual[1]
     model = recipes.build(found, shape, levels, classes)
     if not isinstance(model, Model):
-        raise UserError(
-            f"{recipe}: got {model.name}, which gives images no probability by itself; davi.recipes.build builds it"
-        )
+        raise UserError(f"{recipe}: got {model.name}, which has no likelihood by itself; davi.recipes.build builds it")
     return model
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run, and files of weights that can be trusted.
+"""The folder of a run, and its files of weights, with digests.
 
 Layout::
 
@@ -254,7 +254,7 @@ def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple
         path = Path(path)
         return normalized(network, path if path.is_dir() else path.parent), info
     if not isinstance(network, Model):
-        raise UserError(f"{path}: got {network.name}, which gives images no probability, expected a model that does")
+        raise UserError(f"{path}: got {network.name}, which has no likelihood, expected a model that has one")
     return network, info
 
 

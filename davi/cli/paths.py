@@ -1,4 +1,4 @@
-"""What of a request can be refused without torch: paths that lead nowhere, folders in use, sets that are not here.
+"""Errors that can be reported without torch: missing paths, folders in use, missing sets.
 
 Loading torch takes seconds; a mistyped path shall not cost them. Whoever reads the files checks them again.
 """

@@ -73,7 +73,7 @@ class Writer:
         self.count += len(images)
 
     def finish(self) -> dict[str, Any]:
-        """Complete the file; what ``index.json`` says about it. The hash is :func:`davi.data.protocol.digest`'s."""
+        """Complete the file and return its entry in ``index.json``. The hash is :func:`davi.data.protocol.digest`'s."""
         self._file.seek(0)
         self._header()
         self._file.flush()
@@ -149,7 +149,7 @@ def array(folder: Path, record: Mapping[str, Any], in_memory: bool) -> NDArray[A
 
 
 def _index(folder: Path, stamp: str) -> dict[str, Any] | None:
-    """The index, if all of the folder is as it was when it was made; the values themselves are not read again."""
+    """The index, if the folder is unchanged since it was made; the values themselves are not read again."""
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if index["stamp"] != stamp:

@@ -55,7 +55,7 @@ _OTHER_HALF = {
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """A block in which Pillow is quiet about odd metadata, and about large images, which :func:`decode` refuses.
+    """A block without Pillow's warnings about odd metadata, and about large images, which :func:`decode` refuses.
 
     Python's warning filters, Pillow's limit and libtiff's error handler belong to the whole process: this goes around
     threads that decode, not into them.

@@ -200,7 +200,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """A set that does not say which of its images are for what.
+    """A set without a split of its own.
 
     Arguments:
         images: all of them, as stored.

@@ -1,4 +1,4 @@
-"""From the ``data:`` section of a recipe to images, and to the protocol that a result must carry."""
+"""From the ``data:`` section of a recipe to images and to the protocol of a result."""
 
 from __future__ import annotations
 

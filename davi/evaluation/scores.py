@@ -19,7 +19,7 @@ up serve the posteriors that depend on them, also where the layer itself then co
 the layers from the image.)
 
 *complexity*, the likelihood corrected for complexity: bits per dimension minus those of a file of the image alone, as
-PNG or lossless WebP, whichever is smaller. An image that is hard for everybody is not odd; one that is harder for this
+PNG or lossless WebP, whichever is smaller. An image that is hard for any method is not odd; one that is harder for this
 model than for a general method is. Odd at the high end.
 
 References:

@@ -1,4 +1,4 @@
-"""The whole inspection: measure, choose images, look inside."""
+"""The whole inspection: measure, choose images, collect the parts."""
 
 from __future__ import annotations
 

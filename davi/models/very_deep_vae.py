@@ -160,7 +160,7 @@ class VeryDeepVAEConfig:
 
 @final
 class Rows:
-    """What the texts of a configuration mean, checked.
+    """The parsed and checked strings of a configuration.
 
     Arguments:
         config: the options.

@@ -50,7 +50,7 @@ def bits(contents: Contents, longest: int) -> Section | None:
     figure = Figure(
         "bits",
         (Tiles(tuple(tiles)), legend),
-        f"Bright is where the model pays most.{reduced(found, longest)}",
+        f"Bright pixels cost most.{reduced(found, longest)}",
         reading + " The brightest half percent is cut off.",
         "This page's own figure: the number above, pixel by pixel.",
     )

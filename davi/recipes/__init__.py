@@ -1,4 +1,4 @@
-"""Complete, readable configurations of a model, its images and its training, and what is built from them.
+"""Recipes: complete configurations of a model, its images and its training, and what is built from them.
 
 A recipe is a YAML file with four keys: ``description`` (one line) and the sections ``model`` (its ``name`` and the
 options of that model), ``data`` (:class:`davi.data.DataConfig`) and ``training``

@@ -1,4 +1,4 @@
-"""What is settled before the first step of a run, or the next one of a resumed run."""
+"""Preparation of a run before its first step, or before the next one of a resumed run."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def prepared(accelerator: Accelerator, state: State, processes: Processes, print
 
 @contextmanager
 def enough_for_batch_norms(state: State) -> Iterator[None]:
-    """Turns the complaint of a batch norm that gets a single value per channel into one line about the batch."""
+    """Turns the error of a batch norm that gets a single value per channel into one line about the batch."""
     try:
         yield
     except ValueError as error:
@@ -218,7 +218,7 @@ def cut(state: State, batch_size: int, processes: Processes, print_fn: PrintFunc
     if size < parts:
         raise UserError(f"batch_size: got {size} images, the whole set, expected one for each of {parts} parts")
     if state.step and parts != before:
-        print_fn(f"batches are cut into {parts} parts from here on, before {before}: batch norms and draws differ")
+        print_fn(f"batches are cut into {parts} parts from here on, no longer {before}: batch norms and draws differ")
     return parts
 
 

@@ -63,7 +63,7 @@ class Recorder:
         return time.monotonic() - self.began
 
     def begin(self, unsaved: bool) -> None:
-        """Put in order what a kill or a rollback has left, and make sure that there is something to go back to."""
+        """Clean up after a kill or a rollback, and make sure that there is a checkpoint to go back to."""
         state = self.state
         if unsaved:
             self.save()
