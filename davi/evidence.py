@@ -117,7 +117,7 @@ class Evidence:
         """Bits per dimension of each image, ``-log_px / (dims ln 2)``, ``[B]``. Of a lower bound they are an upper one.
 
         Raises:
-            ValueError: if nobody has told how many dimensions an image has.
+            ValueError: if the number of dimensions of an image is not known.
         """
         if self.dims is None:
             raise ValueError("dims: got None, expected the number of values in one image")

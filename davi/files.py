@@ -71,7 +71,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     beside = path.with_name(path.name + ".new")
     text = json.dumps({**info, "sha256": digest(plain)})
-    beside.touch()  # with the permissions of any other file; safetensors would let nobody else read it
+    beside.touch()  # with the permissions of any other file; safetensors would make it readable by the owner alone
     mode = beside.stat().st_mode
     save_file(plain, beside, {"davi": text})
     beside.chmod(mode)

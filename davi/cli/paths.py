@@ -80,7 +80,7 @@ def _check_images(request: Request, sections: Mapping[str, Any]) -> None:
     data = override(sections, request.assignments).get("data")
     name = data.get("set") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not isinstance(name, str):
-        return  # whoever reads the recipe knows what is missing
+        return  # the reader of the recipe reports what is missing
     root, levels = data.get("root"), data.get("levels")
     try:
         refuse_unknown(name)

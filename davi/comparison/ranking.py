@@ -192,7 +192,7 @@ def _difference(entry: Entry, other: Entry | None, groups: Groups | None) -> Pai
 
 
 def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str]:
-    """What must be known to judge the differences within a group."""
+    """Notes on the differences within a group."""
     notes = []
     if not ranked:
         notes.append("not ranked: these images, or some of them, are training images of the run")
@@ -249,7 +249,7 @@ def _differences(groups: Sequence[Group]) -> dict[str, dict[str, object]]:
     fields = (*CONDITIONS, *_EXPLAIN)
     found = {field: {group.label: getattr(group.protocol, field) for group in groups} for field in fields}
     if _differ(found["about"]):
-        del found["labels_sha256"]  # models that are told no classes have no labels
+        del found["labels_sha256"]  # models without classes have no labels
     if not _differ(found["images_sha256"]):
         found = {field: values for field, values in found.items() if field not in _EXPLAIN}
     return {field: values for field, values in found.items() if _differ(values)}

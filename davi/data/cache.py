@@ -93,7 +93,7 @@ def fetch(
 
     Arguments:
         root: of all caches.
-        key: what the folder is for. A folder for the same key takes the place of the last one.
+        key: what the folder is for. A folder for the same key replaces the last one.
         stamp: changes with everything that the content depends on and that is not in ``key``.
         build: puts the arrays into an empty folder and returns the index, with ``arrays``: name -> what
             :meth:`Writer.finish` returned.

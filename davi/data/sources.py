@@ -61,7 +61,7 @@ _NO_FOLDER = "{} is no folder of images"
 
 
 def kind_of(name: str) -> Kind:
-    """What the value of ``data.set`` speaks of.
+    """What the value of ``data.set`` means.
 
     Raises:
         UserError: if it is none of these.
@@ -189,7 +189,7 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
 
 
 def _kept_file(name: str, root: str | None) -> Path:
-    """The file in the folder of a run that a ``data.set`` speaks of."""
+    """The file in the folder of a run that a ``data.set`` names."""
     file = Path(name.removeprefix(PREFIX))
     if root is None or file.name != str(file):
         raise UserError(f"data.set: got {name!r}, expected the path of images; only a run speaks so of its own")

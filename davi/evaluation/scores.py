@@ -1,4 +1,4 @@
-r"""Numbers that say how odd an image is to a model, and which of them are trustworthy for what.
+r"""Scores of how odd an image is to a model, and which of them to trust for what.
 
 All are in bits per dimension, D = C H W. With a claim or bound :math:`\mathcal L(x)` on :math:`\log p(x)`:
 

@@ -110,7 +110,7 @@ def _depth_maps(view: DepthAttentionView, contents: Contents, longest: int) -> F
 
 
 def _label(name: str) -> str:
-    """A layer is named by its number; what is no layer has a name already."""
+    """Layers are named by number; anything else has a name already."""
     return f"layer {name}" if name.isdecimal() else name
 
 

@@ -111,7 +111,7 @@ def resume(run: Path, state: State, protocol: Mapping[str, Any], print_fn: Print
         run: the run's folder.
         state: a fresh state of the same recipe; changed only once a checkpoint has been read completely.
         protocol: of the images at hand, which must be those the run was begun with.
-        print_fn: is told of each damaged checkpoint that is passed over.
+        print_fn: receives a line for each damaged checkpoint that is skipped.
 
     Returns:
         Whether there was a checkpoint; if not, ``state`` is as it was.

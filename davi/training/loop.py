@@ -117,7 +117,7 @@ def train(
                 create(run, recipe, resume, lambda: keep_start(run, model, start))
         told = print_fn if processes.main else lambda line: None
         result = _train(processes, model, sets, stages, run, recipe, resume, told)
-    model.eval()  # whoever goes on with it measures or draws
+    model.eval()  # it is measured or sampled from next
     return result
 
 
@@ -242,7 +242,7 @@ class _Job:
                 self._end_step(at)
                 state.average.update(state.model)
             else:
-                self.statistics.undo()  # batch norms have seen the batch; they forget it
+                self.statistics.undo()  # undo what batch norms took from the batch
                 self.objective_state.undo()
             if verdict.reason not in ("loss", "gradient"):
                 state.meters.count(values)

@@ -112,10 +112,11 @@ def begin(
 def initialize(
     model: Network, loader: BatchLoader, stage: Stage, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Show a network that wants to see them some training images before the first step of its stage; weights of the
-    whole model that are in ``kept`` stay.
+    """Show some training images to a network with data-dependent initialization, before the first step of its stage.
 
-    They are chosen and presented with generators of their own: those of the run are not touched.
+    Weights of the whole model that are in ``kept`` stay.
+
+    The images are chosen and presented with generators of their own: those of the run are not touched.
     """
     part = stage.trained(model)
     if not isinstance(part, DataInitialized) or not part.images_wanted:
@@ -225,7 +226,7 @@ def cut(state: State, batch_size: int, processes: Processes, print_fn: PrintFunc
 def say_resumed(
     run: Path, recipe: Mapping[str, Any], state: State, found: bool, processes: Processes, print_fn: PrintFunction
 ) -> None:
-    """Say from where a run goes on, and with which other options than before; they are its options from now on."""
+    """Print where a run resumes and which options have changed; these are its options from now on."""
     print_fn(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
     with processes.together():
         if processes.main:

@@ -21,7 +21,7 @@ from davi.training.state import State
 from davi.training.validation import last_validation, validate
 
 _PACE_SECONDS = 1.0
-"""How soon and how often the user is told how fast it goes."""
+"""When and how often the rate is shown."""
 
 
 class Recorder:
