@@ -66,7 +66,7 @@ class Workload:
 
     @property
     def leaves(self) -> list[Tensor]:
-        # the top layer asks nobody, and nobody reads the last
+        # the top layer reads no other, and no other reads the last
         return [*self.queries[1:], *self.keys[:-1], *self.values[:-1]]
 
     def forward(self, read: Read) -> list[Tensor]:

@@ -82,7 +82,7 @@ def write_pictures(folder: Path, case: Case) -> None:
 
 
 def forget(cache: Path) -> None:
-    """Ask the system to drop the pages of the cache's files; nobody has them mapped."""
+    """Ask the system to drop the pages of the cache's files, which are not mapped."""
     for path in cache.rglob("*.npy"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -161,9 +161,7 @@ def build(
         shape, levels = shape or usual[0], levels or usual[1]
     model = recipes.build(found, shape, levels, classes)
     if not isinstance(model, Model):
-        raise UserError(
-            f"{recipe}: got {model.name}, which gives images no probability by itself; davi.recipes.build builds it"
-        )
+        raise UserError(f"{recipe}: got {model.name}, which has no likelihood by itself; davi.recipes.build builds it")
     return model
 
 

@@ -275,7 +275,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 @functools.cache
 def _parser(hint: Any) -> ArgumentParser:
-    """A parser of the one option ``value``: jsonargparse's judgment about a type, asked for one value at a time."""
+    """A parser of the one option ``value``: jsonargparse's check of a type, for one value at a time."""
     if _is_union(hint) and {int, float} <= set(get_args(hint)):
         # The first kind that takes a value wins, and ``float | int`` would turn a given 64 into 64.0.
         hint = Union[tuple(sorted(get_args(hint), key=lambda kind: kind is not int))]  # noqa: UP007  # made at run time
@@ -299,7 +299,7 @@ def _section_types(hint: Any) -> tuple[type, ...]:
 
 
 def _reader(hint: Any) -> Callable[[Any], Any] | None:
-    """What brings a value of an annotated type into its form."""
+    """The function that normalizes a value of an annotated type."""
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     return next((mark for mark in marks if callable(mark)), None)
 

@@ -1,4 +1,4 @@
-"""What follows from a model's weights and takes long to find: kept beside them, and never taken for another model's.
+"""Values that follow from a model's weights and take long to compute: cached beside them, keyed by their digest.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The kind of error that a user is meant to read, one that names an option, and the form of a line that is shown."""
+"""Errors for the user, errors that name an option, and the form of a line that is shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used. The message is one line: the thing, its value, what was expected.
+    """An unusable input from the user. The message is one line: the thing, its value, what was expected.
 
     The command-line program prints the message and exits with status 2; no traceback is shown.
 
@@ -34,7 +34,7 @@ class OptionError(ValueError):
 
 
 def one_line(text: str) -> str:
-    r"""A text of any origin, such as the name of a file, as one line that a terminal shows and does not obey.
+    r"""A text of any origin, such as the name of a file, as one line without control characters.
 
     Arguments:
         text: with whatever in it.

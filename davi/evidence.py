@@ -1,4 +1,4 @@
-r"""What a model claims about the probability of an image, and what kind of claim it is.
+r"""A model's claim about the probability of an image, and the kind of claim.
 
 Every model answers one question in one unit. For a batch of integer images :math:`x` of shape ``[B, C, H, W]`` it
 returns named terms in **nats**, one number per image, that sum to the claim about :math:`\log p(x)`. Averages and bits
@@ -117,7 +117,7 @@ class Evidence:
         """Bits per dimension of each image, ``-log_px / (dims ln 2)``, ``[B]``. Of a lower bound they are an upper one.
 
         Raises:
-            ValueError: if nobody has told how many dimensions an image has.
+            ValueError: if the number of dimensions of an image is not known.
         """
         if self.dims is None:
             raise ValueError("dims: got None, expected the number of values in one image")

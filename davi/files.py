@@ -1,4 +1,4 @@
-"""Files that are whole under their name, or not there; and files of tensors that can be trusted.
+"""Atomic writing of files, and files of tensors with a digest.
 
 Everything is written beside its final name, flushed to the disk and renamed. Tensors are safetensors, which cannot
 carry code. Their metadata holds one entry, ``davi``: JSON with whatever the writer adds, and the tensors' SHA-256.
@@ -25,7 +25,7 @@ from davi.errors import UserError
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turns what a full or forbidden disk raises into one line."""
+    """Turns the error of a full or read-only disk into one line."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -71,7 +71,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     beside = path.with_name(path.name + ".new")
     text = json.dumps({**info, "sha256": digest(plain)})
-    beside.touch()  # with the permissions of any other file; safetensors would let nobody else read it
+    beside.touch()  # with the permissions of any other file; safetensors would make it readable by the owner alone
     mode = beside.stat().st_mode
     save_file(plain, beside, {"davi": text})
     beside.chmod(mode)
@@ -131,7 +131,7 @@ def _metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder so that its name never stands for half of its content."""
+    """Delete a folder atomically: its name never stands for half of its content."""
     if folder.exists():
         doomed = folder.with_name(".old-" + folder.name)
         shutil.rmtree(doomed, ignore_errors=True)

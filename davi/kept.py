@@ -1,4 +1,4 @@
-"""Images that lie in the folder of a run: how its recipe speaks of them, so that the folder can be moved.
+"""Images in the folder of a run, and how its recipe names them, so that the folder can be moved.
 
 ``data.set: run:images.npz`` is the file ``images.npz`` in the folder ``data.root``. In the recipe of the run that keeps
 the file no root is written: it is the folder of the recipe, wherever that lies now. A run that began from another one,
@@ -19,7 +19,7 @@ IMAGES = "images.npz"
 
 
 def is_kept(name: object) -> bool:
-    """Whether a ``data.set`` speaks of a file in the folder of a run."""
+    """Whether a ``data.set`` names a file in the folder of a run."""
     return isinstance(name, str) and name.startswith(PREFIX)
 
 

@@ -1,4 +1,4 @@
-"""What ``davi evaluate`` leaves in the folder of a run, written and read back.
+"""The files of ``davi evaluate`` in the folder of a run, written and read back.
 
 ::
 
@@ -101,7 +101,7 @@ def save(folder: Path, result: Result, evaluation: Evaluation, name: str = EVALU
 
 
 def load(folder: Path, name: str = EVALUATION) -> Measured:
-    """Read what :func:`save` wrote. Nothing in the files is taken on trust.
+    """Read what :func:`save` wrote, and check all of it.
 
     Arguments:
         folder: of the run.

@@ -1,4 +1,4 @@
-"""The partition functions of a run's energies, which make models of them."""
+"""Partition functions of a run's energies, which turn them into models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def normalized(energy: Energy, run: Path) -> Normalized:
     if not isinstance(energy, Summable):
         raise UserError(
             f"{run}: got the energy {energy.name} without a partition function, expected {derived.path_of(run, NAME)}: "
-            "without it no image has a probability"
+            "without it there is no likelihood"
         )
     with torch.no_grad():
         log_z = energy.log_partition().double().cpu()

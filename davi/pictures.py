@@ -1,4 +1,4 @@
-"""Integer images as pictures: grids, pairs, and PNG files that are whole or absent.
+"""Integer images as pictures: grids, pairs, and PNG files that are written atomically.
 
 Levels 0..L-1 are shown linearly as 0..255, pixels are enlarged by whole factors without smoothing, so that what is
 seen is what the model was given or has drawn. Pictures have the mode ``RGB``. Images of one channel are gray, of three
@@ -85,7 +85,7 @@ def pairs(
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Writes a PNG file beside ``path`` and renames it, so that nobody ever sees half a picture.
+    """Writes a PNG file beside ``path`` and renames it, so that no half-written picture is ever seen.
 
     Raises:
         UserError: the folder does not exist or cannot be written to, or ``path`` is a folder.

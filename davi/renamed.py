@@ -86,7 +86,7 @@ def upgraded(sections: Mapping[str, Any]) -> dict[str, Any]:
         target: Any = result
         for part in path.split("."):
             target = target.setdefault(part, {}) if isinstance(target, dict) else None
-        if isinstance(target, dict):  # else something is wrong that whoever reads it will find
+        if isinstance(target, dict):  # else it is wrong, which its reader reports
             target.setdefault(last, value)
     for (key, old_value), value in VALUES.items():
         above, _, name = key.rpartition(".")

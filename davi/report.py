@@ -1,4 +1,4 @@
-"""From measured numbers to something to keep or to read: means, standard errors, bits per dimension, the protocol.
+"""Results as JSON and as a table: means, standard errors, bits per dimension, the protocol.
 
 :func:`result_of` makes a record of the numbers and everything they depend on; :func:`to_terminal` makes a table of it
 that fits into 80 columns, and :func:`write_json` a file. Here, at the edge, averages over images and bits per dimension
@@ -168,7 +168,7 @@ def commit() -> str | None:
 
 
 def write_json(path: Path | str, result: Result) -> None:
-    """Write a result so that its name never stands for half of it.
+    """Write a result atomically.
 
     Raises:
         UserError: if the file cannot be written.

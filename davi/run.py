@@ -1,4 +1,4 @@
-"""A run in Python: trained by one call, opened by its folder, asked for everything that the program says about it.
+"""A run in Python: trained by one call or opened by its folder, with all that the program can do with it.
 
 What is trained, measured and written is what the program ``davi`` makes of the same words: the functions here turn
 keywords into them. Images that a Python program holds are kept in the run's folder (:mod:`davi.kept`), so that every
@@ -145,7 +145,7 @@ def _keep(given: Given, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _cleared_on_failure(folder: Path, main: bool) -> Iterator[None]:
-    """A block after which no images are left in the folder of a run that has not come to be."""
+    """A block that, on failure, removes the images of a run that was never begun."""
     known, there = (folder / IMAGES).exists(), folder.exists()
     try:
         yield

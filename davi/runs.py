@@ -1,4 +1,4 @@
-"""The folder of a run, and files of weights that can be trusted.
+"""The folder of a run, and its files of weights, with digests.
 
 Layout::
 
@@ -216,7 +216,7 @@ def load_network(path: Path | str, print_fn: PrintFunction | None = None) -> tup
 
     Arguments:
         path: a run's folder or a ``.safetensors`` file. For a run that has not ended, its newest whole checkpoint.
-        print_fn: is told when a checkpoint stands in for the final model.
+        print_fn: receives a line when a checkpoint stands in for the final model.
 
     Returns:
         The network; and ``name``, ``shape``, ``levels``, ``config``, ``parameters``, ``version``, ``source`` (the file)
@@ -244,7 +244,7 @@ def load_network(path: Path | str, print_fn: PrintFunction | None = None) -> tup
 
 
 def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Model, dict[str, Any]]:
-    """:func:`load_network` for whoever wants a probability: an energy comes with its partition function.
+    """:func:`load_network` as a model with a likelihood: an energy comes with its partition function.
 
     Raises:
         UserError: as there, and if what is found says nothing about the probability of images.
@@ -254,7 +254,7 @@ def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple
         path = Path(path)
         return normalized(network, path if path.is_dir() else path.parent), info
     if not isinstance(network, Model):
-        raise UserError(f"{path}: got {network.name}, which gives images no probability, expected a model that does")
+        raise UserError(f"{path}: got {network.name}, which has no likelihood, expected a model that has one")
     return network, info
 
 

@@ -145,7 +145,7 @@ def test_images_that_change_or_move_are_noticed(tmp_path: Path, capsys: Capture)
         complaint = capsys.readouterr().err
         assert complaint.startswith("davi: data: got test_sha256 ")
         assert complaint.count("\n") == 1
-    assert "; --data mnist evaluates on these images knowingly" in complaint
+    assert "; --data mnist evaluates on these images deliberately" in complaint
     assert say("evaluate", run, "--data.root", new) == 2  # the folder alone does not say that others are wanted
     assert say("evaluate", run, "--data", "mnist") == 0
 

@@ -207,9 +207,13 @@ def spoiled_runs(run: Path, folder: Path) -> None:
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (PermissionError(13, "Permission denied", "runs"), 2, "runs: Permission denied"),
-        (MemoryError(), 2, "memory: there is too little"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "memory: there is"),
-        (RuntimeError("Storage size calculation overflowed with sizes=[16, 1, 99999999999999]"), 2, "memory: there is"),
+        (MemoryError(), 2, "memory: too little"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "memory: too little"),
+        (
+            RuntimeError("Storage size calculation overflowed with sizes=[16, 1, 99999999999999]"),
+            2,
+            "memory: too little",
+        ),
     ],
 )
 def test_what_the_machine_refuses_costs_one_line_too(

@@ -183,7 +183,7 @@ def test_what_does_not_forbid_a_ranking_is_stated(changes: dict[str, Any], field
     assert len(result.groups) == 1
     assert list(result.groups[0].stated) == [field]
     assert set(result.groups[0].stated[field]) == {"a", "b"}
-    assert f"differs without forbidding a ranking: {field}: " in " ".join(to_terminal(result).split())
+    assert f"differs, but does not prevent a ranking: {field}: " in " ".join(to_terminal(result).split())
 
 
 @pytest.mark.parametrize("changes", [{"set": "copy/test"}, {"limit": 4}, {"parameters": 9}, {"step": 4}])

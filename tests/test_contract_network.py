@@ -119,7 +119,7 @@ def test_what_gives_no_probability_is_no_model(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(MODELS, Bare.name, Bare)
     save_model(tmp_path / "model.safetensors", Bare((1, 2, 2), 2, Bare.Config()))
     assert isinstance(load_network(tmp_path)[0], Bare)
-    with pytest.raises(UserError, match=r"got bare, which gives images no probability, expected a model that does$"):
+    with pytest.raises(UserError, match=r"got bare, which has no likelihood, expected a model that has one$"):
         load_model(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_what_gives_no_probability_is_no_model(tmp_path: Path, monkeypatch: pyte
 def test_an_energy_alone_is_no_model(name: str, tmp_path: Path) -> None:
     recipe = toys.recipe(tmp_path, name)
     assert isinstance(recipes.build(recipes.load(recipe), (1, 8, 8), 2), class_of(name))
-    with pytest.raises(UserError, match=f"got {name}, which gives images no probability by itself"):
+    with pytest.raises(UserError, match=f"got {name}, which has no likelihood by itself"):
         davi.build(recipe)
 
 

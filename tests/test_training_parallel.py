@@ -186,7 +186,7 @@ def test_another_number_of_parts_is_said(tmp_path: Path) -> None:
     assert not lines
     state.accumulate = 2
     assert cut(state, 8, processes, lines.append) == 2
-    assert lines == ["batches are cut into 2 parts from here on, before 1: batch norms and draws differ"]
+    assert lines == ["batches are cut into 2 parts from here on, no longer 1: batch norms and draws differ"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The program ``davi``: verbs for the command line, and what becomes of errors.
+"""The program ``davi``: its verbs, and how errors are reported.
 
 Everything a user can get wrong ends in one line on standard error and the exit status 2. The statuses 130 and 143 mean
 that SIGINT or SIGTERM ended the program, 141 that the reader of its output went away. A traceback is a fault of ours.
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:  # torch has RuntimeError for a full memory
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in _FULL_MEMORY):
             raise
-        return _complain("memory: there is too little for this model and batch; expected smaller ones")
+        return _complain("memory: too little for this model and batch; expected smaller ones")
     return status
 
 
@@ -89,7 +89,7 @@ def _complain(message: str, status: int = 2) -> int:
 
 
 def _discard_output() -> None:
-    """Point standard output to nowhere, so that the interpreter does not fail once more when it flushes at its end."""
+    """Redirect standard output to the null device, so that the interpreter's last flush does not fail again."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):  # not a stream of the operating system: nothing will be flushed to a pipe

@@ -1,4 +1,4 @@
-"""What a user is left with when a model was measured and looked at: the number in words, the files, what is next."""
+"""The last lines after an evaluation or inspection: the number in words, the files, the next command."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def closing(result: Result, folder: Path, page: Path) -> str:
 
 
 def _number(result: Result) -> str:
-    """What the measured images cost, and what they cost without a model; less is better."""
+    """The cost of the measured images, and that of independent pixels; lower is better."""
     first, second = result.units
     costs, error = result.bound, result.bound.in_unit(first).standard_error
     within = "" if error is None else f" ± {error:.{_DIGITS[first]}f}"

@@ -1,4 +1,4 @@
-"""``davi compare``: what evaluations of several runs say about one another."""
+"""``davi compare``: evaluations of several runs, ranked, with paired differences."""
 
 from __future__ import annotations
 

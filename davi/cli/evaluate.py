@@ -49,7 +49,7 @@ def _json(result: Result) -> str:
 
 
 def _replaced(folder: Path, protocol: Protocol) -> str:
-    """What the result takes the place of, in words; nothing where that says no more than the result does."""
+    """What the result replaces, in words; empty where that adds nothing."""
     path = folder / f"{measurements.EVALUATION}.json"
     if not path.is_file():
         return ""

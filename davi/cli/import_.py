@@ -66,7 +66,7 @@ def model_options(name: str, recipe: Recipe, untold: Sequence[str]) -> dict[str,
 
 
 def named_geometry(own: Mapping[str, Any]) -> Geometry | None:
-    """Shape and levels of the images that a recipe or the user speaks of, where these are known by name."""
+    """Shape and levels of the images that a recipe or the user names, where the set is a known one."""
     data = parse(DataConfig, own, "command line") if "set" in own else None
     return geometry_of(data) if data is not None and is_named(data.set) else None
 

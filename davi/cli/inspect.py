@@ -32,7 +32,7 @@ from davi.runs import MODEL, RECIPE
 PAGE, FIGURES, EVALUATION = "inspection.html", "inspection", "evaluation.json"
 
 _LIMIT, _SAMPLES, _BATCH = 100, 10, 50
-"""What is measured if nothing else is asked for: images, importance samples, images a pass."""
+"""Defaults: images, importance samples, images a pass."""
 
 
 def run(request: Request) -> int:

@@ -60,7 +60,7 @@ class Opened:
 
 
 def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Opened:
-    """The images that the user wants to see measured.
+    """The images to be measured.
 
     Arguments:
         request: ``--data`` and ``--data.OPTION`` say which images are wanted knowingly: without ``--split`` or an
@@ -82,7 +82,7 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
     _check_fit(chosen.images, info)
     knowingly = _words(request)
     if not knowingly:
-        remedy = f"--data {data.set} evaluates on these images knowingly"
+        remedy = f"--data {data.set} evaluates on these images deliberately"
         check_same(info.get("protocol", {}), chosen.protocol, remedy)
     images, train = chosen.images, chosen.train
     protocol = {**chosen.protocol, "other_images": None, "training_images": None}
@@ -121,7 +121,7 @@ def _check_fit(images: Images, info: Mapping[str, Any]) -> None:
 
 
 def _wanted(request: Request, folder: Path) -> tuple[DataConfig | None, DataConfig]:
-    """The ``data`` section of a run, if it has one, and the one that the user wants to see measured."""
+    """The ``data`` section of a run, if it has one, and that of the images to be measured."""
     path, assignments = folder / RECIPE, request.assignments
     if not path.is_file():
         raise UserError(f"run: {folder} holds no {RECIPE}, which says what images the model is for")
@@ -148,13 +148,13 @@ def _given(request: Request, options: Sequence[str]) -> bool:
 
 
 def _written(request: Request, name: str) -> str:
-    """What images are called: as the user has written it."""
+    """The name of the images, as the user wrote it."""
     given = [request.options.data, *(word.partition("=")[2] for word in request.assignments)]
     return next((text for text in given if text and str(Path(text).expanduser().absolute()) == name), name)
 
 
 def _words(request: Request) -> list[str]:
-    """What the user has written that asks for other images than those of the run."""
+    """What in the command asks for other images than those of the run."""
     data = request.options.data
     words = [word for word in request.assignments if not word.startswith(_NO_OTHER_SET)]
     words = [f"--data {data}" if data and word.startswith("--data.set=") else word for word in words]

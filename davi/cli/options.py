@@ -1,4 +1,4 @@
-"""What can be written after ``davi``: verbs, their options, and dotted overrides of a recipe's options.
+"""The command line of ``davi``: verbs, their options, and dotted overrides of a recipe's options.
 
 argparse knows the few fixed options of each verb. Dotted ones (``--model.width 32``) are as many as a model and the
 loop have options; they are put aside unread, and :mod:`davi.config` judges them with the recipe.
@@ -36,7 +36,7 @@ class Request:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with errors that the program turns into one line."""
+    """An argparse parser whose errors become one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
@@ -86,7 +86,7 @@ def parse(argv: Sequence[str]) -> Request:
 
 
 def _spelled_out(options: argparse.Namespace) -> list[str]:
-    """The short options of ``davi train`` as what they are short for. A budget takes the place of the recipe's."""
+    """Expand the short options of ``davi train``. A budget replaces the recipe's."""
     given = {name: getattr(options, name) for name in SHORT if getattr(options, name) is not None}
     budget = [name for name in BUDGETS if name in given]
     undone = [f"--{SHORT[name]}=null" for name in BUDGETS if budget and name not in given]
@@ -94,7 +94,7 @@ def _spelled_out(options: argparse.Namespace) -> list[str]:
 
 
 def _check_unambiguous(data: str) -> None:
-    """Refuse the name of a set that is a folder here as well: one of the two would be taken without a word."""
+    """Refuse the name of a set that is a folder here as well: one of the two would be taken silently."""
     if data in GEOMETRY and Path(data).is_dir():
         raise UserError(
             f"--data: got {data}, which is a named set and also a folder here, expected ./{data} for the folder "

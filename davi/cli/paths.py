@@ -1,4 +1,4 @@
-"""What of a request can be refused without torch: paths that lead nowhere, folders in use, sets that are not here.
+"""Errors that can be reported without torch: missing paths, folders in use, missing sets.
 
 Loading torch takes seconds; a mistyped path shall not cost them. Whoever reads the files checks them again.
 """
@@ -83,7 +83,7 @@ def _check_images(request: Request, sections: Mapping[str, Any]) -> None:
     data = chosen.get("data")
     name = data.get("set") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not isinstance(name, str):
-        return  # whoever reads the recipe knows what is missing
+        return  # the reader of the recipe reports what is missing
     root, levels = data.get("root"), data.get("levels")
     try:
         refuse_unknown(name)

@@ -1,4 +1,4 @@
-"""``davi recipes``: what comes with the program. Without torch, for a quick answer."""
+"""``davi recipes``: the recipes that come with the program. It does not import torch, so that it answers at once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _list(words: Sequence[str], tests: bool) -> None:
             f"recipes: got {' '.join(words)!r}, expected words that a row of davi recipes has, such as mnist or minutes"
         )
     print("\n".join(_table([_HEAD, *rows])))
-    print("\ndavi recipes show NAME says all about one, davi recipes WORD lists fewer")
+    print("\ndavi recipes show NAME shows one in full, davi recipes WORD filters the list")
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""``davi reconstruct``: images beside what a trained model makes of their latents."""
+"""``davi reconstruct``: images beside their reconstructions by a trained model."""
 
 from __future__ import annotations
 

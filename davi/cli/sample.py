@@ -47,7 +47,7 @@ def run(request: Request) -> int:
 
 
 def _told(temperature: Temperature, model: Model) -> str:
-    """The temperatures in words, after a look at their number."""
+    """The temperatures in words, once their number is checked."""
     if isinstance(temperature, float):
         return f"temperature {temperature:g}"
     layers = model.num_layers if isinstance(model, Hierarchy) else 0
@@ -58,7 +58,7 @@ def _told(temperature: Temperature, model: Model) -> str:
 
 
 def _whole(images: Tensor, when: str) -> Tensor:
-    """Images of a model that computes with numbers: what is not one becomes the smallest integer."""
+    """The images, unless a value is not finite: as an integer it would be the smallest one."""
     if int(images.min()) < 0:
         raise UserError(f"run: the model computes no finite pixels {when}; expected usable weights and temperature")
     return images

@@ -1,4 +1,4 @@
-"""The images that the words of a command speak of: paths, options that a set of one's own replaces, what is told."""
+"""The images of a command: paths, options that no longer apply to other images, and notes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VALIDATION = 0.05
 
 
 def load_told(data: DataConfig, out: TextIO) -> DataSets:
-    """Load images, with progress on standard error, and write what there is to be told about them.
+    """Load images, with progress on standard error, and write notes about them.
 
     Raises:
         UserError: as :func:`davi.data.load` does.
@@ -55,7 +55,7 @@ def select_told(data: DataConfig, split: str | None, binary: bool, levels: int) 
 
 
 def tell(notes: Iterable[str], out: TextIO) -> None:
-    """Write what there is to be told about images, a line each."""
+    """Write notes about images, a line each."""
     for note in notes:
         print(f"data: {one_line(note)}", file=out)
 
@@ -79,7 +79,7 @@ def anchored(data: DataConfig) -> DataConfig:
 
 
 def of_another_set(own: DataConfig, data: DataConfig) -> list[str]:
-    """Assignments that undo what speaks of the set it was given for, and what another has no use for.
+    """Assignments that reset options which belong to the recipe's own set or do not apply to the other one.
 
     Arguments:
         own: of the recipe or run.

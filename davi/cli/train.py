@@ -108,7 +108,7 @@ def _train(request: Request, processes: Processes) -> int:
 
 
 def _classes(recipe: Recipe, sets: DataSets) -> int:
-    """How many classes the model is told about: those of the images, if it can make use of them."""
+    """The number of classes of the model: those of the images, if it can use them."""
     if not sets.classes or issubclass(MODELS[recipe.model_name], Conditional):
         return len(sets.classes)
     print(f"labels of {len(sets.classes)} classes were read, of which {recipe.model_name} makes no use")

@@ -1,4 +1,4 @@
-"""The verbs of the program, what each says about itself, and the fixed options of each."""
+"""The verbs of the program, with their help and fixed options."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--on-nan",
         type=_one_of("stop", "rollback"),
         metavar="WHAT",
-        help="stop or rollback, when numbers stay not finite (short for --training.step_filter.on_nan)",
+        help="stop or rollback, if losses stay NaN or infinite (short for --training.step_filter.on_nan)",
     )
     parser.add_argument("--plan", action="store_true", help="take two steps, print memory and time, make no run")
 
@@ -198,7 +198,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recalibrate",
         action="store_true",
-        help="let batch norms know the model's own draws at this temperature; found once and kept in RUN",
+        help="recompute batch-norm statistics from samples at this temperature; computed once and kept in RUN",
     )
     parser.add_argument("--out", type=_ending(".png"), metavar="FILE.png", help="default: RUN/samples.png")
 
@@ -308,7 +308,7 @@ VERBS: dict[str, Verb] = {
         "  davi recipes mnist minutes\n  davi recipes show attentive_mnist > my.yaml",
     ),
     "train": Verb(
-        "train the model of a recipe and leave a run folder",
+        "train the model of a recipe and write a run folder",
         _add_train,
         ("model", "data", "training", "stages"),
         "Any option of the recipe's sections can be overridden as --model.OPTION, --data.OPTION, --training.OPTION\n"
@@ -319,7 +319,7 @@ VERBS: dict[str, Verb] = {
         "  davi train --from runs/attentive_mnist-1 --data FOLDER --minutes 30",
     ),
     "evaluate": Verb(
-        "say how probable a trained model finds images",
+        "measure how probable a trained model finds images",
         _add_evaluate,
         ("data",),
         f"The numbers are also written to RUN/evaluation.json.\n{_IMAGES}"
@@ -329,12 +329,12 @@ VERBS: dict[str, Verb] = {
         "rank evaluated runs, with paired differences over the same images",
         _add_compare,
         (),
-        "Runs are ranked among those of the same protocol; what keeps others apart is named.\n"
+        "Runs are ranked among those of the same protocol; differences between protocols are named.\n"
         "  davi compare runs/with runs/without --markdown --out comparison.md",
     ),
     "sample": Verb("draw images from a trained model", _add_sample, (), "davi sample runs/demo --temperature 0.8"),
     "reconstruct": Verb(
-        "show images beside what a trained model makes of their latents",
+        "show images beside their reconstructions by a trained model",
         _add_reconstruct,
         ("data",),
         "Shown is, at the posterior means of the latents, the most probable value of each sub-pixel (a channel of a\n"
@@ -364,7 +364,7 @@ VERBS: dict[str, Verb] = {
         f"{_IMAGES}  davi encode runs/demo --data FOLDER --out latents.npz",
     ),
     "import": Verb(
-        "make a run of weights that others published",
+        "import published weights as a run",
         _add_import,
         ("model", "data"),
         "What the file does not tell can be given as --model.OPTION and --data.OPTION.\n"

@@ -1,4 +1,4 @@
-"""Runs beside one another: numbers ranked where that is fair, and paired differences over the same images.
+"""Comparison of runs: numbers ranked within one protocol, and paired differences over the same images.
 
 :func:`read` takes the evaluation of a run, :func:`compare` makes one record of several, and :func:`to_terminal` and
 :func:`to_markdown` make tables of it.

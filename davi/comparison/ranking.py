@@ -1,4 +1,4 @@
-r"""Runs beside one another: which numbers may be ranked, and how large the differences are, image by image.
+r"""Comparison of runs: which numbers may be ranked, and their differences, paired by image.
 
 Two numbers can be ranked if they answer the same question about the same images: the same kind of claim about log p(x),
 with the same number of importance samples, on the same values in the same order (SHA-256) and with the same labels
@@ -68,7 +68,7 @@ RULE = (
 
 
 def compare(entries: Sequence[Entry]) -> Comparison:
-    """Rank what can be ranked, and name what keeps the rest apart.
+    """Rank the runs that can be ranked, and name what keeps the others apart.
 
     Arguments:
         entries: the runs. The first of each group is the one that the others of the group are compared with.
@@ -192,7 +192,7 @@ def _difference(entry: Entry, other: Entry | None, groups: Groups | None) -> Pai
 
 
 def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str]:
-    """What must be known to judge the differences within a group."""
+    """Notes on the differences within a group."""
     notes = []
     if not ranked:
         notes.append("not ranked: these images, or some of them, are training images of the run")
@@ -249,7 +249,7 @@ def _differences(groups: Sequence[Group]) -> dict[str, dict[str, object]]:
     fields = (*CONDITIONS, *_EXPLAIN)
     found = {field: {group.label: getattr(group.protocol, field) for group in groups} for field in fields}
     if _differ(found["about"]):
-        del found["labels_sha256"]  # models that are told no classes have no labels
+        del found["labels_sha256"]  # models without classes have no labels
     if not _differ(found["images_sha256"]):
         found = {field: values for field, values in found.items() if field not in _EXPLAIN}
     return {field: values for field, values in found.items() if _differ(values)}
@@ -260,7 +260,7 @@ def _differ(values: Mapping[str, object]) -> bool:
 
 
 def _printable(value: T) -> T:
-    """The same with question marks for characters that a file could use to command a terminal."""
+    """The same with question marks for control characters, which a terminal would obey."""
     shown: object = value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _printable(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -1,4 +1,4 @@
-"""Evaluated runs as they are found in their folders, and what has to be said about each."""
+"""Evaluated runs, read from their folders, with notes about each."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Group:
         unit: the one the field uses: nats for binary images, else bits per dimension.
         reference: name of the run that the others are compared with.
         rows: from best to worst.
-        stated: what differs without forbidding a ranking, field -> run -> value.
+        stated: what differs, but does not prevent a ranking, field -> run -> value.
         notes: what must be known to judge the differences.
     """
 

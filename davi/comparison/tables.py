@@ -138,7 +138,7 @@ def _remarks(group: Group, mark: Mark = _plain) -> list[str]:
     remarks += group.notes
     remarks += [f"{mark(row.run)}: {note}" for row in group.rows for note in row.notes]
     for field, values in group.stated.items():
-        remarks.append(f"differs without forbidding a ranking: {field}: {_by_value(values, mark)}")
+        remarks.append(f"differs, but does not prevent a ranking: {field}: {_by_value(values, mark)}")
     return remarks
 
 

@@ -3,7 +3,7 @@
 :func:`load` turns a :class:`DataConfig` into training, validation and test :class:`Images` and the protocol that every
 result measured on them must carry; :func:`select` into the images of one split, or all images of a set.
 :class:`Sampler` and :class:`Augmentation` say in which order, and in what form, a model sees the training images. This
-package imports nothing of the rest of the library but its error type and how a run speaks of images in its folder.
+package imports nothing of the rest of the library but its error type and how a run names images in its folder.
 """
 
 from davi.data.augmentation import Augmentation, Flip, Sampler

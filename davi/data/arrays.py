@@ -1,4 +1,4 @@
-"""Images from ``.npy`` and ``.npz`` files that nobody vouches for.
+"""Images from untrusted ``.npy`` and ``.npz`` files.
 
 A file from elsewhere may be cut short, damaged or hostile. Nothing in it is ever executed (no pickles), nothing is
 allocated on the word of a header that the file's size does not bear out, and a file is used whole or not at all.

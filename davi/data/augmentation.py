@@ -1,4 +1,4 @@
-"""In which order, and in what form, a model sees the training images."""
+"""Order and augmentation of the training images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Flip = Literal["none", "horizontal", "both"]
 
 
 class Augmentation:
-    """Turns stored training images into what the model sees: mirrored and drawn anew at each presentation.
+    """Turns stored training images into what the model sees: mirrored and binarized anew each time.
 
     Arguments:
         images: training images as :func:`davi.data.load` gives them. Under ``static`` and ``threshold`` they are

@@ -29,7 +29,7 @@ Binarization = Literal["none", "static", "dynamic", "threshold"]
 
 
 def stream(*key: int) -> Generator:
-    """A source of random numbers on the CPU that depends on the key and on nothing else.
+    """A random number generator on the CPU whose seed is derived from the key alone.
 
     Arguments:
         key: non-negative numbers such as (seed, epoch). Neighboring keys give unrelated streams.

@@ -73,7 +73,7 @@ class Writer:
         self.count += len(images)
 
     def finish(self) -> dict[str, Any]:
-        """Complete the file; what ``index.json`` says about it. The hash is :func:`davi.data.protocol.digest`'s."""
+        """Complete the file and return its entry in ``index.json``. The hash is :func:`davi.data.protocol.digest`'s."""
         self._file.seek(0)
         self._header()
         self._file.flush()
@@ -93,7 +93,7 @@ def fetch(
 
     Arguments:
         root: of all caches.
-        key: what the folder is for. A folder for the same key takes the place of the last one.
+        key: what the folder is for. A folder for the same key replaces the last one.
         stamp: changes with everything that the content depends on and that is not in ``key``.
         build: puts the arrays into an empty folder and returns the index, with ``arrays``: name -> what
             :meth:`Writer.finish` returned.
@@ -149,7 +149,7 @@ def array(folder: Path, record: Mapping[str, Any], in_memory: bool) -> NDArray[A
 
 
 def _index(folder: Path, stamp: str) -> dict[str, Any] | None:
-    """The index, if all of the folder is as it was when it was made; the values themselves are not read again."""
+    """The index, if the folder is unchanged since it was made; the values themselves are not read again."""
     try:
         index: dict[str, Any] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if index["stamp"] != stamp:

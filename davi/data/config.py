@@ -1,4 +1,4 @@
-"""The ``data:`` section of a recipe: its options, and what of them no set could have."""
+"""The ``data:`` section of a recipe: its options, and checks that hold for any set."""
 
 from __future__ import annotations
 

@@ -73,14 +73,14 @@ class FolderOptions:
 
     @property
     def converted(self) -> dict[str, str]:
-        """What is done to the values of the files; nothing, unless it was asked for."""
+        """The transformation of the files' values; none unless asked for."""
         given = {"background": self.background, "mode": self.mode}
         return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class File:
-    """A file found: where, what it is called, its split where that is given, and what tells that it was changed.
+    """A file found: its path, name, split where that is given, and what shows that it has changed.
 
     ``below`` is the name of the sub-folder that it is in, of its split where that has a folder: its class.
     """

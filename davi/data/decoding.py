@@ -1,7 +1,7 @@
 """One image file as integers: PNG, JPEG, WebP, TIFF or BMP, gray or color, of 1, 8 or 16 bits a channel.
 
 Values are those that the file stores; color profiles and gamma are not applied. What cannot be kept as it is (a
-transparency, CMYK, floating point, several frames) is refused with its remedy, never converted in silence; a
+transparency, CMYK, floating point, several frames) is refused with its remedy, never converted silently; a
 transparency of 8 bits in a PNG or WebP file is put on a background if one is given:
 
 - gray of 1 bit has 2 levels, of 2 to 8 bits 256 (stretched to 0..255), of 9 to 16 bits 65,536; black is 0, also where
@@ -55,7 +55,7 @@ _OTHER_HALF = {
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """A block in which Pillow is quiet about odd metadata, and about large images, which :func:`decode` refuses.
+    """A block without Pillow's warnings about odd metadata, and about large images, which :func:`decode` refuses.
 
     Python's warning filters, Pillow's limit and libtiff's error handler belong to the whole process: this goes around
     threads that decode, not into them.

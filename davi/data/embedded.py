@@ -1,4 +1,4 @@
-"""Real images that are installed with scikit-learn: nothing has to be downloaded for a first model.
+"""Real images that come with scikit-learn, so that a first model needs no download.
 
 References:
     E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998,

@@ -1,4 +1,4 @@
-"""The files in which MNIST, Fashion-MNIST, OMNIGLOT and CIFAR are distributed, recognized and split as they are meant.
+"""The original files of MNIST, Fashion-MNIST, OMNIGLOT and CIFAR: recognized, read, and split as distributed.
 
 ====================== ========================================================= ============================
 set                    files                                                     images
@@ -69,7 +69,7 @@ _CIFARS = (
 
 
 class _Wanted(NamedTuple):
-    """What is asked of a form: a number of levels or None, and whether labels are read."""
+    """How a file is read: a number of levels or None, and whether labels are read."""
 
     levels: int | None
     labels: bool = False
@@ -215,7 +215,7 @@ def _labels_beside(path: Path) -> Path:
 
 
 def _checked(images: Images, levels: int | None, path: Path) -> Images:
-    """The images with fewer levels than their file can hold, if the values bear it out."""
+    """The images with fewer levels than their file can hold, if the values fit."""
     if levels is None or levels == images.levels:
         return images
     largest = int(images.pixels.max())

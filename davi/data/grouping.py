@@ -1,4 +1,4 @@
-"""Which file of a folder each image is from, and from where in it."""
+"""The file that each image is from, and its position in it."""
 
 from __future__ import annotations
 

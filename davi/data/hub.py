@@ -74,7 +74,7 @@ def read_hub(
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """A block without the library's progress bars and messages: what goes wrong is said once, in one line."""
+    """A block without the library's progress bars and messages: an error is reported once, in one line."""
     verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()

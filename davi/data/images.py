@@ -48,7 +48,7 @@ class Images:
             witnesses (:mod:`davi.evaluation.clusters`). The numbers mean nothing else, and are the same in all splits
             of a set. None: every image has a file of its own.
         labels: ``[N]``, int64, on the device of the pixels: the class of each image, 0 to ``len(classes) - 1``. None:
-            they were not asked for (``data.labels``), or nobody knows them.
+            they were not asked for (``data.labels``), or they are not known.
         classes: the name of each class; none without labels.
         files: ``[N]``: the file of each image, by its path in the folder; () where the images are of no folder.
         corners: ``[N, 2]``, int64: (top, left) of each image in its file, where images are patches of files.
@@ -200,7 +200,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """A set that does not say which of its images are for what.
+    """A set without a split of its own.
 
     Arguments:
         images: all of them, as stored.

@@ -161,7 +161,7 @@ def check_alike(parts: Mapping[str, Images | None]) -> None:
 
 
 def described(parts: Mapping[str, Images | None]) -> dict[str, Any]:
-    """What a protocol says of labels; nothing where there are none.
+    """The labels' entries in a protocol; empty without labels.
 
     Arguments:
         parts: beginning of a key of the protocol -> images.

@@ -1,4 +1,4 @@
-"""What libtiff complains of while Pillow decodes with it.
+"""Errors that libtiff reports while Pillow decodes with it.
 
 libtiff prints its errors itself, without the name of the file, and of damaged faxes Pillow takes what there is all the
 same. Its error handler belongs to the whole process; errors are kept apart by thread.
@@ -37,7 +37,7 @@ def _setter() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """A block in which libtiff prints no errors; it goes around threads that decode, not into them."""
+    """A block in which libtiff prints no errors; use it around the decoding threads, not inside them."""
     setter = _setter()
     if setter is None:
         yield

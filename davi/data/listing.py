@@ -1,4 +1,4 @@
-"""Which files below a folder are taken for images, and which are what other programs leave beside images."""
+"""Which files below a folder are images, and which are leftovers of other programs."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _found(path: Path) -> Path:
 
 
 def _read(path: Path, key: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The uint8 array of a named set's file; another type or image size would be another set under this name."""
+    """The uint8 array of a named set's file; another type or image size is refused."""
     array = read_array(_found(path), key)
     if array.dtype != np.uint8 or array.shape[1:] != shape:
         want = ", ".join(["N", *map(str, shape)])

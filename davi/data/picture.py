@@ -1,4 +1,4 @@
-"""What decoding makes of an image file, whatever its format."""
+"""A decoded image file, whatever its format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Picture:
 
 
 def in_words(height: int, width: int) -> str:
-    """A size as messages have it, ``768 wide, 512 high``: nobody has to remember which comes first."""
+    """A size as messages have it, ``768 wide, 512 high``: which leaves no doubt about the order."""
     return f"{width} wide, {height} high"
 
 

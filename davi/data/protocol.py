@@ -1,4 +1,4 @@
-"""From the ``data:`` section of a recipe to images, and to the protocol that a result must carry."""
+"""From the ``data:`` section of a recipe to images and to the protocol of a result."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class DataSets:
             that were left out). ``background`` and ``mode`` are there only if they were asked for. With labels also
             what :func:`davi.data.labels.described` says of them.
         notes: what the user should be told about the images, a line each.
-        stored: training images before any binarization; None where nobody has told.
+        stored: training images before any binarization; None where that is not known.
 
     Raises:
         UserError: if the splits have different classes.

@@ -63,13 +63,13 @@ def binarized_mnist(folder: Path = FOLDER) -> Source:
 
 def _part(path: Path, name: str) -> Images:
     if not path.is_file():
-        raise UserError(f"{path}: found no such file, expected it with DAVI; installing DAVI again brings it")
+        raise UserError(f"{path}: found no such file, expected it with DAVI; reinstall DAVI")
     content = path.read_bytes()
     found, wanted = hashlib.sha256(content).hexdigest(), SHA256[path.name]
     if found != wanted:
         raise UserError(
             f"{path}: got SHA-256 {found[:12]}..., expected {wanted[:12]}..., that of the file that comes with DAVI; "
-            "installing DAVI again brings it"
+            "reinstall DAVI"
         )
     packed = np.load(io.BytesIO(content), allow_pickle=False)["images_packed"]  # [N, 98]
     return to_images(np.unpackbits(packed, axis=1).reshape(-1, _SIDE, _SIDE), 2, name)

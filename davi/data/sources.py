@@ -1,4 +1,4 @@
-"""What the value of ``data.set`` speaks of, and the images behind it: split as the options say, or all of them."""
+"""What the value of ``data.set`` means, and its images: split as the options say, or all of them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _NO_FOLDER = "{} is no folder of images"
 
 
 def kind_of(name: str) -> Kind:
-    """What the value of ``data.set`` speaks of.
+    """What the value of ``data.set`` means.
 
     Raises:
         UserError: if it is none of these.
@@ -104,7 +104,7 @@ def unused(config: DataConfig) -> dict[str, str]:
 
 
 def source_of(config: DataConfig, progress: Progress | None = None) -> Source:
-    """The images behind ``config.set``, split; they are binarized by nobody yet.
+    """The images of ``config.set``, split but not binarized yet.
 
     Raises:
         UserError: one line: there is no such set, it is damaged, or an option contradicts it.
@@ -166,7 +166,7 @@ def _unsplit(config: DataConfig, own_test: bool, progress: Progress | None) -> S
 
 
 def _found(name: str, config: DataConfig) -> Source | Whole:
-    """What is behind a name that is no folder of images, with the levels and the place that the options say."""
+    """The images of a name or file that is no folder, with the levels and the root of the options."""
     kind = kind_of(name)
     if kind == "array":
         return _array(_kept_file(name, config.root), config, True) if is_kept(name) else _array(Path(name), config)
@@ -189,7 +189,7 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
 
 
 def _kept_file(name: str, root: str | None) -> Path:
-    """The file in the folder of a run that a ``data.set`` speaks of."""
+    """The file in the folder of a run that a ``data.set`` names."""
     file = Path(name.removeprefix(PREFIX))
     if root is None or file.name != str(file):
         raise UserError(f"data.set: got {name!r}, expected the path of images; only a run speaks so of its own")
@@ -294,7 +294,7 @@ def _own_validation(config: DataConfig) -> UserError:
 
 
 def as_levels(found: Source | Whole, levels: int) -> Source | Whole:
-    """The same images with fewer levels than their files can hold, if the values bear it out.
+    """The same images with fewer levels than their files can hold, if the values fit.
 
     Raises:
         UserError: if a value is not within the levels; the message says what they are.

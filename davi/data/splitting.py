@@ -1,4 +1,4 @@
-"""How images come to be for training, validation or test, where the set itself does not say it.
+"""Splitting of sets that have no split of their own.
 
 *By content* (folders of images): :func:`part_of`. *By position* (arrays, and other files that hold a whole set): the
 last ones are for test. *By file*: the user names another one for test, and copies of its images are left out of

@@ -1,4 +1,4 @@
-r"""Some images in place of all: spread evenly over the set, drawn at random, and always the same ones.
+r"""Subsets: images spread evenly over the set, drawn at random, and always the same ones.
 
 The first n images of a set stand for its first class or its first photograph, not for the set. Here a set of N images
 is cut into n parts side by side, as equal as whole numbers allow, and one image of each part is drawn at random:

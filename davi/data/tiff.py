@@ -1,4 +1,4 @@
-"""What a TIFF file says about its own layout, and a copy that Pillow reads the same way whatever the layout.
+"""The layout of a TIFF file, and a copy that Pillow reads the same way whatever the layout.
 
 TIFF has more layouts than any reader knows, and Pillow reads some of them wrongly without a word: turned ones, signed
 values, bits in reverse order, a single channel that is called planar. So the tags are read here, strictly. Only layouts

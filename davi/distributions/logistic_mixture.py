@@ -10,7 +10,7 @@ and, because :math:`\sigma(a) - \sigma(b) = \sigma(a)\,\sigma(-b)\,(1 - e^{-(a-b
 .. math:: \log P(v) = \log\sigma(a) + \log\sigma(-b) + \log(1 - e^{-1/s})
 
 which neither underflows nor cancels. :math:`P(0) = \sigma(a)` and :math:`P(n-1) = \sigma(-b)`, so the probabilities sum
-to one. Networks speak of means and scales in the units of data rescaled to [-1, 1]; half a level is
+to one. Networks give means and scales in the units of data rescaled to [-1, 1]; half a level is
 :math:`h = 1/(n-1)` there. Working in units of levels keeps :math:`v - \mu` accurate where the probability is.
 
 With three autoregressive channels the means of green and blue are shifted by the *observed* red and green values,

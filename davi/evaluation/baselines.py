@@ -1,4 +1,4 @@
-r"""What a model has to beat: bits per dimension of methods that everybody has, on the same test images.
+r"""What a model has to beat: bits per dimension of standard methods, on the same test images.
 
 *Independent pixels*: every position and channel has its own histogram of the training images, smoothed by adding one
 to the count of each level (Laplace's rule of succession), so that no test image is impossible:

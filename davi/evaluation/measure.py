@@ -1,4 +1,4 @@
-"""Single numbers about a model, beside its claim about log p(x)."""
+"""Measures: single numbers about a model beside its claim about log p(x)."""
 
 from __future__ import annotations
 

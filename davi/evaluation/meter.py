@@ -1,4 +1,4 @@
-"""What measures a number beside the claim of a model."""
+"""The protocol of measures, numbers beside the claim of a model."""
 
 from __future__ import annotations
 

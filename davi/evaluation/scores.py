@@ -1,4 +1,4 @@
-r"""Numbers that say how odd an image is to a model, and which of them are trustworthy for what.
+r"""Scores of how odd an image is to a model, and which of them to trust for what.
 
 All are in bits per dimension, D = C H W. With a claim or bound :math:`\mathcal L(x)` on :math:`\log p(x)`:
 
@@ -19,7 +19,7 @@ up serve the posteriors that depend on them, also where the layer itself then co
 the layers from the image.)
 
 *complexity*, the likelihood corrected for complexity: bits per dimension minus those of a file of the image alone, as
-PNG or lossless WebP, whichever is smaller. An image that is hard for everybody is not odd; one that is harder for this
+PNG or lossless WebP, whichever is smaller. An image that is hard for any method is not odd; one that is harder for this
 model than for a general method is. Odd at the high end.
 
 References:

@@ -1,4 +1,4 @@
-r"""Sums over importance samples that arrive one after the other, of which none is kept."""
+r"""Streaming sums over importance samples, none of which is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Inverse autoregressive flow: a bijection whose determinant costs nothing.
+r"""Inverse autoregressive flow: a bijection with a triangular Jacobian, whose determinant is nearly free.
 
 A masked network (:mod:`davi.layers.masked`) looks at all variables z and at a context h and gives variable i two
 numbers :math:`m_i, s_i` that depend on :math:`z_{<i}` and h alone. One step is

@@ -1,4 +1,4 @@
-"""A look into a trained model: what its page shows, as numbers and tensors.
+"""Inspection of a trained model: what its page shows, as numbers and tensors.
 
 All that a hierarchy of latents shows is an answer to the one question of its top-down walk
 (:meth:`davi.model.Hierarchy.top_down`): reconstructions from the first layers take the posterior there and the prior

@@ -1,4 +1,4 @@
-"""What only a hierarchy of latents can show: its layers, the use of the first few, its attention, and its bits."""
+"""The parts of an inspection that need a hierarchy: layers, reconstructions from the first ones, attention, bits."""
 
 from __future__ import annotations
 

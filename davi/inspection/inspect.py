@@ -1,4 +1,4 @@
-"""The whole inspection: measure, choose images, look inside."""
+"""The whole inspection: measure, choose images, collect the parts."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def inspect(
 
 
 def _samples(model: Model, n: int, temperature: float, generator: Generator) -> tuple[Tensor, Tensor | None]:
-    """Draws of the model, and the means of p(x | z) for the same latents where there are such."""
+    """Samples, and the means of p(x | z) for the same latents where they are known."""
     if not isinstance(model, Hierarchy):
         return model.sample(n, temperature, generator, model.classes_in_turn(n)).cpu(), None
     likelihood = model.top_down(lambda layer, prior, posterior: _of_prior(prior, n, generator, temperature))

@@ -1,4 +1,4 @@
-"""Pictures in a row that show what a model has learned: between two images, around one, or from its beginning.
+"""Strips of pictures: interpolations, variations, completions and Markov chains.
 
 Which of them a model has is a question of its kind: latents can be interpolated and drawn anew below the top layers,
 pixels that are predicted one after the other can be completed, and a Markov chain can be followed.

@@ -1,4 +1,4 @@
-"""What an inspection finds: plain records of numbers and tensors, everything on the CPU."""
+"""The results of an inspection: plain records of numbers and tensors, all on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How what a walk meets is laid out as maps, and how deep walks go."""
+"""Latents and distributions of a top-down pass as maps, and the depths that are shown."""
 
 from __future__ import annotations
 

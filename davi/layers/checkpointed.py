@@ -1,4 +1,4 @@
-"""Blocks that can forget their activations."""
+"""Blocks that can recompute their activations."""
 
 from __future__ import annotations
 

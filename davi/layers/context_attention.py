@@ -1,4 +1,4 @@
-r"""Depth-wise attention as a part that any top-down network can be given.
+r"""Depth-wise attention as a module for any top-down network.
 
 The layer i of a hierarchy has a context :math:`c_i`, the feature map from which its prior and its posterior are made.
 With this part it reads from the contexts of all layers above,
@@ -104,7 +104,7 @@ class ContextAttentionOptions:
                 raise ValueError(f"{name}: got {channels}, expected at least 0")
 
     def parts(self, widths: Sequence[int]) -> list[ContextAttention]:
-        """The shares of layers whose contexts have these widths, the top first; none if nobody reads."""
+        """The shares of layers whose contexts have these widths, the top first; none if no layer reads."""
         last = len(widths) - 1
         if not self.key_channels or not last:
             return []

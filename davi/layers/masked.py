@@ -1,4 +1,4 @@
-r"""Convolutions in which no output sees what comes after it in an order of the variables.
+r"""Masked convolutions: an output depends only on variables before it in some order.
 
 The order is the raster order of the pixels, row by row, and inside a pixel that of whole numbers, the *degrees*, which
 every channel has. An output with degree d sees all channels of the pixels before its own. Of its own pixel it sees the

@@ -1,4 +1,4 @@
-"""The kinds of networks there are, one file each: what code asks for is a type, never a name.
+"""The kinds of networks, one file each. Code asks for a type, never for a name.
 
 ::
 

@@ -1,4 +1,4 @@
-r"""Energies: probabilities that are known but for one number.
+r"""Energies: probabilities known up to a normalizing constant.
 
 .. math:: p(v) = \frac{e^{-F(v)}}{Z}, \qquad Z = \sum_v e^{-F(v)}
 

@@ -16,7 +16,7 @@ _BARE_TYPES = (torch.uint16, torch.uint32, torch.uint64)
 
 
 class Network(nn.Module, ABC):
-    """A network for integer images. What it can be asked is said by its subclasses, which are capabilities.
+    """A network for integer images. Its subclasses are capabilities: what a network can be asked.
 
     Arguments:
         shape: (C, H, W) of one image.

@@ -160,7 +160,7 @@ class VeryDeepVAEConfig:
 
 @final
 class Rows:
-    """What the texts of a configuration mean, checked.
+    """The parsed and checked strings of a configuration.
 
     Arguments:
         config: the options.
@@ -336,7 +336,7 @@ class VeryDeepVAE(Hierarchy, DepthAttentive, PixelLikelihood):
     def blocks(self) -> Iterator[nn.Module]:
         yield from self.encoder
         for layer in self.decoder:
-            yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]  # ModuleList forgets its kind
+            yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]  # ModuleList has no element type
 
     def depth_attentions(self) -> Iterator[AttentionSite]:
         return sites(layer.attention for layer in self.decoder)  # type: ignore[misc]  # as above

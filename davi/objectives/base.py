@@ -123,7 +123,7 @@ class Objective(ABC):
         """What is reported of validation images, with terms ``[B]``; nothing of it is minimized, and no state moves."""
 
     def end_step(self, model: Network, at: Progress) -> None:
-        """What is no gradient, after the update of a step that was not refused. Draws are made from torch's default
+        """Updates that are not gradients, after each step that was not skipped. Draws are made from torch's default
         generator, which is seeded for it: all processes do the same."""
 
     def reports(self, at: Progress) -> Mapping[str, float]:
@@ -135,7 +135,7 @@ class Objective(ABC):
         return True
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs to go on; names, shapes and types are those of the beginning. It is put back when a
+        """What a resumed run needs; names, shapes and types are those of the beginning. It is put back when a
         step is refused. What parts of a batch change must add up: where processes share the work, their changes are
         summed."""
         return {}

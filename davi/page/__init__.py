@@ -137,7 +137,7 @@ def compose(contents: Contents, longest: int) -> list[Section]:
 
 
 def absent(sections: Sequence[Section]) -> str:
-    """The sentence that names what is not among the sections of a page; empty where all is there."""
+    """The sentence that names the sections a page does not have; empty where it has all."""
     anchors = {section.anchor for section in sections}
     names = [part.name for part in PARTS if part.name and part.anchor not in anchors]
     return f"Does not apply to this model: {', '.join(names)}." if names else ""

@@ -110,7 +110,7 @@ def _depth_maps(view: DepthAttentionView, contents: Contents, longest: int) -> F
 
 
 def _label(name: str) -> str:
-    """A layer is named by its number; what is no layer has a name already."""
+    """Layers are named by number; anything else has a name already."""
     return f"layer {name}" if name.isdecimal() else name
 
 
@@ -159,7 +159,7 @@ def _spatial(view: SpatialAttentionView, k: int, contents: Contents, longest: in
         "The framed pixel reads from the bright ones.",
         f"The numbers are the row and the column of the framed pixel. Each map sums to 1 over {height} x {width} places"
         f", so that {1 / (height * width):.2g} everywhere would be no preference. The gate of this block is "
-        f"{view.gate:.3f}: at 0 its answer is ignored.",
+        f"{view.gate:.3f}: at 0 it has no effect.",
         "The kind of figure shown in Non-local Neural Networks (Wang et al., CVPR 2018).",
         title=view.name,
     )

@@ -50,7 +50,7 @@ def bits(contents: Contents, longest: int) -> Section | None:
     figure = Figure(
         "bits",
         (Tiles(tuple(tiles)), legend),
-        f"Bright is where the model pays most.{reduced(found, longest)}",
+        f"Bright pixels cost most.{reduced(found, longest)}",
         reading + " The brightest half percent is cut off.",
         "This page's own figure: the number above, pixel by pixel.",
     )
@@ -106,7 +106,7 @@ def name_of(found: Inspection, i: int) -> str:
 
 
 def spread(n: int, most: int) -> list[int]:
-    """Places of at most so many of n things, at equal distances, first and last among them."""
+    """At most so many indices out of n, evenly spaced, the first and the last included."""
     return sorted({round(place) for place in np.linspace(0, n - 1, min(n, most))})
 
 
@@ -116,7 +116,7 @@ def _in_unit(bits: Tensor, maps: BitMaps, unit: Unit) -> Tensor:
 
 
 def brightest(maps: Tensor) -> float:
-    """What is drawn brightest: a few pixels that cost far more than all others shall not darken the rest."""
+    """The value that is drawn brightest, chosen so that a few very costly pixels do not darken the rest."""
     values = maps.flatten().numpy()
     return float(np.quantile(values, 0.995)) if values.size else 0.0
 

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of a few kinds of blocks, all of them plain data.
+"""The contents of a page: sections of a few kinds of blocks, all plain data.
 
 No text in here is HTML: the template escapes whatever it is given. Only :class:`Chart` holds markup, made by
 :mod:`davi.page.charts` from numbers and from text that the SVG writer has escaped.
@@ -97,7 +97,7 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """Something to look at, with its name among the saved figures and how to read it.
+    """A figure, with its file name, its caption and how to read it.
 
     Arguments:
         name: of the files, without an ending.
@@ -148,7 +148,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Blocks that are shown when they are asked for.
+    """Blocks that are folded away.
 
     Arguments:
         summary: what is shown of them otherwise.

@@ -103,8 +103,8 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
             "curve-kl",
             (Chart(charts.lines(kl, label, "step", marks, cut=True), _told(kl, unit.name)),),
             "The part of it that the latents cost: KL divergence of all layers.",
-            "The latents say no more than this about an image. Where the curve falls to zero all layers are inactive: "
-            "posterior collapse." + marked,
+            "The latents carry at most this much information about an image. Where the curve falls to zero all layers "
+            "are inactive: posterior collapse." + marked,
             "The effect of warm-up that such a curve shows is discussed in Ladder Variational Autoencoders (Sønderby "
             "et al., NeurIPS 2016).",
         )

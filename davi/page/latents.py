@@ -49,7 +49,7 @@ def divergences(contents: Contents, _: int) -> Section:
         _inactive(layers),
         f"A bar is what one layer costs, mean and standard error over {found.images} images with one draw each. All "
         "bars together are the KL divergence in the ELBO, that of the posterior of all latents from their prior. "
-        + ("A layer tells no more about an image than it costs. " if pure else "")
+        + ("A layer carries at most as much information about an image as it costs. " if pure else "")
         + f"Outlined bars are inactive layers: below {INACTIVE_NATS:g} nats per image the posterior is the prior, "
         "whatever the image.",
         "The kind of figure shown in Ladder Variational Autoencoders (Sønderby et al., NeurIPS 2016); Deep Attentive "
@@ -187,7 +187,7 @@ def _bound(found: Progressive, contents: Contents) -> Figure:
     return Figure(
         "progressive-bound",
         (Chart(drawing, f"Line chart of {unit.name} over the number of layers used: {told}."),),
-        "A step down is what a layer is worth; a flat end means layers without use.",
+        "Each step down is the gain of a layer; a flat end means layers that add nothing.",
         "The lower bound on the log-likelihood when only the first k layers are inferred from the image and all others "
         f"are drawn from the prior, mean over {contents.inspection.images} images; lower is better.",
         "This page's own figure.",

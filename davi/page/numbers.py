@@ -51,7 +51,7 @@ def headline(result: Result) -> Headline:
 
 
 def _beside(result: Result, unit: Unit) -> str:
-    """What the first of the baselines needs: that of a model that knows nothing but each pixel for itself."""
+    """The cost of the first baseline, independent pixels."""
     for baseline in result.baselines:
         if baseline.bits_per_dim is not None:
             return f"{baseline.name} {unit.short(unit.of_bits(baseline.bits_per_dim))}"
@@ -59,7 +59,7 @@ def _beside(result: Result, unit: Unit) -> str:
 
 
 def comparison(contents: Contents, _: int) -> Section:
-    """The model beside methods that have learned nothing, or little, about images."""
+    """The model beside the baselines."""
     result, unit = contents.result, contents.unit
     known = [baseline for baseline in result.baselines if baseline.bits_per_dim is not None]
     if not known:

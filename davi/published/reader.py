@@ -1,4 +1,4 @@
-"""What readers of published weights are told, what they return, and how they compare options with a file."""
+"""Readers of published weights: their arguments, their results, and the comparison of options with a file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Imported:
 
 
 def other_form(form: str) -> str:
-    """What the user is told about a form of the likelihood that is not the exact one."""
+    """The note about a form of the likelihood that is not the exact one."""
     return f"likelihood: the form {form}, which gives no probabilities; --model.likelihood.form exact does"
 
 

@@ -28,7 +28,7 @@ REMEDIES: dict[Kind, str] = {
     "nvae": "davi import nvae reads it",
     "vdvae": "davi import vdvae reads it",
     "davi": "davi evaluate and davi train --from use it as it is",
-    "optimizer": "the weights are in the file beside it, *-model.th or *-model-ema.th",
+    "optimizer": "the weights are in the file next to it, *-model.th or *-model-ema.th",
 }
 
 

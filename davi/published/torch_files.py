@@ -120,7 +120,7 @@ def weights_among(loaded: Any, known: Callable[[Iterable[str]], bool]) -> tuple[
 
     Returns:
         The weights, without the prefixes of their names, and the key under which they were found; empty where the file
-        is nothing else. Of several, those whose key speaks of an average (``ema``) are taken: they are the ones that
+        is nothing else. Of several, those whose key names an average (``ema``) are taken: they are the ones that
         the authors evaluate.
 
     Raises:

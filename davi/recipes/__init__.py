@@ -1,4 +1,4 @@
-"""Complete, readable configurations of a model, its images and its training, and what is built from them.
+"""Recipes: complete configurations of a model, its images and its training, and what is built from them.
 
 A recipe is a YAML file with four keys: ``description`` (one line) and the sections ``model`` (its ``name`` and the
 options of that model), ``data`` (:class:`davi.data.DataConfig`) and ``training``
@@ -188,7 +188,7 @@ def _parse(values: Mapping[str, Any], where: str, stem: str) -> Recipe:
 def _with_stages(recipe: Recipe, given: Any, shared: Any, where: str) -> Recipe:
     """The recipe with the stages of its file, each with its options over the shared ones.
 
-    A section of a stage takes the place of the shared one; a budget of a stage takes the place of all shared budgets.
+    A section of a stage replaces the shared one; a budget of a stage replaces all shared budgets.
     """
     from davi.training import TrainingConfig
     from davi.training.stages import Stage

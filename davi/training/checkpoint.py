@@ -1,4 +1,4 @@
-"""Checkpoints that a kill cannot break: complete under their name, or not there.
+"""Checkpoints, written atomically: a kill leaves the old or the new one.
 
 A checkpoint is a folder ``step-00001234`` with ``model.safetensors`` (the weights being trained),
 ``average.safetensors`` (the averaged model in the form of the final file), ``optimizer.safetensors``,
@@ -111,7 +111,7 @@ def resume(run: Path, state: State, protocol: Mapping[str, Any], print_fn: Print
         run: the run's folder.
         state: a fresh state of the same recipe; changed only once a checkpoint has been read completely.
         protocol: of the images at hand, which must be those the run was begun with.
-        print_fn: is told of each damaged checkpoint that is passed over.
+        print_fn: receives a line for each damaged checkpoint that is skipped.
 
     Returns:
         Whether there was a checkpoint; if not, ``state`` is as it was.
@@ -133,12 +133,12 @@ def resume(run: Path, state: State, protocol: Mapping[str, Any], print_fn: Print
         _apply(parts, state)
         return True
     if folders:
-        raise UserError(f"run: no checkpoint in {run / CHECKPOINTS} can be used; the last trouble was: {trouble}")
+        raise UserError(f"run: no checkpoint in {run / CHECKPOINTS} can be used; the last error was: {trouble}")
     return False
 
 
 def _tidy(run: Path) -> None:
-    """Remove what a kill left behind, and give a checkpoint its name back whose successor had not taken it yet."""
+    """Remove what a kill left behind, and restore a checkpoint that was being replaced."""
     for replaced in (run / CHECKPOINTS).glob(_REPLACED + "*"):
         target = replaced.with_name(replaced.name.removeprefix(_REPLACED))
         if target.exists():

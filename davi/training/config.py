@@ -20,7 +20,7 @@ from davi.training.sections import (
 )
 
 _MOST = 1e15
-"""Steps, epochs or minutes; more would overflow somewhere, and nobody lives that long."""
+"""Steps, epochs or minutes; larger numbers could overflow."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""When numbers are no longer finite: what is said about it, and the way back."""
+"""When numbers are no longer finite: a diagnosis, and the rollback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says while it works: lines in ``metrics.jsonl``, and a bar on a terminal or plain lines in a pipe."""
+"""The log of a run: lines in ``metrics.jsonl``, and a bar on a terminal or plain lines in a pipe."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def train(
                 create(run, recipe, resume, lambda: keep_start(run, model, start))
         told = print_fn if processes.main else lambda line: None
         result = _train(processes, model, sets, stages, run, recipe, resume, told)
-    model.eval()  # whoever goes on with it measures or draws
+    model.eval()  # it is measured or sampled from next
     return result
 
 
@@ -131,7 +131,7 @@ def _train(
     resume: bool,
     print_fn: PrintFunction,
 ) -> TrainingResult:
-    """:func:`train` in a folder that nobody else trains in."""
+    """:func:`train`, once the folder is locked."""
     first = stages[0].config
     if first.threads:
         torch.set_num_threads(first.threads)
@@ -187,7 +187,7 @@ class _Job:
     signals: Signals
     resumed: bool
     unsaved: bool
-    """Whether the state is one to which a kill must not forget the way: that after a rollback, or its first goal."""
+    """Whether the next step must first save a checkpoint: after a rollback, or with no checkpoint to go back to."""
 
     def __post_init__(self) -> None:
         state = self.state
@@ -244,7 +244,7 @@ class _Job:
                 self._end_step(at)
                 state.average.update(state.model)
             else:
-                self.statistics.undo()  # batch norms have seen the batch; they forget it
+                self.statistics.undo()  # undo what batch norms took from the batch
                 self.objective_state.undo()
             if verdict.reason not in ("loss", "gradient"):
                 state.meters.count(values)
@@ -274,7 +274,7 @@ class _Job:
             return state.objective.loss(self.prepared.network, state.trained, batch, at)
 
     def _keep_moving(self, at: Progress) -> None:
-        """Forget the gradients of what the objective does not want to move in this step."""
+        """Drop the gradients of parameters that the objective does not move in this step."""
         role, model = self.state.objective.moves(at), self.state.trained
         if role is Role.ALL:
             return

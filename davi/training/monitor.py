@@ -1,4 +1,4 @@
-"""A monitor of what goes wrong without an error: inactive latent layers, and a bound that no longer improves.
+"""A monitor of silent failures: inactive latent layers, and a bound that no longer improves.
 
 It looks at the validations, or at the log's lines in a run without any, and changes nothing about the training. What it
 says follows from the records alone, so a resumed run reads them and goes on as if it had never stopped.

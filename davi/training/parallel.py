@@ -1,4 +1,4 @@
-r"""Several processes that train one model as one process would: what they share, and what they must not.
+r"""Data-parallel training whose numbers are those of one process.
 
 Every step's batch of B images is cut into parts. Part k with :math:`n_k` images contributes
 
@@ -112,7 +112,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make what goes wrong in one process go wrong in all: nobody is left waiting.
+        """Raise an error of one process in all of them, so that none is left waiting.
 
         Raises:
             UserError: in every process that of the first process which has one.

@@ -1,4 +1,4 @@
-"""What is settled before the first step of a run, or the next one of a resumed run."""
+"""Preparation of a run before its first step, or before the next one of a resumed run."""
 
 from __future__ import annotations
 
@@ -112,10 +112,11 @@ def begin(
 def initialize(
     model: Network, loader: BatchLoader, stage: Stage, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Show a network that wants to see them some training images before the first step of its stage; weights of the
-    whole model that are in ``kept`` stay.
+    """Show some training images to a network with data-dependent initialization, before the first step of its stage.
 
-    They are chosen and presented with generators of their own: those of the run are not touched.
+    Weights of the whole model that are in ``kept`` stay.
+
+    The images are chosen and presented with generators of their own: those of the run are not touched.
     """
     part = stage.trained(model)
     if not isinstance(part, DataInitialized) or not part.images_wanted:
@@ -198,7 +199,7 @@ def prepared(accelerator: Accelerator, state: State, processes: Processes, print
 
 @contextmanager
 def enough_for_batch_norms(state: State) -> Iterator[None]:
-    """Turns the complaint of a batch norm that gets a single value per channel into one line about the batch."""
+    """Turns the error of a batch norm that gets a single value per channel into one line about the batch."""
     try:
         yield
     except ValueError as error:
@@ -218,14 +219,14 @@ def cut(state: State, batch_size: int, processes: Processes, print_fn: PrintFunc
     if size < parts:
         raise UserError(f"batch_size: got {size} images, the whole set, expected one for each of {parts} parts")
     if state.step and parts != before:
-        print_fn(f"batches are cut into {parts} parts from here on, before {before}: batch norms and draws differ")
+        print_fn(f"batches are cut into {parts} parts from here on, no longer {before}: batch norms and draws differ")
     return parts
 
 
 def say_resumed(
     run: Path, recipe: Mapping[str, Any], state: State, found: bool, processes: Processes, print_fn: PrintFunction
 ) -> None:
-    """Say from where a run goes on, and with which other options than before; they are its options from now on."""
+    """Print where a run resumes and which options have changed; these are its options from now on."""
     print_fn(f"resuming {run} after step {state.step}" if found else f"nothing to resume in {run}: from the beginning")
     with processes.together():
         if processes.main:

@@ -21,7 +21,7 @@ from davi.training.state import State
 from davi.training.validation import last_validation, validate
 
 _PACE_SECONDS = 1.0
-"""How soon and how often the user is told how fast it goes."""
+"""When and how often the rate is shown."""
 
 
 class Recorder:
@@ -63,7 +63,7 @@ class Recorder:
         return time.monotonic() - self.began
 
     def begin(self, unsaved: bool) -> None:
-        """Put in order what a kill or a rollback has left, and make sure that there is something to go back to."""
+        """Clean up after a kill or a rollback, and make sure that there is a checkpoint to go back to."""
         state = self.state
         if unsaved:
             self.save()

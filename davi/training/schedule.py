@@ -127,7 +127,7 @@ class Schedule:
     def _after_warmup(self, step: int, seconds: float) -> float:
         """Share used up of what the warm-up leaves of the budget.
 
-        When only the clock limits the run and the warm-up is counted in steps, nobody knows beforehand what it will
+        When only the clock limits the run and the warm-up is counted in steps, it is not known beforehand what it will
         leave; then it is the share of the whole clock.
         """
         if self.total_steps is not None:

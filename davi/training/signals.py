@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to save and end; they never cut a step in two."""
+"""SIGINT and SIGTERM: a run finishes its step, saves and ends."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Interrupted(Exception):  # noqa: N818  # not an error: somebody asked for 
 
     @property
     def exit_code(self) -> int:
-        """What the program shall exit with, by convention: 130 for SIGINT, 143 for SIGTERM."""
+        """The exit status of the program, by convention: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.number
 
 
 class Signals(AbstractContextManager["Signals"]):
-    """Remembers that a signal came. A second one acts as it would without this.
+    """Records that a signal came. A second one has its usual effect.
 
     Only the main thread of a program may handle signals; in another thread nothing is changed.
 

@@ -1,4 +1,4 @@
-"""Training that begins with the weights of another model: what is taken over, what is drawn anew, what is remembered.
+"""Fine-tuning: which weights of another model are used, which are drawn anew, and what the protocol says.
 
 Everything is taken over, weights and buffers. Only where the images have other channels or another number of levels
 does the model keep its own, newly drawn layers for what depends on them: the first convolution and the one that gives

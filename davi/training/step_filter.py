@@ -96,7 +96,7 @@ class StepFilter:
         return len(self.bad) == limit and self.steps - self.bad[0] < 2 * limit
 
     def account(self, step: int) -> str:
-        """Why it is hopeless after so many steps of the run."""
+        """Why the run is given up, at this step."""
         count, among, good = self.nonfinite, "steps in a row", step - self.nonfinite
         if count < self.config.nonfinite_limit:
             count, among = self.config.nonfinite_limit, f"of the last {2 * self.config.nonfinite_limit} steps"
@@ -104,7 +104,7 @@ class StepFilter:
         return f"{count} {among} without finite loss and gradient up to step {step}{last}"
 
     def forget(self) -> None:
-        """Count anew what is not finite: what is tried after a rollback has a right to its own failures."""
+        """Reset the count of steps that were not finite, so that earlier failures do not count after a rollback."""
         self.nonfinite = 0
         self.bad.clear()
 
