@@ -25,6 +25,7 @@ from davi import measurements, recipes
 from davi.cli import evaluate as evaluate_verb
 from davi.cli import inspect as inspect_verb
 from davi.cli import train as train_verb
+from davi.cli.loading import device_of
 from davi.cli.options import parse
 from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
@@ -189,7 +190,7 @@ def _on(device: str | torch.device | None) -> Iterator[None]:
             raise UserError(f"device: got {device} in {count} processes, expected None: each has its own")
         yield
         return
-    chosen = None if device is None else usable(device)
+    chosen = None if device is None else device_of(device, "device")
     # Accelerate looks for a device once in the life of a process.
     AcceleratorState._reset_state(reset_partial_state=True)
     before = os.environ.get("ACCELERATE_USE_CPU")
@@ -205,22 +206,6 @@ def _on(device: str | torch.device | None) -> Iterator[None]:
             if before is not None:
                 os.environ["ACCELERATE_USE_CPU"] = before
             AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def usable(device: str | torch.device | None) -> torch.device:
-    """A device of this machine; None: an accelerator where there is one.
-
-    Raises:
-        UserError: if there is no such device.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError):  # torch's errors for what it does not know or have
-        raise UserError(f"device: got {str(device)!r}, expected one of this machine, such as cpu or cuda") from None
-    return found
 
 
 class Run:
@@ -254,7 +239,7 @@ class Run:
 
         ``model.requires_grad_(True)`` makes it ready for a training loop of your own.
         """
-        return load_model(self.folder)[0].to(usable(self.device))
+        return load_model(self.folder)[0].to(device_of(self.device, "device"))
 
     @property
     def levels(self) -> int:

@@ -65,7 +65,6 @@ class Flowlike(Model):
         return torch.zeros(n, *self.shape, dtype=torch.long)
 
 
-@final
 class Flat(Energy):
     """All images are equally probable."""
 
@@ -155,18 +154,10 @@ def test_images_are_named_by_their_files_where_these_are_known() -> None:
 
 def test_an_energy_shows_where_its_chain_goes() -> None:
     @final
-    class Flipping(Energy):
+    class Flipping(Flat):
         """A chain that turns every pixel over at each step."""
 
         name: ClassVar[str] = "flipping"
-        Config: ClassVar[type] = Nothing
-
-        def __init__(self) -> None:
-            super().__init__((1, 2, 3), 2, Nothing())
-            self.weight = nn.Parameter(torch.zeros(()))
-
-        def free_energy(self, v: Tensor) -> Tensor:
-            return self.weight * v.flatten(1).sum(1)
 
         def gibbs(
             self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0

@@ -233,7 +233,7 @@ def test_options_are_those_of_the_recipe(tmp_path: Path) -> None:
             {"hidden": object()},
             r"^model\.hidden: got <object .*>, expected a number, a text, a list of these, or a map",
         ),
-        ({"device": "tpu0"}, r"^device: got 'tpu0', expected one of this machine, such as cpu or cuda$"),
+        ({"device": "tpu0"}, r"^device: got 'tpu0', expected a device of this machine, such as cpu or cuda$"),
         (
             {"resume": True, "run": None},
             r"^run: got None with resume=True, expected the folder of the run to go on with$",

@@ -208,8 +208,8 @@ def _incomparable(chosen: Selection, sets: DataSets) -> str | None:
     return None
 
 
-def device_of(name: str | None) -> torch.device:
-    """The device of that name; without one a GPU where there is one, else the CPU.
+def device_of(name: str | torch.device | None, option: str = "--device") -> torch.device:
+    """The device of that name; without one a GPU where there is one, else the CPU. Messages begin with ``option``.
 
     Raises:
         UserError: if this machine has no such device.
@@ -220,7 +220,9 @@ def device_of(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):  # torch's errors for what it does not know or have
-        raise UserError(f"--device: got {name!r}, expected a device of this machine, such as cpu or cuda") from None
+        raise UserError(
+            f"{option}: got {str(name)!r}, expected a device of this machine, such as cpu or cuda"
+        ) from None
     if device.type == "meta":
-        raise UserError("--device: got 'meta', expected a device that computes")
+        raise UserError(f"{option}: got 'meta', expected a device that computes")
     return device

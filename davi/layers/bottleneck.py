@@ -24,7 +24,8 @@ from davi.layers.checkpointed import Checkpointed
 def plain_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
     """A convolution that keeps the grid, with torch's initial weights and zero biases."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # it has one
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
     return conv
 
 
