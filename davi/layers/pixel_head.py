@@ -97,6 +97,25 @@ class PixelHead:
         groups = 1 if self.autoregressive else self.channels
         return self.likelihood.components * (groups + 2 * self.channels + (3 if self.autoregressive else 0))
 
+    @property
+    def normalized(self) -> bool:
+        """Whether the distributions sum to one, as all but the forms for published weights do."""
+        return self.likelihood.form == "exact"
+
+    def part(self, raw: Tensor, part: int, parts: int) -> Distribution:
+        """The distribution of a share of the channels: all of them, or of several parts one.
+
+        Arguments:
+            raw: ``[B, parameters, H, W]``.
+            part: which, from 0.
+            parts: 1, or C for a Bernoulli or categorical head.
+        """
+        if parts == 1:
+            return self(raw)
+        if self.likelihood.family == "bernoulli":
+            return Bernoulli(raw[:, part : part + 1])
+        return Categorical(raw.unflatten(1, (self.levels, self.channels))[:, :, part : part + 1])
+
     def __call__(self, raw: Tensor) -> Distribution:
         """The distribution whose parameters are ``raw``, ``[B, parameters, H, W]``."""
         if self.likelihood.family == "bernoulli":

@@ -5,6 +5,7 @@
     Network                  what recipes build and runs save
     ├─ Model                 evidence(x) -> nats of log p(x) and their kind; sample(n)
     │  ├─ Autoregressive     every pixel given those before it; completion
+    │  │  └─ CausalModel     by a causal network
     │  ├─ Invertible         a flow on dequantized images
     │  ├─ LatentModel        latents of an image and back
     │  │  └─ Hierarchy       several layers, one top-down pass
@@ -17,6 +18,7 @@ that are trained one after the other), :class:`Summable` (an energy whose partit
 
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
+from davi.model.causal import CausalModel
 from davi.model.energy import Energy, Normalized, Partition, Summable
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
@@ -26,6 +28,7 @@ from davi.model.staged import Staged
 
 __all__ = [
     "Autoregressive",
+    "CausalModel",
     "Choose",
     "Conditional",
     "DataInitialized",

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from davi.distributions import Distribution
 from davi.evidence import About, Evidence
+from davi.layers.autoregressive_pixels import Report
 from davi.model.base import Model, Temperature, check_draw
 
 
@@ -46,6 +47,7 @@ class Autoregressive(Model, ABC):
         about = About.X if y is None else About.X_GIVEN_Y
         return Evidence({"pixels": pixels.log_prob(x)}, pixels.kind, about=about, dims=self.dims)
 
+    @final
     @torch.no_grad()
     def complete(
         self,
@@ -54,11 +56,9 @@ class Autoregressive(Model, ABC):
         temperature: Temperature = 1.0,
         generator: Generator | None = None,
         y: Tensor | None = None,
+        report: Report | None = None,
     ) -> Tensor:
         """Keep the first pixels of images and draw the others.
-
-        Here one whole pass for each pixel that is drawn; a model that remembers what it has computed does better and
-        draws the same.
 
         Arguments:
             x: integer images, ``[B, C, H, W]``; only the first ``given`` pixels are looked at.
@@ -66,6 +66,7 @@ class Autoregressive(Model, ABC):
             temperature: of every draw (:meth:`davi.distributions.Distribution.sample`).
             generator: source of randomness.
             y: classes, ``[B]``, of a model that has some.
+            report: told now and then how many pixels are done, and of how many.
 
         Raises:
             ValueError: if ``given`` or the temperature is out of range.
@@ -75,13 +76,31 @@ class Autoregressive(Model, ABC):
         _, height, width = self.shape
         if not 0 <= given <= height * width:
             raise ValueError(f"given: got {given} pixels, expected 0 to {height * width}")
-        factor = check_draw(len(x), temperature)
+        return self._complete(x, given, check_draw(len(x), temperature), generator, y, report)
+
+    def _complete(
+        self,
+        x: Tensor,
+        given: int,
+        temperature: float,
+        generator: Generator | None,
+        y: Tensor | None,
+        report: Report | None,
+    ) -> Tensor:
+        """What :meth:`complete` asks for, once its arguments are known to be right.
+
+        Here one whole pass for each pixel that is drawn; a model that remembers what it has computed does better and
+        draws the same.
+        """
+        _, height, width = self.shape
         x = x.long().clone()
         x.flatten(2)[..., given:] = 0
         for pixel in range(given, height * width):
             row, column = divmod(pixel, width)
-            drawn = self.conditionals(x, y).sample(generator, factor)
+            drawn = self.conditionals(x, y).sample(generator, temperature)
             x[:, :, row, column] = drawn[:, :, row, column].to(x.dtype)
+            if report is not None and column == width - 1:
+                report(pixel + 1, height * width)
         return x
 
     @final

@@ -1,0 +1,58 @@
+"""A model made of a causal network: one paper's network is one such class."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any, ClassVar, final
+
+from torch import Generator, Tensor
+
+from davi.distributions import Distribution
+from davi.layers.autoregressive_pixels import AutoregressivePixels, Report
+from davi.layers.causal import CausalNetwork
+from davi.layers.pixel_head import PixelHead, PixelLikelihood
+from davi.model.autoregressive import Autoregressive
+from davi.model.network import Conditional
+
+
+class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
+    """A model whose conditionals a causal network computes, given the class of an image if there are classes.
+
+    Arguments:
+        shape: (C, H, W) of the images.
+        levels: values per channel.
+        config: the options of the network, :attr:`CausalNetwork.Config`.
+        classes: number of classes; 0: labels play no part.
+
+    Raises:
+        ValueError: if the options contradict one another or do not fit the images.
+    """
+
+    Causal: ClassVar[type[CausalNetwork[Any]]]
+    """The class of the network."""
+    head: PixelHead
+
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: Any, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
+        self.causal = self.Causal(self.shape, levels, config, classes)
+        self.head = self.causal.head
+
+    def pixels(self, n: int, y: Tensor | None = None) -> AutoregressivePixels:
+        """The distribution of ``n`` images of the classes y, ``[n]``."""
+        return AutoregressivePixels(self.causal, n, y=y)
+
+    @final
+    def conditionals(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        return self.pixels(len(x), y).conditionals(x)
+
+    @final
+    def _complete(
+        self,
+        x: Tensor,
+        given: int,
+        temperature: float,
+        generator: Generator | None,
+        y: Tensor | None,
+        report: Report | None,
+    ) -> Tensor:
+        return self.pixels(len(x), y).complete(x, given, temperature, generator, report=report)
