@@ -9,12 +9,25 @@ from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.nvae import NVAE
+from davi.models.pixelcnn import PixelCNN
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 
 MODELS: dict[str, type[Network]] = {
-    model.name: model for model in (AttentiveVAE, BIVA, GatedPixelCNN, IAFVAE, LadderVAE, NVAE, VAE, VeryDeepVAE)
+    model.name: model
+    for model in (AttentiveVAE, BIVA, GatedPixelCNN, IAFVAE, LadderVAE, NVAE, PixelCNN, VAE, VeryDeepVAE)
 }
 """Every model by the name that recipes use."""
 
-__all__ = ["BIVA", "IAFVAE", "MODELS", "NVAE", "VAE", "AttentiveVAE", "GatedPixelCNN", "LadderVAE", "VeryDeepVAE"]
+__all__ = [
+    "BIVA",
+    "IAFVAE",
+    "MODELS",
+    "NVAE",
+    "VAE",
+    "AttentiveVAE",
+    "GatedPixelCNN",
+    "LadderVAE",
+    "PixelCNN",
+    "VeryDeepVAE",
+]
