@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +17,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from davi.distributions import Normal
+from davi.layers.causal import CausalNetwork
+from davi.models.gated_pixelcnn import GatedPixelCNNConfig, GatedPixelCNNNetwork
 from davi.models.ladder_vae import merged
+from davi.models.pixelcnn import PixelCNNConfig, PixelCNNNetwork
 from davi.models.very_deep_vae import Rows, VeryDeepVAEConfig
 
 STATIC = Path(__file__).parent / "_static"
@@ -378,6 +382,33 @@ def architecture() -> Figure:
     return figure
 
 
+def _draw_receptive_field(axes: Axes, network: CausalNetwork[Any], row: int, column: int) -> None:
+    """The size of the gradient of a pixel's logit in every pixel, summed over random images."""
+    size = torch.zeros(network.shape[1:], dtype=torch.float64)
+    for _ in range(20):
+        x = torch.rand(1, *network.shape, dtype=torch.float64).requires_grad_()
+        (gradient,) = torch.autograd.grad(network(x)[0, 0, row, column], x)
+        size += gradient[0, 0].abs()
+    axes.imshow(size.where(size > 0, torch.nan).log10(), cmap="viridis")
+    axes.plot([column], [row], marker="x", color=COLORS[1])
+    axes.set(xticks=[], yticks=[])
+
+
+def pixelcnn() -> Figure:
+    """What a pixel of PixelCNN and of Gated PixelCNN depends on; white: nothing."""
+    torch.manual_seed(0)
+    shape = (1, 15, 15)
+    masked = PixelCNNNetwork(shape, 2, PixelCNNConfig(width=16, blocks=3))
+    gated = GatedPixelCNNNetwork(shape, 2, GatedPixelCNNConfig(width=16, layers=4))
+    figure = Figure(figsize=(6.4, 3.3), layout="constrained")
+    for axes, title, network in zip(
+        figure.subplots(1, 2), ("PixelCNN", "Gated PixelCNN"), (masked, gated), strict=True
+    ):
+        axes.set_title(title)
+        _draw_receptive_field(axes, network.double(), 9, 7)
+    return figure
+
+
 FIGURES = {
     "architecture": architecture,
     "nvae": nvae,
@@ -388,6 +419,7 @@ FIGURES = {
     "very_deep_vae": very_deep_vae,
     "iaf": iaf,
     "biva": biva,
+    "pixelcnn": pixelcnn,
 }
 
 
