@@ -16,7 +16,8 @@ LIKE = torch.zeros((), dtype=torch.float64)
 
 def filled(x: Tensor, top: int = 0, left: int = 0, right: int = 0) -> Canvas:
     """A canvas with the values of a feature map."""
-    canvas = Canvas(len(x), *x.shape[1:], LIKE, top, left, right)
+    n, channels, height, width = x.shape
+    canvas = Canvas(n, channels, height, width, LIKE, top, left, right)
     for row, column in itertools.product(*map(range, x.shape[2:])):
         canvas.put(row, column, x[:, :, row, column])
     return canvas

@@ -20,7 +20,13 @@ from davi.distributions import Bernoulli, Categorical, DiscretizedLogisticMixtur
 from davi.layers import LikelihoodConfig, PixelHead, causal_mask, degrees
 from davi.layers.autoregressive_pixels import AutoregressivePixels
 from davi.layers.causal import CausalNetwork
-from davi.models.gated_pixelcnn import CausalConv2d, GatedPixelCNN, GatedPixelCNNConfig, GatedPixelCNNNetwork
+from davi.models.gated_pixelcnn import (
+    CausalConv2d,
+    GatedLayer,
+    GatedPixelCNN,
+    GatedPixelCNNConfig,
+    GatedPixelCNNNetwork,
+)
 from davi.models.pixelcnn import PixelCNN, PixelCNNConfig, PixelCNNNetwork
 
 Shape = tuple[int, int, int]
@@ -135,6 +141,8 @@ def test_taps(size: int) -> None:
     one = degrees(1, 1)
     network = GatedPixelCNNNetwork((1, 9, 9), 2, GatedPixelCNNConfig(1, 2, size, size))
     first, second = network.layers
+    assert isinstance(first, GatedLayer)
+    assert isinstance(second, GatedLayer)
     above, left = (int((layer.weight[0] != 0).sum()) for layer in (first.vertical, first.horizontal))
     assert (above, left) == (size * (size // 2), size // 2)
     assert above + left == (size**2 - 1) // 2 == int(causal_mask(one, one, size, mask_type="A").sum())
@@ -145,8 +153,10 @@ def test_taps(size: int) -> None:
 
 def test_both_halves_of_a_gate_have_the_same_mask() -> None:
     colors = degrees(3, 3)
-    layer = GatedPixelCNNNetwork((3, 4, 4), 2, GatedPixelCNNConfig(6, 2)).layers[1].horizontal
-    assert torch.equal(*(half != 0 for half in layer.weight.chunk(2)))
+    layer = GatedPixelCNNNetwork((3, 4, 4), 2, GatedPixelCNNConfig(6, 2)).layers[1]
+    assert isinstance(layer, GatedLayer)
+    first, second = layer.horizontal.weight.chunk(2)
+    assert torch.equal(first != 0, second != 0)
     mask = CausalConv2d(colors, colors, left=1, mask_type="A").mask
     assert mask is not None
     assert mask.int().tolist() == [[[[1, int(source < own)]] for source in range(3)] for own in range(3)]

@@ -21,6 +21,7 @@ References:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
@@ -115,6 +116,10 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
             state: of :meth:`start`; it moves on by one part.
             x: integer images, ``[B, C, H, W]``, right in all parts before the next one. Others are not looked at.
         """
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Modules that may be compiled one by one, as :meth:`davi.model.Network.blocks`."""
+        return ()
 
     @final
     def scaled(self, x: Tensor) -> Tensor:

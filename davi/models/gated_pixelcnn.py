@@ -146,12 +146,20 @@ class GatedLayer(nn.Module):
         inputs: degrees of the channels of h: of the image in the first layer, else of h.
         hidden: degrees of the channels of h, ``[F]``.
         first: whether the inputs are those of the image.
+        last: whether no other layer follows.
         classes: number of classes; 0: none.
         features: channels of the features; 0: none.
     """
 
     def __init__(
-        self, config: GatedPixelCNNConfig, inputs: Tensor, hidden: Tensor, first: bool, classes: int, features: int
+        self,
+        config: GatedPixelCNNConfig,
+        inputs: Tensor,
+        hidden: Tensor,
+        first: bool,
+        last: bool,
+        classes: int,
+        features: int,
     ) -> None:
         super().__init__()
         reach = (config.first_kernel if first else config.kernel) // 2
@@ -160,7 +168,8 @@ class GatedLayer(nn.Module):
         self.vertical = CausalConv2d(inputs, halves, reach if first else reach + 1, reach, reach)
         self.across = nn.Conv2d(len(halves), len(halves), 1)
         self.horizontal = CausalConv2d(inputs, halves, 1, reach, mask_type="A" if first else "B", bias=False)
-        self.output = CausalConv2d(hidden, hidden, mask_type="B")
+        # The last h is not looked at if the output layers see what skips.
+        self.output = None if last and config.skips else CausalConv2d(hidden, hidden, mask_type="B")
         self.skip = CausalConv2d(hidden, hidden, mask_type="B") if config.skips else None
         self.dropout = nn.Dropout(config.dropout)
         self.labels = nn.Embedding(classes, 2 * len(halves)) if classes else None
@@ -171,18 +180,17 @@ class GatedLayer(nn.Module):
         """Weights that keep the size of what passes a layer; what is conditioned on plays no part at first."""
         for layer in (self.vertical.conv, self.across, self.horizontal.conv):
             nn.init.normal_(layer.weight, std=(1.0 / layer.weight[0].numel()) ** 0.5)
-            layer.weight.data[: len(layer.weight) // 2] *= 2.0  # the gate halves what is given to its tanh
+            with torch.no_grad():
+                layer.weight[: len(layer.weight) // 2] *= 2.0  # the gate halves what is given to its tanh
         for given in (self.labels, self.features):
-            if given is not None:
-                nn.init.zeros_(given.weight)
-        if self.features is not None:
-            nn.init.zeros_(self.features.bias)
+            for parameter in () if given is None else given.parameters():
+                nn.init.zeros_(parameter)
 
     def given(self, features: Tensor | None, y: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """What s and t of the module docstring are beside their biases, ``[B, 2 F, H or 1, W or 1]`` each; None: 0."""
         found = None if self.features is None else self.features(features)
-        if self.labels is not None:
-            rows = self.labels(y)[..., None, None]
+        if self.labels is not None and y is not None:
+            rows = self.labels(y.long())[..., None, None]
             found = rows if found is None else found + rows
         return None if found is None else found.chunk(2, 1)
 
@@ -196,7 +204,7 @@ class GatedLayer(nn.Module):
         b = self.horizontal(h) + self.across(a)
         b = b if given is None else b + given[1].to(b.dtype)
         passed = self.dropout(gate(b))
-        out = self.output(passed)
+        out = passed if self.output is None else self.output(passed)
         return gate(a), out if self.first else h + out, None if self.skip is None else self.skip(passed)
 
 
@@ -217,7 +225,7 @@ class GatedProgress(Progress):
         self.given = [layer.given(features, y) for layer in self.layers]
         self.vertical = [(layer.vertical.weight, layer.vertical.conv.bias) for layer in self.layers]
         self.horizontal = [layer.horizontal.at_a_pixel() for layer in self.layers]
-        self.output = [layer.output.at_a_pixel() for layer in self.layers]
+        self.output = [None if layer.output is None else layer.output.at_a_pixel() for layer in self.layers]
         self.skip = [layer.skip.at_a_pixel() for layer in self.layers if layer.skip is not None]
         self.head = [layer.at_a_pixel() for layer in (network.hidden, network.last)]
         self.above = []  # the rows that the next row of each layer's vertical convolution sees, zeros beside them
@@ -258,7 +266,8 @@ class GatedProgress(Progress):
             passed = gate(kernel(window) + self.across[number][:, column])
             if self.skip:
                 skipped = skipped + self.skip[number](passed)
-            out = self.output[number](passed)
+            output = self.output[number]
+            out = passed if output is None else output(passed)
             h = h + out if number else out
         hidden, last = self.head
         return last(hidden((skipped if self.skip else h).relu()).relu())
@@ -286,12 +295,17 @@ class GatedPixelCNNNetwork(CausalNetwork[GatedProgress]):
         self.parts = 1 if self.head.likelihood.family == "logistic_mixture" else channels
         pixel, hidden = degrees(channels, self.parts), degrees(config.width, self.parts)
         self.layers = nn.ModuleList(
-            GatedLayer(config, hidden if number else pixel, hidden, number == 0, classes, features)
+            GatedLayer(
+                config, hidden if number else pixel, hidden, number == 0, number == config.layers - 1, classes, features
+            )
             for number in range(config.layers)
         )
         between = degrees(config.head_width, self.parts)
         self.hidden = CausalConv2d(hidden, between, mask_type="B")
         self.last = CausalConv2d(between, torch.arange(self.head.parameters) % self.parts, mask_type="B")
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.layers
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         h = self.scaled(x)
@@ -328,6 +342,3 @@ class GatedPixelCNN(CausalModel):
     Config = GatedPixelCNNConfig
     config: GatedPixelCNNConfig
     Causal = GatedPixelCNNNetwork
-
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.layers.children()

@@ -91,17 +91,19 @@ class MaskedBlock(nn.Module):
         self.up = MaskedConv2d(narrow, wide, 1, mask_type="B")
         self.labels = nn.Embedding(classes, len(narrow)) if classes else None
         self.features = nn.Conv2d(features, len(narrow), 1) if features else None
+        for layer, gain in ((self.down, 1.0), (self.spatial, 1.0), (self.up, config.blocks**-0.5)):
+            nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="relu")
+            with torch.no_grad():
+                layer.conv.weight.mul_(gain)  # so that the sum of all blocks is of the size of one
         for given in (self.labels, self.features):
-            if given is not None:
-                nn.init.zeros_(given.weight)
-        if self.features is not None:
-            nn.init.zeros_(self.features.bias)
+            for parameter in () if given is None else given.parameters():
+                nn.init.zeros_(parameter)
 
     def given(self, features: Tensor | None, y: Tensor | None) -> Tensor | None:
         """t of the module docstring, ``[B, F, H or 1, W or 1]``; None: 0."""
         found: Tensor | None = None if self.features is None else self.features(features)
-        if self.labels is not None:
-            rows = self.labels(y)[..., None, None]
+        if self.labels is not None and y is not None:
+            rows = self.labels(y.long())[..., None, None]
             found = rows if found is None else found + rows
         return found
 
@@ -187,6 +189,11 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
         )
         self.hidden = MaskedConv2d(wide, between, 1, mask_type="B")
         self.last = MaskedConv2d(between, torch.arange(self.head.parameters) % self.parts, 1, mask_type="B")
+        for layer in (self.first, self.hidden, self.last):
+            nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="relu")
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.residual
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         h = self.first(self.scaled(x))
@@ -220,6 +227,3 @@ class PixelCNN(CausalModel):
     Config = PixelCNNConfig
     config: PixelCNNConfig
     Causal = PixelCNNNetwork
-
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.residual.children()

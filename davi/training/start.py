@@ -108,7 +108,7 @@ def _layout(model: Network) -> tuple[Any, ...]:
     """What the parameters of a pixel mean."""
     if (likelihood := _likelihood(model)) is None:
         return (model.shape[0],)
-    count = {"logistic_mixture": likelihood.components, "categorical": model.levels}
+    count: dict[str | None, int] = {"logistic_mixture": likelihood.components, "categorical": model.levels}
     return likelihood.family, count.get(likelihood.family), model.shape[0]
 
 
