@@ -96,7 +96,7 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
 
     @abstractmethod
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """The parameters of all pixels in one pass, ``[B, P, H, W]``, for :attr:`head`.
+        """The parameters of all pixels in one pass, ``[B, P, H, W]``, for the pixel head.
 
         Arguments:
             x: integer images, ``[B, C, H, W]``.
