@@ -367,7 +367,7 @@ class SnailProgress(Progress):
         self.above = PixelKernel(network.above.kernels(), network.above.b)
         self.beside = PixelKernel(network.beside.kernels(), network.beside.b)
         like = network.above.v.new_zeros(1).expand(n, network.config.width, height, width)
-        self.image = Canvas(n, channels + 1, height, width, like, left=1, right=1)
+        self.image = Canvas(n, channels + 1, height, width, like, top=1, left=1, right=1)
         self.background = network.background(like)
         self.blocks = []
         for block in network.blocks:
@@ -391,13 +391,10 @@ class SnailProgress(Progress):
         if row:
             u = u + self.above(self.image.window(row - 1, column - 1, 1, 3))
         if column:
-            u = u + self._beside(row, column)
+            u = u + self.beside(self.image.window(row - 1, column - 1, 2, 1))
         for block in self.blocks:
             u = block(self.pixel, row, column, u, self.background[:, :, row, column])
         return u
-
-    def _beside(self, row: int, column: int) -> Tensor:
-        return self.beside(self.image.window(row - 1, column - 1, 2, 1))
 
 
 @final
