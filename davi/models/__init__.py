@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from davi.model import Network
+from davi.layers.causal import register
+from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.iaf_vae import IAFVAE
@@ -15,5 +16,9 @@ MODELS: dict[str, type[Network]] = {
     model.name: model for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, VAE, VeryDeepVAE)
 }
 """Every model by the name that recipes use."""
+
+for model in MODELS.values():
+    if issubclass(model, CausalModel):
+        register(model.Causal)
 
 __all__ = ["BIVA", "IAFVAE", "MODELS", "NVAE", "VAE", "AttentiveVAE", "LadderVAE", "VeryDeepVAE"]
