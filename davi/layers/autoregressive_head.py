@@ -57,7 +57,7 @@ class AutoregressiveHead(nn.Module, Head):
         return self.network.head.normalized
 
     def blocks(self) -> Iterable[nn.Module]:
-        return self.network.blocks()
+        return self.network.compilable()
 
     def forward(self, features: Tensor) -> AutoregressivePixels:
         """p(x | f) for f ``[B, inputs, H, W]``."""

@@ -131,8 +131,8 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
             kept: names of weights of the network that stay as they are.
         """
 
-    def blocks(self) -> Iterable[nn.Module]:
-        """Modules that may be compiled one by one and whose activations may be recomputed in the backward pass."""
+    def compilable(self) -> Iterable[nn.Module]:
+        """Blocks that may be compiled one by one and whose activations may be recomputed in the backward pass."""
         return ()
 
     @final

@@ -9,11 +9,12 @@ from davi.models.biva import BIVA
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.nvae import NVAE
+from davi.models.pixelsnail import PixelSNAIL
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 
 MODELS: dict[str, type[Network]] = {
-    model.name: model for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, VAE, VeryDeepVAE)
+    model.name: model for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, VAE, PixelSNAIL, VeryDeepVAE)
 }
 """Every model by the name that recipes use."""
 
@@ -21,4 +22,4 @@ for model in MODELS.values():
     if issubclass(model, CausalModel):
         register(model.Causal)
 
-__all__ = ["BIVA", "IAFVAE", "MODELS", "NVAE", "VAE", "AttentiveVAE", "LadderVAE", "VeryDeepVAE"]
+__all__ = ["BIVA", "IAFVAE", "MODELS", "NVAE", "VAE", "AttentiveVAE", "LadderVAE", "PixelSNAIL", "VeryDeepVAE"]
