@@ -174,6 +174,7 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
     name = "pixelsnail"
     Config = PixelSNAILConfig
     config: PixelSNAILConfig
+    images_wanted = 64
 
     def __init__(
         self,
@@ -195,6 +196,16 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
             self.output = pointwise(width, self.head.inputs)
         else:
             self.output = WithinPixel(width, channels, self.head.inputs)
+
+    def compilable(self) -> Iterable[nn.Module]:
+        return self.blocks
+
+    @torch.no_grad()
+    def initialize(
+        self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None, kept: Container[str] = ()
+    ) -> None:
+        with initializing(self, kept):
+            self(x, features, y)
 
     def background(self, like: Tensor) -> Tensor:
         """Where every pixel is, ``[B, 2 C, H, W]`` (module docstring)."""
@@ -407,9 +418,6 @@ class PixelSNAIL(CausalModel, DataInitialized, SpatialAttentive):
     config: PixelSNAILConfig
     causal: PixelSNAILNetwork
     images_wanted = 64
-
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.blocks
 
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
         with initializing(self, kept):
