@@ -66,14 +66,15 @@ class LikelihoodConfig:
         if self.components < 1:
             raise ValueError(f"components: got {self.components}, expected at least 1")
         if self.form != "exact" and self.family != "logistic_mixture":
-            article = "an" if self.family == "autoregressive" else "a"
-            raise ValueError(f"form: got {self.form}, expected exact for {article} {self.family}")
+            raise ValueError(f"form: got {self.form}, expected exact for a {self.family}")
 
     def _check_network(self) -> None:
         if self.family != "autoregressive":
             if self.network is not None:
                 raise ValueError(f"network: got {self.network.name}, expected null for the family {self.family}")
             return
+        if self.form != "exact":
+            raise ValueError(f"form: got {self.form}, expected exact for an autoregressive likelihood")
         if self.network is None:
             names = ", ".join(named_configs())
             raise ValueError(f"network: got nothing, expected a causal network, by the name of one of {names}")
