@@ -100,9 +100,7 @@ class Point(Latent):
 
     def __init__(self, value: Tensor) -> None:
         if value.is_floating_point() or value.is_complex():
-            raise TypeError(
-                f"value: got {value.dtype}, expected integers: other points have no density"
-            )
+            raise TypeError(f"value: got {value.dtype}, expected integers: other points have no density")
         self.value = value
 
     def __repr__(self) -> str:

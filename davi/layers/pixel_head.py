@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol, final
 
 from torch import Tensor, nn
@@ -37,8 +37,9 @@ class LikelihoodConfig:
     """The section ``likelihood`` of a model's options: the family of p(x | z). Each model has its own defaults.
 
     Arguments:
-        family: of a pixel, independent of the others given the latents; or ``autoregressive``: given earlier pixels as
-            well, of which a causal network makes something.
+        family: of a pixel, independent of the others given the latents; None: it follows the levels
+            (:meth:`following`); ``autoregressive``: a pixel is given earlier pixels as well, of which a causal network
+            makes something.
         components: K of a logistic mixture.
         form: of a logistic mixture: ``exact``; the other forms serve published weights only
             (:mod:`davi.distributions.logistic_mixture`).
@@ -51,7 +52,7 @@ class LikelihoodConfig:
             without the family ``autoregressive`` or the other way round.
     """
 
-    family: Family
+    family: Family | None = None
     components: int = 10
     form: Form = "exact"
     network: Annotated[CausalConfig, Named(named_configs)] | None = None
@@ -66,7 +67,21 @@ class LikelihoodConfig:
         if self.components < 1:
             raise ValueError(f"components: got {self.components}, expected at least 1")
         if self.form != "exact" and self.family != "logistic_mixture":
-            raise ValueError(f"form: got {self.form}, expected exact for a {self.family}")
+            family = "likelihood without a family" if self.family is None else self.family
+            raise ValueError(f"form: got {self.form}, expected exact for a {family}")
+
+    def following(self, levels: int, softmax: int = 32) -> LikelihoodConfig:
+        """The same with a family: Bernoulli at two levels, categorical up to ``softmax`` levels, then logistic mixture.
+
+        Arguments:
+            levels: values per channel.
+            softmax: the most levels for which a pixel is categorical.
+        """
+        if self.family is not None:
+            return self
+        if levels == 2:
+            return replace(self, family="bernoulli")
+        return replace(self, family="categorical" if levels <= softmax else "logistic_mixture")
 
     def _check_network(self) -> None:
         if self.family != "autoregressive":
@@ -141,7 +156,7 @@ class PixelHead(Head):
     coefficients before the tanh, with G = 1 for one or three channels and G = C (independent channels) otherwise.
 
     Arguments:
-        likelihood: which family, with its options.
+        likelihood: which family, with its options; without one it follows the levels.
         channels: C.
         levels: values per channel.
 
@@ -151,6 +166,7 @@ class PixelHead(Head):
     """
 
     def __init__(self, likelihood: LikelihoodConfig, channels: int, levels: int) -> None:
+        likelihood = likelihood.following(levels)
         family = likelihood.family
         if family == "autoregressive":
             raise OptionError("likelihood.family", "got autoregressive, expected the family of a pixel")

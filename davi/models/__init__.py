@@ -6,6 +6,7 @@ from davi.layers.causal import register
 from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
+from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.nvae import NVAE
@@ -17,6 +18,7 @@ from davi.models.very_deep_vae import VeryDeepVAE
 _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
     BIVA,
+    GatedPixelCNN,
     IAFVAE,
     LadderVAE,
     NVAE,
@@ -40,6 +42,7 @@ __all__ = [
     "NVAE",
     "VAE",
     "AttentiveVAE",
+    "GatedPixelCNN",
     "LadderVAE",
     "PixelCNNPP",
     "PixelSNAIL",
