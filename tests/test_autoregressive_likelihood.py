@@ -156,7 +156,7 @@ def test_no_mean_is_claimed_for_pictures() -> None:
     found = inspect(model, Images(x, 3, "random"), limit=6, samples=2, temperatures=(1.0,), batch_size=3)
     assert found.pixels == "modes"
     assert not found.expected
-    assert all(not strip.pictures.is_floating_point() for strip in found.strips)
+    assert all(not strip.images.is_floating_point() for strip in found.strips)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
