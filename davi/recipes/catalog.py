@@ -64,11 +64,20 @@ CATALOG: dict[str, Entry] = {
     "nvae_mnist": Entry(33_363_134, "42 GPU hours"),
     "nvae_mnist_small": Entry(367_654, "15 minutes, CPU"),
     "nvae_photos": Entry(315_188, "15 minutes, CPU"),
+<<<<<<< HEAD
     "pixelcnn_pp_cifar10": Entry(53_659_080, "40 GPU days"),
     "pixelcnn_pp_cifar10_small": Entry(312_868, "15 minutes, CPU"),
     "pixelcnn_pp_digits": Entry(311_042, "2 minutes, CPU"),
     "pixelcnn_pp_digits_tiny": Entry(9_596, "seconds, CPU"),
     "pixelcnn_pp_mnist": Entry(310_498, "15 minutes, CPU"),
+=======
+    "pixelsnail_cifar10": Entry(46_180_788, "GPU weeks"),
+    "pixelsnail_cifar10_small": Entry(67_429, "15 minutes, CPU"),
+    "pixelsnail_digits": Entry(76_092, "3 minutes, CPU"),
+    "pixelsnail_digits_tiny": Entry(2_770, "seconds, CPU"),
+    "pixelsnail_imagenet32": Entry(46_237_548, "GPU weeks"),
+    "pixelsnail_mnist": Entry(62_975, "15 minutes, CPU"),
+>>>>>>> snail
     "vae_convolutional_digits_tiny": Entry(4_446, "seconds, CPU"),
     "vae_digits": Entry(121_952, "1 minute, CPU"),
     "vae_digits_tiny": Entry(4_240, "seconds, CPU"),
