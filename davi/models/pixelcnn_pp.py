@@ -392,7 +392,7 @@ class PixelCNNPP(CausalModel, DataInitialized):
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelCNNPPConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
-        self.images_wanted = config.init_images
+        self.images_wanted = self.causal.images_wanted
 
     @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:

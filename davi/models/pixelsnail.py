@@ -176,7 +176,6 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
     name = "pixelsnail"
     Config = PixelSNAILConfig
     config: PixelSNAILConfig
-    images_wanted = 64
 
     def __init__(
         self,
@@ -187,6 +186,7 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
         features: int = 0,
     ) -> None:
         super().__init__(shape, levels, config, classes, features)
+        self.images_wanted = config.init_images
         channels, width = shape[0], config.width
         self.head = PixelHead(config.likelihood, channels, levels)
         self.parts = 1 if channels == 1 or self.head.likelihood.family == "logistic_mixture" else channels
@@ -377,15 +377,9 @@ class PixelSNAIL(CausalModel, DataInitialized, SpatialAttentive):
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelSNAILConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
-        self.images_wanted = config.init_images
-
-<<<<<<< HEAD
-=======
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.blocks
+        self.images_wanted = self.causal.images_wanted
 
     @torch.no_grad()
->>>>>>> snail
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
         """Set lengths and biases so that the outputs of every layer have mean 0 over the images, and variance 1, or
         0.01 in the second layers of gated blocks. Classes are drawn at random: images come without them."""
