@@ -49,7 +49,7 @@ from davi.model.causal import CausalModel
 
 
 def _default_likelihood() -> LikelihoodConfig:
-    return LikelihoodConfig(family="logistic_mixture", components=10)
+    return LikelihoodConfig(components=10)
 
 
 @final
@@ -64,7 +64,8 @@ class PixelCNNPPConfig:
         nonlinearity: ``concat_elu``, ``elu`` or ``relu``.
         dropout: share of the hidden units of a block that is dropped in training.
         init_images: how many images the initial weights follow from; 0: none.
-        likelihood: of a pixel given the network's outputs.
+        likelihood: of a pixel given the network's outputs; without a family it follows the levels: Bernoulli at 2,
+            categorical up to 32, then the logistic mixture.
 
     Raises:
         ValueError: if a number is out of range.
@@ -301,8 +302,9 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
         super().__init__(shape, levels, config, classes, features)
         channels, height, width = shape
         self.images_wanted = config.init_images
-        self.head = PixelHead(config.likelihood, channels, levels)
-        within = channels > 1 and config.likelihood.family != "logistic_mixture"
+        likelihood = config.likelihood.following(levels)
+        self.head = PixelHead(likelihood, channels, levels)
+        within = channels > 1 and likelihood.family != "logistic_mixture"
         self.parts = channels if within else 1
         multiple = 2 ** (config.scales - 1)
         self.padding = (-height % multiple, -width % multiple)  # rows at the bottom, columns on the right
