@@ -39,7 +39,7 @@ class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
         self.head = self.causal.head
 
     def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.blocks()
+        return self.causal.compilable()
 
     def pixels(self, n: int, y: Tensor | None = None) -> AutoregressivePixels:
         """The distribution of ``n`` images of the classes y, ``[n]``."""

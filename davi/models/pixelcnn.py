@@ -188,12 +188,9 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
             MaskedBlock(config, wide, narrow, classes, features) for _ in range(config.blocks)
         )
         self.hidden = MaskedConv2d(wide, between, 1, mask_type="B")
-        self.last = MaskedConv2d(between, torch.arange(self.head.parameters) % self.parts, 1, mask_type="B")
+        self.last = MaskedConv2d(between, torch.arange(self.head.inputs) % self.parts, 1, mask_type="B")
         for layer in (self.first, self.hidden, self.last):
             nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="relu")
-
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.residual
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         h = self.first(self.scaled(x))
@@ -201,6 +198,9 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
             h = block(h, features, y)
         raw: Tensor = self.last(self.hidden(h.relu()).relu())
         return raw
+
+    def compilable(self) -> Iterable[nn.Module]:
+        return self.residual.children()
 
     def start(self, n: int, features: Tensor | None = None, y: Tensor | None = None) -> MaskedProgress:
         return MaskedProgress(self, n, features, y)
