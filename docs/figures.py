@@ -398,9 +398,8 @@ def pixelcnn_pp() -> Figure:
     network = PixelCNNPPNetwork((1, 16, 24), 2, config).double()
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
     for axes, row in zip(figure.subplots(1, 2), (12, 13), strict=True):
-        seen = _seen(network, row, 11)
-        shown = np.ma.masked_equal(seen, 0.0)
-        picture = axes.imshow(np.log10(shown), cmap="viridis", vmin=-6.0, vmax=0.0, interpolation="nearest")
+        seen = np.ma.log10(np.ma.masked_equal(_seen(network, row, 11), 0.0))
+        picture = axes.imshow(seen, cmap="viridis", vmin=-4.0, vmax=0.0, interpolation="nearest")
         axes.add_patch(Rectangle((10.5, row - 0.5), 1.0, 1.0, color=COLORS[1]))
         axes.set(title=f"a pixel of row {row}", xticks=[], yticks=[])
     figure.colorbar(picture, ax=figure.axes, label="$\\log_{10}$ of the gradient")
@@ -418,7 +417,7 @@ def pixelsnail() -> Figure:
         picture = axes.imshow(seen, cmap="viridis", vmin=-4.0, vmax=0.0, interpolation="nearest")
         axes.add_patch(Rectangle((10.5, 11.5), 1.0, 1.0, color=COLORS[1]))
         axes.set(title=title, xticks=[], yticks=[])
-        network.blocks[0].out.shortcut.g.data.zero_()
+        network.get_parameter("blocks.0.out.shortcut.g").data.zero_()
     figure.colorbar(picture, ax=figure.axes, label="$\\log_{10}$ of the gradient")
     return figure
 

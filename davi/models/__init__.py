@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from davi.model import Network
+from davi.layers.causal import register
+from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.nvae import NVAE
+from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 
-MODELS: dict[str, type[Network]] = {
-    model.name: model
-    for model in (
-        AttentiveVAE,
-        BIVA,
-        GatedPixelCNN,
-        IAFVAE,
-        LadderVAE,
-        NVAE,
-        PixelCNNPP,
-        PixelSNAIL,
-        VAE,
-        VeryDeepVAE,
-    )
-}
+_ALL: tuple[type[Network], ...] = (
+    AttentiveVAE,
+    BIVA,
+    GatedPixelCNN,
+    IAFVAE,
+    LadderVAE,
+    NVAE,
+    PixelCNN,
+    PixelCNNPP,
+    PixelSNAIL,
+    VAE,
+    VeryDeepVAE,
+)
+
+MODELS: dict[str, type[Network]] = {model.name: model for model in _ALL}
 """Every model by the name that recipes use."""
+
+for _model in _ALL:
+    if issubclass(_model, CausalModel):
+        register(_model.Causal)
 
 __all__ = [
     "BIVA",
@@ -40,6 +46,7 @@ __all__ = [
     "AttentiveVAE",
     "GatedPixelCNN",
     "LadderVAE",
+    "PixelCNN",
     "PixelCNNPP",
     "PixelSNAIL",
     "VeryDeepVAE",
