@@ -448,7 +448,7 @@ def pixelsnail() -> Figure:
         picture = axes.imshow(seen, cmap="viridis", vmin=-4.0, vmax=0.0, interpolation="nearest")
         axes.add_patch(Rectangle((10.5, 11.5), 1.0, 1.0, color=COLORS[1]))
         axes.set(title=title, xticks=[], yticks=[])
-        network.blocks[0].out.shortcut.g.data.zero_()
+        network.get_parameter("blocks.0.out.shortcut.g").data.zero_()
     figure.colorbar(picture, ax=figure.axes, label="$\\log_{10}$ of the gradient")
     return figure
 

@@ -25,6 +25,12 @@ from davi.training.signals import Signals
 from davi.training.start import Start, take_over
 
 TINY = [name for name in recipes.names() if name.endswith("_tiny")]
+SEEING = [
+    f"causal.blocks.{i}.{layer}"
+    for i in range(2)
+    for layer in ("content.conv1", "content.conv2", "key_value", "ask.conv1", "ask.conv2", "query")
+]
+"""Layers within PixelSNAIL that see the image, or coordinates that are repeated for every channel."""
 ENDS = {
     "attentive_digits_tiny": ["preprocess.stem", "output"],
     "biva_digits_tiny": ["stem", "output"],
@@ -33,7 +39,7 @@ ENDS = {
     "ladder_vae_digits_tiny": ["up.0.layers.0", "output.linear"],
     "nvae_digits_tiny": ["stem", "output"],
     "pixelcnn_pp_digits_tiny": ["causal.u", "causal.above", "causal.before", "causal.output"],
-    "pixelsnail_digits_tiny": ["causal.above", "causal.beside", "causal.output"],
+    "pixelsnail_digits_tiny": ["causal.above", "causal.beside", *SEEING, "causal.output"],
     "vae_convolutional_digits_tiny": ["inference.0.cell.stem", "output.last"],
     "vae_digits_tiny": ["inference.0.hidden.0", "output.last"],
     "very_deep_vae_digits_tiny": ["stem", "output"],
