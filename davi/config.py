@@ -229,9 +229,8 @@ class Reader:
             if not isinstance(value, Mapping):
                 or_null = " or null" if optional else ""
                 raise UserError(f"{self.where}: {key}: got {shown(value)}, expected a section of keys{or_null}")
-            if choice is not None:
-                cls = self.named(choice, default, value, key)
-            return self.section(cls, default, value, key + ".")
+            kind: Any = cls if choice is None else self.named(choice, default, value, key)
+            return self.section(kind, default, value, key + ".")
         wrong = UserError(f"{self.where}: {key}: got {shown(value)}, expected {_words(hint)}")
         if value is None or isinstance(value, Mapping):
             raise wrong

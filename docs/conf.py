@@ -47,7 +47,7 @@ nitpicky = True
 _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotlib nn np numpy pathlib PIL torch typing"
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
-    "Module NDArray NamedTuple Parameter Path Progress Shape Tensor ABC optional"
+    "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC optional"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
@@ -55,6 +55,7 @@ nitpick_ignore_regex = [
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_type_aliases = {"NetworkSection": "NetworkSection"}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 100

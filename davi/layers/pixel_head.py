@@ -31,6 +31,10 @@ class CausalConfig(Protocol):
         """The family of a pixel."""
 
 
+NetworkSection = Annotated[CausalConfig, Named(named_configs)]
+"""The options of any of the causal networks; the key ``name`` says of which."""
+
+
 @final
 @dataclass(frozen=True)
 class LikelihoodConfig:
@@ -55,7 +59,7 @@ class LikelihoodConfig:
     family: Family | None = None
     components: int = 10
     form: Form = "exact"
-    network: Annotated[CausalConfig, Named(named_configs)] | None = None
+    network: NetworkSection | None = None
     features: int = 16
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
         self.head.network.initialize(images, pixels.features, None, own)
 
     def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
-        """The part of :meth:`initialize` that the paper of the hierarchy has; many have none."""
+        """The weights of a hierarchy itself that follow from images; many have none."""
 
 
 def _posterior_draw(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
