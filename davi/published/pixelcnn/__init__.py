@@ -1,0 +1,1 @@
+"""Published PixelCNN++ and PixelSNAIL."""
