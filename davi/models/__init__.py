@@ -8,13 +8,26 @@ from davi.models.biva import BIVA
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.nvae import NVAE
+from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 
 MODELS: dict[str, type[Network]] = {
-    model.name: model for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, VAE, PixelSNAIL, VeryDeepVAE)
+    model.name: model
+    for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, PixelCNNPP, PixelSNAIL, VAE, VeryDeepVAE)
 }
 """Every model by the name that recipes use."""
 
-__all__ = ["BIVA", "IAFVAE", "MODELS", "NVAE", "VAE", "AttentiveVAE", "LadderVAE", "PixelSNAIL", "VeryDeepVAE"]
+__all__ = [
+    "BIVA",
+    "IAFVAE",
+    "MODELS",
+    "NVAE",
+    "VAE",
+    "AttentiveVAE",
+    "LadderVAE",
+    "PixelCNNPP",
+    "PixelSNAIL",
+    "VeryDeepVAE",
+]
