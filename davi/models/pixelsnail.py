@@ -43,12 +43,12 @@ from davi.layers.shifted import (
     GatedResnet,
     Nonlinearity,
     ShiftedConv2d,
-    gate,
     initializing,
     pointwise,
     shift_down,
     shift_right,
 )
+from davi.layers.shifted_steps import GatedSteps
 from davi.model import CausalModel, DataInitialized
 
 _EPSILON = 1e-8
@@ -66,6 +66,7 @@ class PixelSNAILConfig:
         key_width: width of queries and keys; that of values is F // 2.
         nonlinearity: elu, concat_elu or relu.
         dropout: share of hidden values set to zero in training.
+        init_images: from how many images the initial lengths and biases are found.
         likelihood: the family of a pixel.
     """
 
@@ -75,10 +76,11 @@ class PixelSNAILConfig:
     key_width: int = 16
     nonlinearity: Nonlinearity = "elu"
     dropout: float = 0.0
+    init_images: int = 8
     likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 10))
 
     def __post_init__(self) -> None:
-        for name, least in (("blocks", 1), ("resnets", 0), ("width", 2), ("key_width", 1)):
+        for name, least in (("blocks", 1), ("resnets", 0), ("width", 2), ("key_width", 1), ("init_images", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
         if not 0.0 <= self.dropout < 1.0:
@@ -265,48 +267,6 @@ def _with_ones(x: Tensor) -> Tensor:
 
 
 @final
-class ResnetSteps:
-    """A gated residual block, one pixel after the other.
-
-    Arguments:
-        resnet: with convolutions of 2x2 or 1x1.
-        like: a tensor ``[n, F, H, W]`` of the type and on the device wanted.
-        features: ``[n, features, H, W]``.
-        y: classes, ``[n]``.
-    """
-
-    def __init__(self, resnet: GatedResnet, like: Tensor, features: Tensor | None, y: Tensor | None) -> None:
-        n, _, height, width = like.shape
-        self.nonlinearity = resnet.nonlinearity
-        self.kernels, self.canvases = [], []
-        for conv in (resnet.conv1, resnet.conv2):
-            self.kernels.append(PixelKernel(conv.kernels(), conv.b))
-            if conv.top:
-                self.canvases.append(Canvas(n, conv.v.shape[1], height, width, like, top=1, left=1))
-        shortcut = resnet.shortcut
-        self.shortcut = None if shortcut is None else PixelKernel(shortcut.kernels(), shortcut.b)
-        self.known = resnet.condition(features, y)
-
-    def __call__(self, row: int, column: int, x: Tensor, a: Tensor | None = None) -> Tensor:
-        """x ``[n, F]`` of the next pixel, a ``[n, shortcut]`` -> ``[n, F]``."""
-        c = self._convolved(0, row, column, self.nonlinearity(x))
-        if self.shortcut is not None and a is not None:
-            c = c + self.shortcut(self.nonlinearity(a))
-        c = self._convolved(1, row, column, self.nonlinearity(c))
-        if self.known is not None:
-            everywhere = self.known.shape[2:] == (1, 1)
-            c = c + (self.known[..., 0, 0] if everywhere else self.known[:, :, row, column])
-        return gate(x, c)
-
-    def _convolved(self, layer: int, row: int, column: int, x: Tensor) -> Tensor:
-        if not self.canvases:
-            return self.kernels[layer](x)
-        canvas = self.canvases[layer]
-        canvas.put(row, column, x)
-        return self.kernels[layer](canvas.window(row - 1, column - 1, 2, 2))
-
-
-@final
 class BlockSteps:
     """A block, one pixel after the other, with the keys and values of the pixels before it.
 
@@ -318,13 +278,16 @@ class BlockSteps:
     """
 
     def __init__(self, block: SnailBlock, like: Tensor, features: Tensor | None, y: Tensor | None) -> None:
-        self.resnets = [ResnetSteps(resnet, like, features, y) for resnet in _resnets(*block.resnets)]
-        self.content, self.ask, self.out = (
-            ResnetSteps(resnet, like, features, y) for resnet in _resnets(block.content, block.ask, block.out)
-        )
+        n, pixels, width, outputs = len(like), like[0, 0].numel(), like.shape[3], len(block.key_value.b)
+
+        def steps(resnet: nn.Module) -> GatedSteps:
+            assert isinstance(resnet, GatedResnet)
+            return GatedSteps(resnet, n, width, features, y)
+
+        self.resnets = [steps(resnet) for resnet in block.resnets]
+        self.content, self.ask, self.out = steps(block.content), steps(block.ask), steps(block.out)
         self.key_value = PixelKernel(block.key_value.kernels(), block.key_value.b)
         self.query = PixelKernel(block.query.kernels(), block.query.b)
-        n, pixels, outputs = len(like), like[0, 0].numel(), len(block.key_value.b)
         self.keys, self.values = like.new_zeros(n, pixels, outputs).tensor_split([block.key_width], -1)
         self.u = like[:, :, 0, 0]
 
@@ -341,12 +304,6 @@ class BlockSteps:
         self.u = u
         query = self.query(self.ask(row, column, torch.cat([u, background], 1)))
         return self.out(row, column, u, attend_from(query, self.keys[:, :pixel], self.values[:, :pixel]))
-
-
-def _resnets(*modules: nn.Module) -> Iterable[GatedResnet]:
-    for module in modules:
-        assert isinstance(module, GatedResnet)
-        yield module
 
 
 @final
@@ -406,14 +363,21 @@ class PixelSNAIL(CausalModel, DataInitialized, SpatialAttentive):
     Causal = PixelSNAILNetwork
     config: PixelSNAILConfig
     causal: PixelSNAILNetwork
-    images_wanted = 64
+
+    def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelSNAILConfig, classes: int = 0) -> None:
+        super().__init__(shape, levels, config, classes)
+        self.images_wanted = config.init_images
 
     def blocks(self) -> Iterable[nn.Module]:
         return self.causal.blocks
 
+    @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+        """Set lengths and biases so that the outputs of every layer have mean 0 over the images, and variance 1, or
+        0.01 in the second layers of gated blocks. Classes are drawn at random: images come without them."""
+        y = torch.randint(self.classes, (len(images),), device=images.device) if self.classes else None
         with initializing(self, kept):
-            self.causal(images)
+            self.causal(images, y=y)
 
     @torch.no_grad()
     def attention_maps(self, x: Tensor, pixel: tuple[int, int], y: Tensor | None = None) -> Tensor:

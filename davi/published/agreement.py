@@ -16,7 +16,7 @@ class Comparison:
     Arguments:
         name: what is compared.
         ours, theirs: same shape.
-        tolerance: largest difference accepted.
+        tolerance: largest difference accepted; infinite: shown and not judged.
         relative: ``"scale"``: in units of the largest magnitude of theirs; ``"each"``: of each number of theirs;
             ``"absolute"``: in the unit of the numbers.
         slack: known absolute error of ``theirs``, added to what is accepted.
@@ -54,6 +54,8 @@ class Comparison:
         """One line of the table."""
         unit = {"scale": "of scale", "each": "relative", "absolute": "absolute"}[self.relative]
         verdict = "ok" if self.agrees else "DIFFERS"
+        if self.tolerance == float("inf"):
+            verdict = "not judged"
         numbers = f"{_show(self.ours):>15} {_show(self.theirs):>15} {self.difference:9.1e}"
         return f"{self.name:<52} {numbers} {unit:<9} {verdict}"
 

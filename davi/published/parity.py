@@ -23,6 +23,7 @@ from davi.errors import UserError
 from davi.published.agreement import Comparison, report
 from davi.published.attentive.parity import AttentiveParity
 from davi.published.nvae.parity import NvaeParity
+from davi.published.pixelcnn.parity import PROGRAMS, PixelParity
 from davi.published.vdvae.parity import VdvaeParity
 
 Compare = Callable[[Mapping[str, Tensor], Mapping[str, Any], torch.dtype], list[Comparison]]
@@ -32,7 +33,7 @@ FAMILIES: dict[str, Compare] = {
     "nvae": lambda tensors, facts, dtype: NvaeParity(tensors, facts, dtype).comparisons(),
     "vdvae": lambda tensors, facts, dtype: VdvaeParity(tensors, facts, dtype).comparisons(),
 }
-"""The field ``model`` of a fixture's JSON -> how to compare."""
+"""The field ``model`` of a fixture's JSON -> how to compare; that of an exact model has a second file of tensors."""
 
 
 def read_fixture(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -45,24 +46,39 @@ def read_fixture(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for needed in (path, beside):
         if not needed.is_file():
             raise UserError(f"{needed}: no such file; a fixture is a .safetensors file with a .json file beside it")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+    tensors = _tensors(path)
     try:
         facts = json.loads(beside.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{beside}: not readable JSON ({error})") from error
     model = facts.get("model") if isinstance(facts, dict) else None
-    if not isinstance(model, str) or model not in FAMILIES:
-        raise UserError(f"{beside}: model is {model!r}, expected one of {', '.join(FAMILIES)}")
+    if not isinstance(model, str) or model not in {*FAMILIES, *PROGRAMS}:
+        raise UserError(f"{beside}: model is {model!r}, expected one of {', '.join([*FAMILIES, *PROGRAMS])}")
     return tensors, facts
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _initialization(path: Path) -> dict[str, Tensor]:
+    """Tensors of the initialization of a fixture, which lie in a file beside it."""
+    beside = path.with_name(f"{path.stem}_init.safetensors")
+    if not beside.is_file():
+        raise UserError(f"{beside}: no such file; a fixture of an exact model has its initialization beside it")
+    return _tensors(beside)
 
 
 def compare(path: Path, dtype: torch.dtype = torch.float32) -> list[Comparison]:
     """All comparisons of a fixture, in the order of the computation."""
     tensors, facts = read_fixture(path)
+    initialization = _initialization(path) if facts["model"] in PROGRAMS else None
     try:
+        if initialization is not None:
+            return PixelParity(tensors, initialization, facts, dtype).comparisons()
         return FAMILIES[facts["model"]](tensors, facts, dtype)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
