@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from torch import Tensor
@@ -21,7 +21,7 @@ class LikelihoodConfig:
     """The section ``likelihood`` of a model's options: the family of p(x | z). Each model has its own defaults.
 
     Arguments:
-        family: of the distribution of a pixel.
+        family: of the distribution of a pixel; None: it follows the levels (:meth:`following`).
         components: K of a logistic mixture.
         form: of a logistic mixture: ``exact``; the other forms serve published weights only
             (:mod:`davi.distributions.logistic_mixture`).
@@ -30,7 +30,7 @@ class LikelihoodConfig:
         ValueError: if there is fewer than one component, or another family than the logistic mixture has a form.
     """
 
-    family: Family
+    family: Family | None = None
     components: int = 10
     form: Form = "exact"
 
@@ -38,7 +38,21 @@ class LikelihoodConfig:
         if self.components < 1:
             raise ValueError(f"components: got {self.components}, expected at least 1")
         if self.form != "exact" and self.family != "logistic_mixture":
-            raise ValueError(f"form: got {self.form}, expected exact for a {self.family}")
+            family = "likelihood without a family" if self.family is None else self.family
+            raise ValueError(f"form: got {self.form}, expected exact for a {family}")
+
+    def following(self, levels: int, softmax: int = 32) -> LikelihoodConfig:
+        """The same with a family: Bernoulli at two levels, categorical up to ``softmax`` levels, then logistic mixture.
+
+        Arguments:
+            levels: values per channel.
+            softmax: the most levels for which a pixel is categorical.
+        """
+        if self.family is not None:
+            return self
+        if levels == 2:
+            return replace(self, family="bernoulli")
+        return replace(self, family="categorical" if levels <= softmax else "logistic_mixture")
 
     def check_exact(self) -> None:
         """Refuse the forms for published weights; for models of which there are none.
@@ -66,7 +80,7 @@ class PixelHead:
     coefficients before the tanh, with G = 1 for one or three channels and G = C (independent channels) otherwise.
 
     Arguments:
-        likelihood: which family, with its options.
+        likelihood: which family, with its options; without one it follows the levels.
         channels: C.
         levels: values per channel.
 
@@ -75,6 +89,7 @@ class PixelHead:
     """
 
     def __init__(self, likelihood: LikelihoodConfig, channels: int, levels: int) -> None:
+        likelihood = likelihood.following(levels)
         family = likelihood.family
         if family == "bernoulli" and levels != 2:
             raise OptionError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from davi.model import Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
+from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.nvae import NVAE
@@ -15,7 +16,7 @@ from davi.models.very_deep_vae import VeryDeepVAE
 
 MODELS: dict[str, type[Network]] = {
     model.name: model
-    for model in (AttentiveVAE, BIVA, IAFVAE, LadderVAE, NVAE, PixelCNNPP, PixelSNAIL, VAE, VeryDeepVAE)
+    for model in (AttentiveVAE, BIVA, GatedPixelCNN, IAFVAE, LadderVAE, NVAE, PixelCNNPP, PixelSNAIL, VAE, VeryDeepVAE)
 }
 """Every model by the name that recipes use."""
 
@@ -26,6 +27,7 @@ __all__ = [
     "NVAE",
     "VAE",
     "AttentiveVAE",
+    "GatedPixelCNN",
     "LadderVAE",
     "PixelCNNPP",
     "PixelSNAIL",
