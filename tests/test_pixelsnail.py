@@ -232,7 +232,8 @@ def test_initial_scales_from_images() -> None:
                 spreads[name] = float(output.std((0, 2, 3), correction=0).mean())
 
             layer.register_forward_hook(keep)
-    found.causal(x)
+    with torch.no_grad():
+        found.causal(x)
     assert len(spreads) == 2 + 2 * (2 + 2 + 1 + 2 + 1 + 3) + 1
     for name, spread in spreads.items():
         assert spread == pytest.approx(0.1 if name.endswith("conv2") else 1.0, rel=1e-3)

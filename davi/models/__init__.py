@@ -16,7 +16,18 @@ from davi.models.very_deep_vae import VeryDeepVAE
 
 MODELS: dict[str, type[Network]] = {
     model.name: model
-    for model in (AttentiveVAE, BIVA, GatedPixelCNN, IAFVAE, LadderVAE, NVAE, PixelCNNPP, PixelSNAIL, VAE, VeryDeepVAE)
+    for model in (
+        AttentiveVAE,
+        BIVA,
+        GatedPixelCNN,
+        IAFVAE,
+        LadderVAE,
+        NVAE,
+        PixelCNNPP,
+        PixelSNAIL,
+        VAE,
+        VeryDeepVAE,
+    )
 }
 """Every model by the name that recipes use."""
 

@@ -376,6 +376,7 @@ class PixelCNNPP(CausalModel, DataInitialized):
     Config = PixelCNNPPConfig
     Causal = PixelCNNPPNetwork
     config: PixelCNNPPConfig
+    causal: PixelCNNPPNetwork
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelCNNPPConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)

@@ -67,7 +67,7 @@ class PixelSNAILConfig:
         nonlinearity: elu, concat_elu or relu.
         dropout: share of hidden values set to zero in training.
         init_images: from how many images the initial lengths and biases are found.
-        likelihood: the family of a pixel.
+        likelihood: the family of a pixel; by default it follows the levels.
     """
 
     blocks: int = 12
@@ -77,7 +77,7 @@ class PixelSNAILConfig:
     nonlinearity: Nonlinearity = "elu"
     dropout: float = 0.0
     init_images: int = 8
-    likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 10))
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("blocks", 1), ("resnets", 0), ("width", 2), ("key_width", 1), ("init_images", 1)):
@@ -188,7 +188,7 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
         super().__init__(shape, levels, config, classes, features)
         channels, width = shape[0], config.width
         self.head = PixelHead(config.likelihood, channels, levels)
-        self.parts = 1 if channels == 1 or config.likelihood.family == "logistic_mixture" else channels
+        self.parts = 1 if channels == 1 or self.head.likelihood.family == "logistic_mixture" else channels
         self.above = ShiftedConv2d(channels + 1, width, "down", (1, 3), epsilon=_EPSILON)
         self.beside = ShiftedConv2d(channels + 1, width, "down_right", (2, 1), epsilon=_EPSILON)
         self.blocks = nn.ModuleList(SnailBlock(config, channels, classes, features) for _ in range(config.blocks))

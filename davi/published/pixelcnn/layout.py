@@ -34,7 +34,7 @@ def parameter_names(network: nn.Module, places: Mapping[str, str]) -> dict[str, 
         places: the authors' name of a place -> the name of our module there, in the order of making.
     """
     counts: Counter[str] = Counter()
-    found = {}
+    found: dict[str, str] = {}
     for ours in places.values():
         module = network.get_submodule(ours)
         for name, layer in _layers(ours, module):
