@@ -9,6 +9,7 @@ from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.nvae import NVAE
+from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
 from davi.models.vae import VAE
@@ -23,6 +24,7 @@ MODELS: dict[str, type[Network]] = {
         IAFVAE,
         LadderVAE,
         NVAE,
+        PixelCNN,
         PixelCNNPP,
         PixelSNAIL,
         VAE,
@@ -40,6 +42,7 @@ __all__ = [
     "AttentiveVAE",
     "GatedPixelCNN",
     "LadderVAE",
+    "PixelCNN",
     "PixelCNNPP",
     "PixelSNAIL",
     "VeryDeepVAE",
