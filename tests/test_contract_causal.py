@@ -17,9 +17,12 @@ from contract import all_images, class_of, names, seeded, shake
 from torch import Tensor, nn
 
 from davi import recipes
+from davi.inspection.attention import queries_on
 from davi.inspection.bits import pixel_bits
+from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.layers.autoregressive_pixels import AutoregressivePixels
 from davi.layers.causal import CausalNetwork, Progress, refuse_batch_norm
+from davi.layers.causal_attention import SpatialAttentive
 from davi.layers.pixel_head import LikelihoodConfig, PixelHead
 from davi.model import CausalModel
 
@@ -172,6 +175,39 @@ def test_bits_of_pixels_sum_to_the_claim(name: str) -> None:
         maps, claim = pixel_bits(model, x), model.evidence(x).log_px
     total = -maps.reconstruction.flatten(1).sum(1) * math.log(2.0)
     torch.testing.assert_close(total, claim, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_receptive_fields_are_those_of_the_jacobian(name: str) -> None:
+    """Exactly zero where no parameter depends on a pixel; elsewhere the size of all derivatives, by few signs."""
+    model = of(name, (1, 4, 5), 5, SOFTMAX)
+    x = torch.randint(5, (1, 1, 4, 5))
+    with torch.inference_mode():  # as an inspection has it
+        found = receptive_field(model, x.expand(24, -1, -1, -1), None, seeded())
+    assert found.queries == queries_on((4, 5))
+    assert not found.later().any()
+    image = x.double().requires_grad_()
+    parameters = model.causal(image)[0]
+    for (row, column), values in zip(found.queries, found.maps, strict=True):
+        slopes = [torch.autograd.grad(one, image, retain_graph=True)[0] for one in parameters[:, row, column]]
+        exact = torch.cat(slopes).square().sum((0, 1)).sqrt()  # [H, W]
+        assert torch.equal(values == 0, exact == 0)
+        torch.testing.assert_close(values, exact, rtol=0.7, atol=1e-12)  # 48 signs: standard deviation 0.1 of values
+
+
+@pytest.mark.parametrize("name", names(SpatialAttentive))
+def test_attention_of_pixels_is_of_earlier_ones(name: str) -> None:
+    model = of(name, (1, 4, 5), 5, SOFTMAX)
+    assert isinstance(model, SpatialAttentive)
+    with torch.inference_mode():
+        views = attention_of_pixels(model, torch.randint(5, (2, 1, 4, 5)), None)
+    assert [view.name for view in views] == ["block 1 of 2", "block 2 of 2"]
+    for view in views:
+        assert view.gate is None
+        for q, (row, column) in enumerate(view.queries):
+            weights, before = view.maps[:, q].flatten(1), 5 * row + column
+            assert bool(weights[:, before:].isnan().all())  # exactly zero, and shown as such
+            torch.testing.assert_close(weights[:, :before].sum(1), torch.ones(2).double(), rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
