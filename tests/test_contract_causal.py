@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import pytest
 import torch
 from contract import all_images, class_of, names, seeded, shake
+from tiny import same_files, sets
 from torch import Tensor, nn
 
 from davi import recipes
@@ -25,6 +27,9 @@ from davi.layers.causal import CausalNetwork, Progress, refuse_batch_norm
 from davi.layers.causal_attention import SpatialAttentive
 from davi.layers.pixel_head import LikelihoodConfig, PixelHead
 from davi.model import CausalModel
+from davi.training import Interrupted, TrainingConfig, train
+from davi.training.sections import CheckpointConfig
+from davi.training.signals import Signals
 
 NAMES = names(CausalModel)
 MIXTURE = LikelihoodConfig("logistic_mixture", 2)
@@ -192,7 +197,7 @@ def test_receptive_fields_are_those_of_the_jacobian(name: str) -> None:
         slopes = [torch.autograd.grad(one, image, retain_graph=True)[0] for one in parameters[:, row, column]]
         exact = torch.cat(slopes).square().sum((0, 1)).sqrt()  # [H, W]
         assert torch.equal(values == 0, exact == 0)
-        torch.testing.assert_close(values, exact, rtol=0.7, atol=1e-12)  # 48 signs: standard deviation 0.1 of values
+        torch.testing.assert_close(values, exact, rtol=0.5, atol=1e-12)  # of 48 signs: a tenth is usual
 
 
 @pytest.mark.parametrize("name", names(SpatialAttentive))
@@ -236,6 +241,28 @@ def test_a_class_moves_its_own_rows_alone(name: str) -> None:
         assert not torch.cat([rows[:y], rows[y + 1 :]]).any()
         moved += int(rows[y].count_nonzero())
     assert moved
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stopped_and_resumed_it_has_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Initial weights from images, dropout and all: bit for bit."""
+    config = TrainingConfig(
+        steps=3, batch_size=8, ema_decay=0.9, checkpoints=CheckpointConfig(minutes=0.0, steps=1), threads=1
+    )
+
+    def go(run: Path, resume: bool = False) -> None:
+        model = of(name, (1, 4, 4), 2, SOFTMAX).float()
+        train(model, sets(), config, run, {"model": {"name": model.name}}, resume=resume, print_fn=lambda line: None)
+
+    go(tmp_path / "whole")
+    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run")
+    monkeypatch.undo()
+    go(tmp_path / "run", resume=True)
+    assert same_files(tmp_path / "whole", tmp_path / "run")
 
 
 class Leaking(CausalNetwork[Progress]):

@@ -157,7 +157,7 @@ def test_a_causal_network_shows_what_its_pixels_see() -> None:
     leaking = replace(found.receptive, maps=torch.ones_like(found.receptive.maps))
     made = contents(inspection=replace(found, receptive=leaking), model=model, levels=2)
     text = "".join(Read(page.render(made, page.compose(made, 96))).text)
-    assert "it is not of 8, so what is stated is no probability" in text  # after pixels 4, 0 and so on
+    assert "it is not of 9, so what is stated is no probability" in text  # after the pixels 4, 0 and 2
 
 
 def test_images_are_named_by_their_files_where_these_are_known() -> None:
