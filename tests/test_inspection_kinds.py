@@ -153,7 +153,7 @@ def test_a_causal_network_shows_what_its_pixels_see() -> None:
     assert told[-1] == (30, 30)
     _, text, _ = seen(model)
     assert "How much the framed pixel depends on each pixel. Of all later pixels it is exactly zero." in text
-    assert "those without a color, from the framed pixel on, are never read" in text
+    assert "those from the framed pixel on are never read" in text
     leaking = replace(found.receptive, maps=torch.ones_like(found.receptive.maps))
     made = contents(inspection=replace(found, receptive=leaking), model=model, levels=2)
     text = "".join(Read(page.render(made, page.compose(made, 96))).text)

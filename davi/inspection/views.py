@@ -121,12 +121,14 @@ class Strip:
         title: what sets this row apart from others of its kind.
         labels: of the pictures; empty for one that needs none.
         images: ``[len(labels), C, H, W]``, integers, or means in units of levels.
+        given: rows of an image that is completed; the others of the picture with that label mean nothing.
     """
 
     kind: Literal["interpolation", "variations", "completions", "chain"]
     title: str
     labels: tuple[str, ...]
     images: Tensor
+    given: int = 0
 
 
 @dataclass(frozen=True, eq=False)

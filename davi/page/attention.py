@@ -149,12 +149,16 @@ def _spatial(view: SpatialAttentionView, k: int, contents: Contents, longest: in
         for query, weights in zip(view.queries, maps, strict=True):
             row, column = query
             alt = f"{name}: where the pixel in row {row}, column {column} looks, by {view.name}."
-            picture = pixels.marked(pixels.maps(weights[None], high, alt, longest, pixels.SMALL), query, view.grid)
+            if view.gate is None:
+                picture = pixels.ordered(weights, high, query, alt, longest, pixels.SMALL)
+            else:
+                picture = pixels.marked(pixels.maps(weights[None], high, alt, longest, pixels.SMALL), query, view.grid)
             tiles.append(Tile((picture,), f"from {row}, {column}"))
         rows.append(Tiles(tuple(tiles), name))
+    never = (pixels.swatch(pixels.LATER, "never read:"),) if view.gate is None else ()
     return Figure(
         f"space-{k + 1}",
-        (*rows, pixels.legend(high, "weight")),
+        (*rows, pixels.legend(high, "weight"), *never),
         "The framed pixel reads from the bright ones.",
         f"The numbers are the row and the column of the framed pixel. {_sums(view)}",
         "The kind of figure shown in Non-local Neural Networks (Wang et al., CVPR 2018).",
@@ -166,8 +170,8 @@ def _sums(view: SpatialAttentionView) -> str:
     """What a map sums to, and over which places."""
     if view.gate is None:
         return (
-            "Each map sums to 1 over the pixels before the framed one, row by row; those without a color, from the "
-            "framed pixel on, are never read."
+            "Each map sums to 1 over the pixels before the framed one, row by row; those from the framed pixel on are "
+            "never read."
         )
     height, width = view.key_grid
     return (

@@ -37,12 +37,17 @@ def receptive(contents: Contents, longest: int) -> Section | None:
     )
     figure = Figure(
         "receptive-field",
-        (Tiles(tiles), _legend()),
+        (
+            Tiles(tiles),
+            _legend(),
+            pixels.swatch(pixels.UNSEEN, "earlier pixel, exactly zero:"),
+            pixels.swatch(pixels.LATER, "the pixel itself or a later one, exactly zero:"),
+        ),
         f"How much the framed pixel depends on each pixel. {exact}",
         f"The size of the gradient of all parameters of the framed pixel, mean over {count}, on a logarithmic scale. "
-        "Places without a color are exactly zero: the pixels after the framed one, row by row, and those before it "
-        "that it never sees, because they lie outside of its receptive field or in a blind spot. The framed pixel "
-        "itself has a color where the network predicts the channels of a pixel one after the other.",
+        "Pixels come row by row. The two grays are exactly zero: pixels from the framed one on, and earlier ones that "
+        "it never sees, because they lie outside of its receptive field or in a blind spot. The framed pixel itself has "
+        "a color where the network predicts the channels of a pixel one after the other.",
         "The kind of figure shown in Pixel Recurrent Neural Networks (van den Oord et al., ICML 2016) and Conditional "
         "Image Generation with PixelCNN Decoders (van den Oord et al., NeurIPS 2016), there as a drawing.",
     )
@@ -51,13 +56,11 @@ def receptive(contents: Contents, longest: int) -> Section | None:
 
 def _tile(found: ReceptiveField, q: int, longest: int) -> Tile:
     (row, column), values = found.queries[q], found.maps[q]
-    height, width = values.shape
-    before = row * width + column
+    before = row * values.shape[1] + column
     seen = int(values.flatten()[:before].count_nonzero())
     alt = f"Gradient of the pixel in row {row}, column {column}: {seen} of {before} earlier pixels are seen."
-    shown = _colors(pixels.shrunk(values, longest))
-    picture = pixels.marked(pixels.maps(shown[None], 1.0, alt, longest, pixels.TILE), (row, column), (height, width))
-    return Tile((picture,), f"from {row}, {column}: sees {seen} of {before} earlier ones")
+    picture = pixels.ordered(_colors(values), 1.0, (row, column), alt, longest, pixels.TILE)
+    return Tile((picture,), f"pixel {row}, {column} sees {seen} of {before} earlier ones")
 
 
 def _colors(values: Tensor) -> Tensor:
