@@ -46,8 +46,8 @@ def receptive(contents: Contents, longest: int) -> Section | None:
         f"How much the framed pixel depends on each pixel. {exact}",
         f"The size of the gradient of all parameters of the framed pixel, mean over {count}, on a logarithmic scale. "
         "Pixels come row by row. The two grays are exactly zero: pixels from the framed one on, and earlier ones that "
-        "it never sees, because they lie outside of its receptive field or in a blind spot. The framed pixel has a color "
-        "where the network predicts the channels of a pixel one after the other.",
+        "it never sees, because they lie outside of its receptive field or in a blind spot. The framed pixel has a "
+        "color where the network predicts the channels of a pixel one after the other.",
         "The kind of figure shown in Pixel Recurrent Neural Networks (van den Oord et al., ICML 2016) and Conditional "
         "Image Generation with PixelCNN Decoders (van den Oord et al., NeurIPS 2016), there as a drawing.",
     )
