@@ -34,7 +34,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """Marks a section that is one of several dataclasses, told apart by a key: ``Annotated[Base, Named(...)]``.
+    """Marks a section that is one of several dataclasses, told apart by a key: ``Annotated[Base, Named(...)]``, or the
+    optional of that.
 
     Arguments:
         kinds: gives the dataclasses by the value of the key.
@@ -166,13 +167,20 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def keys(cls: type, prefix: str = "") -> tuple[str, ...]:
-    """All dotted keys of a dataclass, sections and their contents, in the order of their definition."""
+def keys(cls: type, prefix: str = "", above: tuple[type, ...] = ()) -> tuple[str, ...]:
+    """All dotted keys of a dataclass, sections and their contents, in the order of their definition.
+
+    Arguments:
+        cls: the dataclass.
+        prefix: what the keys begin with.
+        above: the dataclasses that it is a section of. If it is one of them again, so it could go on for ever: the
+            contents of its sections are left out.
+    """
     found: list[str] = []
     for name, hint in _hints(cls).items():
         found.append(prefix + name)
-        for section in _section_types(hint):
-            found.extend(keys(section, f"{prefix}{name}."))
+        for section in () if cls in above else _section_types(hint):
+            found.extend(keys(section, f"{prefix}{name}.", (*above, cls)))
     return tuple(dict.fromkeys(found))
 
 
@@ -216,11 +224,13 @@ class Reader:
         optional = type(None) in get_args(hint)
         if value is None and optional:
             return None
-        cls = self.named(hint, default, value, key) if get_origin(hint) is Annotated else _section_type(hint)
-        if cls is not None:
+        choice, cls = _choice(hint), _section_type(hint)
+        if choice or cls:
             if not isinstance(value, Mapping):
                 or_null = " or null" if optional else ""
                 raise UserError(f"{self.where}: {key}: got {shown(value)}, expected a section of keys{or_null}")
+            if choice is not None:
+                cls = self.named(choice, default, value, key)
             return self.section(cls, default, value, key + ".")
         wrong = UserError(f"{self.where}: {key}: got {shown(value)}, expected {_words(hint)}")
         if value is None or isinstance(value, Mapping):
@@ -233,12 +243,11 @@ class Reader:
             raise wrong
         return result
 
-    def named(self, hint: Any, default: Any, value: Any, key: str) -> type | None:
+    def named(self, named: Named, default: Any, value: Mapping[str, Any], key: str) -> type:
         """Which of the dataclasses of a :class:`Named` section a value is about: the default's unless it says."""
-        named = _named(hint)
         kinds = named.kinds()
-        given = value.get(named.key) if isinstance(value, Mapping) else None
-        chosen = getattr(default, named.key) if given is None else given
+        given = value.get(named.key)
+        chosen = getattr(default, named.key, None) if given is None else given
         if not isinstance(chosen, str) or chosen not in kinds:
             raise UserError(f"{self.where}: {key}.{named.key}: got {shown(chosen)}, expected one of {', '.join(kinds)}")
         return kinds[chosen]
@@ -292,8 +301,8 @@ def _section_type(hint: Any) -> type | None:
 
 def _section_types(hint: Any) -> tuple[type, ...]:
     """All dataclasses that a section can be; none if ``hint`` is no section."""
-    if get_origin(hint) is Annotated and _reader(hint) is None:
-        return tuple(_named(hint).kinds().values())
+    if (choice := _choice(hint)) is not None:
+        return tuple(choice.kinds().values())
     section = _section_type(hint)
     return () if section is None else (section,)
 
@@ -304,8 +313,11 @@ def _reader(hint: Any) -> Callable[[Any], Any] | None:
     return next((mark for mark in marks if callable(mark)), None)
 
 
-def _named(hint: Any) -> Named:
-    return next(mark for mark in get_args(hint)[1:] if isinstance(mark, Named))
+def _choice(hint: Any) -> Named | None:
+    """The mark of a section that is one of several dataclasses, or of the optional of one; None for anything else."""
+    kinds = get_args(hint) if _is_union(hint) else (hint,)
+    marks = [mark for kind in kinds if get_origin(kind) is Annotated for mark in get_args(kind)[1:]]
+    return next((mark for mark in marks if isinstance(mark, Named)), None)
 
 
 def _default(cls: type, instance: Any, name: str) -> Any:

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from davi.distributions import Normal
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.models.ladder_vae import merged
+from davi.models.pixelcnn_pp import PixelCNNPPConfig, PixelCNNPPNetwork
 from davi.models.very_deep_vae import Rows, VeryDeepVAEConfig
 
 STATIC = Path(__file__).parent / "_static"
@@ -378,6 +381,30 @@ def architecture() -> Figure:
     return figure
 
 
+def _seen(network: PixelCNNPPNetwork, row: int, column: int) -> NDArray[np.float64]:
+    """Sizes of the gradient of a pixel's parameters, ``[H, W]``, relative to the largest."""
+    _, height, width = network.shape
+    x = torch.rand(1, 1, height, width, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(x)[0, :, row, column].square().sum(), x)
+    found: NDArray[np.float64] = (gradient[0, 0].abs() / gradient.abs().max()).numpy()
+    return found
+
+
+def pixelcnn_pp() -> Figure:
+    """What a pixel of an even row and one of an odd row see in PixelCNN++ with a single block at each scale."""
+    torch.manual_seed(0)
+    config = PixelCNNPPConfig(width=8, blocks=1, dropout=0.0, likelihood=LikelihoodConfig("bernoulli"))
+    network = PixelCNNPPNetwork((1, 16, 24), 2, config).double()
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    for axes, row in zip(figure.subplots(1, 2), (12, 13), strict=True):
+        seen = np.ma.log10(np.ma.masked_equal(_seen(network, row, 11), 0.0))
+        picture = axes.imshow(seen, cmap="viridis", vmin=-4.0, vmax=0.0, interpolation="nearest")
+        axes.add_patch(Rectangle((10.5, row - 0.5), 1.0, 1.0, color=COLORS[1]))
+        axes.set(title=f"a pixel of row {row}", xticks=[], yticks=[])
+    figure.colorbar(picture, ax=figure.axes, label="$\\log_{10}$ of the gradient")
+    return figure
+
+
 FIGURES = {
     "architecture": architecture,
     "nvae": nvae,
@@ -388,6 +415,7 @@ FIGURES = {
     "very_deep_vae": very_deep_vae,
     "iaf": iaf,
     "biva": biva,
+    "pixelcnn_pp": pixelcnn_pp,
 }
 
 

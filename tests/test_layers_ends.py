@@ -49,7 +49,7 @@ def test_padding_of_a_given_width() -> None:
 )
 def test_parameters_of_a_pixel(family: Any, channels: int, levels: int, components: int, parameters: int) -> None:
     head = PixelHead(LikelihoodConfig(family, components), channels, levels)
-    assert head.parameters == parameters
+    assert head.inputs == parameters
     distribution = head(torch.randn(2, parameters, 3, 4))
     x = distribution.sample()
     assert x.shape == (2, channels, 3, 4)

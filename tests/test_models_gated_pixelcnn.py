@@ -57,7 +57,7 @@ EVERY = pytest.mark.parametrize("build", [gated, skipping, masked])
 def dependence(network: CausalNetwork[Any], images: int = 6) -> Tensor:
     """Which output depends on which variable: ``[HW, parts, HW, C]`` booleans, of some images taken together."""
     channels, height, width = network.shape
-    pixels, parameters = height * width, network.head.parameters
+    pixels, parameters = height * width, network.head.inputs
     found = torch.zeros(pixels, network.parts, pixels, channels, dtype=torch.bool)
     for _ in range(images):
         x = torch.rand(1, *network.shape, dtype=torch.float64) * (network.levels - 1)

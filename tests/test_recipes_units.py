@@ -32,6 +32,8 @@ SUMMED = {
     "iaf_vae_cifar10": (1e-8, 32),
     "iaf_vae_cifar10_10": (1e-8, 32),
 }
+INSIDE_ROOT = {"pixelcnn_pp_cifar10": (1e-8, 128)}
+"""The same, of an epsilon inside the root, which is added to squares of gradients."""
 PER_IMAGE = {"ladder_vae_mnist": 4.0}
 """Thresholds for a loss like ours."""
 
@@ -70,6 +72,15 @@ def test_epsilons_of_summed_losses_are_divided_by_the_images(name: str) -> None:
     config = training(name)
     assert config.optimizer.eps == pytest.approx(eps / images, rel=1e-12)
     assert config.batch_size // config.accumulate == images
+
+
+@pytest.mark.parametrize("name", INSIDE_ROOT)
+def test_epsilons_inside_the_root_are_divided_by_the_images_squared(name: str) -> None:
+    eps, images = INSIDE_ROOT[name]
+    config = training(name)
+    assert config.optimizer.eps_inside_root
+    assert config.optimizer.eps == pytest.approx(eps / images**2, rel=1e-12)
+    assert config.batch_size == images
 
 
 def test_every_fixed_threshold_has_a_source() -> None:

@@ -48,6 +48,15 @@ def test_restarts_of_300_and_600_epochs() -> None:
     assert schedule.learning_rate(905 * 313 - 1, 0.0) == pytest.approx(1e-4, rel=1e-4)
 
 
+def test_exponential_after_warmup() -> None:
+    """PixelCNN++ multiplies the rate by its decay before each step, the first one included."""
+    decaying = ScheduleConfig("exponential", decay=0.5)
+    config = TrainingConfig(steps=100, learning_rate=1.0, schedule=decaying)
+    assert [Schedule(config, 7).learning_rate(step, 0.0) for step in (0, 1, 3)] == [0.5, 0.25, 0.0625]
+    warmed = replace(config, schedule=replace(decaying, warmup_steps=2, initial_learning_rate=0.0))
+    assert [Schedule(warmed, 7).learning_rate(step, 0.0) for step in (0, 1, 2, 3)] == [0.0, 0.5, 0.5, 0.25]
+
+
 def test_constant_after_warmup_by_steps() -> None:
     constant = ScheduleConfig("constant", warmup_steps=4, initial_learning_rate=0.0)
     config = TrainingConfig(steps=100, learning_rate=1.0, schedule=constant)
@@ -119,6 +128,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
         (OptimizerConfig, {"momentum": 1.0}, "momentum: got 1.0, expected 0 to below 1"),
         (ScheduleConfig, {"warmup_steps": 2, "warmup_epochs": 1.0}, "warmup_steps: got more than one warm-up"),
         (ScheduleConfig, {"warmup_fraction": 1.5}, "warmup_fraction: got 1.5, expected 0 to 1"),
+        (ScheduleConfig, {"decay": 1.0}, "decay: got 1.0, expected 0 to below 1"),
         (ScheduleConfig, {"stairs": 1001}, "stairs: got 1001, expected at most 1000"),
         (ScheduleConfig, {"period_multiplier": 0.5}, "period_multiplier: got 0.5, expected at least 1"),
         (

@@ -5,6 +5,7 @@ All log-probabilities are in nats. ``log_prob`` sums over everything but the bat
 """
 
 from davi.distributions.base import Distribution, Latent, WithMean
+from davi.distributions.codes import Codes, Point
 from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
 from davi.distributions.normal import Normal, bounded_normal
@@ -13,11 +14,13 @@ from davi.distributions.posterior import Drawn, TransformedNormal
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "Codes",
     "DiscretizedLogisticMixture",
     "Distribution",
     "Drawn",
     "Latent",
     "Normal",
+    "Point",
     "TransformedNormal",
     "WithMean",
     "bounded_normal",

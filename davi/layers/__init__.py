@@ -1,5 +1,7 @@
 """Parts that models are built from."""
 
+from davi.layers.autoregressive_codes import AutoregressiveCodes
+from davi.layers.autoregressive_pixels import AutoregressivePixels
 from davi.layers.context_attention import ContextAttention
 from davi.layers.convolution import ChannelLayerNorm, SqueezeExcite, WeightNormConv2d
 from davi.layers.depth_attention import DepthAttention, LayerMemory, resize_to
@@ -10,6 +12,8 @@ from davi.layers.pixel_head import LikelihoodConfig, PixelHead, PixelLikelihood
 from davi.layers.residual import ResidualBlock, ResidualCell
 
 __all__ = [
+    "AutoregressiveCodes",
+    "AutoregressivePixels",
     "ChannelLayerNorm",
     "ContextAttention",
     "DepthAttention",

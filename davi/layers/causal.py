@@ -21,12 +21,14 @@ References:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from davi.layers.causal_options import CONFIGS
 from davi.layers.masked import MaskedConv2d, degrees
 from davi.layers.pixel_head import PixelHead
 
@@ -116,6 +118,23 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
             x: integer images, ``[B, C, H, W]``, right in all parts before the next one. Others are not looked at.
         """
 
+    images_wanted: int = 0
+    """How many images its data-dependent initialization takes; 0: it has none."""
+
+    def initialize(
+        self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None, kept: Container[str] = ()
+    ) -> None:
+        """Set the weights that follow from images, in place, before the first training step. Here there are none.
+
+        Arguments:
+            x, features, y: as for :meth:`forward`.
+            kept: names of weights of the network that stay as they are.
+        """
+
+    def compilable(self) -> Iterable[nn.Module]:
+        """Blocks that may be compiled one by one and whose activations may be recomputed in the backward pass."""
+        return ()
+
     @final
     def scaled(self, x: Tensor) -> Tensor:
         """Integers as the network sees them, from -1 to 1, in the type of its weights."""
@@ -136,6 +155,15 @@ def refuse_batch_norm(network: nn.Module) -> None:
                 f"{name}: got {type(module).__name__}, expected no batch norm in a causal network: "
                 "its statistics tell each pixel of later ones"
             )
+
+
+NETWORKS: dict[str, type[CausalNetwork[Any]]] = {}
+"""Every causal network by the name that recipes use."""
+
+
+def register(network: type[CausalNetwork[Any]]) -> None:
+    """Let the likelihoods of hierarchies use a network by its name."""
+    NETWORKS[network.name], CONFIGS[network.name] = network, network.Config
 
 
 @final

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import Annotated, Literal, Protocol, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from davi.config import Named
 from davi.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from davi.distributions.base import ordered_gradient
 from davi.errors import OptionError
+from davi.layers.causal_options import named_configs, with_name
 
-Family = Literal["bernoulli", "categorical", "logistic_mixture"]
+Family = Literal["bernoulli", "categorical", "logistic_mixture", "autoregressive"]
 Form = Literal["exact", "openai", "nvae", "attentive"]
+
+
+class CausalConfig(Protocol):
+    """The options of a causal network, with its name."""
+
+    @property
+    def name(self) -> str:
+        """Which network."""
+
+    @property
+    def likelihood(self) -> LikelihoodConfig:
+        """The family of a pixel."""
 
 
 @final
@@ -21,20 +37,33 @@ class LikelihoodConfig:
     """The section ``likelihood`` of a model's options: the family of p(x | z). Each model has its own defaults.
 
     Arguments:
-        family: of the distribution of a pixel; None: it follows the levels (:meth:`following`).
+        family: of a pixel, independent of the others given the latents; None: it follows the levels
+            (:meth:`following`); ``autoregressive``: a pixel is given earlier pixels as well, of which a causal network
+            makes something.
         components: K of a logistic mixture.
         form: of a logistic mixture: ``exact``; the other forms serve published weights only
             (:mod:`davi.distributions.logistic_mixture`).
+        network: of ``autoregressive``: the options of a causal network, with its ``name``; its own section
+            ``likelihood`` says the family of a pixel.
+        features: of ``autoregressive``: channels of the feature map that the latents offer to the network.
 
     Raises:
-        ValueError: if there is fewer than one component, or another family than the logistic mixture has a form.
+        ValueError: if a number is below one, another family than the logistic mixture has a form, or there is a network
+            without the family ``autoregressive`` or the other way round.
     """
 
     family: Family | None = None
     components: int = 10
     form: Form = "exact"
+    network: Annotated[CausalConfig, Named(named_configs)] | None = None
+    features: int = 16
 
     def __post_init__(self) -> None:
+        if self.network is not None:
+            object.__setattr__(self, "network", with_name(self.network))
+        self._check_network()
+        if self.features < 1:
+            raise ValueError(f"features: got {self.features}, expected at least 1")
         if self.components < 1:
             raise ValueError(f"components: got {self.components}, expected at least 1")
         if self.form != "exact" and self.family != "logistic_mixture":
@@ -54,6 +83,22 @@ class LikelihoodConfig:
             return replace(self, family="bernoulli")
         return replace(self, family="categorical" if levels <= softmax else "logistic_mixture")
 
+    def _check_network(self) -> None:
+        if self.family != "autoregressive":
+            if self.network is not None:
+                raise ValueError(f"network: got {self.network.name}, expected null for the family {self.family}")
+            return
+        if self.form != "exact":
+            raise ValueError(f"form: got {self.form}, expected exact for an autoregressive likelihood")
+        if self.network is None:
+            names = ", ".join(named_configs())
+            raise ValueError(f"network: got nothing, expected a causal network, by the name of one of {names}")
+        inner = self.network.likelihood
+        if inner.family == "autoregressive":
+            raise ValueError("network.likelihood.family: got autoregressive, expected the family of a pixel")
+        if inner.form != "exact":
+            raise ValueError(f"network.likelihood.form: got {inner.form}, expected exact")
+
     def check_exact(self) -> None:
         """Refuse the forms for published weights; for models of which there are none.
 
@@ -64,16 +109,47 @@ class LikelihoodConfig:
             raise ValueError(f"likelihood: got form {self.form}, expected exact: this model has no published weights")
 
 
-class PixelLikelihood:
-    """A model whose options have a section ``likelihood`` and whose last feature map a pixel head reads as that."""
+class Head(ABC):
+    """Reads a model's last feature map, ``[B, inputs, H, W]``, as a distribution over integer images."""
 
-    head: PixelHead
+    likelihood: LikelihoodConfig
+    """The section it is made from."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> int:
+        """Numbers for each pixel that are read."""
+
+    @property
+    @abstractmethod
+    def normalized(self) -> bool:
+        """Whether the distributions sum to one, as all but the forms for published weights do."""
+
+    @abstractmethod
+    def __call__(self, raw: Tensor) -> Distribution:
+        """The distribution over images ``[B, C, H, W]`` that a feature map stands for."""
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Modules of a head with weights that may be compiled one by one."""
+        return ()
+
+
+class PixelLikelihood:
+    """A model whose options have a section ``likelihood`` and whose last feature map a head reads as that."""
+
+    head: Head
     """Made from the section."""
+
+    @property
+    def pixel_head(self) -> PixelHead:
+        """The head of a model whose likelihood is not ``autoregressive``."""
+        assert isinstance(self.head, PixelHead)
+        return self.head
 
 
 @final
-class PixelHead:
-    """Reads network outputs ``[B, parameters, H, W]`` as a distribution over images ``[B, C, H, W]``.
+class PixelHead(Head):
+    """Reads network outputs ``[B, inputs, H, W]`` as a distribution over images ``[B, C, H, W]``.
 
     Layout of the parameters: Bernoulli, a logit per channel; categorical, ``[levels, C]`` logits; logistic mixture of K
     components, ``[K, G]`` mixture logits, ``[K, C]`` means, ``[K, C]`` log-scales and, for three channels, ``[K, 3]``
@@ -85,12 +161,15 @@ class PixelHead:
         levels: values per channel.
 
     Raises:
-        OptionError: a ``ValueError``, if a Bernoulli is asked for other than 2 levels, a categorical for more than 256.
+        OptionError: a ``ValueError``, if a Bernoulli is asked for other than 2 levels, a categorical for more than 256,
+            or a whole image (``autoregressive``) where a pixel is wanted.
     """
 
     def __init__(self, likelihood: LikelihoodConfig, channels: int, levels: int) -> None:
         likelihood = likelihood.following(levels)
         family = likelihood.family
+        if family == "autoregressive":
+            raise OptionError("likelihood.family", "got autoregressive, expected the family of a pixel")
         if family == "bernoulli" and levels != 2:
             raise OptionError(
                 "likelihood.family", f"got bernoulli for {levels} levels, expected 2 (binarize the data?)"
@@ -103,7 +182,7 @@ class PixelHead:
         self.autoregressive = family == "logistic_mixture" and channels == 3
 
     @property
-    def parameters(self) -> int:
+    def inputs(self) -> int:
         """How many numbers per pixel the network must provide."""
         if self.likelihood.family == "bernoulli":
             return self.channels
@@ -114,14 +193,13 @@ class PixelHead:
 
     @property
     def normalized(self) -> bool:
-        """Whether the distributions sum to one, as all but the forms for published weights do."""
         return self.likelihood.form == "exact"
 
     def part(self, raw: Tensor, part: int, parts: int) -> Distribution:
         """The distribution of a share of the channels: all of them, or of several parts one.
 
         Arguments:
-            raw: ``[B, parameters, H, W]``.
+            raw: ``[B, inputs, H, W]``.
             part: which, from 0.
             parts: 1, or C for a Bernoulli or categorical head.
         """
@@ -132,7 +210,7 @@ class PixelHead:
         return Categorical(raw.unflatten(1, (self.levels, self.channels))[:, :, part : part + 1])
 
     def __call__(self, raw: Tensor) -> Distribution:
-        """The distribution whose parameters are ``raw``, ``[B, parameters, H, W]``."""
+        """The distribution whose parameters are ``raw``, ``[B, inputs, H, W]``."""
         if self.likelihood.family == "bernoulli":
             return Bernoulli(raw)
         if self.likelihood.family == "categorical":

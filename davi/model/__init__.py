@@ -9,6 +9,7 @@
     │  ├─ Invertible         a flow on dequantized images
     │  ├─ LatentModel        latents of an image and back
     │  │  └─ Hierarchy       several layers, one top-down pass
+    │  │     └─ PixelHierarchy   its options choose the likelihood
     │  └─ Normalized         an energy with its partition function
     └─ Energy                free energies and Gibbs chains; no claim by itself
 
@@ -24,6 +25,7 @@ from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
 from davi.model.latent import LatentModel
 from davi.model.network import Conditional, Network
+from davi.model.pixel_hierarchy import PixelHierarchy
 from davi.model.staged import Staged
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Network",
     "Normalized",
     "Partition",
+    "PixelHierarchy",
     "Staged",
     "Step",
     "Summable",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Iterable
 from typing import Any, ClassVar, final
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from davi.distributions import Distribution
 from davi.layers.autoregressive_pixels import AutoregressivePixels, Report
@@ -37,6 +38,9 @@ class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
         self.causal = self.Causal(self.shape, levels, config, classes)
         refuse_batch_norm(self.causal)
         self.head = self.causal.head
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.causal.compilable()
 
     def pixels(self, n: int, y: Tensor | None = None) -> AutoregressivePixels:
         """The distribution of ``n`` images of the classes y, ``[n]``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from davi.model import Network
+from davi.layers.causal import register
+from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.gated_pixelcnn import GatedPixelCNN
@@ -15,23 +16,26 @@ from davi.models.pixelsnail import PixelSNAIL
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 
-MODELS: dict[str, type[Network]] = {
-    model.name: model
-    for model in (
-        AttentiveVAE,
-        BIVA,
-        GatedPixelCNN,
-        IAFVAE,
-        LadderVAE,
-        NVAE,
-        PixelCNN,
-        PixelCNNPP,
-        PixelSNAIL,
-        VAE,
-        VeryDeepVAE,
-    )
-}
+_ALL: tuple[type[Network], ...] = (
+    AttentiveVAE,
+    BIVA,
+    GatedPixelCNN,
+    IAFVAE,
+    LadderVAE,
+    NVAE,
+    PixelCNN,
+    PixelCNNPP,
+    PixelSNAIL,
+    VAE,
+    VeryDeepVAE,
+)
+
+MODELS: dict[str, type[Network]] = {model.name: model for model in _ALL}
 """Every model by the name that recipes use."""
+
+for _model in _ALL:
+    if issubclass(_model, CausalModel):
+        register(_model.Causal)
 
 __all__ = [
     "BIVA",

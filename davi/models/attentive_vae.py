@@ -29,7 +29,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
@@ -38,13 +38,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.distributions import Distribution, Normal
-from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, PixelHead, ResidualBlock, ResidualCell
+from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.depth_attention import AttentionSite, DepthAttentive, resize_to
-from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.raw_normal import GaussianOptions, RawNormal
 from davi.layers.residual import NodeOptions, widths_along
-from davi.model import Choose, Hierarchy
+from davi.model import Choose, PixelHierarchy
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ class Encoded(NamedTuple):
 
 
 @final
-class AttentiveVAE(Hierarchy, DepthAttentive, PixelLikelihood):
+class AttentiveVAE(PixelHierarchy, DepthAttentive):
     """The Deep Attentive VAE (module docstring).
 
     Arguments:
@@ -353,10 +353,10 @@ class AttentiveVAE(Hierarchy, DepthAttentive, PixelLikelihood):
         unit = 2 ** (widths.halvings + len(config.layers) - 1)  # what all the halvings together divide by
         self.padding = Padding.to_multiple(self.shape[1:], unit, config.pad)
         self.scale_of_layer = [scale for scale, count in enumerate(config.layers) for _ in range(count)]
-        self.head = PixelHead(config.likelihood, shape[0], levels)
+        self.choose_likelihood(config.likelihood)
         self._build_encoder(widths)
         self._build_decoder(widths, unit)
-        self.output = WeightNormConv2d(widths.context // 2**widths.halvings, self.head.parameters, 3)
+        self.output = WeightNormConv2d(widths.context // 2**widths.halvings, self.head.inputs, 3)
 
     def _build_encoder(self, widths: _Widths) -> None:
         config, spatial = self.config, self.config.spatial_attention
@@ -389,8 +389,9 @@ class AttentiveVAE(Hierarchy, DepthAttentive, PixelLikelihood):
             widths_along(widths.context, config.postprocess), config.postprocess, config.nodes, options
         )
 
-    def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, ResidualBlock))
+    def blocks(self) -> Iterable[nn.Module]:
+        own = (module for module in self.modules() if isinstance(module, ResidualBlock))
+        return dict.fromkeys([*own, *self.head.blocks()])
 
     def depth_attentions(self) -> Iterator[AttentionSite]:
         for i, layer in enumerate(self.generative, start=1):

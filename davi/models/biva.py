@@ -41,7 +41,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, final
 
@@ -50,12 +50,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.distributions import Distribution, Drawn, Normal
-from davi.layers import Padding, PixelHead
+from davi.layers import Padding
 from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import WeightNormConv2d
-from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.weight_norm_init import initialize_from_data
-from davi.model import Choose, DataInitialized, Hierarchy, ask_early
+from davi.model import Choose, PixelHierarchy, ask_early
 
 _LOG_VARIANCE = 14.0
 """Log-variances are clamped to +- this: a guard against overflow that no trained model comes near."""
@@ -220,7 +220,7 @@ class Climbed(NamedTuple):
 
 
 @final
-class BIVA(Hierarchy, DataInitialized, PixelLikelihood):
+class BIVA(PixelHierarchy):
     """The bidirectional-inference hierarchy (module docstring, which also gives the order of its 2L - 1 latents).
 
     Arguments:
@@ -234,6 +234,7 @@ class BIVA(Hierarchy, DataInitialized, PixelLikelihood):
 
     name = "biva"
     Config = BIVAConfig
+    images_wanted = 256
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: BIVAConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
@@ -245,7 +246,7 @@ class BIVA(Hierarchy, DataInitialized, PixelLikelihood):
         halved = [math.prod(config.strides[: i + 1]) for i in range(self.depth)]
         self.grids = [(self.padding.padded[0] // factor, self.padding.padded[1] // factor) for factor in halved]
         """Grids of layers 1 .. L."""
-        self.head = PixelHead(config.likelihood, shape[0], levels)
+        self.choose_likelihood(config.likelihood)
         self._build_inference()
         self._build_generative()
 
@@ -301,7 +302,7 @@ class BIVA(Hierarchy, DataInitialized, PixelLikelihood):
         self.prior = nn.ModuleList(
             Head(config.width, [config.latents[i]] * 2, self._flat(i), config.variance) for i in range(last)
         )
-        self.output = WeightNormConv2d(config.width, self.head.parameters, config.first_kernel)
+        self.output = WeightNormConv2d(config.width, self.head.inputs, config.first_kernel)
 
     def layer(self, i: int, bottom_up: bool = False) -> int:
         """The place in the walk of :math:`z_i^{TD}` (of :math:`z_L` for i = L) or :math:`z_i^{BU}`."""
@@ -311,10 +312,11 @@ class BIVA(Hierarchy, DataInitialized, PixelLikelihood):
         i = self.depth - (layer + 1) // 2
         return f"z{i}" + (f" {'top-down' if layer % 2 else 'bottom-up'}" if layer else "")
 
-    def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, Checkpointed))
+    def blocks(self) -> Iterable[nn.Module]:
+        own = (module for module in self.modules() if isinstance(module, Checkpointed))
+        return dict.fromkeys([*own, *self.head.blocks()])
 
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+    def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
         initialize_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
     def encode(self, x: Tensor) -> Tensor:

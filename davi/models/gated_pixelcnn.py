@@ -291,7 +291,7 @@ class GatedPixelCNNNetwork(CausalNetwork[GatedProgress]):
         )
         between = degrees(config.head_width, self.parts)
         self.hidden = CausalConv2d(hidden, between, mask_type="B")
-        self.last = CausalConv2d(between, torch.arange(self.head.parameters) % self.parts, mask_type="B")
+        self.last = CausalConv2d(between, torch.arange(self.head.inputs) % self.parts, mask_type="B")
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         h = self.scaled(x)
@@ -303,6 +303,9 @@ class GatedPixelCNNNetwork(CausalNetwork[GatedProgress]):
         seen = h if skipped is None else skipped
         raw: Tensor = self.last(self.hidden(seen.relu()).relu())
         return raw
+
+    def compilable(self) -> Iterable[nn.Module]:
+        return self.layers.children()
 
     def start(self, n: int, features: Tensor | None = None, y: Tensor | None = None) -> GatedProgress:
         return GatedProgress(self, n, features, y)
@@ -328,6 +331,3 @@ class GatedPixelCNN(CausalModel):
     Config = GatedPixelCNNConfig
     config: GatedPixelCNNConfig
     Causal = GatedPixelCNNNetwork
-
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.layers.children()

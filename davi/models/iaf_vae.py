@@ -31,7 +31,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, final
@@ -42,13 +42,13 @@ from torch import Tensor, nn
 
 from davi.distributions import Distribution, Latent, Normal, TransformedNormal
 from davi.flows import InverseAutoregressiveFlow
-from davi.layers import Padding, PixelHead
+from davi.layers import Padding
 from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import WeightNormConv2d
-from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.raw_normal import RawNormal
 from davi.layers.weight_norm_init import initialize_from_data
-from davi.model import Choose, DataInitialized, Hierarchy
+from davi.model import Choose, PixelHierarchy
 
 _LOG_SCALE = 7.0
 """Log standard deviations are clamped to +- this: a guard against overflow that no trained model comes near."""
@@ -198,7 +198,7 @@ class PlainBlock(Checkpointed):
 
 
 @final
-class IAFVAE(Hierarchy, DataInitialized, PixelLikelihood):
+class IAFVAE(PixelHierarchy):
     """The residual ladder with inverse autoregressive flows (module docstring). ``z_0 .. z_{dense_layers - 1}`` are
     vectors ``[B, C, 1, 1]``, the others maps.
 
@@ -213,6 +213,7 @@ class IAFVAE(Hierarchy, DataInitialized, PixelLikelihood):
 
     name = "iaf_vae"
     Config = IAFVAEConfig
+    images_wanted = 256
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: IAFVAEConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
@@ -222,7 +223,7 @@ class IAFVAE(Hierarchy, DataInitialized, PixelLikelihood):
         self.padding = Padding.to_multiple(self.shape[1:], unit)
         self.grid = (self.padding.padded[0] // unit, self.padding.padded[1] // unit)
         """The coarsest grid of maps."""
-        self.head = PixelHead(config.likelihood, shape[0], levels)
+        self.choose_likelihood(config.likelihood)
         self.up = nn.ModuleList(UpBlock(layer, top=i == 0) for i, layer in enumerate(layers))
         self.top = nn.Parameter(torch.zeros(1, layers[0].width, 1, 1))
         self.down_heads = nn.ModuleList(DownHeads(layer) for layer in layers)
@@ -260,7 +261,7 @@ class IAFVAE(Hierarchy, DataInitialized, PixelLikelihood):
         config = self.config
         strides = [2] * config.stem_halvings or [1]
         widths = [self.shape[0]] + [config.width] * len(strides)
-        outputs = [config.width] * (len(strides) - 1) + [self.head.parameters]
+        outputs = [config.width] * (len(strides) - 1) + [self.head.inputs]
         self.stem = nn.ModuleList(
             WeightNormConv2d(width, config.width, 5, stride) for width, stride in zip(widths, strides, strict=False)
         )
@@ -272,10 +273,11 @@ class IAFVAE(Hierarchy, DataInitialized, PixelLikelihood):
             for _ in range(2)
         )
 
-    def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, Checkpointed))
+    def blocks(self) -> Iterable[nn.Module]:
+        own = (module for module in self.modules() if isinstance(module, Checkpointed))
+        return dict.fromkeys([*own, *self.head.blocks()])
 
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+    def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
         initialize_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
     def encode(self, x: Tensor) -> list[Lifted]:

@@ -26,7 +26,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, final
@@ -36,9 +36,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.distributions import Distribution, Normal
-from davi.layers import Padding, PixelHead, ResidualBlock, ResidualCell, WeightNormConv2d
-from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
-from davi.model import Choose, Hierarchy
+from davi.layers import Padding, ResidualBlock, ResidualCell, WeightNormConv2d
+from davi.layers.pixel_head import LikelihoodConfig
+from davi.model import Choose, PixelHierarchy
 
 _SLOPE = 0.01
 """Of the leaky rectifiers below zero."""
@@ -175,7 +175,7 @@ class DensePixels(nn.Module):
 
 
 @final
-class LadderVAE(Hierarchy, PixelLikelihood):
+class LadderVAE(PixelHierarchy):
     """The Ladder VAE (module docstring).
 
     Arguments:
@@ -193,7 +193,7 @@ class LadderVAE(Hierarchy, PixelLikelihood):
     def __init__(self, shape: tuple[int, int, int], levels: int, config: LadderVAEConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
         self.num_layers = layers = len(config.latents)
-        self.head = PixelHead(config.likelihood, shape[0], levels)
+        self.choose_likelihood(config.likelihood)
         dense = config.network == "dense"
         unit = 1 if dense else 2**layers
         self.padding = Padding.to_multiple(self.shape[1:], unit)
@@ -206,11 +206,9 @@ class LadderVAE(Hierarchy, PixelLikelihood):
         self.down = self._conditionals()
         self.down_of_posterior = None if config.share_top_down else self._conditionals()
         self.last = self._rung(latents[0], widths[0], 2)
-        parameters = self.head.parameters
+        pixels = self.head.inputs
         self.output = (
-            DensePixels(widths[0], (parameters, *self.shape[1:]))
-            if dense
-            else WeightNormConv2d(widths[0], parameters, 3)
+            DensePixels(widths[0], (pixels, *self.shape[1:])) if dense else WeightNormConv2d(widths[0], pixels, 3)
         )
 
     def _rung(self, inputs: int, width: int, rescale: int) -> nn.Module:
@@ -226,8 +224,9 @@ class LadderVAE(Hierarchy, PixelLikelihood):
             for i in range(self.num_layers - 1, 0, -1)
         )
 
-    def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, ResidualBlock))
+    def blocks(self) -> Iterable[nn.Module]:
+        own = (module for module in self.modules() if isinstance(module, ResidualBlock))
+        return dict.fromkeys([*own, *self.head.blocks()])
 
     def encode(self, x: Tensor) -> list[Normal]:
         """What the way up measures in integer images ``[B, C, H, W]``: one Normal for each layer, the top first."""

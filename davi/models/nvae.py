@@ -31,7 +31,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import final
@@ -43,13 +43,13 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Latent, Normal, TransformedNormal
 from davi.distributions.base import at_least_float32
 from davi.flows.autoregressive_shift import ShiftPairs
-from davi.layers import LayerMemory, Padding, PixelHead
+from davi.layers import LayerMemory, Padding
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
-from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.spectral import SpectralNorms
-from davi.model import Choose, DataInitialized, Hierarchy
+from davi.model import Choose, PixelHierarchy
 
 _LATENT_EXPANSION, _PIXEL_EXPANSION = 6, 3
 """How many times a decoder cell widens its features among the latents, and between them and the image."""
@@ -170,7 +170,7 @@ class Group(nn.Module):
 
 
 @final
-class NVAE(Hierarchy, DepthAttentive, DataInitialized, PixelLikelihood):
+class NVAE(PixelHierarchy, DepthAttentive):
     """NVAE (module docstring).
 
     Arguments:
@@ -193,7 +193,7 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialized, PixelLikelihood):
         self.padding = Padding.to_multiple(self.shape[1:], unit, config.pad)
         rows, columns = self.padding.padded
         self.top_grid = (rows // unit, columns // unit)
-        self.head = PixelHead(config.likelihood, shape[0], levels)
+        self.choose_likelihood(config.likelihood)
         # Of the widths at full resolution, one for each group, the top first.
         multiples = [unit >> scale for scale, count in enumerate(config.groups) for _ in range(count)]
         self._build_encoder(multiples)
@@ -239,10 +239,11 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialized, PixelLikelihood):
             rest = range(config.postprocess_cells - 1)
             cells += [decoder_cell(fine, _PIXEL_EXPANSION, config.squeeze_excite) for _ in rest]
         self.postprocess = nn.Sequential(*cells)
-        self.output = KernelConv2d(width, self.head.parameters, 3)
+        self.output = KernelConv2d(width, self.head.inputs, 3)
 
-    def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, Cell))
+    def blocks(self) -> Iterable[nn.Module]:
+        own = (module for module in self.modules() if isinstance(module, Cell))
+        return dict.fromkeys([*own, *self.head.blocks()])
 
     def depth_attentions(self) -> Iterator[AttentionSite]:
         return sites(self.attention)
@@ -304,7 +305,7 @@ class NVAE(Hierarchy, DepthAttentive, DataInitialized, PixelLikelihood):
                 largest = largest + torch.stack(same).abs().amax(1).sum()
             return {"spectral_norm": self.spectral.total(self._matrices(), _ITERATIONS), "batch_norm_gain": largest}
 
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+    def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
         """Bring the vectors of the spectral penalty near the singular vectors of the initial weights."""
         self.spectral.iterate(self._matrices(), _FIRST_ITERATIONS)
 

@@ -186,7 +186,7 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
             MaskedBlock(config, wide, narrow, classes, features) for _ in range(config.blocks)
         )
         self.hidden = MaskedConv2d(wide, between, 1, mask_type="B")
-        self.last = MaskedConv2d(between, torch.arange(self.head.parameters) % self.parts, 1, mask_type="B")
+        self.last = MaskedConv2d(between, torch.arange(self.head.inputs) % self.parts, 1, mask_type="B")
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         h = self.first(self.scaled(x))
@@ -194,6 +194,9 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
             h = block(h, features, y)
         raw: Tensor = self.last(self.hidden(h.relu()).relu())
         return raw
+
+    def compilable(self) -> Iterable[nn.Module]:
+        return self.residual.children()
 
     def start(self, n: int, features: Tensor | None = None, y: Tensor | None = None) -> MaskedProgress:
         return MaskedProgress(self, n, features, y)
@@ -220,6 +223,3 @@ class PixelCNN(CausalModel):
     Config = PixelCNNConfig
     config: PixelCNNConfig
     Causal = PixelCNNNetwork
-
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.residual.children()

@@ -21,7 +21,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -300,6 +300,7 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
     ) -> None:
         super().__init__(shape, levels, config, classes, features)
         channels, height, width = shape
+        self.images_wanted = config.init_images
         self.head = PixelHead(config.likelihood, channels, levels)
         within = channels > 1 and config.likelihood.family != "logistic_mixture"
         self.parts = channels if within else 1
@@ -309,7 +310,7 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
         self.above = ShiftedConv2d(channels + 1, config.width, "down", (1, 3))
         self.before = ShiftedConv2d(channels + 1, config.width, "down_right", (2, 1))
         self.scales = Scale(config, classes, features)
-        outputs = self.head.parameters
+        outputs = self.head.inputs
         self.output = None if within else pointwise(config.width, outputs)
         self.within = WithinPixel(config.width, channels, outputs) if within else None
 
@@ -321,6 +322,17 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
         ul = shift_down(self.above(seen)) + shift_right(self.before(seen))
         _, ul = self.scales(u, ul, None if features is None else self._padded(features), y)
         return self._outputs(ul[:, :, :height, :width], pixels)
+
+    def compilable(self) -> Iterable[nn.Module]:
+        """The gated blocks."""
+        return (module for module in self.modules() if isinstance(module, GatedResnet))
+
+    @torch.no_grad()
+    def initialize(
+        self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None, kept: Container[str] = ()
+    ) -> None:
+        with initializing(self, kept):
+            self(x, features, y)
 
     def _padded(self, x: Tensor) -> Tensor:
         bottom, right = self.padding
@@ -380,11 +392,7 @@ class PixelCNNPP(CausalModel, DataInitialized):
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelCNNPPConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
-        self.images_wanted = config.init_images
-
-    def blocks(self) -> Iterator[nn.Module]:
-        """The gated blocks."""
-        return (module for module in self.modules() if isinstance(module, GatedResnet))
+        self.images_wanted = self.causal.images_wanted
 
     @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:

@@ -186,6 +186,7 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
         features: int = 0,
     ) -> None:
         super().__init__(shape, levels, config, classes, features)
+        self.images_wanted = config.init_images
         channels, width = shape[0], config.width
         self.head = PixelHead(config.likelihood, channels, levels)
         self.parts = 1 if channels == 1 or self.head.likelihood.family == "logistic_mixture" else channels
@@ -194,9 +195,19 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
         self.blocks = nn.ModuleList(SnailBlock(config, channels, classes, features) for _ in range(config.blocks))
         self.output: nn.Module
         if self.parts == 1:
-            self.output = pointwise(width, self.head.parameters)
+            self.output = pointwise(width, self.head.inputs)
         else:
-            self.output = WithinPixel(width, channels, self.head.parameters)
+            self.output = WithinPixel(width, channels, self.head.inputs)
+
+    def compilable(self) -> Iterable[nn.Module]:
+        return self.blocks
+
+    @torch.no_grad()
+    def initialize(
+        self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None, kept: Container[str] = ()
+    ) -> None:
+        with initializing(self, kept):
+            self(x, features, y)
 
     def background(self, like: Tensor) -> Tensor:
         """Where every pixel is, ``[B, 2 C, H, W]`` (module docstring)."""
@@ -366,10 +377,7 @@ class PixelSNAIL(CausalModel, DataInitialized, SpatialAttentive):
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelSNAILConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
-        self.images_wanted = config.init_images
-
-    def blocks(self) -> Iterable[nn.Module]:
-        return self.causal.blocks
+        self.images_wanted = self.causal.images_wanted
 
     @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:

@@ -23,7 +23,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, final
@@ -31,10 +31,10 @@ from typing import Literal, final
 from torch import Tensor, nn
 
 from davi.distributions import Distribution, Latent, Normal
-from davi.layers import Padding, PixelHead, ResidualBlock, ResidualCell, WeightNormConv2d
-from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
+from davi.layers import Padding, ResidualBlock, ResidualCell, WeightNormConv2d
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.residual import widths_along
-from davi.model import Choose, DataInitialized, Hierarchy, ask_early
+from davi.model import Choose, PixelHierarchy, ask_early
 
 _SMALLEST_MEAN = 0.001
 """Initial pixel probabilities lie between this and one minus this."""
@@ -170,7 +170,7 @@ class ConvolutionalOutput(nn.Module):
 
 
 @final
-class VAE(Hierarchy, DataInitialized, PixelLikelihood):
+class VAE(PixelHierarchy):
     """The variational autoencoder (module docstring).
 
     Arguments:
@@ -191,7 +191,7 @@ class VAE(Hierarchy, DataInitialized, PixelLikelihood):
         self.num_layers = len(config.latents)
         if config.likelihood.family != "bernoulli":
             self.images_wanted = 0
-        self.head = PixelHead(config.likelihood, shape[0], levels)
+        self.choose_likelihood(config.likelihood)
         unit = 2**config.halvings if config.network == "convolutional" else 1
         self.padding = Padding.to_multiple(self.shape[1:], unit)
         if config.network == "dense":
@@ -210,7 +210,7 @@ class VAE(Hierarchy, DataInitialized, PixelLikelihood):
         self.generative = nn.ModuleList(
             DenseNormal(latents[i], widths[i], depth, latents[i - 1]) for i in reversed(levels[1:])
         )
-        pixels = (self.head.parameters, *self.shape[1:])
+        pixels = (self.head.inputs, *self.shape[1:])
         self.output: DenseOutput | ConvolutionalOutput = DenseOutput(latents[0], widths[0], depth, pixels)
 
     def _build_convolutional(self) -> None:
@@ -219,15 +219,16 @@ class VAE(Hierarchy, DataInitialized, PixelLikelihood):
             [ConvolutionalNormal(self.shape[0], self.config, [-2, *rest] * self.config.halvings)]
         )
         self.generative = nn.ModuleList()
-        self.output = ConvolutionalOutput(self.head.parameters, self.config, [*rest, 2] * self.config.halvings)
+        self.output = ConvolutionalOutput(self.head.inputs, self.config, [*rest, 2] * self.config.halvings)
 
-    def blocks(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if isinstance(module, ResidualBlock))
+    def blocks(self) -> Iterable[nn.Module]:
+        own = (module for module in self.modules() if isinstance(module, ResidualBlock))
+        return dict.fromkeys([*own, *self.head.blocks()])
 
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+    def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
         """Let binary pixels be as probable from the start as they are in the images: the last layer's biases become the
         logits of the means. A convolution has one bias for all pixels of a channel."""
-        if "output.last.bias" in kept:
+        if self.config.likelihood.family != "bernoulli" or "output.last.bias" in kept:
             return
         bias = self.output.last.bias
         assert bias is not None

@@ -42,12 +42,12 @@ from torch import Tensor, nn
 
 from davi.distributions import Distribution, Normal
 from davi.distributions.base import at_least_float32
-from davi.layers import ContextAttention, LayerMemory, Padding, PixelHead
+from davi.layers import ContextAttention, LayerMemory, Padding
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes, plain_conv
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
-from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
-from davi.model import Choose, Hierarchy
+from davi.layers.pixel_head import LikelihoodConfig
+from davi.model import Choose, PixelHierarchy
 
 _ENTRY = re.compile(r"([1-9]\d{0,5})(?:([xdm])([1-9]\d{0,5}))?")
 _MOST_BLOCKS = 4096
@@ -285,7 +285,7 @@ def _normal(mean: Tensor, log_scale: Tensor) -> Normal:
 
 
 @final
-class VeryDeepVAE(Hierarchy, DepthAttentive, PixelLikelihood):
+class VeryDeepVAE(PixelHierarchy, DepthAttentive):
     """The Very Deep VAE (module docstring).
 
     Arguments:
@@ -305,7 +305,7 @@ class VeryDeepVAE(Hierarchy, DepthAttentive, PixelLikelihood):
         self.rows = Rows(config)
         self.num_layers = len(self.rows.decoder)
         self.padding = Padding.to_multiple(self.shape[1:], self.rows.unit)
-        self.head = PixelHead(config.likelihood, shape[0], levels)
+        self.choose_likelihood(config.likelihood)
         self.stem = plain_conv(shape[0], config.width, 3)
         depth = len(self.rows.encoder)
         self.encoder = nn.ModuleList(
@@ -321,7 +321,7 @@ class VeryDeepVAE(Hierarchy, DepthAttentive, PixelLikelihood):
         self.start = nn.ParameterList(torch.zeros(1, self.rows.widths[r], *self._grid(r)) for r in self.starting)
         self.gain = nn.Parameter(torch.ones(1, config.width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, config.width, 1, 1))
-        self.output = plain_conv(config.width, self.head.parameters, 1)
+        self.output = plain_conv(config.width, self.head.inputs, 1)
 
     def _grid(self, resolution: int) -> tuple[int, int]:
         return self.rows.grid(resolution, self.padding.padded)
@@ -337,6 +337,7 @@ class VeryDeepVAE(Hierarchy, DepthAttentive, PixelLikelihood):
         yield from self.encoder
         for layer in self.decoder:
             yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]  # ModuleList has no element type
+        yield from self.head.blocks()
 
     def depth_attentions(self) -> Iterator[AttentionSite]:
         return sites(layer.attention for layer in self.decoder)  # type: ignore[misc]  # as above

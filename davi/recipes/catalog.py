@@ -21,6 +21,7 @@ class Entry(NamedTuple):
 
 
 CATALOG: dict[str, Entry] = {
+    "attentive_autoregressive_digits_tiny": Entry(14_141, "seconds, CPU"),
     "attentive_cifar10": Entry(118_974_710, "272 GPU hours"),
     "attentive_cifar10_900": Entry(118_974_710, "608 GPU hours"),
     "attentive_cifar10_baseline": Entry(79_206_420, "GPU days"),
@@ -28,6 +29,7 @@ CATALOG: dict[str, Entry] = {
     "attentive_digits_tiny": Entry(13_465, "seconds, CPU"),
     "attentive_fashion_mnist": Entry(2_644_952, "GPU hours"),
     "attentive_mnist": Entry(327_526, "15 minutes, CPU"),
+    "attentive_mnist_autoregressive": Entry(252_207, "15 minutes, CPU"),
     "attentive_mnist_demo": Entry(327_526, "4 minutes, CPU"),
     "attentive_mnist_full": Entry(7_875_704, "GPU days"),
     "attentive_omniglot": Entry(7_875_704, "GPU days"),
@@ -54,6 +56,7 @@ CATALOG: dict[str, Entry] = {
     "ladder_vae_mnist": Entry(1_858_936, "GPU hours"),
     "ladder_vae_mnist_small": Entry(1_858_936, "15 minutes, CPU"),
     "ladder_vae_photos": Entry(165_564, "15 minutes, CPU"),
+    "nvae_autoregressive_digits_tiny": Entry(23_651, "seconds, CPU"),
     "nvae_celeba64": Entry(153_281_364, "736 GPU hours"),
     "nvae_celeba_hq256": Entry(330_798_664, "2,256 GPU hours"),
     "nvae_cifar10": Entry(130_852_480, "440 GPU hours"),
@@ -64,6 +67,11 @@ CATALOG: dict[str, Entry] = {
     "nvae_mnist": Entry(33_363_134, "42 GPU hours"),
     "nvae_mnist_small": Entry(367_654, "15 minutes, CPU"),
     "nvae_photos": Entry(315_188, "15 minutes, CPU"),
+    "pixelcnn_pp_cifar10": Entry(53_659_080, "40 GPU days"),
+    "pixelcnn_pp_cifar10_small": Entry(312_868, "15 minutes, CPU"),
+    "pixelcnn_pp_digits": Entry(311_042, "2 minutes, CPU"),
+    "pixelcnn_pp_digits_tiny": Entry(9_596, "seconds, CPU"),
+    "pixelcnn_pp_mnist": Entry(310_498, "15 minutes, CPU"),
     "pixelsnail_cifar10": Entry(46_180_788, "GPU weeks"),
     "pixelsnail_cifar10_small": Entry(67_429, "15 minutes, CPU"),
     "pixelsnail_digits": Entry(76_092, "3 minutes, CPU"),
@@ -76,6 +84,7 @@ CATALOG: dict[str, Entry] = {
     "vae_mnist": Entry(425_284, "1 GPU day"),
     "vae_mnist_small": Entry(425_284, "10 minutes, CPU"),
     "vae_photos": Entry(345_508, "15 minutes, CPU"),
+    "very_deep_vae_autoregressive_digits_tiny": Entry(8_001, "seconds, CPU"),
     "very_deep_vae_cifar10": Entry(39_145_700, "2 GPU weeks"),
     "very_deep_vae_cifar10_small": Entry(237_234, "15 minutes, CPU"),
     "very_deep_vae_digits": Entry(52_393, "2 minutes, CPU"),

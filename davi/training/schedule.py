@@ -106,6 +106,8 @@ class Schedule:
             return highest
         if schedule.name == "staircase":
             return self._rate_of_stair(self._after_warmup(step, seconds))
+        if schedule.name == "exponential":
+            return highest * schedule.decay ** (step + 1 - self._warmup_steps())
         rest = self._after_warmup(step, seconds) if schedule.name == "cosine" else self._in_period(step)
         swing = 0.5 * (highest - schedule.final_learning_rate)
         return schedule.final_learning_rate + swing * (1.0 + math.cos(math.pi * rest))

@@ -77,16 +77,18 @@ class ScheduleConfig:
     Arguments:
         name: constant; cosine from the highest rate to ``final_learning_rate`` over what the warm-up leaves of the
             budget; cosine_restarts in periods of growing length; staircase, stairs of growing length with a constant
-            rate each, from the highest on the first to ``final_learning_rate`` on the last in equal ratios.
+            rate each, from the highest on the first to ``final_learning_rate`` on the last in equal ratios;
+            exponential, by a constant factor with every step.
         initial_learning_rate: where the warm-up begins.
         final_learning_rate: where every cosine ends, and the last stair.
         warmup_steps, warmup_epochs, warmup_fraction: length of the linear warm-up, at most one of them.
         first_period_epochs: first period of cosine_restarts, counted from the end of the warm-up.
         period_multiplier: each further period or stair is that many times longer.
         stairs: into how many stairs what the warm-up leaves of the budget is divided.
+        decay: factor of exponential, 0 to below 1; the first step after the warm-up has it already.
     """
 
-    name: Literal["constant", "cosine", "cosine_restarts", "staircase"] = "cosine"
+    name: Literal["constant", "cosine", "cosine_restarts", "staircase", "exponential"] = "cosine"
     initial_learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
     warmup_steps: int = 0
@@ -95,9 +97,11 @@ class ScheduleConfig:
     first_period_epochs: float = 300.0
     period_multiplier: float = 2.0
     stairs: int = 8
+    decay: float = 0.999995
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "initial_learning_rate", "final_learning_rate", "warmup_steps", "warmup_epochs")
+        check_decay(self, "decay")
         check_share(self, "warmup_fraction")
         check_at_least(1, self, "period_multiplier", "stairs")
         check_at_most(1000, self, "stairs")

@@ -215,7 +215,7 @@ def head_order(head: PixelHead) -> list[int]:
     component j at u[2 K c + j] and its log-scale at u[2 K c + K + j].
     """
     if head.likelihood.family != "logistic_mixture" or not head.autoregressive:
-        return list(range(head.parameters))
+        return list(range(head.inputs))
     k, c = head.likelihood.components, head.channels
     slot = [k + 9 * (m // 6) + 3 + m % 6 for m in range(6 * k)]  # channel that holds u[m]
     means = [slot[2 * k * channel + j] for j in range(k) for channel in range(c)]
@@ -265,6 +265,6 @@ def _to_our_layout(name: str, tensor: Tensor, model: AttentiveVAE) -> Tensor:
         tensor = tensor.permute(3, 2, 0, 1)  # [kh, kw, in, out] -> [out, in, kh, kw]
     elif name.endswith("decoder_constant") and tensor.ndim == 4:
         tensor = tensor.permute(0, 3, 1, 2)  # [1, h, w, C] -> [1, C, h, w]
-    if name.startswith("data_head/conv/") and tensor.shape[0] == model.head.parameters:
-        tensor = tensor[head_order(model.head)]
+    if name.startswith("data_head/conv/") and tensor.shape[0] == model.head.inputs:
+        tensor = tensor[head_order(model.pixel_head)]
     return tensor.contiguous()

@@ -185,7 +185,7 @@ class AttentiveParity:
         if theirs.ndim == 4:
             theirs = theirs.permute(0, 3, 1, 2)
             if name.endswith("likelihood_params"):
-                theirs = theirs[:, head_order(self.model.head)]
+                theirs = theirs[:, head_order(self.model.pixel_head)]
             if ours.shape[0] == 1:  # what does not depend on the image is computed once
                 ours = ours.expand(theirs.shape[0], -1, -1, -1)
         # Fixtures store tensors of the float32 run; how far those are from the float64 run is recorded beside them,

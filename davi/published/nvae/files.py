@@ -77,7 +77,7 @@ def _read(loaded: Any, given: Given) -> Imported:
             on_paper = NVAE(shape, levels, config)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise UserError(f"no model has these options ({' '.join(str(error).split())[:200]})") from error
-    state = to_our_layout(fitted(on_paper.state_dict(), found, parameter_names(on_paper)), on_paper.head)
+    state = to_our_layout(fitted(on_paper.state_dict(), found, parameter_names(on_paper)), on_paper.pixel_head)
     notes = [f"groups {list(config.groups)}, width {config.encoder_width}, {config.latent_channels} latent channels"]
     if options is None:
         notes.append("not in the file, and taken from the recipe: all options on which no shape depends")

@@ -224,7 +224,7 @@ def without_aliases(weights: Mapping[str, Any], single: bool) -> dict[str, Any]:
 
 def head_order(head: PixelHead) -> list[int]:
     """Where each of our likelihood parameters stands among theirs, which is as in the Very Deep VAE."""
-    return vdvae.head_order(head) if head.likelihood.family == "logistic_mixture" else list(range(head.parameters))
+    return vdvae.head_order(head) if head.likelihood.family == "logistic_mixture" else list(range(head.inputs))
 
 
 def to_our_layout(state: Mapping[str, Tensor], head: PixelHead) -> dict[str, Tensor]:

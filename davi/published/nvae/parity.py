@@ -43,7 +43,7 @@ class NvaeParity(LayerParity):
         weights = without_aliases(weights_of(tensors), config.single)
         state = fitted(on_paper.state_dict(), weights, parameter_names(on_paper))
         model = NVAE(shape, levels, config)
-        model.load_state_dict({**model.state_dict(), **to_our_layout(state, model.head)})
+        model.load_state_dict({**model.state_dict(), **to_our_layout(state, model.pixel_head)})
         # Fewer bits: the authors drop the lowest.
         super().__init__(model, images if levels == 2 else images // (256 // levels), tensors, facts, dtype)
 
@@ -52,7 +52,7 @@ class NvaeParity(LayerParity):
         return base.center()
 
     def outputs(self, name: str) -> Tensor:
-        return self.tensors[name][:, head_order(self.model.head)]
+        return self.tensors[name][:, head_order(self.model.pixel_head)]
 
     def reconstruction(self, likelihood: Distribution) -> list[Comparison]:
         ours = likelihood.log_prob_map(self.x)

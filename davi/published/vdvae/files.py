@@ -190,16 +190,16 @@ def _fitted(weights: Mapping[str, Any], source: Known, config: VeryDeepVAEConfig
             model = VeryDeepVAE(shape, levels, config)
         except (ValueError, TypeError, RuntimeError, OverflowError) as error:
             raise UserError(f"no model has these options ({' '.join(str(error).split())[:200]})") from error
-    if not model.head.autoregressive:
+    if not model.pixel_head.autoregressive:
         family = config.likelihood.family
         raise UserError(f"model.likelihood.family: got {family} for {shape[0]} channels, expected the authors'")
-    state = to_our_layout(fitted(model.state_dict(), weights, parameter_names(model)), model.head)
+    state = to_our_layout(fitted(model.state_dict(), weights, parameter_names(model)), model.pixel_head)
     assumed = (
         f"not in the file, and taken from {source.name or 'the options given'}: at which resolution each block stands, "
         f"and the normalization of the input, mean {config.input_mean:g} and deviation {config.input_deviation:g}"
     )
     if levels != 256:
-        state |= to_fewer_levels(state, model.head, levels)
+        state |= to_fewer_levels(state, model.pixel_head, levels)
     likelihood = [_EXACT if levels == 256 else _FEWER_LEVELS]
     if config.likelihood.form != "exact":
         likelihood = [*likelihood[levels == 256 :], other_form(config.likelihood.form)]

@@ -42,14 +42,14 @@ class VdvaeParity(LayerParity):
             on_paper = VeryDeepVAE(shape, 256, config)
         state = fitted(on_paper.state_dict(), without_prefix(weights_of(tensors)), parameter_names(on_paper))
         model = VeryDeepVAE(shape, 256, config)
-        model.load_state_dict(to_our_layout(state, model.head))
+        model.load_state_dict(to_our_layout(state, model.pixel_head))
         super().__init__(model, tensors["input_u8"].permute(0, 3, 1, 2).contiguous(), tensors, facts, dtype)
 
     def latents(self, step: Step) -> Tensor:
         return step.z
 
     def outputs(self, name: str) -> Tensor:
-        return self.tensors[name].permute(0, 3, 1, 2)[:, head_order(self.model.head)]
+        return self.tensors[name].permute(0, 3, 1, 2)[:, head_order(self.model.pixel_head)]
 
     def reconstruction(self, likelihood: Distribution) -> list[Comparison]:
         """Of 8 bits, and of the 5 bits of FFHQ-256."""
