@@ -20,6 +20,7 @@ from davi.distributions import Normal
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.models.ladder_vae import merged
 from davi.models.pixelcnn_pp import PixelCNNPPConfig, PixelCNNPPNetwork
+from davi.models.pixelsnail import PixelSNAILConfig, PixelSNAILNetwork
 from davi.models.very_deep_vae import Rows, VeryDeepVAEConfig
 
 STATIC = Path(__file__).parent / "_static"
@@ -381,7 +382,7 @@ def architecture() -> Figure:
     return figure
 
 
-def _seen(network: PixelCNNPPNetwork, row: int, column: int) -> NDArray[np.float64]:
+def _seen(network: PixelCNNPPNetwork | PixelSNAILNetwork, row: int, column: int) -> NDArray[np.float64]:
     """Sizes of the gradient of a pixel's parameters, ``[H, W]``, relative to the largest."""
     _, height, width = network.shape
     x = torch.rand(1, 1, height, width, dtype=torch.float64, requires_grad=True)
@@ -405,6 +406,22 @@ def pixelcnn_pp() -> Figure:
     return figure
 
 
+def pixelsnail() -> Figure:
+    """What a pixel sees in PixelSNAIL with a single block, without its attention and with it."""
+    torch.manual_seed(0)
+    config = PixelSNAILConfig(blocks=1, resnets=3, width=16, likelihood=LikelihoodConfig("bernoulli"))
+    network = PixelSNAILNetwork((1, 16, 24), 2, config).double()
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    for axes, title in zip(figure.subplots(1, 2), ("with attention", "without"), strict=True):
+        seen = np.ma.log10(np.ma.masked_equal(_seen(network, 12, 11), 0.0))
+        picture = axes.imshow(seen, cmap="viridis", vmin=-4.0, vmax=0.0, interpolation="nearest")
+        axes.add_patch(Rectangle((10.5, 11.5), 1.0, 1.0, color=COLORS[1]))
+        axes.set(title=title, xticks=[], yticks=[])
+        network.blocks[0].out.shortcut.g.data.zero_()
+    figure.colorbar(picture, ax=figure.axes, label="$\\log_{10}$ of the gradient")
+    return figure
+
+
 FIGURES = {
     "architecture": architecture,
     "nvae": nvae,
@@ -416,6 +433,7 @@ FIGURES = {
     "iaf": iaf,
     "biva": biva,
     "pixelcnn_pp": pixelcnn_pp,
+    "pixelsnail": pixelsnail,
 }
 
 

@@ -252,7 +252,7 @@ class GatedResnet(Checkpointed):
         known = None if self.features is None or features is None else self.features(features)
         if self.labels is None or y is None:
             return known
-        label = self.labels[y][:, :, None, None]
+        label = self.labels[y.long()][:, :, None, None]
         return label if known is None else known + label
 
     def compute(

@@ -80,6 +80,8 @@ class PixelSNAILConfig:
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
 
     def __post_init__(self) -> None:
+        if self.likelihood.form != "openai":  # that of the authors' program
+            self.likelihood.check_exact()
         for name, least in (("blocks", 1), ("resnets", 0), ("width", 2), ("key_width", 1), ("init_images", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
@@ -195,7 +197,9 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
         self.blocks = nn.ModuleList(SnailBlock(config, channels, classes, features) for _ in range(config.blocks))
         self.output: nn.Module
         if self.parts == 1:
-            self.output = pointwise(width, self.head.inputs)
+            last = pointwise(width, self.head.inputs)
+            nn.init.constant_(last.g, 0.3)  # pixels are nearly even until images have set it
+            self.output = last
         else:
             self.output = WithinPixel(width, channels, self.head.inputs)
 
