@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--recipes", nargs="+", default=RECIPES, help="of models of 32x32x3 with 256 levels")
     parser.add_argument("--images", type=int, default=16, help="drawn side by side")
     parser.add_argument("--passes", type=int, default=8, help="pixels whose whole passes are timed, at least 2")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--out", default="sampling", help="name of the file in benchmarks/results; empty: none")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -161,7 +161,9 @@ def _spatial(view: SpatialAttentionView, k: int, contents: Contents, longest: in
         (*rows, pixels.legend(high, "weight"), *never),
         "The framed pixel reads from the bright ones.",
         f"The numbers are the row and the column of the framed pixel. {_sums(view)}",
-        "The kind of figure shown in Non-local Neural Networks (Wang et al., CVPR 2018).",
+        "The kind of figure shown in Non-local Neural Networks (Wang et al., CVPR 2018)."
+        if view.gate is not None
+        else "The attention is that of PixelSNAIL (Chen et al., ICML 2018).",
         title=view.name,
     )
 
