@@ -257,12 +257,18 @@ def test_stopped_and_resumed_it_has_the_same_weights(
         train(model, sets(), config, run, {"model": {"name": model.name}}, resume=resume, print_fn=lambda line: None)
 
     go(tmp_path / "whole")
-    monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+    monkeypatch.setattr(Signals, "__enter__", _received)
     with pytest.raises(Interrupted):
         go(tmp_path / "run")
     monkeypatch.undo()
     go(tmp_path / "run", resume=True)
     assert same_files(tmp_path / "whole", tmp_path / "run")
+
+
+def _received(signals: Signals) -> Signals:
+    """A signal has come before the first step."""
+    signals.received = 15
+    return signals
 
 
 class Leaking(CausalNetwork[Progress]):

@@ -213,7 +213,7 @@ def ordered(values: Tensor, high: float, place: Sequence[int], alt: str, longest
         longest: of the sides, in pixels of the picture.
         room: pixels of the screen in either direction.
     """
-    block = factor(*values.shape, longest)
+    block = factor(values.shape[0], values.shape[1], longest)
     row, column = place[0] // block, place[1] // block
     small = shrunk(values, longest)
     colors = np.array(heat(small[None], 0.0, high).convert("RGB"))
