@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from davi.errors import UserError
@@ -25,6 +26,9 @@ LONGEST_SIDE = 1000
 
 GAP_LEVEL = 170
 """Gray of the gaps: seen against black and against white images."""
+
+_HEADING_WIDTH, _HEADING_HEIGHT = 56, 18
+"""Pixels that the heading of a column takes."""
 
 
 def grid(
@@ -82,6 +86,40 @@ def pairs(
     left, right = _enlarged(left, scale), _enlarged(right, scale)
     gap = left.new_full((n, 3, left.shape[2], padding), GAP_LEVEL)
     return _tile(torch.cat([left, gap, right], dim=3), columns, 3 * padding)  # [N, 3, H, 2 W + padding]
+
+
+def completions(originals: Tensor, drawn: Tensor, rows: int, levels: int, padding: int = 4) -> Image.Image:
+    """A row for each image: the original, what of it was given, and the completions of that, with headings.
+
+    Arguments:
+        originals: integers in 0..levels-1, [N, C, H, W], N at least 1.
+        drawn: completions of each, [N, D, C, H, W].
+        rows: how many rows were given; the others of that column are as gray as the gaps.
+        levels: number of levels of a pixel, 2 to 65536.
+        padding: width of the gaps, in pixels of the picture.
+    """
+    draws = drawn.shape[1]
+    cells = _pixels("originals", originals, levels)
+    given = cells.clone()
+    given[:, :, rows:] = GAP_LEVEL
+    completed = _pixels("drawn", drawn.flatten(0, 1), levels).unflatten(0, (-1, draws))
+    cells = torch.cat([cells[:, None], given[:, None], completed], 1)  # [N, 2 + D, 3, H, W]
+    columns, (height, width) = draws + 2, cells.shape[3:]
+    scale = max(_fitting_scale(columns, len(cells), height, width, padding), -(-_HEADING_WIDTH // width))
+    below = _tile(_enlarged(cells.flatten(0, 1), scale), columns, padding)
+    headings = ["original", "given", *(f"draw {i + 1}" for i in range(draws))]
+    return _headed(below, headings, scale * width + padding, padding)
+
+
+def _headed(below: Image.Image, headings: Sequence[str], step: int, padding: int) -> Image.Image:
+    """The picture with a line of text over it, a word over each column; columns are ``step`` pixels apart."""
+    picture = Image.new("RGB", (below.width, below.height + _HEADING_HEIGHT), (GAP_LEVEL,) * 3)
+    picture.paste(below, (0, _HEADING_HEIGHT))
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    for i, heading in enumerate(headings):
+        middle = padding + i * step + (step - padding) // 2
+        pen.text((middle, padding + _HEADING_HEIGHT // 2), heading, fill=(0, 0, 0), font=font, anchor="mm")
+    return picture
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:

@@ -165,3 +165,8 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         elif now - self._said >= _QUIET_SECONDS and done:
             self._said = now
             print(f"{self._what}: {100 * share:.0f} %, {rate}, {left}", file=sys.stderr)
+
+
+def part_of(progress: Callable[[int, int], None], part: int, parts: int) -> Callable[[int, int], None]:
+    """What is told about one of several equal parts of some work, as progress of the whole."""
+    return lambda done, total: progress(part * total + done, parts * total)

@@ -27,6 +27,7 @@ from davi.cli import inspect as inspect_verb
 from davi.cli import train as train_verb
 from davi.cli.loading import device_of
 from davi.cli.options import parse
+from davi.cli.sample import draw
 from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
 from davi.files import sync_folder, writing
@@ -43,9 +44,6 @@ from davi.training.parallel import Processes
 
 _TRAINING = {"lr": "learning_rate"} | {name: name for name in ("minutes", "steps", "epochs", "batch_size", "seed")}
 """Keywords of :func:`davi.train` -> options of the section ``training``."""
-
-_BATCH = 100
-"""Samples that are drawn together, as the program does it: another number would draw others."""
 
 
 def train(
@@ -314,17 +312,7 @@ class Run:
         parameter = next(model.parameters(), None)
         generator = Generator("cpu" if parameter is None else parameter.device).manual_seed(seed)
         classes = model.classes_in_turn(n) if y is None else y
-        starts = range(0, max(n, 1), _BATCH)
-        drawn = [
-            model.sample(
-                min(_BATCH, n - start),
-                temperature,
-                generator,
-                None if classes is None else classes[start : start + _BATCH],
-            ).cpu()
-            for start in starts
-        ]
-        return torch.cat(drawn)
+        return draw(model, n, temperature, generator, classes)
 
     def _words(self, **options: Any) -> list[str]:
         """Options as words of the command line."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 import torch
 import toys
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from davi import recipes
 from davi.data import geometry_of
@@ -24,7 +24,7 @@ TINY = [name for name in recipes.names() if name.endswith("_tiny")]
 LEVELS = {"toy_flow": 5}
 """Levels of a toy's images; those of the others are binary."""
 
-N = TypeVar("N", bound=Network)
+M = TypeVar("M", bound=nn.Module)
 
 
 def class_of(name: str) -> type[Network]:
@@ -37,7 +37,7 @@ def names(kind: type) -> list[str]:
     return [name for name in (*TINY, *toys.TOYS) if issubclass(class_of(name), kind)]
 
 
-def shake(network: N) -> N:
+def shake(network: M) -> M:
     """Move every weight, so that no gate or bias is at its neutral value."""
     with torch.no_grad():
         for parameter in network.parameters():
@@ -57,7 +57,7 @@ def shaken(name: str) -> Network:
 def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0) -> Network:
     """The network of a recipe or a toy for other images, so few that all can be listed; shaken, in eval mode."""
     if name in toys.TOYS:
-        cls = toys.TOYS[name]
+        cls: type[Network] = toys.TOYS[name]
         return shake(cls(shape, levels, cls.Config(), classes))
     return shake(recipes.build(recipes.load(name), shape, levels, classes))
 

@@ -14,7 +14,7 @@ from inspected import contents
 from test_page import Read
 from torch import Generator, Tensor, nn
 
-from davi import page
+from davi import page, recipes
 from davi.cli import loading, main
 from davi.data import Images
 from davi.distributions import Bernoulli, Distribution
@@ -23,6 +23,7 @@ from davi.evidence import Evidence, Kind
 from davi.inspection import Inspection, inspect
 from davi.inspection.names import name_of
 from davi.model import Autoregressive, Energy, Model, Normalized, Partition, Temperature
+from davi.models import PixelSNAIL
 from davi.report import protocol_of, result_of, to_terminal
 
 
@@ -134,6 +135,29 @@ def test_an_autoregressive_model_shows_where_its_bits_go() -> None:
         "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
         "top layers, KL divergence and active units of layers, attention over depth, attention over space.\n" in text
     )
+
+
+def test_a_causal_network_shows_what_its_pixels_see() -> None:
+    """That of PixelSNAIL, which also attends."""
+    torch.manual_seed(0)
+    model = recipes.build(recipes.load("pixelsnail_digits_tiny"), (1, 2, 3), 2)
+    assert isinstance(model, PixelSNAIL)
+    told: list[tuple[int, int]] = []
+    found = inspect(model, IMAGES, samples=4, progress=lambda done, total: told.append((done, total)))
+    assert found.receptive is not None
+    assert found.receptive.maps.shape == (len(found.receptive.queries), 2, 3)
+    assert [view.name for view in found.spatial_attention] == ["block 1 of 2", "block 2 of 2"]
+    # A pass of the five images, samples at three temperatures and two completions, each of them told row by row.
+    assert {total for _, total in told} == {5 * 6}
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (30, 30)
+    _, text, _ = seen(model)
+    assert "How much the framed pixel depends on each pixel. Of all later pixels it is exactly zero." in text
+    assert "those from the framed pixel on are never read" in text
+    leaking = replace(found.receptive, maps=torch.ones_like(found.receptive.maps))
+    made = contents(inspection=replace(found, receptive=leaking), model=model, levels=2)
+    text = "".join(Read(page.render(made, page.compose(made, 96))).text)
+    assert "it is not of 9, so what is stated is no probability" in text  # after the pixels 4, 0 and 2
 
 
 def test_images_are_named_by_their_files_where_these_are_known() -> None:

@@ -96,3 +96,15 @@ def test_the_matrix_has_numbers_where_there_is_room() -> None:
     assert [word for word in written if re.fullmatch(r"\d\.\d\d", word)] == ["1.00", "0.25", "0.75"]
     large = charts.matrix(np.full((40, 40), 1 / 40), ["r"] * 40, ["c"] * 40, ("rows", "columns"), ([1.0] * 40, "far"))
     assert "0.03" not in inline(large, "m", "alt")
+
+
+def test_of_a_map_in_order_what_is_missing_is_earlier_or_later() -> None:
+    """A pixel is 4 pixels wide in the picture; the frame is around the second one of the second row."""
+    nan = float("nan")
+    values = torch.tensor([[1.0, nan, 0.0], [nan, nan, nan]])
+    picture = pixels.ordered(values, 1.0, (1, 1), "a map", 96, 12)
+    colors = np.asarray(picture.image)[1::4, 1::4]
+    assert colors[0].tolist() == [list(pixels.PALETTE[-1]), list(pixels.UNSEEN), list(pixels.PALETTE[0])]
+    assert colors[1].tolist() == [list(pixels.UNSEEN), list(pixels.LATER), list(pixels.LATER)]
+    assert np.asarray(picture.image)[4, 4].tolist() == [255, 77, 0]
+    assert (picture.scale, picture.alt) == (1, "a map")

@@ -79,9 +79,7 @@ def parse(argv: Sequence[str]) -> Request:
     if verb == "train":
         assignments = [*_spelled_out(options), *assignments]
     if getattr(options, "data", None) is not None:
-        _check_unambiguous(options.data)
-        # Assignments are read as YAML, in which a quoted path is that path whatever it holds.
-        assignments = [f"--data.set={json.dumps(options.data)}", *assignments]
+        assignments = [set_assignment("--data", options.data), *assignments]
     return Request(verb, options, assignments)
 
 
@@ -93,13 +91,23 @@ def _spelled_out(options: argparse.Namespace) -> list[str]:
     return [*undone, *(f"--{SHORT[name]}={value}" for name, value in given.items())]
 
 
-def _check_unambiguous(data: str) -> None:
-    """Refuse the name of a set that is a folder here as well: one of the two would be taken silently."""
+def set_assignment(option: str, data: str) -> str:
+    """The override that chooses a set of images.
+
+    Arguments:
+        option: with which the user has named it.
+        data: its name or path.
+
+    Raises:
+        UserError: if it is the name of a set and of a folder here as well: one of the two would be taken silently.
+    """
     if data in GEOMETRY and Path(data).is_dir():
         raise UserError(
-            f"--data: got {data}, which is a named set and also a folder here, expected ./{data} for the folder "
+            f"{option}: got {data}, which is a named set and also a folder here, expected ./{data} for the folder "
             f"(or --data.set {data} for the set)"
         )
+    # Assignments are read as YAML, in which a quoted path is that path whatever it holds.
+    return f"--data.set={json.dumps(data)}"
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

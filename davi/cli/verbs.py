@@ -186,7 +186,15 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--n", type=_whole(1), default=64, metavar="N", help="number of images (default: 64)")
+    parser.add_argument("--n", type=_whole(1), metavar="N", help="number of images (default: 64; with --given: 8)")
+    parser.add_argument(
+        "--given",
+        metavar="X",
+        help="continue images below their first rows, of a model that predicts each pixel from those before it: test, "
+        "validation or train of the run, else another set, folder, array or file",
+    )
+    parser.add_argument("--rows", type=_whole(0), metavar="K", help="with --given: rows that are kept")
+    parser.add_argument("--draws", type=_whole(1), metavar="D", help="with --given: draws of each image (default: 4)")
     parser.add_argument(
         "--temperature",
         type=_temperature,
@@ -200,7 +208,9 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="recompute batch-norm statistics from samples at this temperature; computed once and kept in RUN",
     )
-    parser.add_argument("--out", type=_ending(".png"), metavar="FILE.png", help="default: RUN/samples.png")
+    parser.add_argument(
+        "--out", type=_ending(".png"), metavar="FILE.png", help="default: RUN/samples.png or RUN/completions.png"
+    )
 
 
 def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
@@ -332,7 +342,14 @@ VERBS: dict[str, Verb] = {
         "Runs are ranked among those of the same protocol; differences between protocols are named.\n"
         "  davi compare runs/with runs/without --markdown --out comparison.md",
     ),
-    "sample": Verb("draw images from a trained model", _add_sample, (), "davi sample runs/demo --temperature 0.8"),
+    "sample": Verb(
+        "draw images from a trained model, or continue given ones",
+        _add_sample,
+        ("data",),
+        "  davi sample runs/demo --temperature 0.8\n"
+        "With --given, K rows of each image are kept and the rest is drawn, exactly from p(rest | these rows).\n"
+        f"{_IMAGES}  davi sample runs/pixels --given test --rows 14",
+    ),
     "reconstruct": Verb(
         "show images beside their reconstructions by a trained model",
         _add_reconstruct,

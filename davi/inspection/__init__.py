@@ -23,6 +23,7 @@ from davi.inspection.views import (
     Inspection,
     Layer,
     Progressive,
+    ReceptiveField,
     SpatialAttentionView,
     Strip,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Inspection",
     "Layer",
     "Progressive",
+    "ReceptiveField",
     "SpatialAttentionView",
     "Strip",
     "inspect",

@@ -15,7 +15,7 @@ from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS
 from davi.evaluation.clusters import standard_error
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
-from davi.inspection.views import BitMaps, DepthAttentionView, Layer, Progressive, SpatialAttentionView
+from davi.inspection.views import BitMaps, DepthAttentionView, Layer, Progressive, ReceptiveField, SpatialAttentionView
 from davi.inspection.walks import as_map, depths_of, pixels_of
 from davi.model import Hierarchy, Step
 from davi.model.walks import walk
@@ -23,13 +23,14 @@ from davi.model.walks import walk
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The parts of an :class:`davi.inspection.Inspection` that only a hierarchy has."""
+    """The parts of an :class:`davi.inspection.Inspection` that only models of some kinds have."""
 
     layers: tuple[Layer, ...] = ()
     progressive: Progressive | None = None
     depth_attention: tuple[DepthAttentionView, ...] = ()
     spatial_attention: tuple[SpatialAttentionView, ...] = ()
     bits: BitMaps | None = None
+    receptive: ReceptiveField | None = None
 
 
 def look_into(

@@ -18,12 +18,15 @@ from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evidence import bits_per_dim
 from davi.inspection.bits import pixel_bits
+from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
 from davi.inspection.views import Chosen, Inspection
 from davi.inspection.walks import depths_of, pixels_of
-from davi.model import Autoregressive, Hierarchy, LatentModel, Model
+from davi.layers.autoregressive_pixels import reporting
+from davi.layers.causal_attention import SpatialAttentive
+from davi.model import Autoregressive, CausalModel, Hierarchy, LatentModel, Model
 
 CHOSEN = 4
 """Images of each role."""
@@ -66,16 +69,14 @@ def inspect(
     _check(samples, temperatures)
     passes = 1 + (len(depths_of(model.num_layers)) if isinstance(model, Hierarchy) else 0)
 
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, total)
-
-    evaluation = evaluate(model, images, 1, batch_size, seed, limit, lambda done, total: tell(done, total * passes))
+    n = min(limit, len(images))
+    draws = len(temperatures) + min(2, n) if isinstance(model, Autoregressive) else 0
+    told = _Told(progress, n, passes, draws)
+    evaluation = evaluate(model, images, 1, batch_size, seed, limit, lambda done, _: told.reached(done))
     inspected, places = evenly(images, limit), positions(len(images), limit).tolist()
-    n = len(evaluation)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     found = Found()
-    with measuring(model):
+    with measuring(model), reporting(told.drawing):
         drawn = {float(t): _samples(model, samples, t, Generator(device).manual_seed(seed)) for t in temperatures}
         roles = pick(-evaluation.elbo)
         shown = _shown(roles)
@@ -84,9 +85,9 @@ def inspect(
         labels = None if not model.classes or inspected.labels is None else inspected.labels[shown].to(device)
         chosen, pixels = _chosen(model, images, evaluation, roles, places, device)
         if isinstance(model, Autoregressive):
-            found = Found(bits=pixel_bits(model, x, labels))
+            found = _of_pixels(model, x, labels, Generator(device).manual_seed(seed))
         if isinstance(model, Hierarchy):
-            found = look_into(model, inspected, shown, evaluation, device, lambda done: tell(n + done, n * passes))
+            found = look_into(model, inspected, shown, evaluation, device, lambda done: told.reached(n + done))
         strips = strips_of(model, *_typical_first(x, names, labels), Generator(device).manual_seed(seed))
     return Inspection(
         images=n,
@@ -105,7 +106,47 @@ def inspect(
         active_units=evaluation.measure(ACTIVE_UNITS),
         strips=strips,
         examples=evenly(inspected, min(samples, n)).pixels.cpu(),
+        receptive=found.receptive,
     )
+
+
+def _of_pixels(model: Autoregressive, x: Tensor, y: Tensor | None, generator: Generator) -> Found:
+    """What is seen of a model that predicts each pixel from those before it, at some images ``[n, C, H, W]``."""
+    return Found(
+        bits=pixel_bits(model, x, y),
+        receptive=receptive_field(model, x, y, generator) if isinstance(model, CausalModel) else None,
+        spatial_attention=attention_of_pixels(model, x, y) if isinstance(model, SpatialAttentive) else (),
+    )
+
+
+class _Told:
+    """Progress of an inspection. A call that draws pixel by pixel counts as much as a pass of all images.
+
+    Arguments:
+        progress: who is told.
+        images: that are inspected.
+        passes: of all of them.
+        draws: calls that draw pixel by pixel. Of more than these it is told again what was told before.
+    """
+
+    def __init__(self, progress: Progress | None, images: int, passes: int, draws: int) -> None:
+        self._progress, self._images, self._draws = progress, images, draws
+        self._total, self._passed, self._drawn = images * (passes + draws), 0, 0
+
+    def reached(self, done: int) -> None:
+        """So many images times passes are done."""
+        self._passed = done
+        self._tell(0)
+
+    def drawing(self, pixels: int, of: int) -> None:
+        """So many pixels of a call are drawn."""
+        share = self._images * pixels // of
+        self._tell(min(self._drawn * self._images + share, self._draws * self._images))
+        self._drawn += pixels == of
+
+    def _tell(self, drawn: int) -> None:
+        if self._progress is not None:
+            self._progress(self._passed + drawn, self._total)
 
 
 def _samples(model: Model, n: int, temperature: float, generator: Generator) -> tuple[Tensor, Tensor | None]:

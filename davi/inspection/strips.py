@@ -122,14 +122,15 @@ def _variations(model: Hierarchy, image: Tensor, name: str, generator: Generator
 
 def _completions(model: Autoregressive, image: Tensor, name: str, generator: Generator, label: Tensor | None) -> Strip:
     """The upper half of an image, completed several times."""
-    _, height, width = model.shape
-    given = height // 2 * width
+    rows = model.shape[1] // 2
     several = repeat_images(image, STEPS)
-    drawn = model.complete(several, given, 1.0, generator, None if label is None else repeat_images(label, STEPS))
+    labels = None if label is None else repeat_images(label, STEPS)
+    drawn = model.complete(several, temperature=1.0, generator=generator, y=labels, rows=rows)
     half = image.clone()
-    half.flatten(2)[..., given:] = 0
+    half[:, :, rows:] = 0
     pictures = torch.cat([image.to(drawn), half.to(drawn), drawn]).cpu()
-    return Strip("completions", name, ("original", "given", *[""] * STEPS), pictures)
+    names = ("original", "given", *(f"draw {i + 1}" for i in range(STEPS)))
+    return Strip("completions", name, names, pictures, rows)
 
 
 def _chain(model: Normalized, image: Tensor, name: str, generator: Generator) -> Strip:

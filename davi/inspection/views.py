@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from davi.evaluation import Measure
@@ -120,12 +121,14 @@ class Strip:
         title: what sets this row apart from others of its kind.
         labels: of the pictures; empty for one that needs none.
         images: ``[len(labels), C, H, W]``, integers, or means in units of levels.
+        given: rows of an image that is completed; the others of the picture with that label mean nothing.
     """
 
     kind: Literal["interpolation", "variations", "completions", "chain"]
     title: str
     labels: tuple[str, ...]
     images: Tensor
+    given: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,24 +162,29 @@ class DepthAttentionView:
 
 @dataclass(frozen=True, eq=False)
 class SpatialAttentionView:
-    """Where chosen pixels of a non-local block look.
+    """Where chosen pixels look, in a non-local block, or in a block whose attention is causal.
 
     Arguments:
         name: of the block within the model.
         grid: height and width of the block's feature map, which covers the image with its padding.
         key_grid: of the pixels that are looked at; smaller than ``grid`` where keys are subsampled.
-        gate: factor of the block on what was read; 0: the attention has no influence.
+        gate: factor of the block on what was read; 0: the attention has no influence. None: it has no gate, and a pixel
+            reads only from those before it, row by row.
         queries: (row, column) on ``grid``.
         maps: weights, ``[images, queries, *key_grid]``; each map sums to 1. The images are those of :class:`BitMaps`.
+            Weights of pixels that may not be read are NaN.
 
     References:
         Non-local Neural Networks, X. Wang, R. Girshick, A. Gupta, K. He, CVPR 2018, https://arxiv.org/abs/1711.07971
+
+        PixelSNAIL: An Improved Autoregressive Generative Model, X. Chen, N. Mishra, M. Rohaninejad, P. Abbeel, ICML
+        2018, https://arxiv.org/abs/1712.09763 (causal attention)
     """
 
     name: str
     grid: tuple[int, int]
     key_grid: tuple[int, int]
-    gate: float
+    gate: float | None
     queries: tuple[tuple[int, int], ...]
     maps: Tensor
 
@@ -199,6 +207,32 @@ class BitMaps:
 
 
 @dataclass(frozen=True, eq=False)
+class ReceptiveField:
+    """What the parameters of chosen pixels of a causal network depend on.
+
+    Arguments:
+        queries: (row, column) of these pixels.
+        maps: the size of the gradient of all parameters of a query by each pixel, all its channels together, root mean
+            square over images, ``[queries, H, W]``, float64; exactly zero where nothing depends on anything.
+        images: over how many.
+
+    References:
+        Pixel Recurrent Neural Networks, A. van den Oord, N. Kalchbrenner, K. Kavukcuoglu, ICML 2016,
+        https://arxiv.org/abs/1601.06759
+    """
+
+    queries: tuple[tuple[int, int], ...]
+    maps: Tensor
+    images: int
+
+    def later(self) -> Tensor:
+        """Of all pixels after each query, one after the other: zero for every causal network."""
+        flat, width = self.maps.flatten(1), self.maps.shape[2]
+        places = (row * width + column for row, column in self.queries)
+        return torch.cat([values[place + 1 :] for values, place in zip(flat, places, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
 class Inspection:
     """A look into a model. What it cannot have is empty or None.
 
@@ -216,10 +250,11 @@ class Inspection:
         layers: the latent layers, top first.
         progressive: reconstructions from the first layers.
         depth_attention: one view for each side that has any.
-        spatial_attention: one view for each of some non-local blocks.
+        spatial_attention: one view for each of some blocks.
         bits: maps of at most four images: the best, two typical, the worst.
         active_units: how they were counted; the numbers of each layer stand with it.
         examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``.
+        receptive: what pixels depend on, of a model that has a causal network.
         strips: interpolations, variations, completions, chains: those that a model of this kind has.
     """
 
@@ -239,3 +274,4 @@ class Inspection:
     shown: tuple[str, ...] = ()
     strips: tuple[Strip, ...] = ()
     examples: Tensor | None = None
+    receptive: ReceptiveField | None = None

@@ -8,7 +8,9 @@ are computed in one pass; draws go pixel by pixel (:mod:`davi.layers.causal`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, final
 
 import torch
@@ -19,6 +21,27 @@ from davi.layers.causal import CausalNetwork
 
 Report = Callable[[int, int], None]
 """Told how many pixels are drawn, and of how many."""
+
+_LISTENING: ContextVar[Report | None] = ContextVar("listening", default=None)
+
+
+@contextmanager
+def reporting(report: Report) -> Iterator[None]:
+    """A block in which all that is drawn pixel by pixel tells how far it is, however deep inside of a model.
+
+    Arguments:
+        report: begins anew with each call that draws.
+    """
+    before = _LISTENING.set(report)
+    try:
+        yield
+    finally:
+        _LISTENING.reset(before)
+
+
+def listening() -> Report | None:
+    """Who is told in this block (:func:`reporting`)."""
+    return _LISTENING.get()
 
 
 @final
@@ -84,8 +107,9 @@ class AutoregressivePixels(Distribution):
             generator: source of randomness. The same draws make the same image, cached or not, as long as no two values
                 are equally probable to the last digits.
             cached: compute what is new with each pixel only; else a whole pass for each part of each pixel.
-            report: told about each row.
+            report: told about each row; by default whoever listens (:func:`reporting`).
         """
+        report = report or listening()
         network = self.network
         channels, height, width = network.shape
         x = x.long().clone()

@@ -142,6 +142,21 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
         return x.to(weight.dtype).mul(2.0 / (self.levels - 1)).sub(1.0)
 
 
+def refuse_batch_norm(network: nn.Module) -> None:
+    """Refuse a causal network in which a batch norm would leak.
+
+    Raises:
+        ValueError: if there is one: its statistics are taken over all pixels, so that every pixel would be told of
+            those after it, and what is stated for an image would depend on the others of its batch.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"{name}: got {type(module).__name__}, expected no batch norm in a causal network: "
+                "its statistics tell each pixel of later ones"
+            )
+
+
 NETWORKS: dict[str, type[CausalNetwork[Any]]] = {}
 """Every causal network by the name that recipes use."""
 

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from davi.distributions import Distribution
 from davi.evidence import About, Evidence
-from davi.layers.autoregressive_pixels import Report
+from davi.layers.autoregressive_pixels import Report, listening
 from davi.model.base import Model, Temperature, check_draw
 
 
@@ -52,31 +52,49 @@ class Autoregressive(Model, ABC):
     def complete(
         self,
         x: Tensor,
-        given: int,
+        given: int | None = None,
         temperature: Temperature = 1.0,
         generator: Generator | None = None,
         y: Tensor | None = None,
         report: Report | None = None,
+        *,
+        rows: int | None = None,
+        seed: int | None = None,
     ) -> Tensor:
-        """Keep the first pixels of images and draw the others.
+        """Keep the first pixels of images and draw the others: exact draws from p(rest | what is kept).
 
         Arguments:
-            x: integer images, ``[B, C, H, W]``; only the first ``given`` pixels are looked at.
+            x: integer images, ``[B, C, H, W]``; only what is kept is looked at.
             given: how many pixels are kept, 0 to H * W, row by row from the top left.
             temperature: of every draw (:meth:`davi.distributions.Distribution.sample`).
             generator: source of randomness.
             y: classes, ``[B]``, of a model that has some.
-            report: told now and then how many pixels are done, and of how many.
+            report: told about each row how many pixels are done, and of how many; by default whoever listens
+                (:func:`davi.layers.autoregressive_pixels.reporting`).
+            rows: how many whole rows are kept, in place of ``given``.
+            seed: of a generator of this call's own, in place of ``generator``.
 
         Raises:
-            ValueError: if ``given`` or the temperature is out of range.
+            ValueError: if ``given``, ``rows`` or the temperature is out of range, or not one of the first two is given.
         """
         self.check_images(x)
         self.check_labels(y, len(x))
+        kept = self._kept(given, rows)
+        generator = self._generator(generator, seed)
+        return self._complete(x, kept, check_draw(len(x), temperature), generator, y, report or listening())
+
+    def _kept(self, given: int | None, rows: int | None) -> int:
+        """How many pixels are kept."""
         _, height, width = self.shape
-        if not 0 <= given <= height * width:
-            raise ValueError(f"given: got {given} pixels, expected 0 to {height * width}")
-        return self._complete(x, given, check_draw(len(x), temperature), generator, y, report)
+        if (given is None) == (rows is None):
+            raise ValueError(f"rows: got {rows} and given {given}, expected one of the two")
+        if rows is not None and not 0 <= rows <= height:
+            raise ValueError(f"rows: got {rows}, expected 0 to {height}")
+        kept = rows * width if rows is not None else given
+        assert kept is not None
+        if not 0 <= kept <= height * width:
+            raise ValueError(f"given: got {kept} pixels, expected 0 to {height * width}")
+        return kept
 
     def _complete(
         self,

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from davi.distributions import Distribution
 from davi.layers.autoregressive_pixels import AutoregressivePixels, Report
-from davi.layers.causal import CausalNetwork
+from davi.layers.causal import CausalNetwork, refuse_batch_norm
 from davi.layers.pixel_head import PixelHead, PixelLikelihood
 from davi.model.autoregressive import Autoregressive
 from davi.model.network import Conditional
@@ -26,7 +26,7 @@ class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
         classes: number of classes; 0: labels play no part.
 
     Raises:
-        ValueError: if the options contradict one another or do not fit the images.
+        ValueError: if the options contradict one another or do not fit the images, or the network has a batch norm.
     """
 
     Causal: ClassVar[type[CausalNetwork[Any]]]
@@ -36,6 +36,7 @@ class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
     def __init__(self, shape: tuple[int, int, int], levels: int, config: Any, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
         self.causal = self.Causal(self.shape, levels, config, classes)
+        refuse_batch_norm(self.causal)
         self.head = self.causal.head
 
     def blocks(self) -> Iterable[nn.Module]:

@@ -280,6 +280,8 @@ class Drawing(Progress):
         self.before = PixelKernel(network.before.kernels(), network.before.b)
         self.above_row = like.new_zeros(n, network.config.width, 1, padded)  # what the row above says to ul
         self.last = like.new_zeros(0)  # features of the current pixel, [B, F, 1, 1]
+        output = network.output
+        self.output = None if output is None else PixelKernel(output.kernels(), output.b)
 
 
 @final
@@ -351,9 +353,10 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
         row, column = state.row, state.column
         if state.part == 0:
             state.last = self._features(state, x, row, column)[:, :, None, None]
-        pixels = self.scaled(x[:, :, row : row + 1, column : column + 1])
         state.step()
-        return self._outputs(state.last, pixels)
+        if state.output is not None:
+            return state.output(F.elu(state.last[:, :, 0, 0]))[..., None, None]
+        return self._outputs(state.last, self.scaled(x[:, :, row : row + 1, column : column + 1]))
 
     def _features(self, state: Drawing, x: Tensor, row: int, column: int) -> Tensor:
         """ul of a pixel, ``[B, F]``; at the beginning of a row that row of u, too."""

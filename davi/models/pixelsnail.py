@@ -270,8 +270,10 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
             if state.pixel:
                 state.learn(x)
             state.u = state.features_of(row, column)
-        here = self.scaled(x[:, :, row : row + 1, column : column + 1])
-        raw = self.last(state.u[..., None, None], here)
+        if state.last is not None:
+            raw = state.last(F.elu(state.u))[..., None, None]
+        else:
+            raw = self.last(state.u[..., None, None], self.scaled(x[:, :, row : row + 1, column : column + 1]))
         state.step()
         return raw
 
@@ -345,6 +347,8 @@ class SnailProgress(Progress):
         for block in network.blocks:
             assert isinstance(block, SnailBlock)
             self.blocks.append(BlockSteps(block, like, features, y))
+        output = network.output
+        self.last = PixelKernel(output.kernels(), output.b) if isinstance(output, ShiftedConv2d) else None
         self.u = like[:, :, 0, 0]
         """The last features of the pixel asked for."""
 

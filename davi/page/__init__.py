@@ -19,8 +19,9 @@ from markupsafe import Markup
 from davi import __version__
 from davi.errors import UserError
 from davi.files import replace_text, writing
-from davi.model import Autoregressive, Hierarchy, Invertible, LatentModel, Model, Normalized
-from davi.page import attention, bits, curves, images, latents, numbers, strips
+from davi.layers.causal_attention import SpatialAttentive
+from davi.model import Autoregressive, CausalModel, Hierarchy, Invertible, LatentModel, Model, Normalized
+from davi.page import attention, bits, curves, images, latents, numbers, receptive, strips
 from davi.page.blocks import Chart, Section
 from davi.page.contents import Contents
 from davi.page.pixels import data_uri
@@ -65,11 +66,12 @@ PARTS = (
     Part("completions", "", Autoregressive, strips.section("completions")),
     Part("chain", "", Normalized, strips.section("chain")),
     Part("bits", "where the bits go", Hierarchy | Autoregressive, bits.bits),
+    Part("receptive", "", CausalModel, receptive.receptive),
     Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
     Part("curves", "learning curves", Model, curves.curves),
     Part("comparison", "comparison with baselines", Model, numbers.comparison),
     Part("depth", "attention over depth", Hierarchy, attention.depth),
-    Part("space", "attention over space", Hierarchy, attention.spatial),
+    Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
     Part("details", "details", Model, numbers.details),
 )
 """The page, from top to bottom."""

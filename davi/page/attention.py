@@ -140,7 +140,7 @@ def spatial(contents: Contents, longest: int) -> Section | None:
 
 def _spatial(view: SpatialAttentionView, k: int, contents: Contents, longest: int) -> Figure:
     """A row for each image, a map for each query, which is framed."""
-    high = float(view.maps.max())
+    high = float(view.maps.nan_to_num(0.0).max())
     rows = []
     for i, maps in enumerate(view.maps):
         name = name_of(contents.inspection, i)
@@ -149,17 +149,34 @@ def _spatial(view: SpatialAttentionView, k: int, contents: Contents, longest: in
         for query, weights in zip(view.queries, maps, strict=True):
             row, column = query
             alt = f"{name}: where the pixel in row {row}, column {column} looks, by {view.name}."
-            picture = pixels.marked(pixels.maps(weights[None], high, alt, longest, pixels.SMALL), query, view.grid)
+            if view.gate is None:
+                picture = pixels.ordered(weights, high, query, alt, longest, pixels.SMALL)
+            else:
+                picture = pixels.marked(pixels.maps(weights[None], high, alt, longest, pixels.SMALL), query, view.grid)
             tiles.append(Tile((picture,), f"from {row}, {column}"))
         rows.append(Tiles(tuple(tiles), name))
-    height, width = view.key_grid
+    never = (pixels.swatch(pixels.LATER, "never read:"),) if view.gate is None else ()
     return Figure(
         f"space-{k + 1}",
-        (*rows, pixels.legend(high, "weight")),
+        (*rows, pixels.legend(high, "weight"), *never),
         "The framed pixel reads from the bright ones.",
-        f"The numbers are the row and the column of the framed pixel. Each map sums to 1 over {height} x {width} places"
-        f", so that {1 / (height * width):.2g} everywhere would be no preference. The gate of this block is "
-        f"{view.gate:.3f}: at 0 it has no effect.",
-        "The kind of figure shown in Non-local Neural Networks (Wang et al., CVPR 2018).",
+        f"The numbers are the row and the column of the framed pixel. {_sums(view)}",
+        "The kind of figure shown in Non-local Neural Networks (Wang et al., CVPR 2018)."
+        if view.gate is not None
+        else "The attention is that of PixelSNAIL (Chen et al., ICML 2018).",
         title=view.name,
+    )
+
+
+def _sums(view: SpatialAttentionView) -> str:
+    """What a map sums to, and over which places."""
+    if view.gate is None:
+        return (
+            "Each map sums to 1 over the pixels before the framed one, row by row; those from the framed pixel on are "
+            "never read."
+        )
+    height, width = view.key_grid
+    return (
+        f"Each map sums to 1 over {height} x {width} places, so that {1 / (height * width):.2g} everywhere would be no "
+        f"preference. The gate of this block is {view.gate:.3f}: at 0 it has no effect."
     )

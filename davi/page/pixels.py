@@ -193,8 +193,40 @@ def marked(picture: Picture, query: Sequence[int], grid: Sequence[int]) -> Pictu
     (row, column), (rows, columns) = query, grid
     left, top = column * width // columns, row * height // rows
     right, bottom = max((column + 1) * width // columns - 1, left + 2), max((row + 1) * height // rows - 1, top + 2)
-    ImageDraw.Draw(large).rectangle((left, top, right, bottom), outline=_MARK, width=max(scale // 4, 1))
+    color = _MARK if large.mode == "P" else _FRAME
+    ImageDraw.Draw(large).rectangle((left, top, right, bottom), outline=color, width=max(scale // 4, 1))
     return Picture(large, 1, picture.alt)
+
+
+UNSEEN, LATER = (112, 112, 112), (196, 196, 196)
+"""Colors of what is not a number in the map of a pixel: among the pixels before it, and from it on."""
+
+
+def ordered(values: Tensor, high: float, place: Sequence[int], alt: str, longest: int, room: int) -> Picture:
+    """The map of a pixel that depends on those before it alone, row by row, with a frame around that pixel.
+
+    Arguments:
+        values: of every pixel, ``[H, W]``; what is not a number has one of two colors (:data:`UNSEEN`).
+        high: what is brightest.
+        place: row and column of the pixel.
+        alt: what there is to see.
+        longest: of the sides, in pixels of the picture.
+        room: pixels of the screen in either direction.
+    """
+    block = factor(values.shape[0], values.shape[1], longest)
+    row, column = place[0] // block, place[1] // block
+    small = shrunk(values, longest)
+    colors = np.array(heat(small[None], 0.0, high).convert("RGB"))
+    missing = small.isnan().numpy()
+    later = np.arange(small.numel()).reshape(small.shape) >= row * small.shape[1] + column
+    colors[missing & ~later], colors[missing & later] = UNSEEN, LATER
+    picture = Image.fromarray(colors)
+    return marked(Picture(picture, max(room // max(picture.size), 1), alt), (row, column), small.shape)
+
+
+def swatch(color: tuple[int, int, int], what: str) -> Scale:
+    """The legend of a single color."""
+    return Scale(what, "", ("#{:02x}{:02x}{:02x}".format(*color),) * 2)
 
 
 def legend(high: float, what: str, over: bool = False) -> Scale:

@@ -83,6 +83,8 @@ def section(kind: str) -> Callable[[Contents, int], Section | None]:
 def _row(strip: Strip, contents: Contents, longest: int) -> Tiles:
     tiles = []
     for i, (label, image) in enumerate(zip(strip.labels, strip.images, strict=True)):
+        if label == "given":
+            image = image[:, : max(strip.given, 1)]
         alt = f"{strip.title}, picture {i + 1} of {len(strip.labels)}{f': {label}' if label else ''}."
         tiles.append(Tile((pixels.image(image, contents.levels, alt, longest, pixels.SMALL),), label))
     return Tiles(tuple(tiles), strip.title)
