@@ -276,6 +276,25 @@ def test_a_held_out_file_is_ranked_among_the_others() -> None:
             assert np.allclose(column.ranked.p, ranks / 9)
 
 
+def test_what_is_common_among_held_out_files_is_not_odd() -> None:
+    model, images = hierarchy("attentive_digits_tiny"), digits(4)
+    held = images.subset(torch.tensor([0, 0, 0, 0, 1, 2]))
+    found = score(model, images.subset(torch.tensor([0, 0, 3])), held_out(model, held, samples=2), samples=2)
+    files, values = found.files, found.calibration.values if found.calibration else {}
+    for name, column in found.columns.items():
+        if not column.score.two_sided:
+            for i, others in enumerate(([1, 2, 3, 4, 5], [0, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])):
+                rank = 1 + (values[name][others] >= column.values[i]).sum()
+                assert column.ranked is not None
+                assert column.ranked.p[i] == pytest.approx(rank / (len(others) + 1)), (name, files.names[i])
+
+
+def test_a_ratio_that_is_asked_for_twice_is_one() -> None:
+    model, images = hierarchy("attentive_digits_tiny"), digits(3)
+    assert list(measure(model, images, (2, 1, 2))) == ["bits_per_dim", "llr_2", "llr_1", "complexity"]
+    assert [each.name for each in scores_of(model, images, (1, 1))] == ["bits_per_dim", "llr_1", "complexity"]
+
+
 def test_without_held_out_images_there_are_values_alone() -> None:
     found = score(hierarchy("attentive_digits_tiny"), digits(3))
     assert all(column.ranked is None for column in found.columns.values())

@@ -215,11 +215,18 @@ def score(
 
 
 def _same(files: Files, among: Files) -> Iterator[list[int]]:
-    """Of each file the held-out ones with the same pixels."""
+    """Of each file the held-out one that it is, if any: of copies the first is the first of these, and so on.
+
+    The other copies count: what is common among held-out files is not odd.
+    """
     known: dict[bytes, list[int]] = {}
     for i, digest in enumerate(among.digests):
         known.setdefault(digest, []).append(i)
-    return (known.get(digest, []) for digest in files.digests)
+    met = dict[bytes, int]()
+    for digest in files.digests:
+        copies, number = known.get(digest, []), met.get(digest, 0)
+        met[digest] = number + 1
+        yield [copies[number % len(copies)]] if copies else []
 
 
 def best_of(columns: dict[str, Column]) -> str:
