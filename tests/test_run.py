@@ -251,6 +251,31 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(options: dict[str, Any], 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("count", "parts", "said"),
+    [
+        (2, [1, 0, 1], "data.validation: 0 in place of the recipe's 64 images; run:images.npz has 1 to train on"),
+        (3, [1, 1, 1], "data.validation: 0.05 in place of the recipe's 64 images; run:images.npz has 2 to train on"),
+        (141, [121, 6, 14], "data.validation: 0.05 in place of the recipe's 64 images; run:images.npz has 127 to"),
+        (142, [64, 64, 14], ""),
+    ],
+)
+def test_a_recipe_trains_on_few_images(
+    count: int, parts: list[int], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = davi.train(TINY, array(count), run=tmp_path / "run", steps=1)
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("data.validation:" in out) == bool(said)
+    counts = load_model(run.folder)[1]["protocol"]["counts"]
+    assert [counts[part] for part in ("train", "validation", "test")] == parts
+    assert main(["train", "--run", str(run.folder), "--resume", "--steps", "2"]) == 0
+    np.save(tmp_path / "x.npy", array(count))
+    words = ["train", TINY, "--data", str(tmp_path / "x.npy"), "--steps", "1", "--run", str(tmp_path / "other")]
+    assert main(words) == 0
+    assert load_model(tmp_path / "other")[1]["protocol"]["counts"] == counts
+
+
 def test_what_a_user_has_put_into_the_folder_stays(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=array(30))
     for resume in (False, True):
