@@ -153,7 +153,6 @@ def _validation_of_few(own: DataConfig, data: DataConfig, say: Callable[[str], N
     if total is None or 2 * own.validation <= total:
         return []
     share = _VALIDATION if total > 1 else 0
-    say(
-        f"data.validation: {share} in place of the recipe's {own.validation:g} images; {data.set} has {total} to train on"
-    )
+    what = f"{data.set} has {total} to train on"
+    say(f"data.validation: {share} in place of the recipe's {own.validation:g} images; {what}")
     return [f"--data.validation={share}"]
