@@ -181,9 +181,12 @@ def _check_same(given: Given, folder: Path) -> None:
     path = folder / IMAGES
     if not path.is_file():
         raise UserError(f"images: got {EXPECTED.split(',')[0]}, expected none: {folder} was begun with images in files")
-    labels = read_beside(path, ("labels",))
-    same = np.array_equal(read_array(path), given.images) and (labels is None) == (given.labels is None)
-    if not same or (labels is not None and not np.array_equal(labels, given.labels)):
+    labels, same = read_beside(path, ("labels",)), np.array_equal(read_array(path), given.images)
+    if labels is None or given.labels is None:
+        same = same and labels is given.labels
+    else:
+        same = same and np.array_equal(labels, given.labels)
+    if not same:
         raise UserError(f"images: got others than {path} holds, expected those that the run was begun with, or None")
 
 

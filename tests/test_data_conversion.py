@@ -86,7 +86,7 @@ def test_a_transparent_tiff_is_put_on_the_background(extra: str, channels: int, 
     ids=["16 bits", "planes"],
 )
 def test_other_transparent_tiffs_are_refused(depth: type, options: dict[str, Any]) -> None:
-    values = random(7, 5, 4).astype(depth)
+    values: NDArray[Any] = random(7, 5, 4).astype(depth)
     values = np.moveaxis(values, -1, 0) if options["planarconfig"] == "separate" else values
     file = io.BytesIO()
     tifffile.imwrite(file, values, photometric="rgb", extrasamples=["unassalpha"], **options)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import davi
 from davi.cli import main
+from davi.data.given import collected
 from davi.errors import UserError
 from davi.runs import MODEL, load_model
 from davi.training.lock import locked
@@ -314,12 +315,11 @@ def test_another_process_that_began_in_the_same_folder_keeps_its_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    collect = davi.run.collected
 
     def meanwhile(*args: Any) -> Any:
         folder.mkdir()
         np.savez(folder / "images.npz", images=array(7))
-        return collect(*args)
+        return collected(*args)
 
     monkeypatch.setattr("davi.run.collected", meanwhile)
     with pytest.raises(UserError, match="is not empty"):
@@ -331,7 +331,7 @@ def test_another_process_that_began_in_the_same_folder_keeps_its_images(
 
     def beginning(*args: Any) -> Any:
         stack.enter_context(locked(folder))
-        return collect(*args)
+        return collected(*args)
 
     monkeypatch.setattr("davi.run.collected", beginning)
     with ExitStack() as stack, pytest.raises(UserError, match="is in use by another process"):
