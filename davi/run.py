@@ -28,6 +28,7 @@ from davi.cli import train as train_verb
 from davi.cli.loading import device_of
 from davi.cli.options import parse
 from davi.cli.sample import draw
+from davi.data.arrays import read_array, read_beside
 from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
 from davi.files import sync_folder, writing
@@ -40,10 +41,14 @@ from davi.notebook import Page
 from davi.recipes import Recipe
 from davi.run_folder import METRICS, run_folder
 from davi.runs import LOCK, MODEL, RECIPE, load_model
+from davi.training.lock import locked
 from davi.training.parallel import Processes
 
 _TRAINING = {"lr": "learning_rate"} | {name: name for name in ("minutes", "steps", "epochs", "batch_size", "seed")}
 """Keywords of :func:`davi.train` -> options of the section ``training``."""
+
+_UNFINISHED = f"{IMAGES}.new"
+"""Images that are being written; the file of a process that was killed then is nobody's."""
 
 
 def train(
@@ -62,15 +67,17 @@ def train(
         raise UserError("run: got None with resume=True, expected the folder of the run to go on with")
     with _on(device):
         processes = Processes()
-        folder = processes.share(_free_folder(base.name) if run is None else Path(run))
+        folder = processes.share(_free_folder(base.name) if run is None else _path(run))
         begun = resume and (folder / RECIPE).is_file()
         if begun and (own := recipes.load(folder / RECIPE).name) != base.name:
             raise UserError(f"recipe: got {base.name}, expected {own}, with which {folder} was begun")
-        with _cleared_on_failure(folder, processes.main):
+        with contextlib.ExitStack() as undone:
+            if processes.main and not folder.exists():
+                undone.callback(_remove_empty, folder)
             with processes.together():
-                words += _image_words(images, options, folder, resume, begun, processes.main)
+                words += _image_words(images, options, folder, resume, begun, undone if processes.main else None)
             first = [] if begun else [str(recipe)]
-            _train([*first, "--run", str(folder), *["--resume"] * resume, *words], folder)
+            _train([*first, f"--run={folder}", *["--resume"] * resume, *words], folder)
     return Run(folder, device)
 
 
@@ -96,22 +103,33 @@ def _option_words(base: Recipe, training: Mapping[str, Any], options: Mapping[st
 
 
 def _image_words(
-    images: Any, options: Mapping[str, Any], folder: Path, resume: bool, begun: bool, main: bool
+    images: Any,
+    options: Mapping[str, Any],
+    folder: Path,
+    resume: bool,
+    begun: bool,
+    undone: contextlib.ExitStack | None,
 ) -> list[str]:
-    """The words that say which images; those that are no files are written into the folder of the run."""
+    """The words that say which images; those that are no files are written into the folder of the run.
+
+    Of several processes the main one alone writes; it has ``undone``, which forgets them if the run never begins.
+    """
     labels = options.get("labels", False)
     if images is None or isinstance(images, (str, Path)):
         if not isinstance(labels, bool):
             raise UserError(f"labels: got {type(labels).__name__}, expected True or False: files have their own labels")
         named = [] if images is None else assignments("data", {"set": str(images)})
         return [f"--{word}" for word in [*named, *(["data.labels=true"] if labels else [])]]
-    if not begun and main:
+    if not begun and undone is not None:
         _check_free(folder, resume)
     given = collected(images, labels, options.get("levels"))
     if begun or (resume and (folder / IMAGES).exists()):
         _check_same(given, folder)
-    elif main:
-        _keep(given, folder)
+    elif undone is not None:
+        with locked(folder):
+            _check_free(folder, resume)  # once more: another process may have been quicker
+            undone.callback(_forget, folder)
+            _keep(given, folder)
     place = {"set": f"{PREFIX}{IMAGES}", "root": str(folder.expanduser().absolute())}
     return [f"--{word}" for word in assignments("data", {**place, "labels": given.labels is not None})]
 
@@ -120,7 +138,7 @@ def _check_free(folder: Path, resume: bool) -> None:
     """Refuse a folder that holds anything: images of another's would be overwritten."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run: got {folder}, which is a file; expected a folder")
-    ours = (LOCK, IMAGES) if resume else (LOCK,)
+    ours = (LOCK, _UNFINISHED, IMAGES) if resume else (LOCK, _UNFINISHED)
     if folder.is_dir() and any(path.name not in ours for path in folder.iterdir()):
         raise UserError(f"run: {folder} is not empty; choose another folder, or go on with resume=True")
 
@@ -128,7 +146,7 @@ def _check_free(folder: Path, resume: bool) -> None:
 def _keep(given: Given, folder: Path) -> None:
     """Write images into the folder of a run that is about to begin; the file is whole under its name, or not there."""
     path = folder / IMAGES
-    beside = path.with_name(f"{IMAGES}.new")
+    beside = path.with_name(_UNFINISHED)
     with writing(f"{folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
@@ -142,19 +160,18 @@ def _keep(given: Given, folder: Path) -> None:
         sync_folder(folder)
 
 
-@contextlib.contextmanager
-def _cleared_on_failure(folder: Path, main: bool) -> Iterator[None]:
-    """A block that, on failure, removes the images of a run that was never begun."""
-    known, there = (folder / IMAGES).exists(), folder.exists()
-    try:
-        yield
-    finally:
-        if main and not known and not (folder / RECIPE).exists():
-            with contextlib.suppress(OSError):  # what went wrong before is on its way to the user
-                for name in (IMAGES, f"{IMAGES}.new", *(() if there else (LOCK,))):
-                    (folder / name).unlink(missing_ok=True)
-                if not there:
-                    folder.rmdir()
+def _forget(folder: Path) -> None:
+    """Remove the images of a run that was never begun."""
+    if not (folder / RECIPE).exists():
+        with contextlib.suppress(OSError):  # what went wrong before is on its way to the user
+            for name in (IMAGES, _UNFINISHED):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that nothing was written into."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _check_same(given: Given, folder: Path) -> None:
@@ -162,12 +179,21 @@ def _check_same(given: Given, folder: Path) -> None:
     path = folder / IMAGES
     if not path.is_file():
         raise UserError(f"images: got {EXPECTED.split(',')[0]}, expected none: {folder} was begun with images in files")
-    with np.load(path, allow_pickle=False) as kept:
-        same = np.array_equal(kept["images"], given.images)
-        same = same and ("labels" in kept) == (given.labels is not None)
-        same = same and (given.labels is None or np.array_equal(kept["labels"], given.labels))
+    labels, same = read_beside(path, ("labels",)), np.array_equal(read_array(path), given.images)
+    if labels is None or given.labels is None:
+        same = same and labels is given.labels
+    else:
+        same = same and np.array_equal(labels, given.labels)
     if not same:
         raise UserError(f"images: got others than {path} holds, expected those that the run was begun with, or None")
+
+
+def _path(run: str | Path) -> Path:
+    """The path of a run's folder, as a shell would find it."""
+    try:
+        return Path(run).expanduser()
+    except RuntimeError:
+        raise UserError(f"run: got {str(run)!r}, expected a path; there is no such user") from None
 
 
 def _free_folder(name: str) -> Path:
@@ -226,7 +252,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device | None = None) -> None:
-        self.folder = run_folder(Path(folder))
+        self.folder = run_folder(_path(folder))
         self.device = device
         if not any((self.folder / name).is_file() for name in (RECIPE, MODEL)):
             raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run")
@@ -316,13 +342,11 @@ class Run:
 
     def _words(self, **options: Any) -> list[str]:
         """Options as words of the command line."""
-        words = [str(self.folder)]
+        words = [str(self.folder.absolute()) if str(self.folder).startswith("-") else str(self.folder)]
         for name, value in {"device": self.device, **options}.items():
-            if value is None or value is False:
-                continue
-            words.append(f"--{name.replace('_', '-')}")
-            if value is not True:
-                words.append(str(value))
+            if value is not None and value is not False:
+                given = "" if value is True else f"={value}"
+                words.append(f"--{name.replace('_', '-')}{given}")
         return words
 
     def __repr__(self) -> str:

@@ -293,10 +293,11 @@ def test_baselines_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert cached_baselines(None, test, tmp_path)[0].bits_per_dim is None  # not the one with training images
     assert cached_baselines(train, train, tmp_path) != first
     assert len(calls) == 3
-    for path in (tmp_path / "baselines").iterdir():
-        path.write_text("[{}]", encoding="utf-8")
-    assert cached_baselines(train, test, tmp_path) == first
-    assert len(calls) == 4
+    for number, damaged in enumerate(("[{}]", "", "[" * 50000, '{"name"'), start=4):
+        for path in (tmp_path / "baselines").iterdir():
+            path.write_text(damaged, encoding="utf-8")
+        assert cached_baselines(train, test, tmp_path) == first
+        assert len(calls) == number
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -177,6 +177,30 @@ def test_latents_make_the_round_trip(place: Path, capsys: Capture) -> None:
     assert not list(Path().glob("tmp*"))
 
 
+def test_the_own_images_of_a_run_may_have_moved(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DAVI_DATA", raising=False)
+    folder, source = tmp_path / "before" / "fashion_mnist", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for part, n in (("train", 30), ("test", 7)):
+        np.savez(folder / f"{part}.npz", images=source.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+    words = ["--data", "fashion_mnist", "--data.root", tmp_path / "before", "--data.validation", 3]
+    assert say("train", "vae_digits_tiny", *words, *QUICK, "--run", tmp_path / "run") == 0
+    (tmp_path / "before").rename(tmp_path / "after")
+    capsys.readouterr()
+    words = ["--importance-samples", 1, "--data.root", tmp_path / "after"]
+    assert say("score", tmp_path / "run", *words) == 0, capsys.readouterr().err
+    assert "among all 7 files of fashion_mnist/test" in capsys.readouterr().out
+
+
+def test_a_folder_is_no_file_to_write(place: Path, capsys: Capture) -> None:
+    for verb, ending in (("score", "csv"), ("encode", "npz")):
+        Path(f"taken.{ending}").mkdir()
+        assert say(verb, "run", "--data", "odd", "--out", f"taken.{ending}") == 2
+        assert capsys.readouterr().err == f"davi: taken.{ending}: cannot be written, it is a folder\n"
+
+
 def test_what_has_no_latents_is_not_encoded(place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("davi.cli.encode.LatentModel", int)
     assert say("encode", "run", "--data", "odd") == 2

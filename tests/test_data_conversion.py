@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from rasters import bmp
 
 from davi.config import override, parse
 from davi.data import DataConfig, DataSets, load, select
@@ -52,6 +54,59 @@ def test_transparency_is_put_on_the_background(word: str, shade: int, mode: str,
     assert found.levels == 256
     assert found.values.shape == want.shape
     assert np.abs(found.values - want).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("extra", ["assocalpha", "unassalpha"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "layout", [{}, {"compression": "zlib", "predictor": True}, {"byteorder": ">"}, {"tile": (16, 16)}], ids=str
+)
+def test_a_transparent_tiff_is_put_on_the_background(extra: str, channels: int, layout: dict[str, Any]) -> None:
+    values = random(7, 5, channels + 1)
+    alpha = values[:, :, -1:].astype(float) / 255
+    if extra == "assocalpha":
+        values[:, :, :-1] = np.rint(values[:, :, :-1] * alpha)
+        want = values[:, :, :-1] + (1 - alpha) * 128
+    else:
+        want = values[:, :, :-1] * alpha + (1 - alpha) * 128
+    file = io.BytesIO()
+    form: Any = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(file, values, photometric=form, extrasamples=[extra], planarconfig="contig", **layout)
+    with strict():
+        found = decode(file, "x", background="gray")
+        assert found.levels == 256
+        assert np.abs(found.values - want).max() <= 0.5 + 1e-9
+        with pytest.raises(UserError, match=r"^x: got a TIFF file with a transparency, .*--data\.background white\)$"):
+            decode(file, "x")
+
+
+@pytest.mark.parametrize(
+    ("depth", "options"),
+    [(np.uint16, {"planarconfig": "contig"}), (np.uint8, {"planarconfig": "separate"})],
+    ids=["16 bits", "planes"],
+)
+def test_other_transparent_tiffs_are_refused(depth: type, options: dict[str, Any]) -> None:
+    values: NDArray[Any] = random(7, 5, 4).astype(depth)
+    values = np.moveaxis(values, -1, 0) if options["planarconfig"] == "separate" else values
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="rgb", extrasamples=["unassalpha"], **options)
+    with strict(), pytest.raises(UserError, match=r"^x: got a TIFF file with a transparency in an unusual layout, exp"):
+        decode(file, "x", background="white")
+
+
+@pytest.mark.parametrize("masks", [(), (0xFF0000, 0xFF00, 0xFF, 0xFF000000), (0xFF000000, 0xFF0000, 0xFF00, 0xFF)])
+def test_a_transparent_bmp_is_put_on_the_background(masks: tuple[int, ...]) -> None:
+    values = random(7, 5, 4)
+    blue_first = values[:, :, [2, 1, 0, 3]]
+    stored = blue_first if not masks or masks[3] > 0xFF else np.roll(blue_first, 1, 2)  # the lowest byte first
+    content = bmp(stored, 32, header=108, compression=3, masks=masks) if masks else bmp(stored, 32)
+    alpha = values[:, :, 3:].astype(float) / 255
+    want = values[:, :, :3] * alpha + (1 - alpha) * 255
+    with strict():
+        found = decode(io.BytesIO(content), "x", background="white")
+        assert np.abs(found.values - want).max() <= 0.5 + 1e-9
+        with pytest.raises(UserError, match=r"^x: got a transparency \(a fourth channel\), .*--data\.background white"):
+            decode(io.BytesIO(content), "x")
 
 
 def test_transparent_colors_and_indices() -> None:

@@ -36,6 +36,11 @@ def test_axes_are_those_of_the_type(images: Any, shape: tuple[int, ...], dtype: 
     assert (found.images.shape, found.images.dtype.name, found.labels) == (shape, dtype, None)
 
 
+def test_a_sparse_tensor_is_what_it_stands_for() -> None:
+    dense = torch.eye(8, dtype=torch.bool).expand(5, 8, 8).clone()
+    assert np.array_equal(collected(dense.to_sparse()).images[..., 0], dense.numpy())
+
+
 def test_channels_are_where_they_were() -> None:
     x = torch.arange(5 * 3 * 4 * 2).view(5, 3, 4, 2)
     assert torch.equal(torch.from_numpy(collected(x, levels=256).images).permute(0, 3, 1, 2), x)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch import Tensor
 
 import davi
 from davi.cli import main
+from davi.data.given import collected
 from davi.errors import UserError
 from davi.runs import MODEL, load_model
+from davi.training.lock import locked
 from davi.training.signals import Interrupted
 
 TINY = "vae_digits_tiny"
@@ -249,6 +252,31 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(options: dict[str, Any], 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("count", "parts", "said"),
+    [
+        (2, [1, 0, 1], "data.validation: 0 in place of the recipe's 64 images; run:images.npz has 1 to train on"),
+        (3, [1, 1, 1], "data.validation: 0.05 in place of the recipe's 64 images; run:images.npz has 2 to train on"),
+        (141, [121, 6, 14], "data.validation: 0.05 in place of the recipe's 64 images; run:images.npz has 127 to"),
+        (142, [64, 64, 14], ""),
+    ],
+)
+def test_a_recipe_trains_on_few_images(
+    count: int, parts: list[int], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = davi.train(TINY, array(count), run=tmp_path / "run", steps=1)
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("data.validation:" in out) == bool(said)
+    counts = load_model(run.folder)[1]["protocol"]["counts"]
+    assert [counts[part] for part in ("train", "validation", "test")] == parts
+    assert main(["train", "--run", str(run.folder), "--resume", "--steps", "2"]) == 0
+    np.save(tmp_path / "x.npy", array(count))
+    words = ["train", TINY, "--data", str(tmp_path / "x.npy"), "--steps", "1", "--run", str(tmp_path / "other")]
+    assert main(words) == 0
+    assert load_model(tmp_path / "other")[1]["protocol"]["counts"] == counts
+
+
 def test_what_a_user_has_put_into_the_folder_stays(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=array(30))
     for resume in (False, True):
@@ -258,6 +286,67 @@ def test_what_a_user_has_put_into_the_folder_stays(tmp_path: Path) -> None:
         davi.train(TINY, tmp_path / "images.npz", run=tmp_path, likelihood={"famly": 1})
     with np.load(tmp_path / "images.npz") as file:
         assert len(file["images"]) == 30
+
+
+def test_killed_while_its_images_were_written(trained: Path, tmp_path: Path) -> None:
+    for resume in (False, True):
+        folder = tmp_path / str(resume)
+        folder.mkdir()
+        (folder / "images.npz.new").write_bytes(b"PK half of")
+        run = davi.train(TINY, array(), run=folder, resume=resume, **DIGITS)
+        assert np.array_equal(kept(run), array())
+        assert not (folder / "images.npz.new").exists()
+        assert (folder / MODEL).read_bytes() == (trained / MODEL).read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", "half", {"other": 1, "one": 2}, {"images": np.array([{}, None])}])
+def test_images_that_are_damaged_are_named(run: davi.Run, content: Any) -> None:
+    path = run.folder / "images.npz"
+    if isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        path.write_bytes(path.read_bytes()[:1000] if content == "half" else content)
+    with pytest.raises(UserError, match=r"^/.*images\.npz: .*expected") as caught:
+        davi.train(TINY, array(), run=run.folder, resume=True, **DIGITS)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_process_that_began_in_the_same_folder_keeps_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def meanwhile(*args: Any) -> Any:
+        folder.mkdir()
+        np.savez(folder / "images.npz", images=array(7))
+        return collected(*args)
+
+    monkeypatch.setattr("davi.run.collected", meanwhile)
+    with pytest.raises(UserError, match="is not empty"):
+        davi.train(TINY, array(), run=folder, **DIGITS)
+    with np.load(folder / "images.npz") as file:
+        assert len(file["images"]) == 7
+    (folder / "images.npz").unlink()
+    folder.rmdir()
+
+    def beginning(*args: Any) -> Any:
+        stack.enter_context(locked(folder))
+        return collected(*args)
+
+    monkeypatch.setattr("davi.run.collected", beginning)
+    with ExitStack() as stack, pytest.raises(UserError, match="is in use by another process"):
+        davi.train(TINY, array(), run=folder, **DIGITS)
+
+
+def test_odd_names_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    davi.train(TINY, array(), run="~/at home", **DIGITS)
+    assert len(davi.Run("~/at home").evaluate(limit=2).bound) == 2
+    assert (tmp_path / "at home" / MODEL).is_file()
+    assert len(davi.train(TINY, array(), run="-x", **DIGITS).evaluate(limit=2).bound) == 2
+    with pytest.raises(UserError, match=r"^run: got '~nobody-of-that-name/x', expected a path; there is no such user$"):
+        davi.train(TINY, array(), run="~nobody-of-that-name/x", **DIGITS)
 
 
 def test_an_interruption_is_one_for_python_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

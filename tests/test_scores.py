@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
+import shutil
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,6 +278,61 @@ def test_a_held_out_file_is_ranked_among_the_others() -> None:
         if not column.score.two_sided:
             assert column.ranked.ranks.tolist() == ranks.tolist(), name
             assert np.allclose(column.ranked.p, ranks / 9)
+
+
+def test_held_out_files_are_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = hierarchy("attentive_digits_tiny"), digits(5)
+    measured = list[int]()
+
+    def counted(model: Any, images: Images, *rest: Any) -> Any:
+        measured.append(len(images))
+        return measure(model, images, *rest)
+
+    monkeypatch.setattr("davi.scoring.result.measure", counted)
+
+    def values(images: Images = images, dropped: tuple[int, ...] = (1,), samples: int = 2, seed: int = 0) -> bool:
+        measured.clear()
+        found = held_out(model, images, dropped, samples, 100, seed, folder=tmp_path)
+        anew = bool(measured)
+        want = held_out(model, images, dropped, samples, 100, seed).values
+        assert found.values.keys() == want.keys()
+        assert all(np.array_equal(found.values[name], want[name]) for name in want)
+        return anew
+
+    assert (values(), values()) == (True, False)
+    for other in ({"seed": 1}, {"samples": 3}, {"dropped": (2,)}, {"images": digits(4)}):
+        assert (values(**other), values(**other)) == (True, False), other
+    turned = dataclasses.replace(images, pixels=images.pixels.flip(3), sha256=None)
+    assert values(turned)
+    next(model.parameters()).data += 0.1
+    assert (values(turned), values(turned)) == (True, False)
+    path = tmp_path / "derived" / "calibration.safetensors"
+    for damaged in (path.read_bytes()[:-3], b""):
+        path.write_bytes(damaged)
+        assert (values(turned), values(turned)) == (True, False)
+    shutil.rmtree(tmp_path / "derived")
+    (tmp_path / "derived").write_text("nothing can be kept here")
+    assert values(turned)
+    assert values(turned)
+
+
+def test_what_is_common_among_held_out_files_is_not_odd() -> None:
+    model, images = hierarchy("attentive_digits_tiny"), digits(4)
+    held = images.subset(torch.tensor([0, 0, 0, 0, 1, 2]))
+    found = score(model, images.subset(torch.tensor([0, 0, 3])), held_out(model, held, samples=2), samples=2)
+    files, values = found.files, found.calibration.values if found.calibration else {}
+    for name, column in found.columns.items():
+        if not column.score.two_sided:
+            for i, others in enumerate(([1, 2, 3, 4, 5], [0, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])):
+                rank = 1 + (values[name][others] >= column.values[i]).sum()
+                assert column.ranked is not None
+                assert column.ranked.p[i] == pytest.approx(rank / (len(others) + 1)), (name, files.names[i])
+
+
+def test_a_ratio_that_is_asked_for_twice_is_one() -> None:
+    model, images = hierarchy("attentive_digits_tiny"), digits(3)
+    assert list(measure(model, images, (2, 1, 2))) == ["bits_per_dim", "llr_2", "llr_1", "complexity"]
+    assert [each.name for each in scores_of(model, images, (1, 1))] == ["bits_per_dim", "llr_1", "complexity"]
 
 
 def test_without_held_out_images_there_are_values_alone() -> None:

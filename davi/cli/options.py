@@ -68,7 +68,8 @@ def parse(argv: Sequence[str]) -> Request:
         known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
         what = "option" if rest[0].startswith("-") else "word"
         hint = _nearest(rest[0], known) or _dotted(rest[0], VERBS[verb].sections)
-        raise UserError(f"{rest[0]}: unknown {what} of davi {verb}{hint}")
+        name = rest[0].partition("=")[0] if what == "option" else rest[0]
+        raise UserError(f"{name}: unknown {what} of davi {verb}{hint}")
     for word in assignments:
         section = word.removeprefix("--").partition(".")[0]
         if section not in VERBS[verb].sections:

@@ -43,6 +43,8 @@ def check(request: Request) -> None:
     out = getattr(options, "out", None)
     if out is not None and not Path(out).parent.is_dir():
         raise UserError(f"{out}: cannot be written, no such folder {Path(out).parent}")
+    if out is not None and Path(out).is_dir():
+        raise UserError(f"{out}: cannot be written, it is a folder")
 
 
 def check_source(given: str) -> Path:

@@ -11,6 +11,7 @@ from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.cli.sets import anchored, of_run, tell
 from davi.data import Images, load
+from davi.data.config import HOW_READ
 from davi.errors import UserError
 from davi.evaluation.scores import ratios, scores_of
 from davi.files import replace_text, writing
@@ -31,6 +32,8 @@ from davi.scoring import (
 )
 from davi.scoring.result import best_of
 from davi.scoring.tables import said_of
+
+_HOW_READ = tuple(f"--data.{key}=" for key in HOW_READ)
 
 
 def run(request: Request) -> int:
@@ -74,25 +77,29 @@ def _scored(request: Request, model: Model, info: Mapping[str, Any], folder: Pat
     how = (dropped, options.importance_samples, options.batch_size, options.seed)
     known: Calibration | None = None
     try:
-        images = _held_out_images(info, folder, options.calibrate_on)
+        images = _held_out_images(request, info, folder)
     except UserError as error:
         tell([f"no p-values: {error}"], sys.stderr)
     else:
         with ProgressBar("scoring held-out images", len(images)) as progress:
-            known = held_out(model, images, *how, options.held_out, progress)
+            known = held_out(model, images, *how, options.held_out, progress, folder)
     with ProgressBar("scoring", len(opened.images)) as progress:
         return score(model, opened.images, known, *how, progress)
 
 
-def _held_out_images(info: Mapping[str, Any], folder: Path, part: str) -> Images:
+def _held_out_images(request: Request, info: Mapping[str, Any], folder: Path) -> Images:
     """The run's own images that it was not trained on, to the last value.
+
+    What the request says about where and how images are read is about these, unless it is about other ones.
 
     Training chooses nothing on validation images: it keeps its last averaged weights, whatever they say of these.
 
     Raises:
         UserError: why there are none.
     """
-    own = of_run(folder / RECIPE, ()).data
+    part, others = request.options.calibrate_on, request.options.data is not None
+    where = [] if others else [word for word in request.assignments if word.startswith(_HOW_READ)]
+    own = of_run(folder / RECIPE, where).data
     if own is None:
         raise UserError("the recipe of the run names no images")
     before = info.get("protocol", {}).get(f"{part}_sha256")

@@ -12,6 +12,7 @@ from typing import TextIO
 from davi import recipes
 from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
 from davi.data.config import HOW_READ
+from davi.data.sources import training_images
 from davi.errors import UserError, one_line
 from davi.progress import ProgressBar
 from davi.recipes import Recipe
@@ -141,4 +142,17 @@ def adapted(load: Callable[[Sequence[str]], Recipe], assignments: Sequence[str],
                 f"data.validation: {_VALIDATION} in place of the recipe's {own.validation:g} images, which are of "
                 f"{own.set}"
             )
+    elif own.validation >= 1 and "data.validation" not in given:
+        changes += _validation_of_few(own, recipe.data, say)
     return load([*changes, *assignments])
+
+
+def _validation_of_few(own: DataConfig, data: DataConfig, say: Callable[[str], None]) -> list[str]:
+    """The share of an array for validation, if the recipe's number would take most of it."""
+    total = training_images(data)
+    if total is None or 2 * own.validation <= total:
+        return []
+    share = _VALIDATION if total > 1 else 0
+    what = f"{data.set} has {total} to train on"
+    say(f"data.validation: {share} in place of the recipe's {own.validation:g} images; {what}")
+    return [f"--data.validation={share}"]

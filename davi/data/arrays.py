@@ -13,6 +13,7 @@ import io
 import math
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -144,6 +145,24 @@ def read_beside(path: Path, names: Sequence[str]) -> NDArray[Any] | None:
         members = _members(archive)
         name = next((name for name in names if name in members), None)
         return None if name is None else _read_member(archive, members[name], path)
+
+
+def length(path: Path, key: str = "images") -> int | None:
+    """How many images the file of :func:`read_array` says that it holds; None where its reader has something to say.
+
+    Nothing but the header is read.
+    """
+    with suppress(Exception):  # as of OneLine: damaged bytes have errors of every type
+        path = path.expanduser()
+        if path.suffix == ".npy" and path.is_file():
+            with path.open("rb") as file:
+                return _read_header(io.BytesIO(file.read(_PREFIX)), str(path))[0][0]
+        if path.is_file():
+            with zipfile.ZipFile(path) as archive:
+                members = _members(archive)
+                with archive.open(members[key] if key in members else next(iter(members.values()))) as member:
+                    return _read_header(io.BytesIO(member.read(_PREFIX)), str(path))[0][0]
+    return None
 
 
 class OneLine:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from davi.data.picture import Picture, check_pixels, indexed
+from davi.data.picture import Picture, check_pixels, indexed, put_on
 from davi.errors import UserError
 
 MAGIC = b"BM"
@@ -29,8 +29,14 @@ _PLAIN, _MASKS = 0, (3, 6)
 _COMPRESSIONS = {1: "run lengths", 2: "run lengths", 4: "JPEG", 5: "PNG"}
 
 
-def decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+def decode(file: BinaryIO, name: str, max_pixels: int, shade: int | None = None) -> Picture:
     """Decode a file that begins with :data:`MAGIC`.
+
+    Arguments:
+        file: the file.
+        name: what it is called in messages.
+        max_pixels: that the image may have.
+        shade: value of the background on which a transparent image is put; None: it is refused.
 
     Raises:
         UserError: one line, if it is damaged, too large, or of a kind that is refused.
@@ -60,9 +66,15 @@ def decode(file: BinaryIO, name: str, max_pixels: int) -> Picture:
         lines = lines[::-1]  # the last line comes first
     if bits > 8:
         masks = struct.unpack_from("<3I", head, 54) if masked else (0xFF0000, 0xFF00, 0xFF)
-        if masked and (size >= 56 or compression == 6) and struct.unpack_from("<I", head, 66)[0]:
+        opacity = 0
+        if masked and (size >= 56 or compression == 6):
+            (opacity,) = struct.unpack_from("<I", head, 66)
+        colors, alpha = _colors(lines, width, bits, masks, opacity, name)
+        if alpha is None:
+            return Picture(colors, 256)
+        if shade is None:
             raise _transparent(name)
-        return Picture(_colors(lines, width, bits, masks, name), 256)
+        return Picture(put_on(colors, alpha, shade), 256)
     entry = 3 if size == _OLD else 4
     file.seek(14 + size)
     table = file.read(min(min(used or 2**bits, 2**bits) * entry, start - 14 - size))
@@ -79,18 +91,23 @@ def _indices(lines: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.stack((lines >> 4, lines & 15), axis=2).reshape(len(lines), -1)
 
 
-def _colors(lines: NDArray[np.uint8], width: int, bits: int, masks: tuple[int, ...], name: str) -> NDArray[np.uint8]:
-    """Red, green and blue, ``[H, W, 3]``."""
+def _colors(
+    lines: NDArray[np.uint8], width: int, bits: int, masks: tuple[int, ...], opacity: int, name: str
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Red, green and blue, ``[H, W, 3]``, and the opacity, ``[H, W, 1]``, where the file says or shows that it has one:
+    a fourth byte without a mask is one unless it is 0 everywhere, or 255."""
     pixels = lines[:, : width * bits // 8].reshape(len(lines), width, bits // 8)
     if len(set(masks)) != 3 or any(mask not in _BYTE for mask in masks):
         raise _refused(name, f"the masks {', '.join(map(hex, masks))}", "a byte for each color")
     order = [_BYTE[mask] for mask in masks]
-    if bits == 32:
-        (rest,) = {0, 1, 2, 3} - set(order)
-        fourth = pixels[:, :, rest]
-        if fourth.any() and (fourth != 255).any():
-            raise _transparent(name)
-    return pixels[:, :, order]
+    if bits != 32:
+        return pixels[:, :, order], None
+    (rest,) = {0, 1, 2, 3} - set(order)
+    if opacity and _BYTE.get(opacity) != rest:
+        raise _refused(name, f"the mask {opacity:#x} of the opacity", "the byte that is no color's")
+    fourth = pixels[:, :, rest : rest + 1]
+    transparent = bool(opacity) or (fourth.any() and (fourth != 255).any())
+    return pixels[:, :, order], fourth if transparent else None
 
 
 def _refused(name: str, got: str, expected: str) -> UserError:
@@ -98,5 +115,5 @@ def _refused(name: str, got: str, expected: str) -> UserError:
 
 
 def _transparent(name: str) -> UserError:
-    remedy = "magick IN -background white -flatten OUT.png"
-    return UserError(f"{name}: got a transparency (a fourth channel), expected none (flatten it: {remedy})")
+    remedy = "flatten it: magick IN -background white -flatten OUT.png, or give --data.background white"
+    return UserError(f"{name}: got a transparency (a fourth channel), expected none ({remedy})")

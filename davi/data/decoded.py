@@ -355,6 +355,8 @@ def cached(
     stamp = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     folder, options = building.folder, building.options
     key = {**key, "max_pixels": options.max_pixels, **options.converted}  # which may tell what is unreadable
+    if options.background is not None:
+        key["transparent"] = "PNG, WebP, TIFF, BMP"  # formats that can be put on it; once it was the first two
     place, index = cache.fetch(options.cache, key, stamp, lambda place: building.build(place, files, parts, progress))
     if index["unreadable"]["count"] and not options.skip_unreadable:
         raise _unreadable(folder, index["unreadable"], len(files))

@@ -2,7 +2,7 @@
 
 Values are those that the file stores; color profiles and gamma are not applied. What cannot be kept as it is (a
 transparency, CMYK, floating point, several frames) is refused with its remedy, never converted silently; a
-transparency of 8 bits in a PNG or WebP file is put on a background if one is given:
+transparency of 8 bits is put on a background if one is given:
 
 - gray of 1 bit has 2 levels, of 2 to 8 bits 256 (stretched to 0..255), of 9 to 16 bits 65,536; black is 0, also where
   the file has it the other way round;
@@ -31,7 +31,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from davi.data import bmp, libtiff, tiff
 from davi.data.arrays import OneLine
-from davi.data.picture import MAX_PIXELS, Picture, check_pixels, in_mode, indexed
+from davi.data.picture import MAX_PIXELS, Picture, check_pixels, in_mode, indexed, put_on
 from davi.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp"})
@@ -95,18 +95,19 @@ def decode(
             stream.seek(0)
             first = stream.read(4)
             if first in tiff.MAGIC:
-                return in_mode(_tiff(stream, name, max_pixels), mode)
+                return in_mode(_tiff(stream, name, max_pixels, background), mode)
             if first[:2] == bmp.MAGIC:
-                return in_mode(bmp.decode(stream, name, max_pixels), mode)
+                shade = None if background is None else BACKGROUNDS[background]
+                return in_mode(bmp.decode(stream, name, max_pixels, shade), mode)
             try:
                 return in_mode(_other(stream, name, max_pixels, background), mode)
             except UnidentifiedImageError:
                 raise UserError(f"{name}: got something else, expected a PNG, JPEG, WebP, TIFF or BMP image") from None
 
 
-def _tiff(file: BinaryIO, name: str, max_pixels: int) -> Picture:
+def _tiff(file: BinaryIO, name: str, max_pixels: int, background: str | None) -> Picture:
     """A TIFF file, of a layout that Pillow is known to read right."""
-    layout = tiff.read(file, name, max_pixels)
+    layout = tiff.read(file, name, max_pixels, background is not None)
     content = tiff.copy(file, layout)
 
     def opened() -> Image.Image:
@@ -124,6 +125,9 @@ def _tiff(file: BinaryIO, name: str, max_pixels: int) -> Picture:
     if libtiff.complaints():
         raise UserError(f"{name}: got damaged pixels, expected a whole TIFF file")
     values = tiff.turned(values, layout.orientation)
+    if layout.alpha and background is not None:
+        shade = BACKGROUNDS[background]
+        return Picture(put_on(values[:, :, :-1], values[:, :, -1:], shade, layout.alpha == 1), 256)
     if layout.palette is not None:
         return indexed(values[:, :, 0], layout.palette, layout.bits, name)
     levels = 2 if layout.bits == 1 else 256 if layout.bits <= 8 else 65536
@@ -174,9 +178,8 @@ def _flattened(image: Image.Image, shade: int, name: str) -> Picture:
         raise UserError(f"{name}: got a transparency in a file that has no 8 bits a channel, expected {_NO_ALPHA}")
     gray, palette = image.mode in ("L", "LA"), image.mode == "P"
     ImageOps.exif_transpose(image, in_place=True)
-    color = np.asarray(image.convert("RGBA")).astype(np.uint32)  # [H, W, 4]
-    color, alpha = color[:, :, :3], color[:, :, 3:]
-    values = ((color * alpha + np.uint32(shade) * (255 - alpha) + 127) // 255).astype(np.uint8)
+    color = np.asarray(image.convert("RGBA"))  # [H, W, 4]
+    values = put_on(color[:, :, :3], color[:, :, 3:], shade)
     if gray or (palette and (values == values[:, :, :1]).all()):
         values = values[:, :, :1]
     return Picture(values, 256)

@@ -117,7 +117,7 @@ def _check_axes(name: str, x: NDArray[Any] | Tensor, stacked: bool) -> None:
 
 
 def _numpy(x: Tensor) -> NDArray[Any]:
-    x = x.detach().cpu()
+    x = x.detach().cpu().to_dense()
     return (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
 
 

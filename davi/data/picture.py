@@ -93,3 +93,20 @@ def indexed(indices: NDArray[Any], palette: NDArray[Any], bits: int, name: str) 
     if bits == 1 and np.isin(colors, (0, 255)).all():
         return Picture(gray // 255, 2)
     return Picture(gray, 256)
+
+
+def put_on(
+    colors: NDArray[np.uint8], alpha: NDArray[np.uint8], shade: int, multiplied: bool = False
+) -> NDArray[np.uint8]:
+    """A transparent image on a background of one shade, rounded to the nearest.
+
+    Arguments:
+        colors: ``[H, W, C]``.
+        alpha: ``[H, W, 1]``; 255 is opaque.
+        shade: of the background.
+        multiplied: the colors are multiplied by alpha / 255 already.
+    """
+    weight = alpha.astype(np.uint32)
+    share = colors.astype(np.uint32) * (np.uint32(255) if multiplied else weight)
+    values = (share + np.uint32(shade) * (255 - weight) + 127) // 255
+    return np.minimum(values, 255).astype(np.uint8)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from davi.data.arrays import OneLine, hints, read_images, read_labels
+from davi.data.arrays import OneLine, hints, length, read_images, read_labels
 from davi.data.cache import location
 from davi.data.config import DataConfig, check
 from davi.data.decoded import FolderOptions, Progress
@@ -23,7 +23,7 @@ from davi.data.images import Images, Source, Whole, pixel_dtype
 from davi.data.labels import check_alike, labeled, require
 from davi.data.named import NAMES, named
 from davi.data.shipped import binarized_mnist
-from davi.data.splitting import last_part, two_files
+from davi.data.splitting import last_count, last_part, two_files
 from davi.data.subfolders import has_test
 from davi.errors import UserError
 from davi.kept import PREFIX, is_kept
@@ -186,6 +186,14 @@ def _found(name: str, config: DataConfig) -> Source | Whole:
         source, home = digits(config.labels) if name == "digits" else photos(), "scikit-learn"
     note = f"data.root is not needed: {name} comes with {home}"
     return dataclasses.replace(source, notes=(note,)) if config.root is not None else source
+
+
+def training_images(config: DataConfig) -> int | None:
+    """How many images of an array are for training or validation, by its header alone; None for what is no array."""
+    if kind_of(config.set) != "array":
+        return None
+    total = length(_kept_file(config.set, config.root) if is_kept(config.set) else Path(config.set))
+    return total if total is None or config.test else total - last_count(total, config.test_fraction)
 
 
 def _kept_file(name: str, root: str | None) -> Path:

@@ -79,6 +79,11 @@ def content_digest(values: NDArray[Any], levels: int) -> bytes:
     return hashlib.sha256(header.encode() + b"\n" + data.tobytes()).digest()
 
 
+def last_count(total: int, fraction: float) -> int:
+    """How many of so many images :func:`last_part` takes for test."""
+    return max(1, math.floor(total * fraction + 1e-9))  # 0.29 of 100 is 28.999999999999996 to a computer
+
+
 def last_part(whole: Whole, fraction: float = TENTH) -> Source:
     """Take the last images of a set, at least one, for test.
 
@@ -92,7 +97,7 @@ def last_part(whole: Whole, fraction: float = TENTH) -> Source:
     images, name, total = whole.images, whole.images.name, len(whole.images)
     if total < 2:
         raise UserError(f"{whole.path}: got one image, expected at least 2: one for training, one for test")
-    n = max(1, math.floor(total * fraction + 1e-9))  # 0.29 of 100 is 28.999999999999996 to a computer
+    n = last_count(total, fraction)
     if n >= total:  # not before a fraction of 1 - 1e-9 / total
         raise UserError(f"data.test_fraction: got {fraction} for {total} images, expected to leave at least one")
     share = "tenth" if fraction == TENTH else f"{fraction:g} of all"

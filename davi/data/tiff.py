@@ -65,6 +65,7 @@ class Layout:
         bits: of each sample.
         orientation: 1 to 8, as in EXIF.
         palette: ``[2^bits, 3]`` of 8 bits, or None.
+        alpha: 0 without a transparency; 1 where colors are multiplied by it already, 2 where they are not.
         places: where in the file the values of each tag begin, and Python's letter for their type.
         order: ``<`` or ``>``.
     """
@@ -73,6 +74,7 @@ class Layout:
     bits: int
     orientation: int
     palette: NDArray[np.uint8] | None
+    alpha: int
     places: dict[int, tuple[int, str]]
     order: str
 
@@ -147,22 +149,31 @@ class _Directory:
         return values[0]
 
 
-def read(file: BinaryIO, name: str, max_pixels: int) -> Layout:
+def read(file: BinaryIO, name: str, max_pixels: int, transparent: bool = False) -> Layout:
     """Read and check the first directory of a file that begins with :data:`MAGIC`.
+
+    Arguments:
+        file: the file.
+        name: what it is called in messages.
+        max_pixels: that the image may have.
+        transparent: take a transparency of 8 bits; else it is refused.
 
     Raises:
         UserError: one line, if the file is damaged or not of a layout that is read.
     """
     tags = _Directory(file, name)
     check_pixels(tags.one(_HEIGHT), tags.one(_WIDTH), max_pixels, name)
-    _check_samples(tags)
+    alpha = _alpha(tags, transparent)
+    _check_samples(tags, alpha)
     _check_coding(tags)
     _check_parts(tags)
     _check_stack(tags)
     photometric, orientation = tags.one(_PHOTOMETRIC), tags.one(_ORIENTATION)
     palette = _palette(tags) if photometric == PALETTE else None
     bits = tags.all(_BITS)[0]
-    return Layout(photometric, bits, orientation if 1 <= orientation <= 8 else 1, palette, tags.places, tags.order)
+    return Layout(
+        photometric, bits, orientation if 1 <= orientation <= 8 else 1, palette, alpha, tags.places, tags.order
+    )
 
 
 def copy(file: BinaryIO, layout: Layout) -> io.BytesIO:
@@ -174,6 +185,8 @@ def copy(file: BinaryIO, layout: Layout) -> io.BytesIO:
         plain[_PHOTOMETRIC] = 1
     if layout.photometric in (*GRAY, PALETTE):
         plain[_PLANAR] = 1  # of one sample a pixel both are the same, but Pillow then takes gray for something else
+    if layout.alpha:
+        plain[_EXTRA] = 2  # or else Pillow divides the colors by it
     for tag, value in plain.items():
         if tag in layout.places:
             where, letter = layout.places[tag]
@@ -192,8 +205,23 @@ def turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return values[::rows, ::columns]
 
 
-def _check_samples(tags: _Directory) -> None:
-    """Refuse samples that are not the unsigned integers of one gray or three colors."""
+def _alpha(tags: _Directory, wanted: bool) -> int:
+    """The kind of transparency that is taken (:class:`Layout`)."""
+    extra, photometric = tags.all(_EXTRA), tags.one(_PHOTOMETRIC)
+    if not set(extra) & {1, 2}:
+        return 0
+    plain = photometric in (1, RGB) and set(tags.all(_BITS)) == {8} and len(extra) == 1
+    plain &= tags.one(_PLANAR) == 1 and tags.one(_COMPRESSION) != _JPEG
+    flatten = "flatten it: magick IN -background white -flatten OUT.png"
+    if not plain:
+        raise tags.refused("a transparency in an unusual layout" if wanted else "a transparency", "none", flatten)
+    if not wanted:
+        raise tags.refused("a transparency", "none", f"{flatten}, or give --data.background white")
+    return extra[0]
+
+
+def _check_samples(tags: _Directory, alpha: int) -> None:
+    """Refuse samples that are not the unsigned integers of one gray or three colors, and perhaps a transparency."""
     depths, formats, extra = tags.all(_BITS), set(tags.all(_FORMAT)), tags.all(_EXTRA)
     photometric, samples = tags.one(_PHOTOMETRIC), tags.one(_SAMPLES)
     bits = f"{depths[0]} bits" if len(set(depths)) == 1 else f"{', '.join(map(str, depths[:8]))} bits"
@@ -206,10 +234,8 @@ def _check_samples(tags: _Directory) -> None:
     if photometric not in _DEPTHS:
         found = _OTHER_COLORS.get(photometric, f"colors of kind {photometric}")
         raise tags.refused(found, "gray or RGB", "convert it: magick IN -colorspace sRGB OUT.png")
-    if set(extra) & {1, 2}:
-        raise tags.refused("a transparency", "none", "flatten it: magick IN -background white -flatten OUT.png")
     colors = 3 if photometric in (RGB, YCBCR) else 1
-    if samples != colors or extra:
+    if samples != colors + bool(alpha) or (extra and not alpha):
         remedy = "a .npy array [N, H, W, C] may have any number of them"
         raise tags.refused(f"{samples} channels, {samples - colors} beyond its colors", f"{colors}", remedy)
     if len(set(depths)) != 1 or len(depths) not in (1, samples) or depths[0] not in _DEPTHS[photometric]:

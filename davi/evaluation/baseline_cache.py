@@ -17,7 +17,6 @@ import PIL
 from davi import records
 from davi.data import Images
 from davi.data.protocol import digest
-from davi.errors import UserError
 from davi.evaluation.baselines import Baseline, Progress, baselines
 from davi.files import replace_text
 
@@ -60,7 +59,7 @@ def _key(train: Images | None, test: Images) -> str:
 
 def _read(path: Path) -> list[Baseline] | None:
     """What was kept; None where that is nothing, or no longer whole."""
-    with suppress(OSError, ValueError, UserError):
+    with suppress(OSError, ValueError, RecursionError):  # JSON may be too deep
         if path.stat().st_size <= _LARGEST_FILE:
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, list) and content:

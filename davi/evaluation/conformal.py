@@ -10,7 +10,7 @@ If the other image comes from the same distribution as the held-out ones (if the
 are odd, :math:`p = \min(1, 2 \min(p_{\mathrm{low}}, p_{\mathrm{high}}))`. The least that n images can say is
 :math:`1 / (n + 1)`.
 
-A file that is itself among the held-out ones is compared with the others alone.
+A file that is itself among the held-out ones is compared with the others alone; copies of it among these count.
 
 References:
     V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", Springer 2005 (chapter 2)
@@ -52,7 +52,7 @@ def conformal(
         values: ``[N]``, finite.
         held_out: ``[n]``, finite.
         two_sided: low values are odd as well; else only high ones are.
-        same: of each value the held-out ones of the same image, which are left out; None: there are none.
+        same: of each value the held-out ones that it is itself, which are left out; None: there are none.
 
     Raises:
         ValueError: if a number is not finite, or ``same`` has another length than ``values``.

@@ -110,6 +110,7 @@ def scores_of(model: Model, images: Images, dropped: Sequence[int]) -> list[Scor
         UserError: if a k is not 1 .. L - 1, L the number of layers.
     """
     layers = model.num_layers if isinstance(model, Hierarchy) else 0
+    dropped = list(dict.fromkeys(dropped))
     for k in dropped:
         if not 1 <= k < layers:
             expected = f"1 to {layers - 1}" if layers > 1 else "none: LLR>k needs a model with two layers of latents"
@@ -154,6 +155,7 @@ def measure(
         UserError: if the images are not for the model, or it gives one of them no finite number.
     """
     check_images(model, images)
+    dropped = list(dict.fromkeys(dropped))
     wanted = scores_of(model, images, dropped)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     # One each, all alike: the bounds of a ratio share the noise of the layers above, as far as it is drawn in order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from davi.evaluation.conformal import Ranks, conformal
 from davi.evaluation.record import Array
 from davi.evaluation.scores import RAW, Progress, Score, measure, ratios, scores_of
 from davi.model import Model
+from davi.scoring.kept import Kept
 
 Order = NDArray[np.int64]
 
@@ -143,6 +145,7 @@ def held_out(
     seed: int = 0,
     limit: int | None = None,
     progress: Progress | None = None,
+    folder: Path | None = None,
 ) -> Calibration:
     """Score held-out images, so that others can be ranked among them.
 
@@ -153,6 +156,7 @@ def held_out(
         dropped, samples, batch_size, seed: as for :func:`davi.evaluation.scores.measure`; the same as for the others.
         limit: only so many files, spread evenly (:mod:`davi.data.subsets`).
         progress: told how many images are done.
+        folder: of the run; what is measured is kept there (:mod:`davi.scoring.kept`). None: it is not.
     """
     files = Files.of(images) if limit is None or images.groups is not None else None
     total = len(images) if files is None else len(files)
@@ -163,7 +167,13 @@ def held_out(
     if len(chosen) < total:
         kept = chosen if files is None else torch.from_numpy(np.flatnonzero(np.isin(files.place, chosen.numpy())))
         images = images.subset(kept)
-    values = measure(model, images, ratios(model) if dropped is None else dropped, samples, batch_size, seed, progress)
+    dropped = ratios(model) if dropped is None else dropped
+    known = None if folder is None else Kept(folder, model, images, [*dropped, samples, batch_size, seed])
+    values = None if known is None else known.read([each.name for each in scores_of(model, images, dropped)])
+    if values is None:
+        values = measure(model, images, dropped, samples, batch_size, seed, progress)
+        if known is not None:
+            known.write(values)
     files = Files.of(images)
     by_file = {name: files.mean(each) for name, each in values.items()}
     return Calibration(files, by_file, f"{words} of {images.name}")
@@ -215,11 +225,18 @@ def score(
 
 
 def _same(files: Files, among: Files) -> Iterator[list[int]]:
-    """Of each file the held-out ones with the same pixels."""
+    """Of each file the held-out one that it is, if any: of copies the first is the first of these, and so on.
+
+    The other copies count: what is common among held-out files is not odd.
+    """
     known: dict[bytes, list[int]] = {}
     for i, digest in enumerate(among.digests):
         known.setdefault(digest, []).append(i)
-    return (known.get(digest, []) for digest in files.digests)
+    met = dict[bytes, int]()
+    for digest in files.digests:
+        copies, number = known.get(digest, []), met.get(digest, 0)
+        met[digest] = number + 1
+        yield [copies[number % len(copies)]] if copies else []
 
 
 def best_of(columns: dict[str, Column]) -> str:
