@@ -117,8 +117,8 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
             x: integer images, ``[B, C, H, W]``, right in all parts before the next one. Others are not looked at.
         """
 
-    def blocks(self) -> Iterable[nn.Module]:
-        """Modules that may be compiled one by one, as :meth:`davi.model.Network.blocks`."""
+    def compilable(self) -> Iterable[nn.Module]:
+        """Blocks that may be compiled one by one and whose activations may be recomputed in the backward pass."""
         return ()
 
     @final
@@ -201,8 +201,8 @@ class WithinPixel(nn.Module):
     Arguments:
         features: channels of f.
         channels: C.
-        outputs: parameters, those of channel c at the places c, c + C, c + 2 C, ... as :class:`PixelHead` has them for
-            Bernoulli and categorical pixels.
+        outputs: parameters, those of channel c at the places c, c + C, c + 2 C, ... as
+            :class:`~davi.layers.PixelHead` has them for Bernoulli and categorical pixels.
         width: hidden units of a channel.
     """
 

@@ -304,7 +304,7 @@ class GatedPixelCNNNetwork(CausalNetwork[GatedProgress]):
         self.hidden = CausalConv2d(hidden, between, mask_type="B")
         self.last = CausalConv2d(between, torch.arange(self.head.parameters) % self.parts, mask_type="B")
 
-    def blocks(self) -> Iterable[nn.Module]:
+    def compilable(self) -> Iterable[nn.Module]:
         return self.layers
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:

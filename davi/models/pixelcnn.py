@@ -192,7 +192,7 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
         for layer in (self.first, self.hidden, self.last):
             nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="relu")
 
-    def blocks(self) -> Iterable[nn.Module]:
+    def compilable(self) -> Iterable[nn.Module]:
         return self.residual
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
