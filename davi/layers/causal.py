@@ -239,8 +239,8 @@ class WithinPixel(nn.Module):
     Arguments:
         features: channels of f.
         channels: C.
-        outputs: parameters, those of channel c at the places c, c + C, c + 2 C, ... as :class:`PixelHead` has them for
-            Bernoulli and categorical pixels.
+        outputs: parameters, those of channel c at the places c, c + C, c + 2 C, ... as
+            :class:`~davi.layers.PixelHead` has them for Bernoulli and categorical pixels.
         width: hidden units of a channel.
     """
 

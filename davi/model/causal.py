@@ -22,7 +22,7 @@ class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
     Arguments:
         shape: (C, H, W) of the images.
         levels: values per channel.
-        config: the options of the network, an instance of its ``Config``.
+        config: the options of the network, :attr:`~davi.layers.causal.CausalNetwork.Config`.
         classes: number of classes; 0: labels play no part.
 
     Raises:
