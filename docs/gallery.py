@@ -1,11 +1,12 @@
 """The pictures of the README and of the gallery, from runs.
 
-``python docs/gallery.py MNIST_RUN CIFAR_RUN DATA_ROOT`` writes the large ones to ``docs/_static``. The first is a run of
-``attentive_mnist_demo``, the second one of ``very_deep_vae_cifar10_small``.
+``python docs/gallery.py MNIST_RUN CIFAR_RUN DATA_ROOT`` writes the large ones to ``docs/_static``. The first is a run
+of ``attentive_mnist_demo``, the second one of ``very_deep_vae_cifar10_small``.
 
-``python docs/gallery.py RUN`` writes the samples of a run of any recipe: ``family_RECIPE.png``, a row for the gallery, and
-``thumbnail_RECIPE.png``, for the README. Nothing is selected by hand. What lies between the images is transparent, so that
-the pictures look right on light pages and on dark ones.
+``python docs/gallery.py RUN`` writes samples of a run of any recipe: ``family_RECIPE.png``, a row for the gallery, and
+``thumbnail_RECIPE.png``, for the README.
+
+Nothing is selected by hand. What lies between the images is transparent, for light pages and dark ones.
 """
 
 from __future__ import annotations
