@@ -150,10 +150,9 @@ def _keep(given: Given, folder: Path) -> None:
     with writing(f"{folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            if given.labels is None:
-                np.savez(file, images=given.images)
-            else:
-                np.savez(file, images=given.images, labels=given.labels)
+            classes = None if given.classes is None else np.array(given.classes)
+            arrays = {"images": given.images, "labels": given.labels, "classes": classes}
+            np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

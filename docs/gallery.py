@@ -1,7 +1,12 @@
-"""The pictures of the README and of the gallery, from two runs.
+"""The pictures of the README and of the gallery, from runs.
 
-``python docs/gallery.py MNIST_RUN CIFAR_RUN DATA_ROOT`` writes them to ``docs/_static``. The first is a run of
-``attentive_mnist_demo``, the second one of ``very_deep_vae_cifar10_small``. Nothing is selected by hand.
+``python docs/gallery.py MNIST_RUN CIFAR_RUN DATA_ROOT`` writes the large ones to ``docs/_static``. The first is a run
+of ``attentive_mnist_demo``, the second one of ``very_deep_vae_cifar10_small``.
+
+``python docs/gallery.py RUN`` writes samples of a run of any recipe: ``family_RECIPE.png``, a row for the gallery, and
+``thumbnail_RECIPE.png``, for the README.
+
+Nothing is selected by hand. What lies between the images is transparent, for light pages and dark ones.
 """
 
 from __future__ import annotations
@@ -18,11 +23,16 @@ from torch import Tensor
 
 import davi
 from davi.data import DataConfig, load
+from davi.distributions import Latent, WithMean
 from davi.inspection import Inspection, inspect
+from davi.model import Hierarchy
 from davi.page.bits import brightest
 from davi.page.pixels import overlay
 
 STATIC = Path(__file__).parent / "_static"
+CLEAR = (255, 255, 255, 0)
+INK = "#767676"
+"""Gray that can be read on white and on black."""
 CELL = 96
 """Sides of an image in pixels of the pictures."""
 
@@ -50,7 +60,7 @@ def _enlarged(shades: Pixels) -> Pixels:
 def sheet(rows: Sequence[Sequence[Pixels]]) -> Image.Image:
     """Cells in rows, with gaps between them."""
     height, width = (len(rows) * (CELL + GAP) - GAP, max(map(len, rows)) * (CELL + GAP) - GAP)
-    picture = Image.new("RGB", (width, height), "white")
+    picture = Image.new("RGBA", (width, height), CLEAR)
     for i, row in enumerate(rows):
         for j, pixels in enumerate(row):
             picture.paste(Image.fromarray(pixels), (j * (CELL + GAP), i * (CELL + GAP)))
@@ -86,11 +96,11 @@ def strip(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     width, height = rows[0][0].size
     above, between = 26, 24
     whole = (3 * width + 4 * between, above + len(rows) * (height + 12) + 4)
-    picture = Image.new("RGB", whole, "white")
+    picture = Image.new("RGBA", whole, CLEAR)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     for j, heading in enumerate(HEADINGS):
         left = between + j * (width + between)
-        draw.text((left, 4), heading, fill="#333333", font=font)
+        draw.text((left, 4), heading, fill=INK, font=font)
         for i, row in enumerate(rows):
             picture.paste(row[j], (left, above + i * (height + 12)))
     return picture
@@ -108,12 +118,48 @@ def strips(found: Inspection, levels: int, kind: str) -> Image.Image:
     return sheet([[cell(x, levels) for x in row.images] for row in found.strips if row.kind == kind])
 
 
+@torch.no_grad()
+def means(model: Hierarchy, n: int) -> Tensor:
+    """Means of p(x | z) for the first draws of seed 0 from the prior, in units of levels, ``[n, C, H, W]``."""
+    generator = torch.Generator().manual_seed(0)
+
+    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
+        assert prior is not None
+        return prior.expand(n).sample(generator)
+
+    likelihood = model.top_down(choose)
+    assert isinstance(likelihood, WithMean)
+    return likelihood.mean()
+
+
+def family(folder: str) -> None:
+    """Write eight samples of a run, and the first four of them as a thumbnail."""
+    run = davi.Run(folder)
+    assert isinstance(run.model, Hierarchy)
+    samples = [cell(x, run.model.levels) for x in means(run.model, 8)]
+    save(sheet([samples]), f"family_{run.recipe.name}")
+    save(sheet([samples[:4]]), f"thumbnail_{run.recipe.name}")
+
+
 def save(picture: Image.Image, name: str) -> None:
-    picture.quantize(256, dither=Image.Dither.NONE).save(STATIC / f"{name}.png", optimize=True)
+    """Write a picture in 255 colors, and one more for what is transparent."""
+    indexed = picture.convert("RGB").quantize(255, dither=Image.Dither.NONE)
+    colors = (indexed.getpalette() or [])[: 3 * 255]
+    places = np.where(np.asarray(picture.getchannel("A")) > 0, np.asarray(indexed), 255)
+    written = Image.fromarray(places.astype(np.uint8), "L").convert("P")
+    written.putpalette([*colors, *[0] * (3 * 256 - len(colors))])
+    written.save(STATIC / f"{name}.png", optimize=True, transparency=255)
 
 
 def main() -> None:
-    mnist, cifar, root = sys.argv[1:]
+    if len(sys.argv) == 2:
+        family(sys.argv[1])
+    else:
+        large(*sys.argv[1:])
+
+
+def large(mnist: str, cifar: str, root: str) -> None:
+    """Write the strip of the README, and samples, layers and variations of both runs."""
     rows = []
     for folder, data in ((mnist, DataConfig(set="binarized_mnist")), (cifar, DataConfig(set="cifar10", root=root))):
         model = davi.load(folder)

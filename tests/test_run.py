@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,10 @@ def test_labels_of_a_data_set(images: Any, tmp_path: Path) -> None:
     run = davi.train(TINY, images(), run=tmp_path / "run", labels=True, **DIGITS)
     with np.load(run.folder / "images.npz") as file:
         assert file["labels"].tolist() == [i % 3 for i in range(40)]
-    assert load_model(run.folder)[1]["protocol"]["classes"] == 3
+    protocol = load_model(run.folder)[1]["protocol"]
+    assert protocol["classes"] == 3
+    names = "a\nb\nc\n" if images is table else "0\n1\n2\n"  # a torch data set does not tell them
+    assert protocol["classes_sha256"] == hashlib.sha256(names.encode()).hexdigest()
     again = davi.train(TINY, images(), run=tmp_path / "run", labels=True, resume=True, **{**DIGITS, "steps": 3})
     assert again.metrics[-1]["step"] == 3
     other = davi.train(TINY, array(), run=tmp_path / "other", labels=np.arange(40) % 3, **DIGITS)

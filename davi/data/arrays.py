@@ -33,6 +33,9 @@ _DEFLATE_RATIO = 1032  # the most that one compressed byte can stand for (zlib's
 _FEW = 4
 """The user is asked about levels when fewer than one in so many occurs."""
 _INFERRED_LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
+_WHOLE, _NAMES = "bui", "U"
+"""NumPy's letters of the types that hold whole numbers or truth values, and strings."""
+_EXPECTED = {_WHOLE: "whole numbers from 0 (such as uint8) or bool", _NAMES: "strings"}
 
 
 def read_images(path: Path, levels: int | None, name: str) -> Images:
@@ -104,6 +107,21 @@ def read_labels(path: Path) -> NDArray[Any]:
     return found
 
 
+def read_classes(path: Path) -> tuple[str, ...] | None:
+    """Read the names of classes in a ``.npz`` file that DAVI wrote: an array ``classes`` of strings, ``[K]``.
+
+    Returns:
+        The names; None if the file has none.
+
+    Raises:
+        UserError: if the file cannot be used, or the array is not one of strings.
+    """
+    found = read_beside(path, ("classes",), _NAMES) if path.suffix == ".npz" else None
+    if found is not None and found.ndim != 1:
+        raise UserError(f"{path}: got classes {list(found.shape)}, expected a list of names")
+    return None if found is None else tuple(found.tolist())
+
+
 def to_images(array: NDArray[Any], levels: int, name: str) -> Images:
     """Images from an array [N, H, W] or [N, H, W, C] whose values are known to be within the levels."""
     stacked = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)  # [N, C, H, W]
@@ -131,20 +149,21 @@ def read_array(path: Path, key: str = "images") -> NDArray[Any]:
         return _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
 
 
-def read_beside(path: Path, names: Sequence[str]) -> NDArray[Any] | None:
+def read_beside(path: Path, names: Sequence[str], kinds: str = _WHOLE) -> NDArray[Any] | None:
     """The first of some arrays that a ``.npz`` file holds; None if it holds none of them.
 
     Arguments:
         path: the file.
         names: of the arrays.
+        kinds: NumPy's letters of the types that the array may have.
 
     Raises:
         UserError: as :func:`read_array` does.
     """
-    with OneLine(path, "a whole .npz file of integers"), zipfile.ZipFile(path.expanduser()) as archive:
+    with OneLine(path, "a whole .npz file"), zipfile.ZipFile(path.expanduser()) as archive:
         members = _members(archive)
         name = next((name for name in names if name in members), None)
-        return None if name is None else _read_member(archive, members[name], path)
+        return None if name is None else _read_member(archive, members[name], path, kinds)
 
 
 def length(path: Path, key: str = "images") -> int | None:
@@ -213,24 +232,24 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> NDArray[Any]:
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, kinds: str = _WHOLE) -> NDArray[Any]:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path}: got packing method {member.compress_type}, expected 0 or 8, as NumPy writes")
     if member.file_size > member.compress_size * _DEFLATE_RATIO or member.compress_size > path.stat().st_size:
         raise UserError(f"{path}: promises {member.file_size} bytes, expected no more than the file can hold")
     with archive.open(member) as file:
         # ZipExtFile is a binary reader in all but the declared type.
-        return _read_stream(cast(BinaryIO, file), member.file_size, str(path))
+        return _read_stream(cast(BinaryIO, file), member.file_size, str(path), kinds)
 
 
-def _read_stream(file: BinaryIO, size: int, name: str) -> NDArray[Any]:
+def _read_stream(file: BinaryIO, size: int, name: str, kinds: str = _WHOLE) -> NDArray[Any]:
     """The array in a stream of ``size`` bytes in NPY format."""
     start = io.BytesIO(file.read(_PREFIX))
     shape, fortran_order, dtype = _read_header(start, name)
     if dtype.hasobject:
-        raise UserError(f"{name}: got pickled Python objects, which are never opened, expected whole numbers")
-    if dtype.kind not in "bui":
-        raise UserError(f"{name}: got {dtype.name}, expected whole numbers from 0 (such as uint8) or bool")
+        raise UserError(f"{name}: got pickled Python objects, which are never opened, expected {_EXPECTED[kinds]}")
+    if dtype.kind not in kinds:
+        raise UserError(f"{name}: got {dtype.name}, expected {_EXPECTED[kinds]}")
     if not shape or min(shape) < 1:
         raise UserError(f"{name}: got shape {shape}, expected at least one image and one pixel")
     promised = math.prod(shape) * dtype.itemsize  # Python's integers: no product is too large for them

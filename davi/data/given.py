@@ -37,10 +37,12 @@ class Given:
     Arguments:
         images: ``[N, H, W, C]``, of bool, uint8 or uint16.
         labels: class numbers ``[N]``, int64; None where they were not asked for.
+        classes: the name of each class; None where only numbers are known.
     """
 
     images: NDArray[Any]
     labels: NDArray[np.int64] | None
+    classes: tuple[str, ...] | None = None
 
 
 def collected(images: Any, labels: Any = False, levels: int | None = None) -> Given:
@@ -70,7 +72,7 @@ def collected(images: Any, labels: Any = False, levels: int | None = None) -> Gi
         found, numbers = _items(_opened(images, of_set), of_set, levels)
     if not of_set and labels is not None and labels is not False:
         numbers = _numbers(labels, len(found))
-    return Given(found, numbers)
+    return Given(found, numbers, _class_names(images) if of_set else None)
 
 
 def _stack(images: NDArray[Any] | Tensor, levels: int | None) -> NDArray[Any]:
@@ -195,6 +197,15 @@ def _rows(table: Any, labels: bool) -> Iterable[Any]:
     plain = table.with_format(None)  # PIL images, whatever else the user wants of it
     wanted = columns if label is None else [*columns, label]
     return (tuple(row[name] for name in wanted) for row in plain.select_columns(wanted))
+
+
+def _class_names(images: Any) -> tuple[str, ...] | None:
+    """The names of the classes of a Hugging Face data set; None where there are only numbers."""
+    if not type(images).__module__.startswith("datasets."):
+        return None
+    column = chosen_column(images.features)
+    kind = None if column is None else images.features[column]
+    return tuple(kind.names) if type(kind).__name__ == "ClassLabel" else None
 
 
 def _items(items: Iterable[Any], labels: bool, levels: int | None) -> tuple[NDArray[Any], NDArray[np.int64] | None]:

@@ -15,6 +15,8 @@ CIFAR-10, CIFAR-100, original files    the records themselves                   
 folder of images                       sub-folders, below ``train/``, ``test/`` where the sub-folders, sorted
                                        these are the splits
 ``.npz``                               an array ``labels`` or ``y`` beside ``images`` numbers, up to the largest
+images given in Python                 the data set, or an array                      those of a ClassLabel by name,
+                                                                                      others by number
 ``hub:``                               the column of type ClassLabel                  its names
 ``photos``, ``binarized_mnist``,       none                                           none
 ``.amat``, ``.npy``

@@ -10,7 +10,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from davi.data.arrays import OneLine, hints, length, read_images, read_labels
+=======
+from davi.data.arrays import OneLine, hints, read_classes, read_images, read_labels
+>>>>>>> look-user
 from davi.data.cache import location
 from davi.data.config import DataConfig, check
 from davi.data.decoded import FolderOptions, Progress
@@ -208,7 +212,8 @@ def _array(path: Path, config: DataConfig, written_by_davi: bool = False) -> Who
     images = read_images(path, config.levels, path.name)
     notes = hints(path, images, config.levels, written_by_davi)
     if config.labels:
-        images = labeled(images, read_labels(path), None, str(path))
+        classes = read_classes(path) if written_by_davi else None
+        images = labeled(images, read_labels(path), classes, str(path))
     return Whole(images, str(path), notes=notes)
 
 
