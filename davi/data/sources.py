@@ -10,11 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from davi.data.arrays import OneLine, hints, length, read_images, read_labels
-=======
-from davi.data.arrays import OneLine, hints, read_classes, read_images, read_labels
->>>>>>> look-user
+from davi.data.arrays import OneLine, hints, length, read_classes, read_images, read_labels
 from davi.data.cache import location
 from davi.data.config import DataConfig, check
 from davi.data.decoded import FolderOptions, Progress
