@@ -122,7 +122,7 @@ def test_at_temperature_zero_every_pixel_is_the_more_probable_one(model: Autoreg
 def test_probabilities_of_every_class_sum_to_one(conditional: Autoregressive) -> None:
     found = torch.stack([log_probabilities(conditional, y) for y in range(3)])
     torch.testing.assert_close(found.exp().sum(1), torch.ones(3).double(), rtol=0.0, atol=1e-10)
-    assert bool((found[0] - found[1]).abs().max() > 0.01)
+    assert bool((found[0] - found[1]).abs().max() > 0.001)
     evidence = conditional.evidence(all_images(conditional)[:3], y=torch.tensor([0, 1, 2]))
     assert (evidence.kind, evidence.about) == (Kind.EXACT, About.X_GIVEN_Y)
     assert evidence.log_px.tolist() == found[[0, 1, 2], [0, 1, 2]].tolist()
