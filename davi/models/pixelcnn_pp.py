@@ -314,7 +314,7 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         _, height, width = self.shape
-        pixels = self.scaled(x)
+        pixels = self.scaled(x).contiguous(memory_format=torch.channels_last)
         seen = self._padded(torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1))
         u = shift_down(self.u(seen))
         ul = shift_down(self.above(seen)) + shift_right(self.before(seen))
