@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from typing import final
+from typing import Generic, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -48,10 +48,6 @@ from davi.model import DataInitialized
 from davi.model.causal import CausalModel
 
 
-def _default_likelihood() -> LikelihoodConfig:
-    return LikelihoodConfig(components=10)
-
-
 @final
 @dataclass(frozen=True)
 class PixelCNNPPConfig:
@@ -68,7 +64,7 @@ class PixelCNNPPConfig:
             categorical up to 32, then the logistic mixture.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or the form of the likelihood neither exact nor the authors'.
     """
 
     width: int = 160
@@ -77,9 +73,11 @@ class PixelCNNPPConfig:
     nonlinearity: Nonlinearity = "concat_elu"
     dropout: float = 0.5
     init_images: int = 16
-    likelihood: LikelihoodConfig = field(default_factory=_default_likelihood)
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
 
     def __post_init__(self) -> None:
+        if self.likelihood.form != "openai":  # that of the authors' program
+            self.likelihood.check_exact()
         for name, least in (("width", 1), ("blocks", 1), ("scales", 1), ("init_images", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
@@ -91,40 +89,36 @@ class PixelCNNPPConfig:
 
 Pair = tuple[Tensor, Tensor]
 """Feature maps of u and ul."""
+SHIFTS: tuple[Shift, Shift] = ("down", "down_right")
+"""Of their convolutions."""
+
+
+Layer = TypeVar("Layer", ShiftedConv2d, ShiftedDeconv2d)
 
 
 @final
-class Reduce(nn.Module):
-    """A convolution of each stream to half the size.
+class Resample(nn.Module, Generic[Layer]):
+    """A convolution of each stream to half the size, or a transposed one to twice the size.
 
     Arguments:
-        width: channels.
+        u, ul: the layers of the streams.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, u: Layer, ul: Layer) -> None:
         super().__init__()
-        self.u = ShiftedConv2d(width, width, "down", stride=2)
-        self.ul = ShiftedConv2d(width, width, "down_right", stride=2)
+        self.u: Layer = u
+        self.ul: Layer = ul
 
     def forward(self, u: Tensor, ul: Tensor) -> Pair:
         return self.u(u), self.ul(ul)
 
 
-@final
-class Expand(nn.Module):
-    """A transposed convolution of each stream to twice the size.
+def _halve(width: int) -> Resample[ShiftedConv2d]:
+    return Resample(*(ShiftedConv2d(width, width, shift, stride=2) for shift in SHIFTS))
 
-    Arguments:
-        width: channels.
-    """
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.u = ShiftedDeconv2d(width, width, "down")
-        self.ul = ShiftedDeconv2d(width, width, "down_right")
-
-    def forward(self, u: Tensor, ul: Tensor) -> Pair:
-        return self.u(u), self.ul(ul)
+def _double(width: int) -> Resample[ShiftedDeconv2d]:
+    return Resample(*(ShiftedDeconv2d(width, width, shift) for shift in SHIFTS))
 
 
 @final
@@ -176,9 +170,9 @@ class Scale(nn.Module):
         super().__init__()
         deeper = level + 1 < config.scales
         self.down = nn.ModuleList(Block(config, classes, features, False) for _ in range(config.blocks))
-        self.reduce = Reduce(config.width) if deeper else None
+        self.reduce = _halve(config.width) if deeper else None
         self.inner = Scale(config, classes, features, level + 1) if deeper else None
-        self.expand = Expand(config.width) if deeper else None
+        self.expand = _double(config.width) if deeper else None
         self.up = nn.ModuleList(Block(config, classes, features, True) for _ in range(config.blocks + deeper))
 
     def forward(self, u: Tensor, ul: Tensor, features: Tensor | None, y: Tensor | None) -> Pair:
