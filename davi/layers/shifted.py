@@ -93,7 +93,8 @@ class WeightNormalized(nn.Module, ABC):
         shape = [1] * self.v.ndim
         shape[self.dim] = -1
         axes = [d for d in range(self.v.ndim) if d != self.dim]
-        length = self.v.square().sum(axes).clamp_min(1e-12).sqrt()
+        # Summed in one order, however V lies in memory: saved weights make the same kernels to the last digit.
+        length = self.v.contiguous().square().sum(axes).clamp_min(1e-12).sqrt()
         return self.v * ((self.g if g is None else g) / length).view(shape)
 
     def forward(self, x: Tensor) -> Tensor:
