@@ -93,8 +93,10 @@ class WeightNormalized(nn.Module, ABC):
         shape = [1] * self.v.ndim
         shape[self.dim] = -1
         axes = [d for d in range(self.v.ndim) if d != self.dim]
-        length = self.v.square().sum(axes).clamp_min(1e-12).sqrt()
-        return self.v * ((self.g if g is None else g) / length).view(shape)
+        # In one order, however V lies in memory, so that saved weights compute the same to the last digit.
+        v = self.v.flatten().view(self.v.shape)
+        length = v.square().sum(axes).clamp_min(1e-12).sqrt()
+        return v * ((self.g if g is None else g) / length).view(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.initializing:
