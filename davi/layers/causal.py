@@ -97,7 +97,7 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
 
     @abstractmethod
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """The parameters of all pixels in one pass, ``[B, P, H, W]``, for :attr:`~davi.layers.causal.CausalNetwork.head`.
+        """The parameters of all pixels in one pass, ``[B, P, H, W]``, as ``head`` reads them.
 
         Arguments:
             x: integer images, ``[B, C, H, W]``.
@@ -224,8 +224,8 @@ class WithinPixel(nn.Module):
     Arguments:
         features: channels of f.
         channels: C.
-        outputs: parameters, those of channel c at the places c, c + C, c + 2 C, ... as :class:`~davi.layers.PixelHead` has them for
-            Bernoulli and categorical pixels.
+        outputs: parameters, those of channel c at the places c, c + C, c + 2 C, ... as
+            :class:`~davi.layers.PixelHead` has them for Bernoulli and categorical pixels.
         width: hidden units of a channel.
     """
 
