@@ -47,11 +47,12 @@ nitpicky = True
 _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotlib nn np numpy pathlib PIL torch typing"
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
-    "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC optional"
+    "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC optional "
+    "TypeAliasForwardRef"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
-    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|tuple\[.*|.*Annotated\[.*)"),
+    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|.*\.State|tuple\[.*|.*Annotated\[.*)"),
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
