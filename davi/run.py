@@ -151,7 +151,7 @@ def _keep(given: Given, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             classes = None if given.classes is None else np.array(given.classes)
-            arrays = {"images": given.images, "labels": given.labels, "classes": classes}
+            arrays: dict[str, Any] = {"images": given.images, "labels": given.labels, "classes": classes}
             np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
             file.flush()
             os.fsync(file.fileno())

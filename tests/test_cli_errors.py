@@ -148,7 +148,7 @@ ERRORS: list[tuple[str, str]] = [
     ("sample {run} --temperature nan", "--temperature: got 'nan', expected a number from 0"),
     ("sample {run} --out picture.jpg", "--out: got 'picture.jpg', expected the path of a .png file"),
     ("sample {run} --out {tmp}/absent/picture.png", "no such folder"),
-    ("sample {run} --data.root x", "--data.root: cannot be used with davi sample, expected no dotted options"),
+    ("sample {run} --model.width 3", "--model.width: cannot be used with davi sample, expected --data.OPTION"),
     ("reconstruct {run} --data photos", "expected [1, 8, 8] with 17 levels"),
     ("reconstruct {tmp}/spoiled", "run: the model computes no finite pixels for digits/test"),
     ("reconstruct {run} --n 3.5", "--n: got '3.5', expected a whole number from 1"),

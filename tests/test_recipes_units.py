@@ -37,7 +37,12 @@ INSIDE_ROOT = {"pixelcnn_pp_cifar10": (1e-8, 128)}
 PER_IMAGE = {"ladder_vae_mnist": 4.0}
 """Thresholds for a loss like ours."""
 
-OURS = {"very_deep_vae_digits_tiny", "very_deep_vae_mnist", "very_deep_vae_photos"}
+OURS = {
+    "very_deep_vae_autoregressive_digits_tiny",
+    "very_deep_vae_digits_tiny",
+    "very_deep_vae_mnist",
+    "very_deep_vae_photos",
+}
 """Recipes with fixed thresholds that no paper states."""
 
 

@@ -31,17 +31,24 @@ SEEING = [
     for layer in ("content.conv1", "content.conv2", "key_value", "ask.conv1", "ask.conv2", "query")
 ]
 """Layers within PixelSNAIL that see the image, or coordinates that are repeated for every channel."""
+GATED = [f"head.network.{layer}.conv" for layer in ("layers.0.vertical", "layers.0.horizontal", "last")]
+"""Those layers of a Gated PixelCNN that is a likelihood."""
 ENDS = {
+    "attentive_autoregressive_digits_tiny": [*GATED, "preprocess.stem"],
     "attentive_digits_tiny": ["preprocess.stem", "output"],
     "biva_digits_tiny": ["stem", "output"],
+    "gated_pixelcnn_digits_tiny": [layer.replace("head.network", "causal") for layer in GATED],
     "iaf_vae_digits_tiny": ["stem.0", "output.0"],
     "ladder_vae_convolutional_digits_tiny": ["up.0.cell.stem", "output"],
     "ladder_vae_digits_tiny": ["up.0.layers.0", "output.linear"],
+    "nvae_autoregressive_digits_tiny": [*GATED, "stem"],
     "nvae_digits_tiny": ["stem", "output"],
+    "pixelcnn_digits_tiny": ["causal.first.conv", "causal.last.conv"],
     "pixelcnn_pp_digits_tiny": ["causal.u", "causal.above", "causal.before", "causal.output"],
     "pixelsnail_digits_tiny": ["causal.above", "causal.beside", *SEEING, "causal.output"],
     "vae_convolutional_digits_tiny": ["inference.0.cell.stem", "output.last"],
     "vae_digits_tiny": ["inference.0.hidden.0", "output.last"],
+    "very_deep_vae_autoregressive_digits_tiny": [*GATED, "stem"],
     "very_deep_vae_digits_tiny": ["stem", "output"],
 }
 """Layers that read the image or give the parameters of its pixels."""
@@ -53,6 +60,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def family(name: str, wanted: str) -> str:
+    """The override that gives the pixels of a recipe another family."""
+    network = "network.likelihood." if "autoregressive" in name else ""
+    return f"model.likelihood.{network}family={wanted}"
 
 
 def equal(model: Model, source: Model, names: frozenset[str]) -> bool:
@@ -71,7 +84,7 @@ def test_everything_is_taken_over_for_images_of_the_same_kind(name: str) -> None
 
 @pytest.mark.parametrize("name", TINY)
 def test_only_the_ends_are_drawn_anew_for_other_channels_and_levels(name: str) -> None:
-    model = davi.build(name, "model.likelihood.family=logistic_mixture", shape=(3, 8, 8), levels=256)
+    model = davi.build(name, family(name, "logistic_mixture"), shape=(3, 8, 8), levels=256)
     source, before = davi.build(name), {key: x.clone() for key, x in model.state_dict().items()}
     start, lines = take_over(model, source, "runs/a")
     assert len(lines) == 1
@@ -113,6 +126,23 @@ def test_a_last_layer_of_another_meaning_is_no_less_new_for_having_the_same_shap
     assert all(torch.equal(before[key], x) for key, x in mixtures[1].state_dict().items())
 
 
+def test_the_network_of_an_autoregressive_likelihood_has_a_last_layer_too() -> None:
+    """Its family may change with the images, though not for the same ones; another network is wholly new."""
+    name = "nvae_autoregressive_digits_tiny"
+    inner = "model.likelihood.network.likelihood"
+    source = davi.build(name, f"{inner}.family=categorical", levels=30)
+    mixture = (f"{inner}.family=logistic_mixture", f"{inner}.components=10")
+    start, lines = take_over(davi.build(name, *mixture, levels=17), source, "runs/a")
+    assert lines[0].endswith("images have 17 levels in place of 30: head.network.last.conv")
+    assert start.kept == source.state_dict().keys() - {f"head.network.last.conv.{leaf}" for leaf in ("weight", "bias")}
+    with pytest.raises(UserError, match=r"^model: its last layer does not mean the same as in runs/a"):
+        take_over(davi.build(name, *mixture, levels=30), source, "runs/a")
+    other = davi.build(name, "model.likelihood.network={name: pixelcnn, width: 4}", levels=17)
+    start, lines = take_over(other, source, "runs/a")
+    assert not [key for key in start.kept if key.startswith("head.")]
+    assert "model.likelihood.network.name gated_pixelcnn -> pixelcnn" in lines[1]
+
+
 @pytest.mark.parametrize(
     ("recipe", "overrides", "shape", "words"),
     [
@@ -139,8 +169,8 @@ def test_options_that_change_no_shape_are_told() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_images_shown_before_the_first_step_change_no_weight_that_was_taken_over(name: str) -> None:
-    model, source = (davi.build(name, "model.likelihood.family=bernoulli", levels=2) for _ in range(2))
-    if not isinstance(model, DataInitialized):
+    model, source = (davi.build(name, family(name, "bernoulli"), levels=2) for _ in range(2))
+    if not isinstance(model, DataInitialized) or not model.images_wanted:
         return
     start, _ = take_over(model, source, "runs/a")
     x = torch.randint(2, (16, *model.shape))
@@ -152,7 +182,7 @@ def test_images_shown_before_the_first_step_change_no_weight_that_was_taken_over
     kept = frozenset(key for key, _ in source.named_parameters() if key not in ends)
     assert equal(model, source, kept)
     own, theirs = dict(model.named_parameters()), dict(source.named_parameters())
-    biases = {end: f"{end}.bias" if f"{end}.bias" in own else f"{end}.b" for end in ENDS[name]}
+    biases = {end: f"{end}.{leaf}" for end in ENDS[name] for leaf in ("bias", "b") if f"{end}.{leaf}" in own}
     changed = {end for end, bias in biases.items() if not torch.equal(own[bias], theirs[bias])}
     expected = {"vae": ENDS[name][1:], "nvae": []}
     assert changed == set(expected.get(model.name, ENDS[name]))

@@ -87,7 +87,7 @@ def known(form: Form) -> Iterator[Known]:
         if load_yaml(recipes.find(name))["model"]["name"] != form.model:
             continue  # before the time is spent on judging every option
         recipe = recipes.load(name)
-        if recipe.data is not None:
+        if recipe.data is not None and recipe.model.likelihood.family != "autoregressive":  # nobody published any
             options = model_options(name, recipe, form.untold)
             yield Known(name, options, geometry_of(recipe.data), to_dict(recipe.data))
 

@@ -47,6 +47,8 @@ def _list(words: Sequence[str], tests: bool) -> None:
         )
     print("\n".join(_table([_HEAD, *rows])))
     print("\ndavi recipes show NAME shows one in full, davi recipes WORD filters the list")
+    if any(name == START for name, *_ in rows):
+        print(f"start with {START}: davi train {START}")
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
@@ -54,8 +56,7 @@ def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         name, data, size, cost = row
-        line = f"{name:<{widths[0]}}  {data:<{widths[1]}}  {size:>{widths[2]}}  {cost:<{widths[3]}}"
-        yield (line + ("  start here" if name == START else "")).rstrip()
+        yield f"{name:<{widths[0]}}  {data:<{widths[1]}}  {size:>{widths[2]}}  {cost}"
 
 
 def _size(parameters: int) -> str:

@@ -204,7 +204,9 @@ def _class_names(images: Any) -> tuple[str, ...] | None:
     if not type(images).__module__.startswith("datasets."):
         return None
     column = chosen_column(images.features)
-    kind = None if column is None else images.features[column]
+    if column is None:
+        return None
+    kind = images.features[column]
     return tuple(kind.names) if type(kind).__name__ == "ClassLabel" else None
 
 

@@ -107,7 +107,8 @@ class AutoregressivePixels(Distribution):
             generator: source of randomness. The same draws make the same image, cached or not, as long as no two values
                 are equally probable to the last digits.
             cached: compute what is new with each pixel only; else a whole pass for each part of each pixel.
-            report: told about each row; by default whoever listens (:func:`reporting`).
+            report: told about each row; by default whoever listens
+                (:func:`~davi.layers.autoregressive_pixels.reporting`).
         """
         report = report or listening()
         network = self.network

@@ -21,6 +21,7 @@ from davi.config import to_dict
 from davi.errors import UserError
 from davi.files import digest, read_tensors, write_tensors, writing
 from davi.layers import LikelihoodConfig, PixelLikelihood
+from davi.layers.autoregressive_head import AutoregressiveHead
 from davi.model import Network
 from davi.runs import START, flat
 
@@ -83,7 +84,7 @@ def take_over(model: Network, source: Network, name: str) -> tuple[Start, list[s
         other = [f"{own} {what}{'s' * (own != 1)} in place of {there}" for what, own, there in pairs if own != there]
         images = " and ".join(other)
         lines[0] += f"; drawn anew, since images have {images}: {', '.join(drawn)}"
-    told = [change for option, change in changes.items() if not option.startswith(f"model.{HEAD}.")]
+    told = [change for option, change in changes.items() if not _of_the_last_layer(option)]
     if told:
         lines.append(f"options that differ from {name}: {', '.join(told)}")
     return Start(name, digest(theirs), kept), lines
@@ -104,12 +105,26 @@ def _changes(model: Network, source: Network) -> dict[str, str]:
     return {key: f"{key} {there.get(key)} -> {here[key]}" for key in here if here[key] != there.get(key)}
 
 
+def _of_the_last_layer(option: str) -> bool:
+    """Whether an option only says how the last layer is read; those of a causal network say how it is computed."""
+    own, network = f"model.{HEAD}.", f"model.{HEAD}.network."
+    return option.startswith(f"{network}{HEAD}." if option.startswith(network) else own)
+
+
 def _layout(model: Network) -> tuple[Any, ...]:
-    """What the parameters of a pixel mean."""
-    if (likelihood := _likelihood(model)) is None:
+    """What the parameters of a pixel mean, and which causal network they are from in an autoregressive likelihood."""
+    if not isinstance(model, PixelLikelihood):
         return (model.shape[0],)
+    network, head = _network(model), model.head
+    likelihood = head.network.head.likelihood if isinstance(head, AutoregressiveHead) else head.likelihood
     count: dict[str | None, int] = {"logistic_mixture": likelihood.components, "categorical": model.levels}
-    return likelihood.family, count.get(likelihood.family), model.shape[0]
+    return network, likelihood.family, count.get(likelihood.family), model.shape[0]
+
+
+def _network(model: Network) -> str | None:
+    """The name of the causal network in an autoregressive likelihood."""
+    head = model.head if isinstance(model, PixelLikelihood) else None
+    return head.network.name if isinstance(head, AutoregressiveHead) else None
 
 
 def _likelihood(model: Network) -> LikelihoodConfig | None:
@@ -130,6 +145,9 @@ def _of_the_images(model: Network, source: Network) -> set[str]:
         return found
     for components in (1, 2):  # one of the two numbers is not that of the source
         other = LikelihoodConfig("logistic_mixture", components)
+        if likelihood.network is not None and _network(model) == _network(source):  # only its last layer
+            options: Any = likelihood.network
+            other = dataclasses.replace(likelihood, network=dataclasses.replace(options, likelihood=other))
         found |= _differing(theirs, _on_paper(source, source.shape, source.levels, other))
     return found
 
