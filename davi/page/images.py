@@ -137,7 +137,9 @@ def _chosen(contents: Contents, longest: int) -> Block:
         else f"Images of {found.set} and what each costs, in {unit.name}."
     )
     made = (
-        f" A reconstruction shows {_SHOWN[found.pixels]} p(x | z) at the posterior means of the latents." if pairs else ""
+        f" A reconstruction shows {_SHOWN[found.pixels]} p(x | z) at the posterior means of the latents."
+        if pairs
+        else ""
     )
     return Figure(
         "reconstructions",
