@@ -72,11 +72,26 @@ def refuse_unknown(name: str) -> None:
         return
     if exists:
         return
+    nearest = _nearest(name, path)
+    hint = f" (did you mean {nearest}?)" if nearest else ""
     if "/" in name or path.suffix in (".npy", ".npz"):
-        raise UserError(f"data.set: got {name!r}, which does not exist; expected a folder of images, an array or a set")
-    near = difflib.get_close_matches(name, GEOMETRY, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(
+            f"data.set: got {name!r}, which does not exist{hint}; expected a folder of images, an array or a set"
+        )
     raise UserError(f"data.set: got {name!r}{hint}, expected {ANY}")
+
+
+def _nearest(name: str, path: Path) -> str:
+    """The name of a set, or else of something that lies where the path leads, that is most like it; empty for none."""
+    sets = [] if "/" in name else difflib.get_close_matches(name, GEOMETRY, n=1)
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+    except OSError:
+        beside = []
+    files = difflib.get_close_matches(path.name, beside, n=1)
+    candidates = {**{file: str(Path(name).parent / file) for file in files}, **{found: found for found in sets}}
+    best = difflib.get_close_matches(path.name, candidates, n=1)
+    return candidates[best[0]] if best else ""
 
 
 def folder_of(name: str, root: str | None) -> Path:

@@ -438,7 +438,7 @@ def pixelcnn_pp() -> Figure:
 
 
 def pixelsnail() -> Figure:
-    """What a pixel sees in PixelSNAIL with a single block, without its attention and with it."""
+    """The receptive field of a pixel in PixelSNAIL with a single block, without its attention and with it."""
     torch.manual_seed(0)
     config = PixelSNAILConfig(blocks=1, resnets=3, width=16, likelihood=LikelihoodConfig("bernoulli"))
     network = PixelSNAILNetwork((1, 16, 24), 2, config).double()

@@ -152,12 +152,15 @@ def test_a_causal_network_shows_what_its_pixels_see() -> None:
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1] == (30, 30)
     _, text, _ = seen(model)
-    assert "How much the framed pixel depends on each pixel. Of all later pixels it is exactly zero." in text
-    assert "those from the framed pixel on are never read" in text
+    assert (
+        "How strongly the prediction of the framed pixel depends on earlier pixels. It does not depend on later ones."
+        in text
+    )
+    assert "it and later pixels are masked" in text
     leaking = replace(found.receptive, maps=torch.ones_like(found.receptive.maps))
     made = contents(inspection=replace(found, receptive=leaking), model=model, levels=2)
     text = "".join(Read(page.render(made, page.compose(made, 96))).text)
-    assert "it is not of 9, so what is stated is no probability" in text  # after the pixels 4, 0 and 2
+    assert "but does on 9: the numbers on this page are no probabilities" in text  # after the pixels 4, 0 and 2
 
 
 def test_images_are_named_by_their_files_where_these_are_known() -> None:

@@ -34,10 +34,10 @@ SECTIONS = [
     "variations",
     "bits",
     "kl",
-    "curves",
-    "comparison",
     "depth",
     "space",
+    "curves",
+    "comparison",
     "details",
 ]
 

@@ -13,6 +13,7 @@ from davi.data import evenly
 from davi.data.subsets import rule
 from davi.errors import UserError
 from davi.evaluation import measuring
+from davi.inspection.walks import reconstruction
 from davi.model import LatentModel
 from davi.pictures import pairs, save_png
 
@@ -41,12 +42,12 @@ def run(request: Request) -> int:
 
 
 def _reconstructed(model: LatentModel, x: Tensor, name: str) -> Tensor:
-    """:meth:`~davi.model.LatentModel.reconstruct`, of a model whose distribution of the pixels has finite numbers.
+    """:func:`~davi.inspection.walks.reconstruction` by a model whose distribution of the pixels has finite numbers.
 
     A mode is some integer whatever the numbers behind it are, so they are asked for its probability.
     """
     pixels = model.decode(model.latents(x))
-    made = pixels.mode()
+    made = reconstruction(pixels)
     if not bool(pixels.log_prob(made).isfinite().all()):
         raise UserError(f"run: the model computes no finite pixels for {name}; expected usable weights")
     return made.cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import shlex
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -64,7 +66,7 @@ def _computing_on(name: str | None) -> Iterator[None]:
 
 
 def _train(request: Request, processes: Processes) -> int:
-    recipe, folder, source = _asked(request)
+    recipe, folder, source, told = _asked(request)
     if recipe.data is None:
         raise UserError(
             f"{recipe.name}: got no section data, expected one in a recipe that is to be trained, or --data SET"
@@ -78,11 +80,15 @@ def _train(request: Request, processes: Processes) -> int:
     whole = dataclasses.replace(recipe, data=data).to_dict()
     if training.threads:
         torch.set_num_threads(training.threads)
-    sets = processes.main_first(lambda: load_told(data, sys.stdout))
+    notes = io.StringIO()
+    sets = processes.main_first(lambda: load_told(data, notes))
     torch.manual_seed(training.seed)  # the initial weights
-    model = recipes.build(recipe, sets.shape, sets.levels, _classes(recipe, sets))
+    model = recipes.build(recipe, sets.shape, sets.levels, _classes(recipe, sets, notes))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shape = "x".join(map(str, sets.shape))
+    if not request.options.plan:  # not before: what has failed up to here leaves no folder
+        print(f"run {folder}")
+    print("".join(f"{line}\n" for line in told) + notes.getvalue(), end="")
     print(f"recipe {recipe.name}: {recipe.model_name}, {parameters:,} parameters")
     print(f"data {data.set}: {len(sets.train)} training images of {shape} with {sets.levels} levels")
     start = None
@@ -107,16 +113,17 @@ def _train(request: Request, processes: Processes) -> int:
     return 0
 
 
-def _classes(recipe: Recipe, sets: DataSets) -> int:
+def _classes(recipe: Recipe, sets: DataSets, notes: TextIO) -> int:
     """The number of classes of the model: those of the images, if it can use them."""
     if not sets.classes or issubclass(MODELS[recipe.model_name], Conditional):
         return len(sets.classes)
-    print(f"labels of {len(sets.classes)} classes were read, of which {recipe.model_name} makes no use")
+    print(f"labels of {len(sets.classes)} classes were read, of which {recipe.model_name} makes no use", file=notes)
     return 0
 
 
-def _asked(request: Request) -> tuple[Recipe, Path, Source | None]:
-    """The recipe with all overrides, the folder of the run, and the weights to begin with, if the run is new."""
+def _asked(request: Request) -> tuple[Recipe, Path, Source | None, list[str]]:
+    """The recipe with all overrides, the folder of the run, the weights to begin with, if the run is new, and what was
+    found on the way."""
     options = request.options
     if options.resume and options.run is None:
         raise UserError("--resume: got no --run DIR, expected the folder of the run to go on with")
@@ -126,7 +133,7 @@ def _asked(request: Request) -> tuple[Recipe, Path, Source | None]:
         check_can_go_on(folder)  # before images are decoded for nothing
     if begun and folder is not None and options.source is not None:
         check_same_source(folder, options.source)
-    told: list[str] = []  # what is found on the way, after the name of the folder
+    told: list[str] = []
     source = None if begun or options.source is None else open_source(request, told.append)
     if options.recipe is not None:
         recipe = adapted(partial(recipes.load, options.recipe), request.assignments, told.append)
@@ -139,10 +146,7 @@ def _asked(request: Request) -> tuple[Recipe, Path, Source | None]:
     else:
         raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run, or a recipe to begin with")
     folder = _free_folder(recipe.name) if folder is None else folder
-    if not options.plan:
-        print(f"run {folder}")
-    print("".join(f"{line}\n" for line in told), end="")
-    return recipe, folder, source
+    return recipe, folder, source, told
 
 
 def _free_folder(name: str) -> Path:

@@ -22,8 +22,8 @@ from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
-from davi.inspection.views import Chosen, Inspection
-from davi.inspection.walks import depths_of, pixels_of
+from davi.inspection.views import Chosen, Inspection, Shown
+from davi.inspection.walks import depths_of, pixels_of, shown_of
 from davi.layers.autoregressive_pixels import reporting
 from davi.layers.causal_attention import SpatialAttentive
 from davi.model import Autoregressive, CausalModel, Hierarchy, LatentModel, Model
@@ -196,15 +196,15 @@ def _chosen(
     roles: Sequence[tuple[Role, int]],
     places: Sequence[int],
     device: torch.device,
-) -> tuple[tuple[Chosen, ...], Literal["means", "modes"]]:
+) -> tuple[tuple[Chosen, ...], Shown]:
     """The images of all roles beside their reconstructions, and what these show; ``places`` are those of the inspected
     images in the set."""
     originals = torch.stack([images.pixels[places[i]] for _, i in roles])
     reconstructions: Sequence[Tensor | None] = [None] * len(roles)
-    means = True
+    pixels: Shown = "means"
     if isinstance(model, LatentModel):
-        pictures = pixels_of(model.decode(model.latents(originals.to(device))))
-        reconstructions, means = list(pictures), pictures.is_floating_point()
+        likelihood = model.decode(model.latents(originals.to(device)))
+        reconstructions, pixels = list(pixels_of(likelihood)), shown_of(likelihood)
     dims = evaluation.dims
     chosen = tuple(
         Chosen(
@@ -217,7 +217,7 @@ def _chosen(
         )
         for (role, i), original, picture in zip(roles, originals.cpu(), reconstructions, strict=True)
     )
-    return chosen, "means" if means else "modes"
+    return chosen, pixels
 
 
 def _typical_first(x: Tensor, names: Sequence[str], labels: Tensor | None) -> tuple[Tensor, list[str], Tensor | None]:

@@ -206,6 +206,10 @@ class BitMaps:
     layers: Tensor
 
 
+Shown = Literal["means", "modes", "draws"]
+"""What a picture of p(x | z) shows."""
+
+
 @dataclass(frozen=True, eq=False)
 class ReceptiveField:
     """What the parameters of chosen pixels of a causal network depend on.
@@ -243,8 +247,8 @@ class Inspection:
         samples: temperature -> integers ``[n, C, H, W]``; all temperatures start from the same seed.
         expected: temperature -> means of p(x | z) for the latents of these samples, in units of levels, floats of the
             same shape; empty where latents or means are not known.
-        pixels: what pictures of p(x | z) show, here and in strips: its means in units of levels (floats), or modes
-            (integers) where means are not known.
+        pixels: what pictures of p(x | z) show, here and in strips: its means in units of levels (floats), modes
+            (integers) where means are not known, or one draw each (integers) of an autoregressive likelihood.
         shown: names of the images of ``progressive``, ``bits`` and the maps of attention.
         chosen: up to four each of the best, the typical and the worst images, no image twice from three images on.
         layers: the latent layers, top first.
@@ -270,7 +274,7 @@ class Inspection:
     bits: BitMaps | None
     active_units: Measure | None = None
     expected: Mapping[float, Tensor] = field(default_factory=dict)
-    pixels: Literal["means", "modes"] = "modes"
+    pixels: Shown = "modes"
     shown: tuple[str, ...] = ()
     strips: tuple[Strip, ...] = ()
     examples: Tensor | None = None

@@ -83,9 +83,13 @@ class AutoregressivePixels(Distribution):
         """Each pixel's most probable value given those chosen before it; the most probable image is not known."""
         return self.complete(self._blank(), 0, 0.0)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.network.parameters()).device
+
     def _blank(self) -> Tensor:
-        device = next(self.network.parameters()).device
-        return torch.zeros(self.n, *self.network.shape, dtype=torch.long, device=device)
+        return torch.zeros(self.n, *self.network.shape, dtype=torch.long, device=self.device)
 
     @torch.no_grad()
     def complete(

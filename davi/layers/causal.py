@@ -85,7 +85,7 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
     head: PixelHead
     """Reads the parameters of a pixel as its distribution."""
     parts: int
-    """How many answers a pixel takes: 1 if its channels are drawn at once, from a joint distribution; C if the network
+    """Sequential draws per pixel: 1 if its channels are drawn at once, from a joint distribution; C if the network
     looks at the earlier channels of the pixel itself."""
 
     def __init__(

@@ -9,8 +9,8 @@ row. Both go down to a half and a quarter of the size and up again, with shortcu
 gated residual blocks of shifted convolutions (:mod:`davi.layers.shifted`). Of three channels the distribution is a
 mixture of discretized logistics whose means of green and blue depend on the channels before them.
 
-Sizes that the scales do not divide are padded at the bottom and on the right, and cropped at the end: no pixel sees
-what comes after it, so none sees the padding but as the zeros that any convolution has around an image.
+Sizes that the scales do not divide are padded at the bottom and on the right, and cropped at the end: no pixel depends
+on what comes after it, so to all of them the padding is like the zeros around an image.
 
 Drawing computes each row of u, and each pixel of ul, once: at a half of the size in every second row and column only.
 

@@ -68,10 +68,10 @@ PARTS = (
     Part("bits", "where the bits go", Hierarchy | Autoregressive, bits.bits),
     Part("receptive", "", CausalModel, receptive.receptive),
     Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
-    Part("curves", "learning curves", Model, curves.curves),
-    Part("comparison", "comparison with baselines", Model, numbers.comparison),
     Part("depth", "attention over depth", Hierarchy, attention.depth),
     Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
+    Part("curves", "learning curves", Model, curves.curves),
+    Part("comparison", "comparison with baselines", Model, numbers.comparison),
     Part("details", "details", Model, numbers.details),
 )
 """The page, from top to bottom."""

@@ -114,17 +114,18 @@ def _label(name: str) -> str:
     return f"layer {name}" if name.isdecimal() else name
 
 
-def _original(contents: Contents, i: int, longest: int) -> Picture | None:
+def _original(contents: Contents, i: int, longest: int, room: int = pixels.SMALL) -> Picture | None:
     """The image whose maps are shown: maps of attention and maps of bits are those of the same images."""
     found = contents.inspection
     if found.bits is None or i >= len(found.bits.images):
         return None
     alt = f"{name_of(found, i)}, original."
-    return pixels.image(found.bits.images[i], contents.levels, alt, longest, pixels.SMALL)
+    return pixels.image(found.bits.images[i], contents.levels, alt, longest, room)
 
 
 def spatial(contents: Contents, longest: int) -> Section | None:
-    """Where in the image chosen query pixels look.
+    """Which pixels chosen query pixels attend to; attention is all that an autoregressive model has of it to show, so
+    its first block is not folded away.
 
     Arguments:
         contents: of the page.
@@ -134,33 +135,41 @@ def spatial(contents: Contents, longest: int) -> Section | None:
     if not views:
         return None
     figures = tuple(_spatial(view, k, contents, longest) for k, view in enumerate(views))
-    blocks = f"{len(views)} blocks" if len(views) > 1 else "one block"
-    return Section("space", "Attention over space", (Fold(f"Where chosen pixels look, in {blocks}", figures),))
+    shown = figures[:1] if views[0].gate is None else ()
+    rest = figures[len(shown) :]
+    blocks = (
+        f"{len(rest)} {'more ' if shown else ''}blocks" if len(rest) > 1 else f"one {'more ' if shown else ''}block"
+    )
+    folds = (Fold(f"Attention of chosen pixels, {blocks}", rest),) if rest else ()
+    return Section("space", "Attention over space", (*shown, *folds))
 
 
 def _spatial(view: SpatialAttentionView, k: int, contents: Contents, longest: int) -> Figure:
     """A row for each image, a map for each query, which is framed."""
     high = float(view.maps.nan_to_num(0.0).max())
+    room = pixels.TILE if view.gate is None else pixels.SMALL
     rows = []
     for i, maps in enumerate(view.maps):
         name = name_of(contents.inspection, i)
-        original = _original(contents, i, longest)
+        original = _original(contents, i, longest, room)
         tiles = [Tile((original,), "original")] if original is not None else []
         for query, weights in zip(view.queries, maps, strict=True):
             row, column = query
-            alt = f"{name}: where the pixel in row {row}, column {column} looks, by {view.name}."
+            alt = f"{name}: attention of the pixel in row {row}, column {column}, {view.name}."
             if view.gate is None:
-                picture = pixels.ordered(weights, high, query, alt, longest, pixels.SMALL)
+                picture = pixels.ordered(weights, high, query, alt, longest, room)
             else:
-                picture = pixels.marked(pixels.maps(weights[None], high, alt, longest, pixels.SMALL), query, view.grid)
-            tiles.append(Tile((picture,), f"from {row}, {column}"))
+                picture = pixels.marked(pixels.maps(weights[None], high, alt, longest, room), query, view.grid)
+            tiles.append(Tile((picture,), f"pixel {row}, {column}"))
         rows.append(Tiles(tuple(tiles), name))
-    never = (pixels.swatch(pixels.LATER, "never read:"),) if view.gate is None else ()
+    never = (
+        (pixels.swatch(pixels.LATER, "the pixel itself and later ones, without weight:"),) if view.gate is None else ()
+    )
     return Figure(
         f"space-{k + 1}",
         (*rows, pixels.legend(high, "weight"), *never),
-        "The framed pixel reads from the bright ones.",
-        f"The numbers are the row and the column of the framed pixel. {_sums(view)}",
+        "The framed pixel attends to the bright ones.",
+        f"The numbers are the row and the column of the framed pixel, from 0. {_sums(view)}",
         "The kind of figure shown in Non-local Neural Networks (Wang et al., CVPR 2018)."
         if view.gate is not None
         else "The attention is that of PixelSNAIL (Chen et al., ICML 2018).",
@@ -172,11 +181,11 @@ def _sums(view: SpatialAttentionView) -> str:
     """What a map sums to, and over which places."""
     if view.gate is None:
         return (
-            "Each map sums to 1 over the pixels before the framed one, row by row; those from the framed pixel on are "
-            "never read."
+            "Pixels are predicted row by row, from the top left. Each map sums to 1 over the pixels before the framed "
+            "one; it and later pixels are masked."
         )
     height, width = view.key_grid
     return (
-        f"Each map sums to 1 over {height} x {width} places, so that {1 / (height * width):.2g} everywhere would be no "
-        f"preference. The gate of this block is {view.gate:.3f}: at 0 it has no effect."
+        f"Each map sums to 1 over {height} x {width} places; uniform attention is {1 / (height * width):.2g}. "
+        f"The gate of this block is {view.gate:.3f}: at 0 it has no effect."
     )

@@ -15,9 +15,6 @@ from davi.page.contents import Contents
 from davi.page.images import reduced
 from davi.page.units import Unit
 
-_PAIR = 240
-"""Pixels of the screen for an image and for the map over it."""
-
 _MOST_LAYERS = 6
 """Maps of single layers beside an image; of more layers those with the highest cost are shown."""
 
@@ -41,8 +38,8 @@ def bits(contents: Contents, longest: int) -> Section | None:
         name = name_of(found, i)
         alt = f"{name} with its cost per pixel laid over it, {cost} {unit.name} in all."
         pair = (
-            pixels.image(original, contents.levels, f"{name}, original.", longest, _PAIR),
-            pixels.overlay(original, contents.levels, values, high, alt, longest, _PAIR),
+            pixels.image(original, contents.levels, f"{name}, original.", longest, pixels.MIDDLE),
+            pixels.overlay(original, contents.levels, values, high, alt, longest, pixels.MIDDLE),
         )
         tiles.append(Tile(pair, f"{name} · {cost} {unit.name}"))
     legend = pixels.legend(high, unit.per_pixel, over=True)

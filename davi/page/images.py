@@ -12,6 +12,8 @@ from davi.page.blocks import Block, Figure, Fold, Picture, Prose, Section, Tile,
 from davi.page.contents import Contents
 from davi.page.units import Unit
 
+_SHOWN = {"means": "the mean of", "modes": "the mode of", "draws": "one draw from"}
+
 _ROLES = {"typical": "Typical", "best": "Most probable", "worst": "Least probable"}
 
 
@@ -135,7 +137,7 @@ def _chosen(contents: Contents, longest: int) -> Block:
         else f"Images of {found.set} and what each costs, in {unit.name}."
     )
     made = (
-        f" A reconstruction shows the {_shown(found)} of p(x | z) at the posterior means of the latents."
+        f" A reconstruction shows {_SHOWN[found.pixels]} p(x | z) at the posterior means of the latents."
         if pairs
         else ""
     )
@@ -151,13 +153,10 @@ def _chosen(contents: Contents, longest: int) -> Block:
     )
 
 
-def _shown(found: Inspection) -> str:
-    return "mean" if found.pixels == "means" else "mode"
-
-
 def _beside(item: Chosen, levels: int, unit: Unit, longest: int) -> Tile:
     cost = f"{unit.short(unit.of_bits(item.bits_per_dim))} {unit.name}"
-    pictures = [pixels.image(item.original, levels, f"{item.name}, original, {cost}.", longest)]
+    room = pixels.MIDDLE if item.reconstruction is None else pixels.TILE
+    pictures = [pixels.image(item.original, levels, f"{item.name}, original, {cost}.", longest, room)]
     if item.reconstruction is not None:
         pictures.append(pixels.image(item.reconstruction, levels, f"{item.name}, reconstruction.", longest))
     return Tile(tuple(pictures), f"{item.name} · {cost}")

@@ -153,11 +153,13 @@ def progressive(contents: Contents, longest: int) -> Section | None:
     for i, original in enumerate(found.originals):
         name = name_of(inspection, i)
         tiles = []
-        for place in spread(len(found.depths), _MOST_PICTURES):
+        places = spread(len(found.depths), _MOST_PICTURES)
+        room = pixels.room_of(len(places) + 1)
+        for place in places:
             k, images = found.depths[place], found.images[place]
             alt = f"{name}, from {_first(k, found.depths[-1])}."
-            tiles.append(Tile((pixels.image(images[i], contents.levels, alt, longest, pixels.SMALL),), str(k)))
-        last = pixels.image(original, contents.levels, f"{name}, original.", longest, pixels.SMALL)
+            tiles.append(Tile((pixels.image(images[i], contents.levels, alt, longest, room),), str(k)))
+        last = pixels.image(original, contents.levels, f"{name}, original.", longest, room)
         rows.append(Tiles((*tiles, Tile((last,), "original")), name))
     figure = Figure(
         "progressive",

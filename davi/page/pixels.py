@@ -33,6 +33,12 @@ TILE = 132
 SMALL = 100
 """The same for one of many: twelve fit side by side on a wide page, three on a phone."""
 
+MIDDLE = 240
+"""The same for one of a few: four or five fit side by side on a wide page; a phone shows two, smaller."""
+
+WIDE, BETWEEN = 1248, 8
+"""Pixels of the screen for a row on a wide page, and between two tiles of it, as in ``style.css``."""
+
 GAP = 2
 """Pixels between pictures in a strip."""
 
@@ -80,6 +86,12 @@ def in_levels(x: Tensor, levels: int) -> tuple[Tensor, int]:
     if not x.is_floating_point():
         return x, levels
     return (x * (255 / (levels - 1))).round().clamp(0, 255).to(torch.uint8), 256
+
+
+def room_of(count: int) -> int:
+    """Pixels of the screen for each of so many images, so that they fill a row of a wide page; :data:`SMALL` at least
+    and :data:`MIDDLE` at most."""
+    return min(max((WIDE + BETWEEN) // max(count, 1) - BETWEEN, SMALL), MIDDLE)
 
 
 def image(x: Tensor, levels: int, alt: str, longest: int, room: int = TILE) -> Picture:
@@ -222,6 +234,21 @@ def ordered(values: Tensor, high: float, place: Sequence[int], alt: str, longest
     colors[missing & ~later], colors[missing & later] = UNSEEN, LATER
     picture = Image.fromarray(colors)
     return marked(Picture(picture, max(room // max(picture.size), 1), alt), (row, column), small.shape)
+
+
+def given_rows(picture: Picture, rows: int, height: int) -> Picture:
+    """The same picture with all but its first rows in gray.
+
+    Arguments:
+        picture: of one image, in shades or colors.
+        rows: of the image that stay.
+        height: rows of the image, which may be more than the picture has.
+    """
+    covered = picture.image.copy()
+    top = -(-rows * covered.height // height)
+    gray = pictures.GAP_LEVEL
+    covered.paste(gray if covered.mode == "L" else (gray,) * 3, (0, top, covered.width, covered.height))
+    return Picture(covered, picture.scale, picture.alt)
 
 
 def swatch(color: tuple[int, int, int], what: str) -> Scale:

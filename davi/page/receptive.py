@@ -31,23 +31,23 @@ def receptive(contents: Contents, longest: int) -> Section | None:
     count = f"{found.images} images" if found.images > 1 else "one image"
     later = int(found.later().count_nonzero())
     exact = (
-        "Of all later pixels it is exactly zero."
+        "It does not depend on later ones."
         if later == 0
-        else f"It should be zero of all later pixels; it is not of {later}, so what is stated is no probability."
+        else f"It must not depend on later ones, but does on {later}: the numbers on this page are no probabilities."
     )
     figure = Figure(
         "receptive-field",
         (
             Tiles(tiles),
             _legend(),
-            pixels.swatch(pixels.UNSEEN, "earlier pixel, exactly zero:"),
-            pixels.swatch(pixels.LATER, "the pixel itself or a later one, exactly zero:"),
+            pixels.swatch(pixels.UNSEEN, "earlier pixel without influence:"),
+            pixels.swatch(pixels.LATER, "the pixel itself and later ones, without influence:"),
         ),
-        f"How much the framed pixel depends on each pixel. {exact}",
-        f"The size of the gradient of all parameters of the framed pixel, mean over {count}, on a logarithmic scale. "
-        "Pixels come row by row. The two grays are exactly zero: pixels from the framed one on, and earlier ones that "
-        "it never sees, because they lie outside of its receptive field or in a blind spot. The framed pixel has a "
-        "color where the network predicts the channels of a pixel one after the other.",
+        f"How strongly the prediction of the framed pixel depends on earlier pixels. {exact}",
+        f"The size of the gradient of the framed pixel's predicted distribution, root mean square over {count}, on a "
+        "logarithmic scale. Pixels are predicted row by row, from the top left. In the two grays the gradient is "
+        "exactly zero: at the framed pixel and after it, and at earlier pixels outside of the receptive field or in a "
+        "blind spot. The framed pixel itself has a color if its channels are predicted one after the other.",
         "The kind of figure shown in Pixel Recurrent Neural Networks (van den Oord et al., ICML 2016) and Conditional "
         "Image Generation with PixelCNN Decoders (van den Oord et al., NeurIPS 2016), there as a drawing.",
     )
@@ -58,9 +58,10 @@ def _tile(found: ReceptiveField, q: int, longest: int) -> Tile:
     (row, column), values = found.queries[q], found.maps[q]
     before = row * values.shape[1] + column
     seen = int(values.flatten()[:before].count_nonzero())
-    alt = f"Gradient of the pixel in row {row}, column {column}: {seen} of {before} earlier pixels are seen."
-    picture = pixels.ordered(_colors(values), 1.0, (row, column), alt, longest, pixels.TILE)
-    return Tile((picture,), f"pixel {row}, {column} sees {seen} of {before} earlier ones")
+    told = f"{seen} of {before} earlier pixels"
+    alt = f"Gradient of the prediction in row {row}, column {column}: depends on {told}."
+    picture = pixels.ordered(_colors(values), 1.0, (row, column), alt, longest, pixels.MIDDLE)
+    return Tile((picture,), f"depends on {told}")
 
 
 def _colors(values: Tensor) -> Tensor:
@@ -72,4 +73,4 @@ def _colors(values: Tensor) -> Tensor:
 def _legend() -> Scale:
     places = torch.linspace(_LEAST, 1.0, 9) * (len(pixels.PALETTE) - 1)
     colors = tuple("#{:02x}{:02x}{:02x}".format(*pixels.PALETTE[round(float(place))]) for place in places)
-    return Scale(f"gradient, share of the largest: at most 1/{10**_DECADES:,}", "1", colors)
+    return Scale(f"gradient relative to the largest: 1/{10**_DECADES:,} or less", "1", colors)

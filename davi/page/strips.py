@@ -81,10 +81,11 @@ def section(kind: str) -> Callable[[Contents, int], Section | None]:
 
 
 def _row(strip: Strip, contents: Contents, longest: int) -> Tiles:
-    tiles = []
+    tiles, room = [], pixels.room_of(len(strip.labels))
     for i, (label, image) in enumerate(zip(strip.labels, strip.images, strict=True)):
-        if label == "given":
-            image = image[:, : max(strip.given, 1)]
         alt = f"{strip.title}, picture {i + 1} of {len(strip.labels)}{f': {label}' if label else ''}."
-        tiles.append(Tile((pixels.image(image, contents.levels, alt, longest, pixels.SMALL),), label))
+        picture = pixels.image(image, contents.levels, alt, longest, room)
+        if label == "given":
+            picture = pixels.given_rows(picture, strip.given, image.shape[1])
+        tiles.append(Tile((picture,), label))
     return Tiles(tuple(tiles), strip.title)
