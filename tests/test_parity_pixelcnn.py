@@ -126,9 +126,39 @@ def other_nonlinearity(tensors: Tensors, first: Tensors, facts: Facts) -> None:
     facts["config"]["resnet_nonlinearity"] = "tanh"
 
 
+def flat_weight(tensors: Tensors, first: Tensors, facts: Facts) -> None:
+    tensors["weights/model/conv2d_0/V"] = tensors["weights/model/conv2d_0/V"].flatten()
+
+
+def no_labels(tensors: Tensors, first: Tensors, facts: Facts) -> None:
+    del tensors["input/labels"]
+
+
+def one_label(tensors: Tensors, first: Tensors, facts: Facts) -> None:
+    tensors["input/labels"] = tensors["input/labels"][:1]
+
+
+def whiter_than_white(tensors: Tensors, first: Tensors, facts: Facts) -> None:
+    tensors["input/x_uint8"] = tensors["input/x_uint8"].int() + 255
+
+
+def no_first_kernel(tensors: Tensors, first: Tensors, facts: Facts) -> None:
+    del first["raw/model/conv2d_0/V"]
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(drop_weight, "model/deconv2d_0/V"), (wider, "expected"), (other_nonlinearity, "nonlinearity: got tanh")],
+    [
+        (drop_weight, "model/deconv2d_0/V"),
+        (wider, "expected"),
+        (other_nonlinearity, "nonlinearity: got tanh"),
+        (flat_weight, "model/conv2d_0/V [288], expected"),
+        (no_labels, "input/labels"),
+        (one_label, "labels: got shape (1,), expected [2]"),
+        (whiter_than_white, "images: got"),
+        (no_first_kernel, "raw/model/conv2d_0/V"),
+    ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line(
     fixture: Callable[[str], Path],
@@ -140,6 +170,17 @@ def test_what_cannot_be_used_is_refused_in_a_line(
     assert main([str(changed(tmp_path, fixture("pcnnpp_cond"), change))]) == 2
     error = capsys.readouterr().err
     assert said in error
+    assert error.count("\n") == 1
+
+
+def test_brackets_without_end_are_refused_in_a_line(
+    fixture: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = changed(tmp_path, fixture("pcnnpp_cond"), lambda tensors, first, facts: None)
+    path.with_suffix(".json").write_text("[" * 100_000)
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "not readable JSON" in error
     assert error.count("\n") == 1
 
 

@@ -10,12 +10,13 @@ above a pixel, the *horizontal* one h the pixels to the left in its row, and wha
 .. math:: b_l = U_l * h_{l-1} + A_l a_l + t_l, \qquad h_l = h_{l-1} + O_l\, g(b_l), \qquad
           g(z) = \tanh(z_1 / 2) \, \sigma(z_2)
 
-:math:`z = (z_1, z_2)` are the two halves of the channels; s and t are linear in the class and in the features of the
-pixel, if there are some. :math:`W_l` has (k + 1) / 2 rows of k columns, the last of them the pixel's own row;
-:math:`v_0` is the image moved down by a row, so that this row of it is the one above. :math:`U_l` has one row of
-(k + 1) / 2 columns, the last of them the pixel's own. Masks of types A (in the first layer) and B apply there, in
-:math:`O_l` and in the output layers; rows above are whole, and need none. A logistic mixture of three channels is a
-joint distribution, and of other numbers of channels a product: both are given earlier pixels only.
+:math:`z = (z_1, z_2)` are the two halves of the channels, and :math:`h_1 = O_1\,g(b_1)`, since :math:`h_0` is the
+image; s and t are linear in the class and in the features of the pixel, if there are some. :math:`W_l` has (k + 1) / 2
+rows of k columns, the last of them the pixel's own row; :math:`v_0` is the image moved down by a row, so that this row
+of it is the one above. :math:`U_l` has one row of (k + 1) / 2 columns, the last of them the pixel's own. Masks of types
+A (in the first layer) and B apply there, in :math:`O_l` and in the output layers; rows above are whole, and need none.
+A logistic mixture of three channels is a joint distribution, and of other numbers of channels a product: both are given
+earlier pixels only.
 
 The halved argument makes one sigmoid serve both halves, :math:`\tanh(z/2) = 2 \sigma(z) - 1`; it is a matter of how
 weights are scaled.

@@ -49,7 +49,7 @@ def read_fixture(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = _tensors(path)
     try:
         facts = json.loads(beside.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of brackets within brackets without end
         raise UserError(f"{beside}: not readable JSON ({error})") from error
     model = facts.get("model") if isinstance(facts, dict) else None
     if not isinstance(model, str) or model not in {*FAMILIES, *PROGRAMS}:

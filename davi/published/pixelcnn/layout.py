@@ -67,8 +67,10 @@ def to_ours(name: str, x: Tensor, head: PixelHead) -> Tensor:
         x: in the authors' layout.
         head: says in what order the network's outputs are.
     """
-    if name.endswith(".v"):
-        x = x.permute(3, 2, 0, 1) if x.ndim == 4 else x.T[:, :, None, None]
+    if name.endswith(".v") and x.ndim == 4:
+        x = x.permute(3, 2, 0, 1)
+    elif name.endswith(".v") and x.ndim == 2:
+        x = x.T[:, :, None, None]
     return x[head_order(head)] if name.startswith("output.") else x
 
 

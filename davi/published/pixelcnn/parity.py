@@ -86,12 +86,19 @@ class PixelParity:
         self.model = copy.deepcopy(self.fresh)
         self.model.causal.load_state_dict(state)
         self.head = self.model.head
-        self.x = layout.images(tensors["input/x_uint8"])
-        self.y = _labels(tensors.get("input/labels"))
+        self.x, self.y = self._batch(tensors, "input/")
 
     def _ours(self, theirs: Mapping[str, Tensor], head: PixelHead) -> dict[str, Tensor]:
         """Tensors by the authors' names, laid out as ours."""
         return {name: layout.to_ours(self.names.get(name, name), x, head) for name, x in theirs.items()}
+
+    def _batch(self, tensors: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor | None]:
+        """Images, and their classes if the model has some."""
+        x = layout.images(tensors[f"{prefix}x_uint8"])
+        y = tensors[f"{prefix}labels"] if self.model.classes else None
+        self.model.check_images(x)
+        self.model.check_labels(y, len(x))
+        return x, y
 
     def comparisons(self) -> list[Comparison]:
         """The way through the network, likelihood, gradients, draws, steps of the optimizer, initialization."""
@@ -205,8 +212,11 @@ class PixelParity:
     def _initialization(self) -> Iterator[Comparison]:
         network = self.fresh.causal
         raw = self._ours(_below("raw/", self.initialization), self.head)
+        drawn = {name for name in self.names if name.endswith(("/V", "/hw"))}
+        if missing := drawn - set(raw):
+            raise UserError(f"fixture lacks raw/{min(missing)}, from which the initialization begins")
         network.load_state_dict({self.names[name]: x for name, x in raw.items()}, strict=False)
-        x, y = layout.images(self.initialization["init/x_uint8"]), _labels(self.initialization.get("init/labels"))
+        x, y = self._batch(self.initialization, "init/")
         with initializing(network):
             output = layout.outputs_to_theirs(network(x, y=y), self.head)
         parameters = dict(network.named_parameters())
@@ -223,10 +233,6 @@ class PixelParity:
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-
-
-def _labels(y: Tensor | None) -> Tensor | None:
-    return None if y is None else y.long()
 
 
 def _exact(likelihood: Any) -> DiscretizedLogisticMixture:
