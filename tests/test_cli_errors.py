@@ -150,6 +150,7 @@ ERRORS: list[tuple[str, str]] = [
     ("sample {run} --out picture.jpg", "--out: got 'picture.jpg', expected the path of a .png file"),
     ("sample {run} --out {tmp}/absent/picture.png", "no such folder"),
     ("sample {run} --model.width 3", "--model.width: cannot be used with davi sample, expected --data.OPTION"),
+    ("sample {run} --given=", "--given: got '', expected test, validation, train, or a set, folder, array or file"),
     ("sample {run} --data.root x", "--data.root: got it alone, expected --given X, whose images it is about"),
     ("reconstruct {run} --data photos", "expected [1, 8, 8] with 17 levels"),
     ("reconstruct {tmp}/spoiled", "run: the model computes no finite pixels for digits/test"),

@@ -82,6 +82,8 @@ def _check(request: Request) -> None:
         words = [*(name for name, value in given.items() if value is not None), *request.assignments]
         if words:
             raise UserError(f"{words[0].partition('=')[0]}: got it alone, expected --given X, whose images it is about")
+    elif not options.given:
+        raise UserError("--given: got '', expected test, validation, train, or a set, folder, array or file")
     elif options.recalibrate:
         raise UserError("--recalibrate: cannot be used with --given: these models have no batch norms")
 
