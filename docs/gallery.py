@@ -25,7 +25,7 @@ import davi
 from davi.data import DataConfig, load
 from davi.distributions import Latent, WithMean
 from davi.inspection import Inspection, inspect
-from davi.model import Hierarchy
+from davi.model import Hierarchy, Model
 from davi.page.bits import brightest
 from davi.page.pixels import overlay
 
@@ -119,24 +119,26 @@ def strips(found: Inspection, levels: int, kind: str) -> Image.Image:
 
 
 @torch.no_grad()
-def means(model: Hierarchy, n: int) -> Tensor:
-    """Means of p(x | z) for the first draws of seed 0 from the prior, in units of levels, ``[n, C, H, W]``."""
-    generator = torch.Generator().manual_seed(0)
+def first_samples(model: Model, n: int) -> Tensor:
+    """The first draws of seed 0, in units of levels, ``[n, C, H, W]``; of a hierarchy the means of p(x | z), where they
+    are known."""
+    if isinstance(model, Hierarchy):
+        generator = torch.Generator().manual_seed(0)
 
-    def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
-        assert prior is not None
-        return prior.expand(n).sample(generator)
+        def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
+            assert prior is not None
+            return prior.expand(n).sample(generator)
 
-    likelihood = model.top_down(choose)
-    assert isinstance(likelihood, WithMean)
-    return likelihood.mean()
+        likelihood = model.top_down(choose)
+        if isinstance(likelihood, WithMean):
+            return likelihood.mean()
+    return model.sample(n, seed=0)
 
 
 def family(folder: str) -> None:
     """Write eight samples of a run, and the first four of them as a thumbnail."""
     run = davi.Run(folder)
-    assert isinstance(run.model, Hierarchy)
-    samples = [cell(x, run.model.levels) for x in means(run.model, 8)]
+    samples = [cell(x, run.model.levels) for x in first_samples(run.model, 8)]
     save(sheet([samples]), f"family_{run.recipe.name}")
     save(sheet([samples[:4]]), f"thumbnail_{run.recipe.name}")
 
