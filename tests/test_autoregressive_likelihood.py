@@ -150,11 +150,11 @@ def test_the_network_is_initialized_from_images_given_the_features(network: str)
 
 
 def test_no_mean_is_claimed_for_pictures() -> None:
-    """What a page shows of an image are modes, value after value; nothing pretends to be an average."""
+    """What a page shows of an image are draws; nothing pretends to be an average."""
     model = built(RECIPES[0], (1, 4, 4), 3).float()
     x = some_images(model, 6).to(torch.uint8)
     found = inspect(model, Images(x, 3, "random"), limit=6, samples=2, temperatures=(1.0,), batch_size=3)
-    assert found.pixels == "modes"
+    assert found.pixels == "draws"
     assert not found.expected
     assert all(not strip.images.is_floating_point() for strip in found.strips)
 
