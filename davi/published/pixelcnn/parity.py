@@ -19,7 +19,7 @@ from torch import Tensor
 from davi.distributions import DiscretizedLogisticMixture
 from davi.errors import UserError
 from davi.layers.causal import CausalNetwork
-from davi.layers.pixel_head import LikelihoodConfig, PixelHead
+from davi.layers.pixel_head import Form, LikelihoodConfig, PixelHead
 from davi.layers.shifted import initializing
 from davi.model.causal import CausalModel
 from davi.published.agreement import Comparison
@@ -156,8 +156,8 @@ class PixelParity:
             if name in whole:
                 yield Comparison(f"whole gradient/{name}", ours, whole[name], GRADIENT_TENSOR[self.dtype])
 
-    def _mixture(self, form: str, logits: Tensor) -> DiscretizedLogisticMixture:
-        config = LikelihoodConfig("logistic_mixture", self.head.likelihood.components, form)  # type: ignore[arg-type]  # a Literal
+    def _mixture(self, form: Form, logits: Tensor) -> DiscretizedLogisticMixture:
+        config = LikelihoodConfig("logistic_mixture", self.head.likelihood.components, form)
         head = PixelHead(config, self.head.channels, self.head.levels)
         return cast(DiscretizedLogisticMixture, head(layout.outputs_to_ours(logits, head)))
 
