@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, ClassVar, final
 
+import torch
 from torch import Generator, Tensor, nn
 
 from davi.distributions import Distribution
@@ -13,10 +14,11 @@ from davi.layers.autoregressive_pixels import AutoregressivePixels, Report
 from davi.layers.causal import CausalNetwork, refuse_batch_norm
 from davi.layers.pixel_head import PixelHead, PixelLikelihood
 from davi.model.autoregressive import Autoregressive
+from davi.model.base import DataInitialized
 from davi.model.network import Conditional
 
 
-class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
+class CausalModel(Autoregressive, Conditional, DataInitialized, PixelLikelihood, ABC):
     """A model whose conditionals a causal network computes, given the class of an image if there are classes.
 
     Arguments:
@@ -38,6 +40,18 @@ class CausalModel(Autoregressive, Conditional, PixelLikelihood, ABC):
         self.causal = self.Causal(self.shape, levels, config, classes)
         refuse_batch_norm(self.causal)
         self.head = self.causal.head
+        self.images_wanted = self.causal.images_wanted
+
+    @final
+    @torch.no_grad()
+    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+        """The weights of the network that follow from images, if there are some. Classes are drawn at random: images
+        come without them."""
+        if not self.images_wanted:
+            return
+        y = torch.randint(self.classes, (len(images),), device=images.device) if self.classes else None
+        own = {name for name, _ in self.causal.named_parameters() if f"causal.{name}" in kept}
+        self.causal.initialize(images, y=y, kept=own)
 
     def blocks(self) -> Iterable[nn.Module]:
         return self.causal.compilable()

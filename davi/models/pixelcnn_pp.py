@@ -44,7 +44,6 @@ from davi.layers.shifted import (
     shift_right,
 )
 from davi.layers.shifted_steps import DeconvSteps, GatedSteps, steps
-from davi.model import DataInitialized
 from davi.model.causal import CausalModel
 
 
@@ -380,7 +379,7 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
 
 
 @final
-class PixelCNNPP(CausalModel, DataInitialized):
+class PixelCNNPP(CausalModel):
     """PixelCNN++ (module docstring). Arguments: as :class:`~davi.model.causal.CausalModel`."""
 
     name = "pixelcnn_pp"
@@ -388,15 +387,3 @@ class PixelCNNPP(CausalModel, DataInitialized):
     Causal = PixelCNNPPNetwork
     config: PixelCNNPPConfig
     causal: PixelCNNPPNetwork
-
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelCNNPPConfig, classes: int = 0) -> None:
-        super().__init__(shape, levels, config, classes)
-        self.images_wanted = self.causal.images_wanted
-
-    @torch.no_grad()
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        """Set lengths and biases so that the outputs of every layer have mean 0 over the images, and variance 1, or
-        0.01 in the second layers of gated blocks. Classes are drawn at random: images come without them."""
-        y = torch.randint(self.classes, (len(images),), device=images.device) if self.classes else None
-        with initializing(self, kept):
-            self.causal(images, y=y)

@@ -49,7 +49,7 @@ from davi.layers.shifted import (
     shift_right,
 )
 from davi.layers.shifted_steps import GatedSteps
-from davi.model import CausalModel, DataInitialized
+from davi.model import CausalModel
 
 _EPSILON = 1e-8
 """Beside the variance in the initialization of the convolutions from images; of layers on single pixels 1e-10."""
@@ -374,7 +374,7 @@ class SnailProgress(Progress):
 
 
 @final
-class PixelSNAIL(CausalModel, DataInitialized, SpatialAttentive):
+class PixelSNAIL(CausalModel, SpatialAttentive):
     """PixelSNAIL (module docstring). Arguments are those of :class:`~davi.model.CausalModel`."""
 
     name = "pixelsnail"
@@ -382,18 +382,6 @@ class PixelSNAIL(CausalModel, DataInitialized, SpatialAttentive):
     Causal = PixelSNAILNetwork
     config: PixelSNAILConfig
     causal: PixelSNAILNetwork
-
-    def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelSNAILConfig, classes: int = 0) -> None:
-        super().__init__(shape, levels, config, classes)
-        self.images_wanted = self.causal.images_wanted
-
-    @torch.no_grad()
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        """Set lengths and biases so that the outputs of every layer have mean 0 over the images, and variance 1, or
-        0.01 in the second layers of gated blocks. Classes are drawn at random: images come without them."""
-        y = torch.randint(self.classes, (len(images),), device=images.device) if self.classes else None
-        with initializing(self, kept):
-            self.causal(images, y=y)
 
     @torch.no_grad()
     def attention_maps(self, x: Tensor, pixel: tuple[int, int], y: Tensor | None = None) -> Tensor:
