@@ -20,6 +20,8 @@ RECIPE = "recipe.yaml"
 
 KEYS: dict[str, str] = {
     "model.likelihood": "model.likelihood.family",
+    "model.prior": "model.prior_bounds",
+    "model.posterior": "model.posterior_bounds",
     "model.mixture_components": "model.likelihood.components",
     "model.likelihood_form": "model.likelihood.form",
     "training.optimizer": "training.optimizer.name",
@@ -59,6 +61,9 @@ KEYS: dict[str, str] = {
     "training.plateau_validations": "training.monitor.plateau_validations",
 }
 """Old key -> new key, with dots: ``training.clip_norm``."""
+
+_BOUNDS = frozenset({"model.prior", "model.posterior"})
+"""Of them those whose old value was a mapping without a ``name``."""
 
 VALUES: dict[tuple[str, str], str] = {
     ("training.schedule.name", "stages"): "staircase",
@@ -128,6 +133,9 @@ def _old_keys(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str,
         above, _, name = old.rpartition(".")
         holder = _at(sections, above)
         if holder is None or name not in holder:
+            continue
+        # A section of today says which prior it means; before it held bounds.
+        if old in _BOUNDS and not (isinstance(holder[name], dict) and "name" not in holder[name]):
             continue
         # A mapping (or nothing) under a name that is a section's today is that section, not the option of old.
         if new.startswith(f"{old}.") and (holder[name] is None or isinstance(holder[name], dict)):

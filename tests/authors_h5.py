@@ -38,8 +38,8 @@ SMALL = AttentiveVAEConfig(
     spatial_attention=SpatialAttention(encoder=2, postprocess=3, inference_merge=2),
     generative_attention=DepthWiseAttention(3),
     inference_attention=DepthWiseAttention(2),
-    prior=GaussianOptions(-1.0, 5.0, 0.001),
-    posterior=GaussianOptions(-5.0, 5.0, 0.001),
+    prior_bounds=GaussianOptions(-1.0, 5.0, 0.001),
+    posterior_bounds=GaussianOptions(-5.0, 5.0, 0.001),
     likelihood=LikelihoodConfig("logistic_mixture", 2),
 )
 SMALL_SHAPE = (3, 8, 6)

@@ -22,7 +22,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset(
         {"batch", "config", "data", "distributions", "evidence", "files", "flows", "formatting", "kept", "layers"}
     )
-    | {"progress", "quantity", "records", "renamed", "repetition", "run_folder", "sets"},
+    | {"posteriors", "priors", "progress", "quantity", "records", "renamed", "repetition", "run_folder", "sets"},
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),

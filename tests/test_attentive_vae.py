@@ -79,8 +79,8 @@ CIFAR = AttentiveVAEConfig(
     spatial_attention=SpatialAttention(preprocess=32, encoder=32, decoder=32),
     generative_attention=DepthWiseAttention(20, layer_norm=True),
     inference_attention=DepthWiseAttention(20, layer_norm=True),
-    prior=GaussianOptions(-1.0, 5.0, 0.001),
-    posterior=GaussianOptions(-5.0, 5.0, 0.001),
+    prior_bounds=GaussianOptions(-1.0, 5.0, 0.001),
+    posterior_bounds=GaussianOptions(-5.0, 5.0, 0.001),
     likelihood=LikelihoodConfig("logistic_mixture", 5),
 )
 BASELINE = AttentiveVAEConfig(
@@ -367,7 +367,7 @@ def test_forward_is_the_evidence() -> None:
 
 
 def test_noise_acts_in_training_only() -> None:
-    options = {"prior": GaussianOptions(noise=0.1), "posterior": GaussianOptions(noise=0.1)}
+    options = {"prior_bounds": GaussianOptions(noise=0.1), "posterior_bounds": GaussianOptions(noise=0.1)}
     for noisy in (False, True):
         model = build(**(options if noisy else {}))
         x = images(model)

@@ -256,12 +256,12 @@ def test_a_model_file_can_stand_for_its_run(run: Path, capsys: Capture) -> None:
 def test_import_makes_a_run(need_shared: Callable[[str], Path], tmp_path: Path, capsys: Capture) -> None:
     file = need_shared("fixtures/attentive_h5/att_cifar_trained.h5")
     folder = tmp_path / "published"
-    assert say("import", "attentive", file, "--run", folder, "--model.prior.log_scale_low", "-2") == 0
+    assert say("import", "attentive", file, "--run", folder, "--model.prior_bounds.log_scale_low", "-2") == 0
     said = capsys.readouterr().out
     assert "images of 3x32x32 with 256 levels; data set: cifar10" in said
     recipe = recipes.load(folder / "recipe.yaml")
     assert recipe.model.layers == (4,)
-    assert recipe.model.prior.log_scale_low == -2.0
+    assert recipe.model.prior_bounds.log_scale_low == -2.0
     model = davi.load(folder)
     assert model.shape == (3, 32, 32)
     assert not model.training

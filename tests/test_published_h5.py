@@ -42,8 +42,8 @@ BERNOULLI = LikelihoodConfig("bernoulli")
 mixture = partial(LikelihoodConfig, "logistic_mixture")
 
 CIFAR = {
-    "prior": GaussianOptions(-1.0, 5.0, 0.001),
-    "posterior": GaussianOptions(-5.0, 5.0, 0.001),
+    "prior_bounds": GaussianOptions(-1.0, 5.0, 0.001),
+    "posterior_bounds": GaussianOptions(-5.0, 5.0, 0.001),
     "likelihood": mixture(5),
     "pad": 0,
 }
@@ -218,7 +218,7 @@ def test_configuration_is_found_from_shapes_alone(shape: tuple[int, int, int], c
     model = on_paper(config, shape, levels)
     found_shape, found_levels, found, _ = infer_configuration(groups_of(model))
     assert (found_shape, found_levels) == (shape, levels)
-    same = {"prior": found.prior, "posterior": found.posterior}
+    same = {"prior_bounds": found.prior_bounds, "posterior_bounds": found.posterior_bounds}
     if levels == 2:
         same["likelihood"] = replace(config.likelihood, components=found.likelihood.components)
     assert found == type(config)(**{**vars(config), **same})
@@ -317,14 +317,14 @@ def test_official_file_reproduces_the_official_numbers(need_shared: Callable[[st
 
 def test_overrides(own: Path) -> None:
     given = {
-        "prior": {"log_scale_low": -3},
-        "posterior": {"noise": 0.5},
+        "prior_bounds": {"log_scale_low": -3},
+        "posterior_bounds": {"noise": 0.5},
         "likelihood": {"form": "attentive"},
         "width": 4,
     }
     _, _, config, _, notes = import_h5(own, {**given, "name": "attentive_vae", "pad": None})
-    assert config.prior == GaussianOptions(-3.0, 5.0, 0.001)
-    assert config.posterior == GaussianOptions(-5.0, 5.0, 0.5)
+    assert config.prior_bounds == GaussianOptions(-3.0, 5.0, 0.001)
+    assert config.posterior_bounds == GaussianOptions(-5.0, 5.0, 0.5)
     assert config.likelihood.form == "attentive"
     assert "prior log-scales -3 to 5" in notes[-1]
     shape, _, config, _, _ = import_h5(own, {"pad": 1})
@@ -354,8 +354,11 @@ def test_binary_sets_are_taken_as_padded_unless_told_otherwise() -> None:
         ({"nodes": "two"}, "model.nodes: got 'two', expected a divisor of 1"),
         ({"pad": 3}, "model.pad: got 3, which leaves no image of 8x6"),
         ({"pad": -1}, "pad: got -1, expected at least 0"),
-        ({"prior": {"log_scale": 3}}, "unknown key prior.log_scale; did you mean prior.log_scale_low?"),
-        ({"prior": 3}, "prior: got 3, expected a section of keys"),
+        (
+            {"prior_bounds": {"log_scale": 3}},
+            "unknown key prior_bounds.log_scale; did you mean prior_bounds.log_scale_low?",
+        ),
+        ({"prior_bounds": 3}, "prior_bounds: got 3, expected a section of keys"),
         ({"widht": 3}, "unknown key widht; did you mean width?"),
         ({"likelihood": {"form": "official"}}, "likelihood.form: got 'official', expected one of exact"),
         ({"name": "nvae"}, "model.name: got 'nvae', expected attentive_vae"),

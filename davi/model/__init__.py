@@ -24,6 +24,7 @@ from davi.model.energy import Energy, Normalized, Partition, Summable
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
 from davi.model.latent import LatentModel
+from davi.model.latent_options import LatentOptions, LayerSizes
 from davi.model.network import Conditional, Network
 from davi.model.pixel_hierarchy import PixelHierarchy
 from davi.model.staged import Staged
@@ -38,6 +39,8 @@ __all__ = [
     "Hierarchy",
     "Invertible",
     "LatentModel",
+    "LatentOptions",
+    "LayerSizes",
     "Model",
     "Network",
     "Normalized",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Container
-from typing import final
+from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
+from typing import Any, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from davi.distributions import Latent
+from davi.distributions import Latent, Normal
 from davi.layers.autoregressive_head import AutoregressiveHead, make_head
 from davi.layers.autoregressive_pixels import AutoregressivePixels
 from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.model.base import DataInitialized
 from davi.model.hierarchy import Hierarchy
+from davi.model.latent_options import LatentOptions, LayerSizes
+from davi.posteriors import FlowPosterior
+from davi.priors import make_prior
 
 
 class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
@@ -21,10 +24,69 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
     pixels, or by a causal network, which sees the earlier pixels as well.
 
     A subclass calls :meth:`choose_likelihood` when it is built, gives its last map ``head.inputs`` channels and returns
-    ``head(map)`` from its walk.
+    ``head(map)`` from its walk. It calls :meth:`choose_latents` as well and makes the prior of its top layer with
+    :meth:`top_prior` and every posterior with :meth:`posterior`; its options are :class:`LatentOptions`.
     """
 
     images_wanted = 0
+
+    @final
+    def encode(self, x: Tensor) -> Any:
+        """Bottom-up pass over integer images ``[B, C, H, W]``."""
+        self.check_images(x)
+        return self.encode_pixels(x.to(next(self.parameters()).dtype) / (self.levels - 1))
+
+    @abstractmethod
+    def encode_pixels(self, pixels: Tensor) -> Any:
+        """:meth:`encode` of images ``[B, C, H, W]`` as numbers from 0 to 1."""
+
+    @abstractmethod
+    def top_posterior(self, context: Any) -> Latent:
+        """The posterior of the top layer.
+
+        Arguments:
+            context: the result of :meth:`encode_pixels`.
+        """
+
+    @final
+    def choose_latents(self, top: tuple[int, ...], layers: Sequence[LayerSizes]) -> None:
+        """Make the prior and the posteriors that the options ask for.
+
+        Arguments:
+            top: shape of the top layer's latents for one image, ``[C, h, w]``.
+            layers: of every layer, the top first.
+
+        Raises:
+            OptionError: a ``ValueError``, if they do not fit the latents.
+        """
+        options = self.config
+        assert isinstance(options, LatentOptions)
+        self.prior_of_top = None if options.prior is None else make_prior(top, self.shape, options.prior)
+        self.posteriors: nn.ModuleList | None = None
+        if options.posterior_flow is not None:
+            self.posteriors = nn.ModuleList(FlowPosterior(*layer, options.posterior_flow) for layer in layers)
+
+    @final
+    def top_prior(self, own: Latent) -> Latent:
+        """The prior of the top layer: the model's own, or the one that the options ask for."""
+        if self.prior_of_top is None:
+            return own
+        prior: Latent = self.prior_of_top(lambda pixels: self.top_posterior(self.encode_pixels(pixels)))
+        return prior
+
+    @final
+    def posterior(self, layer: int, base: Normal, features: Tensor) -> Latent:
+        """The posterior of a layer: the Normal that the model's head reads, or what the options make of it.
+
+        Arguments:
+            layer: which, from the top.
+            base: the Normal.
+            features: what its head reads, ``[B, F, h, w]``.
+        """
+        if self.posteriors is None:
+            return base
+        posterior: Latent = self.posteriors[layer](base, features)
+        return posterior
 
     @final
     def choose_likelihood(self, likelihood: LikelihoodConfig) -> None:

@@ -37,14 +37,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Normal
+from davi.distributions import Distribution, Latent, Normal
 from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.depth_attention import AttentionSite, DepthAttentive, resize_to
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.raw_normal import GaussianOptions, RawNormal
 from davi.layers.residual import NodeOptions, widths_along
-from davi.model import Choose, PixelHierarchy
+from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DepthWiseAttention:
 
 
 @dataclass(frozen=True)
-class AttentiveVAEConfig:
+class AttentiveVAEConfig(LatentOptions):
     """Options of :class:`AttentiveVAE`.
 
     Arguments:
@@ -94,7 +94,7 @@ class AttentiveVAEConfig:
         spatial_attention: where non-local blocks stand.
         generative_attention: depth-wise attention of a layer over the contexts above it.
         inference_attention: depth-wise attention of a layer over the encoder features below it.
-        prior, posterior: bounds and training noise of the log standard deviations.
+        prior_bounds, posterior_bounds: bounds and training noise of the log standard deviations.
         likelihood: family and options of p(x | z).
     """
 
@@ -111,8 +111,8 @@ class AttentiveVAEConfig:
     spatial_attention: SpatialAttention = field(default_factory=SpatialAttention)
     generative_attention: DepthWiseAttention = field(default_factory=DepthWiseAttention)
     inference_attention: DepthWiseAttention = field(default_factory=DepthWiseAttention)
-    prior: GaussianOptions = field(default_factory=GaussianOptions)
-    posterior: GaussianOptions = field(default_factory=GaussianOptions)
+    prior_bounds: GaussianOptions = field(default_factory=GaussianOptions)
+    posterior_bounds: GaussianOptions = field(default_factory=GaussianOptions)
     likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 5))
 
     def __post_init__(self) -> None:
@@ -223,7 +223,7 @@ class GenerativeLayer(nn.Module):
         context, key = widths.context, widths.generative_key
         self.split = (context, 0 if last else key, key)  # [context | own key | own query]
         self.inference_key = widths.inference_key
-        self.noise = config.prior.noise
+        self.noise = config.prior_bounds.noise
         spatial, width = config.spatial_attention, sum(self.split)
         merge = NodeOptions(spatial.generative_merge)
         self.merge = Merge(context + config.latent_channels, width, merge)
@@ -281,7 +281,7 @@ class InferenceLayer(nn.Module):
         super().__init__()
         value, feature, parameters = widths.value, widths.feature, 2 * config.latent_channels
         self.split = (value, widths.inference_key)
-        self.noise = config.posterior.noise
+        self.noise = config.posterior_bounds.noise
         self.from_context = None if top else WeightNormConv2d(widths.context, feature, 1)
         # Without keys the feature has the right width already and is added as it is.
         self.from_feature = None if top or not widths.inference_key else WeightNormConv2d(value, feature, 1)
@@ -357,6 +357,9 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
         self._build_encoder(widths)
         self._build_decoder(widths, unit)
         self.output = WeightNormConv2d(widths.context // 2**widths.halvings, self.head.inputs, 3)
+        layers = [LayerSizes(config.latent_channels, widths.feature)] * self.num_layers
+        padded = self.padding.padded
+        self.choose_latents((config.latent_channels, padded[0] // unit, padded[1] // unit), layers)
 
     def _build_encoder(self, widths: _Widths) -> None:
         config, spatial = self.config, self.config.spatial_attention
@@ -401,10 +404,9 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
             if isinstance(layer.attention, DepthAttention) and isinstance(layer.gate, Tensor):
                 yield AttentionSite("inference", i, tuple(range(i, self.num_layers + 1)), layer.attention, layer.gate)
 
-    def encode(self, x: Tensor) -> Encoded:
-        """Bottom-up pass over integer images ``[B, C, H, W]``."""
-        self.check_images(x)
-        scaled = self.padding.add(x.to(self.output.v.dtype) / (self.levels - 1)) * 2.0 - 1.0
+    def encode_pixels(self, pixels: Tensor) -> Encoded:
+        """The features of all layers."""
+        scaled = self.padding.add(pixels) * 2.0 - 1.0
         feature = self.preprocess(scaled)
         features = [feature]  # e_L; grows towards the top
         for cell in reversed(self.encoder):
@@ -425,7 +427,8 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
                 if self.config.generative_attention.key_channels:
                     waiting.append(state)
             posterior = None if context is None else self._posterior(i, state, context)
-            z = choose(i, self._prior(state), posterior)
+            prior = self._prior(state)
+            z = choose(i, prior if i else self.top_prior(prior), posterior)
         assert z is not None
         features = self.postprocess(self.merge(state.context, z))
         return self.head(self.padding.crop(self.output(F.elu(features))))
@@ -434,10 +437,14 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
         if state.prior is None:
             grid = (1, self.config.latent_channels, *state.context.shape[2:])
             return Normal(state.context.new_zeros(grid), state.context.new_ones(grid))
-        return state.prior.bounded(self.config.prior)
+        return state.prior.bounded(self.config.prior_bounds)
 
-    def _posterior(self, layer: int, state: Generated, context: Encoded) -> Normal:
+    def top_posterior(self, context: Encoded) -> Latent:
+        return self._posterior(0, self.top(), context)
+
+    def _posterior(self, layer: int, state: Generated, context: Encoded) -> Latent:
         # memory entry j + 1 is the feature below layer j: entry 0 is layer 0's own
-        delta = self.inference[layer](state, context.features[layer], context.memory, layer + 1).delta
+        inferred = self.inference[layer](state, context.features[layer], context.memory, layer + 1)
+        delta = inferred.delta
         raw = delta if state.prior is None else state.prior.shifted(delta)
-        return raw.bounded(self.config.posterior)
+        return self.posterior(layer, raw.bounded(self.config.posterior_bounds), inferred.condition)

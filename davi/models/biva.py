@@ -49,13 +49,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Drawn, Normal
+from davi.distributions import Distribution, Drawn, Latent, Normal
+from davi.errors import OptionError
 from davi.layers import Padding
 from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.weight_norm_init import initialize_from_data
-from davi.model import Choose, PixelHierarchy, ask_early
+from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy, ask_early
 
 _LOG_VARIANCE = 14.0
 """Log-variances are clamped to +- this: a guard against overflow that no trained model comes near."""
@@ -64,7 +65,7 @@ Variance = Literal["raw", "softplus_log_variance"]
 
 
 @dataclass(frozen=True)
-class BIVAConfig:
+class BIVAConfig(LatentOptions):
     """Options of :class:`BIVA`. Lists begin with layer 1, the nearest to the image.
 
     Arguments:
@@ -180,8 +181,16 @@ class Head(nn.Module):
             self.conv = WeightNormConv2d(width * grid[0] * grid[1], sum(self.split), 1)
 
     def forward(self, features: Tensor) -> list[Normal]:
+        return self.read(self.seen(features))
+
+    def seen(self, features: Tensor) -> Tensor:
+        """What the convolution sees, a map or a vector."""
         features = F.elu(features)
-        outputs: Tensor = self.conv(features if self.grid is None else features.flatten(1)[:, :, None, None])
+        return features if self.grid is None else features.flatten(1)[:, :, None, None]
+
+    def read(self, seen: Tensor) -> list[Normal]:
+        """The latents, of what :meth:`seen` has made of the features."""
+        outputs: Tensor = self.conv(seen)
         if outputs.dtype != torch.float64:
             outputs = outputs.float()
         parts = outputs.split(self.split, 1)
@@ -213,7 +222,7 @@ class Climbed(NamedTuple):
 
     drawn: list[Drawn]
     """The bottom-up latents of layers 1 .. L - 1."""
-    top: Normal
+    top: Latent
     """q(z_L)."""
     features: list[Tensor]
     """t_1 .. t_{L-1}, ``[B, width, h, w]``."""
@@ -249,6 +258,16 @@ class BIVA(PixelHierarchy):
         self.choose_likelihood(config.likelihood)
         self._build_inference()
         self._build_generative()
+        self.choose_latents((config.latents[-1], *((1, 1) if config.dense else self.grids[-1])), self._layer_sizes())
+
+    def _layer_sizes(self) -> list[LayerSizes]:
+        """Of all latents in the order of the walk."""
+        sizes = []
+        for i in reversed(range(self.depth)):
+            grid = self._flat(i)
+            own = LayerSizes(self.config.latents[i], self.config.width * (grid[0] * grid[1] if grid else 1))
+            sizes += [own] if i == self.depth - 1 else [own, own]
+        return sizes
 
     def _flat(self, i: int) -> tuple[int, int] | None:
         """The grid that latents of layer i + 1 are to be made from and spread over, if they have none themselves."""
@@ -319,32 +338,46 @@ class BIVA(PixelHierarchy):
     def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
         initialize_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         """u_1, ``[B, width, h, w]``: as far as inference comes without a draw."""
-        self.check_images(x)
-        scaled = self.padding.add(x.to(self.top.dtype) / (self.levels - 1)) * 2.0 - 1.0
+        scaled = self.padding.add(pixels) * 2.0 - 1.0
         features: Tensor = self.up[0](self.stem(scaled))
         return features
 
     def top_down(self, choose: Choose, context: Tensor | None = None) -> Distribution:
         climbed = None if context is None else self._climb(choose, context)
-        z = choose(0, self._top_prior(), None if climbed is None else climbed.top)
+        z = choose(0, self.top_prior(self._own_top_prior()), None if climbed is None else climbed.top)
         state = self._descend(self.depth - 1, self.top.expand(len(z), -1, *self.grids[-1]), z)
         for i in reversed(range(self.depth - 1)):  # layer i + 1
             down, up = self.prior[i](state)
             posterior = drawn = None
             if climbed is not None:
-                (posterior,) = self.down_head[i](self.merge[i](F.elu(torch.cat([climbed.features[i], state], 1))))
+                both = self.merge[i](F.elu(torch.cat([climbed.features[i], state], 1)))
+                posterior = self._posterior(self.layer(i + 1), self.down_head[i], both)
                 drawn = climbed.drawn[i]
             from_above = choose(self.layer(i + 1), down, posterior)
             from_below = choose(self.layer(i + 1, bottom_up=True), up, drawn)
             state = self._descend(i, state, torch.cat([from_above, from_below], 1))
         return self.head(self.padding.crop(self.output(F.elu(state))))
 
-    def _top_prior(self) -> Normal:
+    def _own_top_prior(self) -> Normal:
         grid = (1, 1) if self.config.dense else self.grids[-1]
         mean = self.top.new_zeros(1, self.config.latents[-1], *grid)
         return Normal(mean, torch.ones_like(mean))
+
+    def _posterior(self, layer: int, head: nn.Module, features: Tensor) -> Latent:
+        assert isinstance(head, Head)
+        seen = head.seen(features)
+        (normal,) = head.read(seen)
+        return self.posterior(layer, normal, seen)
+
+    def top_posterior(self, context: Tensor) -> Latent:
+        if self.depth > 1:
+            raise OptionError(
+                "prior.name",
+                f"got {self.config.prior.name}, expected another one for BIVA: its top posterior depends on draws",
+            )
+        return self._posterior(0, self.up_head[-1], context)
 
     def _descend(self, i: int, state: Tensor, z: Tensor) -> Tensor:
         below: Tensor = self.down[i](state, self.spread[i](z.to(state.dtype)))
@@ -353,10 +386,10 @@ class BIVA(PixelHierarchy):
     def _climb(self, choose: Choose, features: Tensor) -> Climbed:
         climbing, drawn = [features], []
         for i in range(self.depth - 1):
-            (posterior,) = self.up_head[i](climbing[-1])
+            posterior = self._posterior(self.layer(i + 1, bottom_up=True), self.up_head[i], climbing[-1])
             drawn.append(ask_early(choose, self.layer(i + 1, bottom_up=True), posterior))
             climbing.append(self.up[i + 1](climbing[-1], self.up_spread[i](drawn[-1].z.to(features.dtype))))
-        (top,) = self.up_head[-1](climbing[-1])
+        top = self._posterior(0, self.up_head[-1], climbing[-1])
         crossing = climbing[-1]
         found: list[Tensor] = []
         for i in reversed(range(self.depth - 1)):

@@ -48,14 +48,14 @@ from davi.layers.convolution import WeightNormConv2d
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.raw_normal import RawNormal
 from davi.layers.weight_norm_init import initialize_from_data
-from davi.model import Choose, PixelHierarchy
+from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy
 
 _LOG_SCALE = 7.0
 """Log standard deviations are clamped to +- this: a guard against overflow that no trained model comes near."""
 
 
 @dataclass(frozen=True)
-class IAFVAEConfig:
+class IAFVAEConfig(LatentOptions):
     """Options of :class:`IAFVAE`.
 
     Arguments:
@@ -92,6 +92,11 @@ class IAFVAEConfig:
 
     def __post_init__(self) -> None:
         self.likelihood.check_exact()
+        if self.flow_steps and self.posterior_flow is not None:
+            raise ValueError(
+                f"posterior_flow: got {self.posterior_flow.name} beside {self.flow_steps} flow_steps, expected one of "
+                "the two"
+            )
         positive = ("latent_channels", "width", "dense_width", "flow_width", "flow_hidden_layers")
         for names, least in ((positive, 1), (("dense_layers", "stem_halvings", "residual_blocks", "flow_steps"), 0)):
             for name in names:
@@ -234,10 +239,12 @@ class IAFVAE(PixelHierarchy):
             self.to_vector = WeightNormConv2d(features, config.dense_width, 1)
             self.to_map = WeightNormConv2d(config.dense_width, features, 1)
         self._build_ends()
+        top = (config.latent_channels, *((1, 1) if config.dense_layers else self.grid))
+        self.choose_latents(top, [LayerSizes(layer.latents, layer.context) for layer in layers])
 
     def _layers(self) -> Iterator[_Layer]:
         config = self.config
-        context = config.flow_width if config.flow_steps else 0
+        context = config.flow_width if config.flow_steps or config.posterior_flow else 0
         for _ in range(config.dense_layers):
             yield _Layer(config.dense_width, 1, config.latent_channels, context, False)
         for scale, count in enumerate(config.layers):
@@ -280,10 +287,9 @@ class IAFVAE(PixelHierarchy):
     def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
         initialize_from_data(self, lambda: self.evidence(images), self.config.initial_scale, kept)
 
-    def encode(self, x: Tensor) -> list[Lifted]:
-        """Bottom-up pass over integer images ``[B, C, H, W]``: what every layer is told, the top first."""
-        self.check_images(x)
-        features = self.padding.add(x.to(self.top.dtype) / (self.levels - 1)) * 2.0 - 1.0
+    def encode_pixels(self, pixels: Tensor) -> list[Lifted]:
+        """What every layer is told, the top first."""
+        features = self.padding.add(pixels) * 2.0 - 1.0
         for i, (conv, blocks) in enumerate(zip(self.stem, self.stem_blocks, strict=True)):
             features = blocks(conv(F.elu(features) if i else features))
         told: list[Lifted] = []
@@ -296,7 +302,7 @@ class IAFVAE(PixelHierarchy):
 
     def top_down(self, choose: Choose, context: list[Lifted] | None = None) -> Distribution:
         dense = self.config.dense_layers
-        state = self.top if dense else self.top.expand(-1, -1, *self.grid)
+        state = self._start()
         for i in range(self.num_layers):
             if dense and i == dense:
                 state = self._as_map(state)
@@ -305,7 +311,8 @@ class IAFVAE(PixelHierarchy):
             if context is not None:
                 told = context[i]
                 posterior = self._posterior(i, RawNormal.split(own), flow_context, told)
-            z = choose(i, _normal(RawNormal.split(prior)), posterior)
+            own_prior = _normal(RawNormal.split(prior))
+            z = choose(i, own_prior if i else self.top_prior(own_prior), posterior)
             state = self.down[i](state, hidden, z)
         if dense == self.num_layers:
             state = self._as_map(state)
@@ -315,10 +322,18 @@ class IAFVAE(PixelHierarchy):
         return self.head(self.padding.crop(state))
 
     def _posterior(self, layer: int, own: RawNormal, own_context: Tensor, told: Lifted) -> Latent:
-        base = _normal(own.shifted(told.posterior))
-        if not self.config.flow_steps:
-            return base
-        return TransformedNormal(base, partial(self.flows[layer], context=own_context + told.context))
+        base, context = _normal(own.shifted(told.posterior)), own_context + told.context
+        if self.config.flow_steps:
+            return TransformedNormal(base, partial(self.flows[layer], context=context))
+        return self.posterior(layer, base, context)
+
+    def top_posterior(self, context: list[Lifted]) -> Latent:
+        _, own, flow_context, _ = self.down_heads[0](self._start())
+        return self._posterior(0, RawNormal.split(own), flow_context, context[0])
+
+    def _start(self) -> Tensor:
+        """The state above the first layer."""
+        return self.top if self.config.dense_layers else self.top.expand(-1, -1, *self.grid)
 
     def _as_vector(self, features: Tensor) -> Tensor:
         vector: Tensor = self.to_vector(F.elu(features).flatten(1)[:, :, None, None])

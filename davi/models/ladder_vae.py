@@ -29,16 +29,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Normal
+from davi.distributions import Distribution, Latent, Normal
 from davi.layers import Padding, ResidualBlock, ResidualCell, WeightNormConv2d
 from davi.layers.pixel_head import LikelihoodConfig
-from davi.model import Choose, PixelHierarchy
+from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy
 
 _SLOPE = 0.01
 """Of the leaky rectifiers below zero."""
@@ -48,7 +48,7 @@ _SMALLEST_VARIANCE = 1e-8
 
 
 @dataclass(frozen=True)
-class LadderVAEConfig:
+class LadderVAEConfig(LatentOptions):
     """Options of :class:`LadderVAE`. Lists go from the image to the top, as in the paper.
 
     Arguments:
@@ -101,6 +101,13 @@ def _normal(raw: Tensor) -> Normal:
     """From a head's outputs, mean and variance before the softplus along the channels."""
     mean, variance = raw.chunk(2, 1)
     return Normal(mean, (F.softplus(variance) + _SMALLEST_VARIANCE).sqrt())
+
+
+class Measured(NamedTuple):
+    """What the way up says about a layer's latents, ``[B, latents, h, w]``, and the features that say it."""
+
+    normal: Normal
+    features: Tensor
 
 
 @final
@@ -198,7 +205,7 @@ class LadderVAE(PixelHierarchy):
         unit = 1 if dense else 2**layers
         self.padding = Padding.to_multiple(self.shape[1:], unit)
         rows, columns = self.padding.padded
-        self.top_shape = (1, config.latents[-1], *((1, 1) if dense else (rows // unit, columns // unit)))
+        self.top_shape = (config.latents[-1], *((1, 1) if dense else (rows // unit, columns // unit)))
         widths, latents = config.hidden, config.latents
         inputs = (self.dims if dense else self.shape[0], *widths[:-1])
         self.up = nn.ModuleList(self._rung(inputs[i], widths[i], -2) for i in range(layers))
@@ -210,6 +217,8 @@ class LadderVAE(PixelHierarchy):
         self.output = (
             DensePixels(widths[0], (pixels, *self.shape[1:])) if dense else WeightNormConv2d(widths[0], pixels, 3)
         )
+        sizes = [LayerSizes(*pair) for pair in zip(latents, widths, strict=True)]
+        self.choose_latents(self.top_shape, sizes[::-1])
 
     def _rung(self, inputs: int, width: int, rescale: int) -> nn.Module:
         if self.config.network == "dense":
@@ -228,25 +237,29 @@ class LadderVAE(PixelHierarchy):
         own = (module for module in self.modules() if isinstance(module, ResidualBlock))
         return dict.fromkeys([*own, *self.head.blocks()])
 
-    def encode(self, x: Tensor) -> list[Normal]:
-        """What the way up measures in integer images ``[B, C, H, W]``: one Normal for each layer, the top first."""
-        self.check_images(x)
-        features = self.padding.add(x.to(next(self.parameters()).dtype) / (self.levels - 1))
+    def encode_pixels(self, pixels: Tensor) -> list[Measured]:
+        """What the way up measures, the top layer first."""
+        features = self.padding.add(pixels)
         found = []
         for up, measure in zip(self.up, self.measure, strict=True):
             features = up(features)
-            found.append(_normal(measure(features)))
+            found.append(Measured(_normal(measure(features)), features))
         return found[::-1]
 
-    def top_down(self, choose: Choose, context: list[Normal] | None = None) -> Distribution:
-        weight = next(self.parameters())
-        prior = Normal(weight.new_zeros(self.top_shape), weight.new_ones(self.top_shape))
-        z = choose(0, prior, None if context is None else context[0])
+    def top_posterior(self, context: list[Measured]) -> Latent:
+        return self.posterior(0, *context[0])
+
+    def top_down(self, choose: Choose, context: list[Measured] | None = None) -> Distribution:
+        weight, shape = next(self.parameters()), (1, *self.top_shape)
+        own_prior = Normal(weight.new_zeros(shape), weight.new_ones(shape))
+        z = choose(0, self.top_prior(own_prior), None if context is None else self.top_posterior(context))
         for layer in range(1, self.num_layers):
             prior = self.down[layer - 1](z)
             posterior = None
             if context is not None:
                 own = self.down_of_posterior
-                posterior = merged(context[layer], prior if own is None else own[layer - 1](z))
+                measured, features = context[layer]
+                both = merged(measured, prior if own is None else own[layer - 1](z))
+                posterior = self.posterior(layer, both, features)
             z = choose(layer, prior, posterior)
         return self.head(self.padding.crop(self.output(self.last(z))))

@@ -49,7 +49,7 @@ from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.spectral import SpectralNorms
-from davi.model import Choose, PixelHierarchy
+from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy
 
 _LATENT_EXPANSION, _PIXEL_EXPANSION = 6, 3
 """How many times a decoder cell widens its features among the latents, and between them and the image."""
@@ -58,7 +58,7 @@ _ITERATIONS, _FIRST_ITERATIONS = 4, 40
 
 
 @dataclass(frozen=True)
-class NVAEConfig:
+class NVAEConfig(LatentOptions):
     """Options of :class:`NVAE`.
 
     Arguments:
@@ -104,6 +104,10 @@ class NVAEConfig:
             raise ValueError(f"groups: got {list(self.groups)}, expected at least one group at each scale")
         if self.pad is not None and self.pad < 0:
             raise ValueError(f"pad: got {self.pad}, expected at least 0")
+        if self.shifts and self.posterior_flow is not None:
+            raise ValueError(
+                f"posterior_flow: got {self.posterior_flow.name} beside {self.shifts} shifts, expected one of the two"
+            )
         if self.single and self.encoder_width != self.decoder_width:
             raise ValueError(
                 f"decoder_width: got {self.decoder_width}, expected {self.encoder_width}, the encoder's, for one group"
@@ -200,6 +204,8 @@ class NVAE(PixelHierarchy, DepthAttentive):
         self._build_decoder(multiples)
         widths = [config.decoder_width * multiple for multiple in multiples]
         self.attention = nn.ModuleList(config.depth_attention.parts(widths))
+        layers = [LayerSizes(config.latent_channels, config.encoder_width * multiple) for multiple in multiples]
+        self.choose_latents((config.latent_channels, *self.top_grid), layers)
         # As tuples, so that they are no second home of the same modules.
         self._convolutions = tuple(module for module in self.modules() if isinstance(module, KernelConv2d))
         self._batch_norms = tuple(module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
@@ -248,10 +254,9 @@ class NVAE(PixelHierarchy, DepthAttentive):
     def depth_attentions(self) -> Iterator[AttentionSite]:
         return sites(self.attention)
 
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """Bottom-up pass over integer images ``[B, C, H, W]``: the features h, those of the top group first."""
-        self.check_images(x)
-        scaled = self.padding.add(x.to(self.stem.v.dtype) / (self.levels - 1)) * 2.0 - 1.0
+    def encode_pixels(self, pixels: Tensor) -> list[Tensor]:
+        """The features h, those of the top group first."""
+        scaled = self.padding.add(pixels) * 2.0 - 1.0
         feature = self.preprocess(self.stem(scaled))
         features: list[Tensor] = []
         for tower in reversed(self.encoder):
@@ -268,7 +273,8 @@ class NVAE(PixelHierarchy, DepthAttentive):
             attended = self.attention[i](state, memory) if self.attention else state
             prior = self._raw_prior(i, attended)
             posterior = None if context is None else self._posterior(i, attended, prior, context[i])
-            state = self._merged(i, state, choose(i, _soft_clamped(prior), posterior))
+            own = _soft_clamped(prior)
+            state = self._merged(i, state, choose(i, own if i else self.top_prior(own), posterior))
         return self.head(self.padding.crop(self.output(F.elu(self.postprocess(state)))))
 
     def _group(self, layer: int) -> Group:
@@ -284,7 +290,12 @@ class NVAE(PixelHierarchy, DepthAttentive):
     def _posterior(self, layer: int, attended: Tensor | None, prior: Tensor, feature: Tensor) -> Latent:
         raw = self.top.infer(feature) if layer == 0 else self._group(layer).infer(attended, feature)
         posterior = _soft_clamped(prior + raw if self.config.residual_posterior else raw)
-        return TransformedNormal(posterior, self.shifts[layer]) if self.config.shifts else posterior
+        if self.config.shifts:
+            return TransformedNormal(posterior, self.shifts[layer])
+        return self.posterior(layer, posterior, feature)
+
+    def top_posterior(self, context: Sequence[Tensor]) -> Latent:
+        return self._posterior(0, None, self._raw_prior(0, None), context[0])
 
     def _merged(self, layer: int, state: Tensor | None, z: Tensor) -> Tensor:
         """The features of the way down with those of a group that has been drawn."""

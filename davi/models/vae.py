@@ -26,22 +26,23 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 from torch import Tensor, nn
 
 from davi.distributions import Distribution, Latent, Normal
+from davi.errors import OptionError
 from davi.layers import Padding, ResidualBlock, ResidualCell, WeightNormConv2d
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.residual import widths_along
-from davi.model import Choose, PixelHierarchy, ask_early
+from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy, ask_early
 
 _SMALLEST_MEAN = 0.001
 """Initial pixel probabilities lie between this and one minus this."""
 
 
 @dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(LatentOptions):
     """Options of :class:`VAE`. Lists go from the image to the top, as in the papers.
 
     Arguments:
@@ -93,6 +94,13 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
+class Inferred(NamedTuple):
+    """A Normal distribution, ``[B, latents, h, w]``, and the features that its mean and scale are linear in."""
+
+    normal: Normal
+    features: Tensor
+
+
 @final
 class DenseNormal(nn.Module):
     """A Normal distribution given vectors: hidden layers, then mean and log standard deviation, linear.
@@ -109,10 +117,11 @@ class DenseNormal(nn.Module):
         self.mean = _linear(width, latents)
         self.log_scale = _linear(width, latents)
 
-    def forward(self, below: Tensor) -> Normal:
+    def forward(self, below: Tensor) -> Inferred:
         """``[B, ...]``, anything with ``inputs`` values -> ``[B, latents, 1, 1]``."""
         hidden = self.hidden(below.flatten(1))
-        return Normal(self.mean(hidden)[..., None, None], self.log_scale(hidden).exp()[..., None, None])
+        normal = Normal(self.mean(hidden)[..., None, None], self.log_scale(hidden).exp()[..., None, None])
+        return Inferred(normal, hidden[..., None, None])
 
 
 @final
@@ -147,10 +156,11 @@ class ConvolutionalNormal(nn.Module):
         self.cell = ResidualCell(widths, rescales, stem_channels=channels)
         self.head = WeightNormConv2d(widths[-1], 2 * config.latents[0], 3)
 
-    def forward(self, x: Tensor) -> Normal:
+    def forward(self, x: Tensor) -> Inferred:
         """``[B, C, H, W]`` -> ``[B, latents, h, w]``."""
-        mean, log_scale = self.head(nn.functional.silu(self.cell(x))).chunk(2, 1)
-        return Normal(mean, log_scale.exp())
+        features = nn.functional.silu(self.cell(x))
+        mean, log_scale = self.head(features).chunk(2, 1)
+        return Inferred(Normal(mean, log_scale.exp()), features)
 
 
 @final
@@ -200,6 +210,15 @@ class VAE(PixelHierarchy):
         else:
             self.grid = (self.padding.padded[0] // unit, self.padding.padded[1] // unit)
             self._build_convolutional()
+        self._choose_latents()
+
+    def _choose_latents(self) -> None:
+        config = self.config
+        features = config.hidden
+        if config.network == "convolutional":
+            features = (config.hidden[0] * 2**config.halvings,)
+        sizes = [LayerSizes(*pair) for pair in zip(config.latents, features, strict=True)]
+        self.choose_latents((config.latents[-1], *self.grid), sizes[::-1])
 
     def _build_dense(self) -> None:
         config, depth = self.config, self.config.depth
@@ -236,28 +255,33 @@ class VAE(PixelHierarchy):
         mean = images.to(bias.dtype).mean(over).flatten().clamp(_SMALLEST_MEAN, 1.0 - _SMALLEST_MEAN)
         bias.copy_(mean.logit())
 
-    def encode(self, x: Tensor) -> Normal:
-        """q(z_1 | x) for integer images ``[B, C, H, W]``."""
-        self.check_images(x)
-        scaled = self.padding.add(x.to(next(self.parameters()).dtype) / (self.levels - 1))
-        posterior: Normal = self.inference[0](scaled)
-        return posterior
+    def encode_pixels(self, pixels: Tensor) -> Inferred:
+        """q(z_1 | x), before a flow."""
+        inferred: Inferred = self.inference[0](self.padding.add(pixels))
+        return inferred
 
-    def top_down(self, choose: Choose, context: Normal | None = None) -> Distribution:
+    def top_posterior(self, context: Inferred) -> Latent:
+        if self.num_layers > 1:
+            raise OptionError(
+                "prior.name", f"got {self.config.prior.name}, expected a VAE of one stochastic layer for it"
+            )
+        return self.posterior(0, *context)
+
+    def top_down(self, choose: Choose, context: Inferred | None = None) -> Distribution:
         top = self.num_layers - 1
         posteriors: list[Latent | None] = [None] * self.num_layers  # top first
         if context is not None:
-            posterior = context
+            posterior = self.posterior(top, *context)
             for layer in range(top, 0, -1):  # from the image up: each latent is drawn before the one above it
                 drawn = ask_early(choose, layer, posterior)
                 posteriors[layer] = drawn
-                posterior = self.inference[self.num_layers - layer](drawn.z)
+                posterior = self.posterior(layer - 1, *self.inference[self.num_layers - layer](drawn.z))
             posteriors[0] = posterior
-        z = choose(0, self._top_prior(), posteriors[0])
+        z = choose(0, self.top_prior(self._own_top_prior()), posteriors[0])
         for layer in range(1, self.num_layers):
-            z = choose(layer, self.generative[layer - 1](z), posteriors[layer])
+            z = choose(layer, self.generative[layer - 1](z).normal, posteriors[layer])
         return self.head(self.padding.crop(self.output(z)))
 
-    def _top_prior(self) -> Normal:
+    def _own_top_prior(self) -> Normal:
         weight, shape = next(self.parameters()), (1, self.config.latents[-1], *self.grid)
         return Normal(weight.new_zeros(shape), weight.new_ones(shape))

@@ -40,14 +40,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.distributions import Distribution, Normal
+from davi.distributions import Distribution, Latent, Normal
 from davi.distributions.base import at_least_float32
 from davi.layers import ContextAttention, LayerMemory, Padding
 from davi.layers.bottleneck import Bottleneck, Residual, Sizes, plain_conv
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.pixel_head import LikelihoodConfig
-from davi.model import Choose, PixelHierarchy
+from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy
 
 _ENTRY = re.compile(r"([1-9]\d{0,5})(?:([xdm])([1-9]\d{0,5}))?")
 _MOST_BLOCKS = 4096
@@ -110,7 +110,7 @@ def parse_widths(name: str, text: str) -> dict[int, int]:
 
 
 @dataclass(frozen=True)
-class VeryDeepVAEConfig:
+class VeryDeepVAEConfig(LatentOptions):
     """Options of :class:`VeryDeepVAE`. The defaults are the paper's model of CIFAR-10.
 
     A *resolution* in ``encoder``, ``decoder`` and ``custom_widths`` names a scale. The first one of the encoder, R0,
@@ -322,6 +322,8 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
         self.gain = nn.Parameter(torch.ones(1, config.width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, config.width, 1, 1))
         self.output = plain_conv(config.width, self.head.inputs, 1)
+        layers = [LayerSizes(config.latent_channels, size.width) for size in sizes]
+        self.choose_latents((config.latent_channels, *self._grid(self.rows.decoder[0].resolution)), layers)
 
     def _grid(self, resolution: int) -> tuple[int, int]:
         return self.rows.grid(resolution, self.padding.padded)
@@ -342,10 +344,9 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
     def depth_attentions(self) -> Iterator[AttentionSite]:
         return sites(layer.attention for layer in self.decoder)  # type: ignore[misc]  # as above
 
-    def encode(self, x: Tensor) -> dict[int, Tensor]:
-        """Bottom-up pass over integer images ``[B, C, H, W]``: resolution -> map of the encoder, activated."""
-        self.check_images(x)
-        scaled = (x.to(self.gain.dtype) / (self.levels - 1) - self.config.input_mean) / self.config.input_deviation
+    def encode_pixels(self, pixels: Tensor) -> dict[int, Tensor]:
+        """Resolution -> map of the encoder, activated."""
+        scaled = (pixels - self.config.input_mean) / self.config.input_deviation
         h = self.stem(self.padding.add(scaled))
         maps = {self.rows.finest: h}
         for block, (resolution, pool, _) in zip(self.encoder, self.rows.encoder, strict=True):
@@ -366,11 +367,24 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
             attended = x if layer.attention is None else layer.attention(x, memory)
             activated = F.gelu(attended)
             prior, change = layer.generate(activated)
-            posterior = None if context is None else layer.infer(activated, context[entry.resolution])
-            z = choose(i, prior, posterior)
+            posterior = None if context is None else self._posterior(i, activated, context)
+            z = choose(i, prior if i else self.top_prior(prior), posterior)
             maps[entry.resolution] = layer(x, change, z)
         features = maps[self.rows.finest] * self.gain + self.bias
         return self.head(self.padding.crop(self.output(features)))
+
+    def _posterior(self, i: int, activated: Tensor, context: dict[int, Tensor]) -> Latent:
+        layer, feature = self.decoder[i], context[self.rows.decoder[i].resolution]
+        assert isinstance(layer, Layer)
+        return self.posterior(i, layer.infer(activated, feature), feature)
+
+    def top_posterior(self, context: dict[int, Tensor]) -> Latent:
+        first = self.rows.decoder[0]
+        x = self._entering(dict(zip(self.starting, self.start, strict=True)), first)
+        layer = self.decoder[0]
+        assert isinstance(layer, Layer)
+        attended = x if layer.attention is None else layer.attention(x, LayerMemory())
+        return self._posterior(0, F.gelu(attended), context)
 
     def _entering(self, maps: dict[int, Tensor], entry: Entry) -> Tensor:
         """What a layer starts from, ``[B or 1, C, h, w]``."""

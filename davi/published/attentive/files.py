@@ -35,7 +35,7 @@ from davi.published.attentive.names import state_dict
 from davi.published.attentive.shapes import Facts, without_counter
 from davi.published.reader import differing, merged
 
-_FREE = frozenset({"prior", "posterior", "likelihood.form", "pad"})
+_FREE = frozenset({"prior_bounds", "posterior_bounds", "likelihood.form", "pad"})
 """Options on which the shapes do not depend."""
 
 
@@ -46,8 +46,9 @@ def import_h5(
 
     Arguments:
         path: the ``.h5`` file.
-        overrides: options as in the ``model`` section of a recipe, for what the file does not determine: ``prior``,
-            ``posterior``, ``likelihood.form``, ``pad``, ``nodes``. Others may be given, and must be what the file says.
+        overrides: options as in the ``model`` section of a recipe, for what the file does not determine:
+            ``prior_bounds``, ``posterior_bounds``, ``likelihood.form``, ``pad``, ``nodes``. Others may be given, and
+            must be what the file says.
 
     Returns:
         Shape (C, H, W), levels, configuration, a complete state dictionary on the CPU, and lines for the user: what was
@@ -169,8 +170,8 @@ def _assumed(found: Facts) -> dict[str, Any]:
     bounds = {"log_scale_low": -5.0, "log_scale_high": 5.0, "noise": 0.001 if attentive_color else 0.0}
     authors_binary = found.bernoulli and found.channels == 1 and found.padded == (32, 32)
     return {
-        "prior": {**bounds, "log_scale_low": -1.0} if attentive_color else bounds,
-        "posterior": bounds,
+        "prior_bounds": {**bounds, "log_scale_low": -1.0} if attentive_color else bounds,
+        "posterior_bounds": bounds,
         "pad": 2 if authors_binary else 0,
     }
 
@@ -191,7 +192,7 @@ def _with_overrides(inferred: AttentiveVAEConfig, given: Mapping[str, Any]) -> A
 
 def _notes(found: Facts, shape: tuple[int, int, int], levels: int, config: AttentiveVAEConfig, nodes: str) -> list[str]:
     likelihood = "Bernoulli" if found.bernoulli else f"mixture of {config.likelihood.components} logistics"
-    prior, posterior = config.prior, config.posterior
+    prior, posterior = config.prior_bounds, config.posterior_bounds
     return [
         f"found: {found.layers} layers, {found.latent} latent channels, width {found.width}, "
         f"keys {found.generative_key} (generative) and {found.inference_key} (inference), {likelihood}",

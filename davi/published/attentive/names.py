@@ -93,8 +93,8 @@ def configuration(
             ),
             generative_attention=_depth_attention(config["decoder_attention_hparams"]),
             inference_attention=_depth_attention(config["encoder_attention_hparams"]),
-            prior=_gaussian(config["prior_hparams"]),
-            posterior=_gaussian(config["posterior_hparams"]),
+            prior_bounds=_gaussian(config["prior_hparams"]),
+            posterior_bounds=_gaussian(config["posterior_hparams"]),
             likelihood=LikelihoodConfig("bernoulli", 1)
             if bernoulli
             else LikelihoodConfig("logistic_mixture", int(config["data_dist_hparams"]["num_logistic_mix"]), form),

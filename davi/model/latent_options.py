@@ -1,0 +1,29 @@
+"""The sections of a hierarchy's options that are about its latents, the same for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from davi.flows.posterior import PosteriorFlowSection
+from davi.priors import PriorSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentOptions:
+    """Options of the latents of a hierarchy.
+
+    Arguments:
+        posterior_flow: sends the draws of every layer's Normal posterior through a flow.
+        prior: of the top layer; None: the model's own.
+    """
+
+    posterior_flow: PosteriorFlowSection | None = None
+    prior: PriorSection | None = None
+
+
+class LayerSizes(NamedTuple):
+    """What a layer's posterior is made of: channels of the latents, and of the features that its head reads."""
+
+    channels: int
+    features: int
