@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import final
 
 import torch
@@ -91,8 +92,12 @@ class Normal(Latent):
         return self.mean
 
     def kl_map(self, prior: Latent, z: Tensor) -> tuple[Tensor, bool]:
-        """In closed form if the prior is a Normal."""
-        return (self.closed_kl_map(prior), True) if isinstance(prior, Normal) else super().kl_map(prior, z)
+        """In closed form if the prior is a Normal, or knows its own."""
+        if isinstance(prior, Normal):
+            return self.closed_kl_map(prior), True
+        if isinstance(prior, ClosedDivergence):
+            return prior.closed_divergence(self), True
+        return super().kl_map(prior, z)
 
     def kl(self, other: Normal) -> Tensor:
         r""":math:`KL(\mathrm{self} \| \mathrm{other})` in closed form, summed over all but the batch, ``[B]``, nats."""
@@ -103,6 +108,14 @@ class Normal(Latent):
         ratio = self.scale / other.scale
         shift = (self.mean - other.mean) / other.scale
         return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()
+
+
+class ClosedDivergence(ABC):
+    """A prior other than a Normal that knows the KL divergence of a Normal posterior from it in closed form."""
+
+    @abstractmethod
+    def closed_divergence(self, posterior: Normal) -> Tensor:
+        """The divergence at the grain of the latents, ``[B, ...]``, nats."""
 
 
 def bound_log_scale(raw: Tensor, low: float, high: float) -> Tensor:
