@@ -10,6 +10,7 @@ from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
 from davi.distributions.normal import Normal, bounded_normal
 from davi.distributions.posterior import Drawn, TransformedNormal
+from davi.distributions.sphere import UniformSphere, VonMisesFisher
 
 __all__ = [
     "Bernoulli",
@@ -22,6 +23,8 @@ __all__ = [
     "Normal",
     "Point",
     "TransformedNormal",
+    "UniformSphere",
+    "VonMisesFisher",
     "WithMean",
     "bounded_normal",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -96,6 +97,12 @@ class Latent(Distribution):
 def sum_per_image(x: Tensor) -> Tensor:
     """``[B, ...]`` -> ``[B]``, without a copy of maps whose channels are innermost in memory."""
     return ordered_gradient(x).sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x
+
+
+def spread(total: Tensor, x: Tensor) -> Tensor:
+    """A number of each image, ``[B]`` or one for all, in equal shares over the variables of ``x``."""
+    shares = total / math.prod(x.shape[1:])
+    return shares.reshape(-1, *[1] * (x.ndim - 1)).expand(x.shape)
 
 
 def ordered_gradient(x: Tensor) -> Tensor:

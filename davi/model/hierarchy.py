@@ -108,7 +108,7 @@ class Hierarchy(LatentModel, ABC):
         def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None
             shapes[layer] = tuple(prior.shape[1:])
-            return torch.zeros(1, *shapes[layer], device="meta")
+            return torch.zeros(1, *shapes[layer], dtype=next(self.parameters()).dtype, device="meta")
 
         with torch.no_grad():
             copy.deepcopy(self, on_paper).eval().top_down(choose)  # the layers, with tensors that hold no numbers
