@@ -4,6 +4,7 @@ All log-probabilities are in nats. ``log_prob`` sums over everything but the bat
 ``log_prob_map`` keeps the grain at which the distribution factorizes.
 """
 
+from davi.distributions.autoregressive_normal import AutoregressiveNormal
 from davi.distributions.base import Distribution, Latent, WithMean
 from davi.distributions.codes import Codes, Point
 from davi.distributions.discrete import Bernoulli, Categorical
@@ -12,6 +13,7 @@ from davi.distributions.normal import Normal, bounded_normal
 from davi.distributions.posterior import Drawn, TransformedNormal
 
 __all__ = [
+    "AutoregressiveNormal",
     "Bernoulli",
     "Categorical",
     "Codes",
