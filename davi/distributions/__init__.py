@@ -4,6 +4,7 @@ All log-probabilities are in nats. ``log_prob`` sums over everything but the bat
 ``log_prob_map`` keeps the grain at which the distribution factorizes.
 """
 
+from davi.distributions.autoregressive_normal import AutoregressiveNormal
 from davi.distributions.base import Distribution, Latent, WithMean
 from davi.distributions.codes import Codes, Point
 from davi.distributions.discrete import Bernoulli, Categorical
@@ -13,6 +14,7 @@ from davi.distributions.posterior import Drawn, TransformedNormal
 from davi.distributions.sphere import UniformSphere, VonMisesFisher
 
 __all__ = [
+    "AutoregressiveNormal",
     "Bernoulli",
     "Categorical",
     "Codes",

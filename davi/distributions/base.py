@@ -78,6 +78,10 @@ class Latent(Distribution):
     def sample_with(self, noise: Noise) -> Tensor:
         """The draw that given noise makes, in place of a generator's."""
 
+    def conditionals(self, z: Tensor) -> Latent:
+        """Of every variable given those before it, at z; the distribution itself if no variable depends on others."""
+        return self
+
     def kl_map(self, prior: Latent, z: Tensor) -> tuple[Tensor, bool]:
         r"""KL divergence from the prior at the grain of the latents, ``[B, ...]``, nats.
 

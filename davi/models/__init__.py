@@ -13,8 +13,10 @@ from davi.models.nvae import NVAE
 from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
+from davi.models.pixelvae import PixelVAE
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
+from davi.models.vlae import VLAE
 
 _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
@@ -26,7 +28,9 @@ _ALL: tuple[type[Network], ...] = (
     PixelCNN,
     PixelCNNPP,
     PixelSNAIL,
+    PixelVAE,
     VAE,
+    VLAE,
     VeryDeepVAE,
 )
 
@@ -43,11 +47,13 @@ __all__ = [
     "MODELS",
     "NVAE",
     "VAE",
+    "VLAE",
     "AttentiveVAE",
     "GatedPixelCNN",
     "LadderVAE",
     "PixelCNN",
     "PixelCNNPP",
     "PixelSNAIL",
+    "PixelVAE",
     "VeryDeepVAE",
 ]
