@@ -4,7 +4,7 @@ All log-probabilities are in nats. ``log_prob`` sums over everything but the bat
 ``log_prob_map`` keeps the grain at which the distribution factorizes.
 """
 
-from davi.distributions.base import Distribution, Latent, WithMean
+from davi.distributions.base import Distribution, Latent, Pairwise, WithMean
 from davi.distributions.codes import Codes, Point
 from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
@@ -20,6 +20,7 @@ __all__ = [
     "Drawn",
     "Latent",
     "Normal",
+    "Pairwise",
     "Point",
     "TransformedNormal",
     "WithMean",
