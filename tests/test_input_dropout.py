@@ -10,7 +10,7 @@ from torch import Tensor
 from davi import recipes
 from davi.data import geometry_of
 from davi.layers import AutoregressivePixels, LikelihoodConfig
-from davi.layers.causal import NETWORKS
+from davi.layers.causal import NETWORKS, Window
 from davi.model import PixelHierarchy
 from davi.models.gated_pixelcnn import GatedPixelCNNConfig, GatedPixelCNNNetwork
 
@@ -138,8 +138,8 @@ def test_pixels_outside_of_the_window_have_no_influence(options: dict[str, int],
     side = 2 * reach + 5
     torch.manual_seed(0)
     config = GatedPixelCNNConfig(width=6, head_width=6, likelihood=LikelihoodConfig("categorical"), **options)  # type: ignore[arg-type]  # as a recipe has them
-    assert config.reach == reach
     made = shake(GatedPixelCNNNetwork((channels, side, side), 4, config, features=2)).double()
+    assert made.window == Window(reach, reach)
     middle = side // 2
     x = torch.randint(4, (4, channels, side, side)).double().requires_grad_()
     outputs = made(x, torch.randn(4, 2, side, side, dtype=torch.float64))[:, :, middle, middle]

@@ -100,6 +100,8 @@ def test_maps_are_equal_shares_of_the_vector() -> None:
     dot = (mu * z).flatten(1).sum(1)
     expected = 20.0 * dot - moments(12, 20.0).log_mean - log_area(12)
     torch.testing.assert_close(q.log_prob(z), expected)
+    pairs = torch.stack([VonMisesFisher(one, 20.0).expand(2).log_prob(z) for one in mu.split(1)], 1)
+    torch.testing.assert_close(q.log_prob_pairs(z), pairs)
 
 
 def test_the_closed_form_is_the_mean_over_draws() -> None:

@@ -5,7 +5,7 @@ All log-probabilities are in nats. ``log_prob`` sums over everything but the bat
 """
 
 from davi.distributions.autoregressive_normal import AutoregressiveNormal
-from davi.distributions.base import Distribution, Latent, WithMean
+from davi.distributions.base import Distribution, Latent, Pairwise, WithMean
 from davi.distributions.codes import Codes, Point
 from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
@@ -23,6 +23,7 @@ __all__ = [
     "Drawn",
     "Latent",
     "Normal",
+    "Pairwise",
     "Point",
     "TransformedNormal",
     "UniformSphere",

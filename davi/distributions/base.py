@@ -58,6 +58,19 @@ class WithMean(ABC):
         """Mean of every sub-pixel, ``[B, C, H, W]``, in units of levels; for a binary one, the probability of 1."""
 
 
+class Pairwise(ABC):
+    """A distribution of latents whose density at many points, of every image's own distribution, is one product of
+    matrices."""
+
+    @abstractmethod
+    def log_prob_pairs(self, x: Tensor) -> Tensor:
+        """Log-density of each point under the distribution of each image, ``[M, B]``, nats.
+
+        Arguments:
+            x: M points, ``[M, ...]``. The result has their type and device; rounding wants float64.
+        """
+
+
 class Latent(Distribution):
     """A distribution of the latents of one layer, as a hierarchy's walk offers it: a prior or a posterior."""
 
@@ -65,6 +78,11 @@ class Latent(Distribution):
     @abstractmethod
     def shape(self) -> torch.Size:
         """Of a draw, ``[B, ...]``. The prior of the top layer may have B = 1 for all images alike."""
+
+    @property
+    def scores_anywhere(self) -> bool:
+        """Whether :meth:`log_prob` knows the density of any latents, not only of this distribution's own draws."""
+        return True
 
     @abstractmethod
     def center(self) -> Tensor:

@@ -25,13 +25,13 @@ from typing import final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions.base import Latent, Noise, at_least_float32, sum_per_image
+from davi.distributions.base import Latent, Noise, Pairwise, at_least_float32, sum_per_image
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @final
-class Normal(Latent):
+class Normal(Latent, Pairwise):
     """Independent Normal variables.
 
     Arguments:
@@ -73,6 +73,15 @@ class Normal(Latent):
     def log_prob_map(self, x: Tensor) -> Tensor:
         standard = (x - self.mean) / self.scale
         return -0.5 * standard.square() - self.scale.log() - _HALF_LOG_TWO_PI
+
+    def log_prob_pairs(self, x: Tensor) -> Tensor:
+        points = x.flatten(1)  # [M, D]
+        mean, scale = (t.flatten(1).to(x.device).to(x.dtype) for t in (self.mean, self.scale))  # [B, D]
+        precision = scale.square().reciprocal()
+        # The square of (x - mean) / scale, multiplied out.
+        squares = points.square() @ precision.T - 2.0 * points @ (mean * precision).T
+        squares = squares + (mean.square() * precision).sum(1)
+        return -0.5 * squares - (scale.log() + _HALF_LOG_TWO_PI).sum(1)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A reparameterized draw, ``mean + temperature * scale * noise``."""

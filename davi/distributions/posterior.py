@@ -47,6 +47,10 @@ class TransformedNormal(Latent):
     def shape(self) -> torch.Size:
         return self.base.shape
 
+    @property
+    def scores_anywhere(self) -> bool:
+        return False
+
     def center(self) -> Tensor:
         return self._through(self.base.mean)
 
@@ -108,6 +112,10 @@ class Drawn(Latent):
     @property
     def kind(self) -> Kind:
         return self.posterior.kind
+
+    @property
+    def scores_anywhere(self) -> bool:
+        return self.posterior.scores_anywhere
 
     def center(self) -> Tensor:
         return self.posterior.center()

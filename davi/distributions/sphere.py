@@ -52,7 +52,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions.base import Latent, Noise, at_least_float32, spread
+from davi.distributions.base import Latent, Noise, Pairwise, at_least_float32, spread
 
 _PROPOSALS = 64
 """At once. Nowhere are fewer than 65 % accepted, so that none of them is with a probability below 1e-29."""
@@ -174,7 +174,7 @@ class UniformSphere(Latent):
 
 
 @final
-class VonMisesFisher(Latent):
+class VonMisesFisher(Latent, Pairwise):
     """Unit vectors around a mean direction (module docstring).
 
     Arguments:
@@ -217,8 +217,15 @@ class VonMisesFisher(Latent):
     def log_prob_map(self, x: Tensor) -> Tensor:
         # For unit vectors kappa mu^T x = kappa - kappa |x - mu|^2 / 2, which loses no digits where both agree.
         square = (x - self.mu).flatten(1).square().sum(1)
-        peak = self.kappa - moments(self.variables, self.kappa).log_mean - log_area(self.variables)
-        return spread(peak - 0.5 * self.kappa * square, x)
+        return spread(self._log_peak() - 0.5 * self.kappa * square, x)
+
+    def log_prob_pairs(self, x: Tensor) -> Tensor:
+        mu = self.mu.flatten(1).to(x.device).to(x.dtype)
+        return self._log_peak() - self.kappa + self.kappa * x.flatten(1) @ mu.T
+
+    def _log_peak(self) -> float:
+        """The log-density in the mean direction."""
+        return self.kappa - moments(self.variables, self.kappa).log_mean - log_area(self.variables)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A draw whose gradient is that of the module docstring. The concentration is divided by the square of the

@@ -88,6 +88,8 @@ class EvidenceConfig(ObjectiveConfig):
         free_group: what a group is, a channel map of a layer or a layer.
         draws: k, draws of the latents for each image.
         bound: ``elbo``, the mean over the draws, or ``importance_weighted``, L_k.
+        mutual_information_weight: of the lower bound on the mutual information of latents and images under the model
+            (:mod:`davi.objectives.mutual_information`), which is maximized along with the evidence; 0: none.
         gradient: ``reparameterized``, or ``doubly_reparameterized`` for the importance-weighted bound of a model all of
             whose posteriors are Normal.
     """
@@ -105,6 +107,7 @@ class EvidenceConfig(ObjectiveConfig):
     draws: int = 1
     bound: Literal["elbo", "importance_weighted"] = "elbo"
     gradient: Literal["reparameterized", "doubly_reparameterized"] = "reparameterized"
+    mutual_information_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.kl_start <= 1.0:
@@ -116,7 +119,7 @@ class EvidenceConfig(ObjectiveConfig):
             raise ValueError(f"kl_fraction: got {self.kl_fraction}, expected 0 (no warm-up) to 1")
         if sum(map(bool, (self.kl_steps, self.kl_epochs, self.kl_fraction))) > 1:
             raise ValueError("kl_steps: got more than one warm-up, expected one of kl_steps, kl_epochs and kl_fraction")
-        for name in ("penalty_weight", "penalty_start"):
+        for name in ("penalty_weight", "penalty_start", "mutual_information_weight"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a number >= 0")
         if self.penalty_start and not (self.warms_up and self.penalty_weight):
