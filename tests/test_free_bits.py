@@ -17,7 +17,8 @@ Group = Literal["channel", "layer"]
 
 
 def of(kl: Tensor) -> Evidence:
-    return Evidence({"kl/00": -kl.flatten(1).sum(1)}, Kind.LOWER_BOUND, kl_maps={"kl/00": kl})
+    terms = {"reconstruction": torch.zeros(len(kl)), "kl/00": -kl.flatten(1).sum(1)}
+    return Evidence(terms, Kind.LOWER_BOUND, kl_maps={"kl/00": kl})
 
 
 @pytest.mark.parametrize(("group", "expected"), [("channel", (1.0 + 3.5 + 1.0 + 1.0) / 2), ("layer", (3.7 + 1.1) / 2)])
