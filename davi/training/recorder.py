@@ -11,6 +11,7 @@ from davi.batch import Batch
 from davi.data import evenly
 from davi.metrics import read_metrics
 from davi.objectives import Progress
+from davi.objectives.remedies import remedy
 from davi.runs import MODEL, save_model
 from davi.training import checkpoint
 from davi.training.failure import MOST_ROLLBACKS, NotFiniteError, spoiled
@@ -51,13 +52,18 @@ class Recorder:
         stage = state.stage.name
         self.validated = last_validation(self.records, state.step, stage) if resumed else (-1, None)
         validates = config.validate_every and state.sets.validation is not None
-        self.monitor = Monitor(config.monitor, self._settled, "validation" if validates else "train", stage)
+        kind = "validation" if validates else "train"
+        self.monitor = Monitor(config.monitor, self._settled, kind, stage, self._remedy)
         self.told: dict[str, Any] = {"stage": stage} if stage else {}
         """What every record of the stage says."""
 
     def _settled(self, step: int, seconds: float) -> bool:
         state = self.state
         return step >= state.first_step and state.objective.settled(self.schedule.at(*state.within(step, seconds)))
+
+    def _remedy(self, layers: list[str]) -> str:
+        """What to try; in a run of stages options have other names."""
+        return "" if self.state.stage.name else remedy(self.state.trained, self.state.config.objective, layers)
 
     def clock(self) -> float:
         """Time used, over all resumptions."""
@@ -139,7 +145,9 @@ class Recorder:
 
     def _say_watched(self, change: Mapping[str, Any]) -> None:
         self.log.event("watch", self.state.step, **self.told, **change)
-        self.log.say(f"monitor at step {self.state.step}: {change['message']}")
+        for told in ("message", "remedy"):
+            if told in change:
+                self.log.say(f"monitor at step {self.state.step}: {change[told]}")
 
     def _seconds_left(self, seconds: float) -> float:
         """Time until the first budget is reached, at the pace since the start or the resumption."""
