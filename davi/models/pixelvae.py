@@ -261,7 +261,7 @@ class LatentPixelCNN(nn.Module):
         v, h = F.pad(z, (0, 0, 1, -1)), z  # moved down by a row
         for layer in self.layers:
             v, h, _ = layer(v, h, features, None)
-        return _normal(self.direct(F.silu(features)) + self.last(h.relu()))
+        return _normal(self.direct(F.silu(features)) + self.last(F.elu(h)))
 
 
 class PixelVAEBase(PixelHierarchy, ABC):
