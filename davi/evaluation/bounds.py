@@ -36,6 +36,7 @@ from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
 from davi.evaluation.meter import Meter
+from davi.evaluation.rate_floor import RateFloor
 from davi.evaluation.record import Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import About, Evidence, Kind
@@ -45,7 +46,7 @@ from davi.repetition import repeat_images
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
 
-METERS: tuple[type[Meter], ...] = (ActiveUnits, InactiveLayers)
+METERS: tuple[type[Meter], ...] = (ActiveUnits, InactiveLayers, RateFloor)
 """What is measured beside the claim, of models that have what a meter wants."""
 
 
