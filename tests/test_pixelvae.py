@@ -186,8 +186,10 @@ def test_a_vlae_is_a_pixelvae_whose_pixels_see_little() -> None:
     torch.manual_seed(3)
     model = shake(VLAE((1, 12, 12), 2, VLAEConfig(latents=(2,), width=4, hidden=4, halvings=1)).double())
     assert model.window == Window(3, 3)
-    other = PixelVAE(model.shape, 2, PixelVAEConfig(latents=(2,), width=4, hidden=4, halvings=1,
-                                                    likelihood=model.config.likelihood)).double()  # fmt: skip
+    assert model.config.prior is not None
+    assert model.config.prior.name == "autoregressive_flow"
+    options = {"latents": (2,), "width": 4, "hidden": 4, "halvings": 1, "likelihood": model.config.likelihood}
+    other = PixelVAE(model.shape, 2, PixelVAEConfig(**options, prior=model.config.prior)).double()
     other.load_state_dict(model.state_dict())
     x = some_images(model, 3)
     assert torch.equal(model.evidence(x, seeded()).log_px, other.eval().evidence(x, seeded()).log_px)
