@@ -10,10 +10,11 @@ import torch
 from contract import class_of, names, seeded, shake, some_images
 
 from davi import Hierarchy, Kind, recipes
-from davi.data import geometry_of
+from davi.data import Images, geometry_of
 from davi.distributions import Normal
 from davi.errors import OptionError, UserError
-from davi.evaluation import importance_bound
+from davi.evaluation import evaluate, importance_bound
+from davi.evaluation.rate_floor import CONSTANT_RULE, RATE_FLOOR
 from davi.model import PixelHierarchy
 from davi.models import VAE
 from davi.models.vae import VAEConfig
@@ -53,6 +54,14 @@ def test_every_hierarchy_has_a_constant_rate_when_asked(name: str, kind: str) ->
     encoder = [parameter for key, parameter in model.named_parameters() if key not in generative]
     gradients = torch.autograd.grad(evidence.terms["reconstruction"].sum(), encoder, allow_unused=True)
     assert any(gradient is not None and bool(gradient.abs().max() > 1e-9) for gradient in gradients)
+
+
+def test_the_rate_is_measured_as_a_floor() -> None:
+    model = built("vae_digits_tiny", "model.constant_rate.name=von_mises_fisher")
+    evaluation = evaluate(model, Images(some_images(model, 8, torch.uint8), model.levels, "some"))
+    (floor,) = [measure for measure in evaluation.measures if measure.name == RATE_FLOOR]
+    assert floor.value == rate_of(model)
+    assert floor.rule == CONSTANT_RULE
 
 
 def test_the_rates_are_the_closed_forms() -> None:

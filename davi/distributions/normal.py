@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import final
 
 import torch
@@ -100,7 +101,7 @@ class Normal(Latent, Pairwise):
         return self.mean
 
     def kl_map(self, prior: Latent, z: Tensor) -> tuple[Tensor, bool]:
-        r"""In closed form if the prior is a Normal.
+        r"""In closed form if the prior is a Normal, or knows its own.
 
         If the prior is autoregressive with Normal conditionals, the divergence has no closed form. Its variables are
         independent here, so that, with :math:`z_{<i}` of the draw,
@@ -111,6 +112,8 @@ class Normal(Latent, Pairwise):
         and the sum on the left is an estimate without bias, never negative and with less noise than
         :math:`\log q(z) - \log p(z)`.
         """
+        if isinstance(prior, ClosedDivergence):
+            return prior.closed_divergence(self), True
         conditionals = prior.conditionals(z)
         if isinstance(conditionals, Normal):
             return self.closed_kl_map(conditionals), conditionals is prior
@@ -125,6 +128,14 @@ class Normal(Latent, Pairwise):
         ratio = self.scale / other.scale
         shift = (self.mean - other.mean) / other.scale
         return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()
+
+
+class ClosedDivergence(ABC):
+    """A prior other than a Normal that knows the KL divergence of a Normal posterior from it in closed form."""
+
+    @abstractmethod
+    def closed_divergence(self, posterior: Normal) -> Tensor:
+        """The divergence at the grain of the latents, ``[B, ...]``, nats."""
 
 
 def bound_log_scale(raw: Tensor, low: float, high: float) -> Tensor:

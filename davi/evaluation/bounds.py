@@ -38,6 +38,7 @@ from davi.evaluation.activity import ActiveUnits, InactiveLayers
 from davi.evaluation.measure import LeftOut
 from davi.evaluation.meter import Meter
 from davi.evaluation.mutual_information import ModelInformation, TopInformation, TopRate
+from davi.evaluation.rate_floor import RateFloor
 from davi.evaluation.record import Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import About, Evidence, Kind
@@ -47,7 +48,14 @@ from davi.repetition import repeat_images
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
 
-METERS: tuple[type[Meter], ...] = (ActiveUnits, InactiveLayers, ModelInformation, TopInformation, TopRate)
+METERS: tuple[type[Meter], ...] = (
+    ActiveUnits,
+    InactiveLayers,
+    ModelInformation,
+    RateFloor,
+    TopInformation,
+    TopRate,
+)
 """What is measured beside the claim, of models that have what a meter wants."""
 
 

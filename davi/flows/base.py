@@ -86,6 +86,26 @@ class Sequential(Bijection):
         return _through([part.inverse for part in self][::-1], y, context)
 
 
+@final
+class Inverse(Bijection):
+    """A bijection the other way round.
+
+    Arguments:
+        bijection: whose inverse it is.
+    """
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__()
+        self.bijection = bijection
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection.inverse(x, context)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, log_det = self.bijection(y, context)
+        return x, log_det
+
+
 def _through(functions: Sequence[Function], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
     total = x.new_zeros(x.shape)
     for function in functions:

@@ -327,6 +327,11 @@ class IAFVAE(PixelHierarchy):
             return TransformedNormal(base, partial(self.flows[layer], context=context))
         return self.posterior(layer, base, context)
 
+    def why_top_is_not_normal(self) -> str:
+        if self.config.flow_steps:
+            return "the posterior has a flow, whose density is known at its draws only"
+        return super().why_top_is_not_normal()
+
     def top_posterior(self, context: list[Lifted]) -> Latent:
         _, own, flow_context, _ = self.down_heads[0](self._start())
         return self._posterior(0, RawNormal.split(own), flow_context, context[0])

@@ -295,6 +295,11 @@ class NVAE(PixelHierarchy, DepthAttentive):
             return TransformedNormal(posterior, self.shifts[layer])
         return self.posterior(layer, posterior, feature)
 
+    def why_top_is_not_normal(self) -> str:
+        if self.config.shifts:
+            return "the posterior has autoregressive shifts, whose density is known at its draws only"
+        return super().why_top_is_not_normal()
+
     def top_posterior(self, context: Sequence[Tensor]) -> Latent:
         return self._posterior(0, None, self._raw_prior(0, None), context[0])
 

@@ -261,7 +261,7 @@ class LatentPixelCNN(nn.Module):
         v, h = F.pad(z, (0, 0, 1, -1)), z  # moved down by a row
         for layer in self.layers:
             v, h, _ = layer(v, h, features, None)
-        return _normal(self.direct(F.silu(features)) + self.last(h.relu()))
+        return _normal(self.direct(F.silu(features)) + self.last(F.elu(h)))
 
 
 class PixelVAEBase(PixelHierarchy, ABC):
@@ -337,10 +337,16 @@ class PixelVAEBase(PixelHierarchy, ABC):
         return [grid, self.infer_top(grid.features)] if self.config.top_given == "image" else [grid]
 
     @final
+    def why_top_is_not_normal(self) -> str:
+        return self._why_top_is_drawn_late() or super().why_top_is_not_normal()
+
+    def _why_top_is_drawn_late(self) -> str:
+        return "the posterior of the vector depends on a draw of the grid" if self.config.top_given == "latents" else ""
+
+    @final
     def top_posterior(self, context: list[Inferred]) -> Latent:
-        if len(context) < self.num_layers:
-            assert self.config.prior is not None
-            raise OptionError("prior.name", f"got {self.config.prior.name}, expected top_given image for it")
+        if reason := self._why_top_is_drawn_late():
+            raise OptionError("top_given", f"got latents, expected image: {reason}")
         return self.posterior(0, *context[-1])
 
     @final

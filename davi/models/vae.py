@@ -260,11 +260,14 @@ class VAE(PixelHierarchy):
         inferred: Inferred = self.inference[0](self.padding.add(pixels))
         return inferred
 
+    def why_top_is_not_normal(self) -> str:
+        if self.num_layers > 1:
+            return f"the posterior of the top one of {self.num_layers} stochastic layers depends on draws of the others"
+        return super().why_top_is_not_normal()
+
     def top_posterior(self, context: Inferred) -> Latent:
         if self.num_layers > 1:
-            raise OptionError(
-                "prior.name", f"got {self.config.prior.name}, expected a VAE of one stochastic layer for it"
-            )
+            raise OptionError("latents", f"got {self.num_layers} layers, expected one: {self.why_top_is_not_normal()}")
         return self.posterior(0, *context)
 
     def top_down(self, choose: Choose, context: Inferred | None = None) -> Distribution:

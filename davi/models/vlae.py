@@ -5,7 +5,7 @@ r"""The variational lossy autoencoder: a decoder that sees little of an image le
 It is a :mod:`~davi.models.pixelvae` of one level with two choices. The PixelCNN of its likelihood has a small receptive
 field, which is stated (:attr:`~davi.models.pixelvae.PixelVAEBase.window`): strokes and texture are explained by
 neighboring pixels, at no cost in z; what spans more than the window must pass through z. And the prior of z is an
-autoregressive flow (``prior: {name: autoregressive_flow}``): z is an invertible function of Normal noise. That is as
+autoregressive flow (:mod:`davi.priors.autoregressive_flow`): z is an invertible function of Normal noise. That is as
 much as an inverse autoregressive flow on the posterior together with a decoder that begins with the flow's inverse.
 
 References:
@@ -22,6 +22,8 @@ from davi.errors import OptionError
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.models.gated_pixelcnn import GatedPixelCNNConfig
 from davi.models.pixelvae import PixelVAEBase, PixelVAEConfig
+from davi.priors import PriorSection
+from davi.priors.autoregressive_flow import AutoregressiveFlowConfig
 
 
 def _small_window() -> LikelihoodConfig:
@@ -36,10 +38,12 @@ class VLAEConfig(PixelVAEConfig):
     Arguments:
         latents: of the vector.
         likelihood: a gated PixelCNN that sees three rows above a pixel and three columns beside it.
+        prior: an autoregressive flow.
     """
 
     latents: tuple[int, ...] = (32,)
     likelihood: LikelihoodConfig = field(default_factory=_small_window)
+    prior: PriorSection | None = field(default_factory=AutoregressiveFlowConfig, kw_only=True)
 
 
 @final
