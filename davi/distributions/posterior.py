@@ -27,6 +27,30 @@ Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @final
+class KnownDraws:
+    """The draws of a posterior whose density is known at them only, with its logarithm there."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+
+    def add(self, z: Tensor, log_prob: Tensor) -> Tensor:
+        """Remember a draw; the very same tensor is returned."""
+        self._known.append((z, log_prob))
+        return z
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """What was remembered.
+
+        Raises:
+            ValueError: if ``x`` is not (the very tensor of) one of the draws.
+        """
+        for z, log_prob in self._known:
+            if z is x:
+                return log_prob
+        raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+
+
+@final
 class TransformedNormal(Latent):
     """A Normal whose draws pass through a bijection. It remembers its draws and knows the density of nothing else.
 
@@ -38,7 +62,7 @@ class TransformedNormal(Latent):
     def __init__(self, base: Normal, transform: Transform) -> None:
         self.base = base
         self.transform = transform
-        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+        self._known = KnownDraws()
 
     def __repr__(self) -> str:
         return f"TransformedNormal(shape={tuple(self.base.shape)})"
@@ -70,15 +94,11 @@ class TransformedNormal(Latent):
         Raises:
             ValueError: if ``x`` is not (the very tensor of) a draw or the mean of this distribution.
         """
-        for z, log_prob in self._known:
-            if z is x:
-                return log_prob
-        raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+        return self._known.log_prob_map(x)
 
     def _through(self, z0: Tensor) -> Tensor:
         z, log_det = self.transform(z0)
-        self._known.append((z, self.base.log_prob_map(z0) - log_det))
-        return z
+        return self._known.add(z, self.base.log_prob_map(z0) - log_det)
 
 
 @final
