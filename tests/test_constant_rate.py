@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract import class_of, names, seeded, shake, some_images
+from contract import names, seeded, shake, some_images
 
-from davi import Hierarchy, Kind, recipes
+from davi import Kind, recipes
 from davi.data import Images, geometry_of
 from davi.distributions import Normal
 from davi.errors import OptionError, UserError
@@ -23,7 +23,8 @@ from davi.posteriors.fixed_normal import FixedNormalConfig
 from davi.posteriors.von_mises_fisher import VonMisesFisherConfig
 from davi.training.roles import generative_parameters
 
-HIERARCHIES = [name for name in names(Hierarchy) if issubclass(class_of(name), PixelHierarchy)]
+OWN_POSTERIOR = ["hvi_digits_tiny", "mixture_posterior_digits_tiny"]
+HIERARCHIES = [name for name in names(PixelHierarchy) if name not in OWN_POSTERIOR]
 
 
 def built(name: str, *assignments: str) -> PixelHierarchy:
@@ -37,7 +38,7 @@ def built(name: str, *assignments: str) -> PixelHierarchy:
 @pytest.mark.parametrize("kind", list(CONSTANT_RATES))
 @pytest.mark.parametrize("name", HIERARCHIES)
 def test_every_hierarchy_has_a_constant_rate_when_asked(name: str, kind: str) -> None:
-    model = built(name, f"model.constant_rate.name={kind}")
+    model = built(name, f"model.constant_rate.name={kind}", "model.prior=null")
     assert model.sample(2, generator=seeded()).shape == (2, *model.shape)
     assert f"nats ({kind})" in repr(model)
     model = model.double()
@@ -94,6 +95,12 @@ def test_the_mean_of_the_fixed_normal_lies_on_a_sphere() -> None:
     assert isinstance(posterior, Normal)
     torch.testing.assert_close(posterior.mean.flatten(1).norm(dim=1), torch.full((5,), 3.0))
     assert bool((posterior.scale == 0.5).all())
+
+
+@pytest.mark.parametrize("name", OWN_POSTERIOR)
+def test_models_about_another_posterior_refuse_it(name: str) -> None:
+    with pytest.raises(UserError, match=r"model\.constant_rate: got fixed_normal, expected null"):
+        built(name, "model.constant_rate.name=fixed_normal")
 
 
 def test_layers_below_keep_the_flows_of_a_model() -> None:

@@ -12,7 +12,7 @@ from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
 from davi.distributions.normal import ClosedDivergence, Normal, bounded_normal
 from davi.distributions.normal_mixture import NormalMixture
-from davi.distributions.posterior import Drawn, TransformedNormal
+from davi.distributions.posterior import Drawn, KnownDraws, TransformedNormal
 from davi.distributions.sphere import UniformSphere, VonMisesFisher
 from davi.distributions.transformed import Transformed
 
@@ -26,6 +26,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Distribution",
     "Drawn",
+    "KnownDraws",
     "Latent",
     "Normal",
     "NormalMixture",
