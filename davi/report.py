@@ -78,6 +78,7 @@ def result_of(evaluation: Evaluation, baselines: Sequence[Baseline], protocol: P
         protocol=protocol,
         about=evaluation.about,
         measures=tuple(measure for measure in evaluation.measures if measure.name not in _TOLD_APART),
+        left_out=evaluation.left_out,
     )
 
 
@@ -267,14 +268,22 @@ def _measures(result: Result) -> list[str]:
     lines = []
     for measure in result.measures:
         lines += _labeled(measure.name, f"{in_words(measure)}; {measure.rule}")
+    for one in result.left_out:
+        lines += _labeled(one.name, f"left out: {one.reason}")
     return lines
 
 
 def in_words(measure: Measure) -> str:
-    """The value of a measure with its unit and error, and what kind of claim it is."""
+    """The value of a measure with its unit and error, what kind of claim it is, and how many numbers it is the mean
+    of."""
     error = "" if measure.standard_error is None else f" ± {measure.standard_error:.4g}"
-    kind = "" if measure.kind is None else f" ({measure.kind})"
-    return f"{measure.value:.6g}{error} {measure.unit}{kind}"
+    value = f"{measure.value:.6g}{error} {measure.unit}"
+    cap = "" if measure.cap is None else f"{'at' if measure.at_cap else 'below'} the cap of {measure.cap:.4g}"
+    images = "" if measure.images is None else f"{measure.images:,} images"
+    draws = "" if measure.draws is None else f"{measure.draws:,} draws"
+    kind = "" if measure.kind is None else str(measure.kind)
+    told = ", ".join(part for part in (kind, cap, images, draws) if part)
+    return f"{value} ({told})" if told else value
 
 
 NO_DIVERGENCE = "E[log q - log p] of latents drawn on the way up, which may be below zero"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from davi import measurements, records, report
+from davi.cli.closing import to_try
 from davi.cli.loading import open_images, open_run
 from davi.cli.options import Request
 from davi.data import evenly
@@ -40,6 +41,9 @@ def run(request: Request) -> int:
     finally:  # hours of work shall not be lost because the folder cannot be written to
         print(_json(result) if options.json else report.to_terminal(result))
     if not options.json:
+        advice = to_try(model, folder, result)
+        if advice:
+            print(f"\nagainst inactive layers: {advice}")
         print(f"\nwritten to {path}{replaced}")
     return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from davi import files, page, report
-from davi.cli.closing import closing
+from davi.cli.closing import closing, to_try
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import Images, evenly
@@ -61,6 +61,7 @@ def run(request: Request) -> int:
         levels=model.levels,
         records=records,
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,
+        remedy=to_try(model, folder, result),
     )
     sections = page.write(contents, target)
     if not options.no_figures:

@@ -29,6 +29,34 @@ Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @final
+class KnownDraws:
+    """The draws of a posterior whose density is known at them only, with its logarithm there."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+
+    def add(self, z: Tensor, log_prob: Tensor) -> Tensor:
+        """Remember a draw; the very same tensor is returned."""
+        self._known.append((z, log_prob))
+        return z
+
+    def find(self, x: Tensor) -> Tensor | None:
+        """What was remembered of a draw; None if ``x`` is not (the very tensor of) one."""
+        return next((log_prob for z, log_prob in self._known if z is x), None)
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """The same.
+
+        Raises:
+            ValueError: if ``x`` is not (the very tensor of) one of the draws.
+        """
+        found = self.find(x)
+        if found is None:
+            raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+        return found
+
+
+@final
 class TransformedNormal(Latent):
     """A Normal whose draws pass through a bijection. It remembers its draws and their densities.
 
@@ -42,7 +70,7 @@ class TransformedNormal(Latent):
         self.base = base
         self.transform = transform
         self.inverse = inverse
-        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+        self._known = KnownDraws()
 
     def __repr__(self) -> str:
         return f"TransformedNormal(shape={tuple(self.base.shape)})"
@@ -50,6 +78,10 @@ class TransformedNormal(Latent):
     @property
     def shape(self) -> torch.Size:
         return self.base.shape
+
+    @property
+    def scores_anywhere(self) -> bool:
+        return False
 
     def center(self) -> Tensor:
         return self._through(self.base.mean)
@@ -74,18 +106,14 @@ class TransformedNormal(Latent):
         Raises:
             ValueError: if ``x`` is not a draw or the center of this distribution, and there is no inverse.
         """
-        for z, log_prob in self._known:
-            if z is x:
-                return log_prob
-        if self.inverse is not None:
+        if self._known.find(x) is None and self.inverse is not None:
             z0, log_det = self.inverse(x)
             return self.base.log_prob_map(z0) + log_det
-        raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+        return self._known.log_prob_map(x)
 
     def _through(self, z0: Tensor) -> Tensor:
         z, log_det = self.transform(z0)
-        self._known.append((z, self.base.log_prob_map(z0) - log_det))
-        return z
+        return self._known.add(z, self.base.log_prob_map(z0) - log_det)
 
 
 @final
@@ -115,6 +143,10 @@ class Drawn(Latent):
     @property
     def kind(self) -> Kind:
         return self.posterior.kind
+
+    @property
+    def scores_anywhere(self) -> bool:
+        return self.posterior.scores_anywhere
 
     def center(self) -> Tensor:
         return self.posterior.center()

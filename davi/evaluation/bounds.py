@@ -35,7 +35,9 @@ from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
+from davi.evaluation.measure import LeftOut
 from davi.evaluation.meter import Meter
+from davi.evaluation.mutual_information import ModelInformation, TopInformation, TopRate
 from davi.evaluation.rate_floor import RateFloor
 from davi.evaluation.record import Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp, double
@@ -46,7 +48,14 @@ from davi.repetition import repeat_images
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
 
-METERS: tuple[type[Meter], ...] = (ActiveUnits, InactiveLayers, RateFloor)
+METERS: tuple[type[Meter], ...] = (
+    ActiveUnits,
+    InactiveLayers,
+    ModelInformation,
+    RateFloor,
+    TopInformation,
+    TopRate,
+)
 """What is measured beside the claim, of models that have what a meter wants."""
 
 
@@ -161,7 +170,11 @@ def evaluate(
     )
     _refuse_non_finite(evaluation)
     found = (meter.measure(evaluation) for meter in meters)
-    return dataclasses.replace(evaluation, measures=tuple(measure for measure in found if measure is not None))
+    return dataclasses.replace(
+        evaluation,
+        measures=tuple(measure for measure in found if measure is not None),
+        left_out=tuple(LeftOut(meter.name, why) for meter in meters if (why := meter.left_out())),
+    )
 
 
 @contextmanager

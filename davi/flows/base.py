@@ -28,6 +28,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from davi.distributions.base import spread as spread
 from davi.distributions.base import sum_per_image
 
 Function = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -111,12 +112,6 @@ def _through(functions: Sequence[Function], x: Tensor, context: Tensor | None) -
         x, log_det = function(x, context)
         total = total + (log_det if log_det.shape == total.shape else spread(sum_per_image(log_det), total))
     return x, total
-
-
-def spread(log_det: Tensor, x: Tensor) -> Tensor:
-    """A log-determinant of each image, ``[B]`` or one for all, in equal shares over the variables of ``x``."""
-    shares = log_det / math.prod(x.shape[1:])
-    return shares.reshape(-1, *[1] * (x.ndim - 1)).expand(x.shape)
 
 
 def solve_in_order(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:

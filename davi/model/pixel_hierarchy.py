@@ -16,7 +16,7 @@ from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.model.base import DataInitialized
 from davi.model.hierarchy import Hierarchy
 from davi.model.latent_options import LatentOptions, LayerSizes
-from davi.posteriors import FlowPosterior
+from davi.posteriors import FlowPosterior, make_constant_rate
 from davi.priors import FromImages, FromPosteriors, make_prior
 
 
@@ -31,9 +31,8 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
 
     images_wanted = 0
 
-    @final
     def encode(self, x: Tensor) -> Any:
-        """Bottom-up pass over integer images ``[B, C, H, W]``."""
+        """Bottom-up pass over integer images ``[B, C, H, W]``: :meth:`encode_pixels`, and what a subclass adds."""
         self.check_images(x)
         return self.encode_pixels(self._as_numbers(x))
 
@@ -66,6 +65,7 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
         """
         options = self.config
         assert isinstance(options, LatentOptions)
+        self._choose_rate(top, options)
         self.prior_of_top = None if options.prior is None else make_prior(top, self.shape, options.prior)
         self.posteriors: nn.ModuleList | None = None
         if options.posterior_flow is not None:
@@ -80,9 +80,26 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
         is known at any point; empty if it is."""
         return "" if self.posteriors is None else "the posterior has a flow, whose density is known at its draws only"
 
+    def _choose_rate(self, top: tuple[int, ...], options: LatentOptions) -> None:
+        rate = options.constant_rate
+        self.rate_of_top = None if rate is None else make_constant_rate(top, rate)
+        for option, other in (("posterior_flow", options.posterior_flow), ("prior", options.prior)):
+            if rate is not None and other is not None:
+                raise OptionError(
+                    "constant_rate.name",
+                    f"got {rate.name} beside {option} {other.name}, expected one of the two: both choose the top layer",
+                )
+
+    def _facts(self) -> list[str]:
+        rate = self.rate_of_top
+        told = [] if rate is None else [f"  constant rate of the top layer: {rate.rate:.4g} nats ({rate.name})"]
+        return [*super()._facts(), *told]
+
     @final
     def top_prior(self, own: Latent) -> Latent:
         """The prior of the top layer: the model's own, or the one that the options ask for."""
+        if self.rate_of_top is not None:
+            return self.rate_of_top.prior()
         if self.prior_of_top is None:
             return own
         prior: Latent = self.prior_of_top(self._infer_top)
@@ -108,6 +125,9 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
             base: the Normal.
             features: what its head reads, ``[B, F, h, w]``.
         """
+        if layer == 0 and self.rate_of_top is not None:
+            constant: Latent = self.rate_of_top(base, features)
+            return constant
         if self.posteriors is None:
             return base
         posterior: Latent = self.posteriors[layer](base, features)

@@ -26,6 +26,7 @@ References:
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -210,9 +211,8 @@ class GatedNormal(nn.Module):
 Output = DenseOutput | ConvolutionalOutput | GatedDecoder
 
 
-@final
-class VAE(PixelHierarchy):
-    """The variational autoencoder (module docstring).
+class VAENetworks(PixelHierarchy, ABC):
+    """The encoder and the decoder of the variational autoencoder; a subclass says what the posterior is.
 
     Arguments:
         shape: (C, H, W) of the images.
@@ -223,8 +223,6 @@ class VAE(PixelHierarchy):
         ValueError: if the options contradict one another or do not fit the images.
     """
 
-    name = "vae"
-    Config = VAEConfig
     images_wanted = 10_000  # a pixel's mean over these has a standard error of at most 0.005
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: VAEConfig, classes: int = 0) -> None:
@@ -251,7 +249,9 @@ class VAE(PixelHierarchy):
         factor = {"dense": 1, "convolutional": 2**config.halvings, "gated": FEATURES}[config.network]
         features = [factor * width for width in config.hidden]
         sizes = [LayerSizes(*pair) for pair in zip(config.latents, features, strict=True)]
-        self.choose_latents((config.latents[-1], *self.grid), sizes[::-1])
+        self.layer_sizes = sizes[::-1]
+        """Of the layers, the top first."""
+        self.choose_latents((config.latents[-1], *self.grid), self.layer_sizes)
 
     def _build_dense(self) -> None:
         config, depth = self.config, self.config.depth
@@ -301,6 +301,23 @@ class VAE(PixelHierarchy):
         inferred: Inferred = self.inference[0](self.padding.add(pixels))
         return inferred
 
+    def pixels(self, z: Tensor) -> Distribution:
+        """p(x | z_1)."""
+        return self.head(self.padding.crop(self.output(z)))
+
+    def own_prior(self) -> Normal:
+        """p(z_L), unless the options ask for another one, for a batch of one."""
+        weight, shape = next(self.parameters()), (1, self.config.latents[-1], *self.grid)
+        return Normal(weight.new_zeros(shape), weight.new_ones(shape))
+
+
+@final
+class VAE(VAENetworks):
+    """The variational autoencoder (module docstring). Its arguments are those of its networks."""
+
+    name = "vae"
+    Config = VAEConfig
+
     def why_top_is_not_normal(self) -> str:
         if self.num_layers > 1:
             return f"the posterior of the top one of {self.num_layers} stochastic layers depends on draws of the others"
@@ -321,11 +338,7 @@ class VAE(PixelHierarchy):
                 posteriors[layer] = drawn
                 posterior = self.posterior(layer - 1, *self.inference[self.num_layers - layer](drawn.z))
             posteriors[0] = posterior
-        z = choose(0, self.top_prior(self._own_top_prior()), posteriors[0])
+        z = choose(0, self.top_prior(self.own_prior()), posteriors[0])
         for layer in range(1, self.num_layers):
             z = choose(layer, self.generative[layer - 1](z).normal, posteriors[layer])
-        return self.head(self.padding.crop(self.output(z)))
-
-    def _own_top_prior(self) -> Normal:
-        weight, shape = next(self.parameters()), (1, self.config.latents[-1], *self.grid)
-        return Normal(weight.new_zeros(shape), weight.new_ones(shape))
+        return self.pixels(z)

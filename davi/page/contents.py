@@ -26,6 +26,7 @@ class Contents:
         levels: of a pixel.
         records: the lines of ``metrics.jsonl``; none if there are none.
         recipe: the recipe as YAML; None if the run has none.
+        remedy: what to try where layers are inactive (:mod:`davi.objectives.remedies`); empty if there is nothing.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Contents:
     levels: int
     records: Sequence[Mapping[str, Any]]
     recipe: str | None
+    remedy: str = ""
 
     @property
     def unit(self) -> Unit:

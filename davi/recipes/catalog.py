@@ -100,6 +100,8 @@ CATALOG: dict[str, Entry] = {
     "sylvester_mnist_planar_small": Entry(942_773, "15 minutes, CPU"),
     "sylvester_mnist_triangular": Entry(20_699_361, "GPU hours"),
     "sylvester_mnist_triangular_small": Entry(3_088_817, "15 minutes, CPU"),
+    "pixelvae_2level_digits_tiny": Entry(37_417, "seconds, CPU"),
+    "pixelvae_digits_tiny": Entry(5_984, "seconds, CPU"),
     "vae_convolutional_digits_tiny": Entry(4_446, "seconds, CPU"),
     "vae_digits": Entry(121_952, "1 minute, CPU"),
     "vae_digits_tiny": Entry(4_240, "seconds, CPU"),
@@ -117,5 +119,6 @@ CATALOG: dict[str, Entry] = {
     "very_deep_vae_imagenet64": Entry(125_005_860, "80 GPU weeks"),
     "very_deep_vae_mnist": Entry(93_569, "15 minutes, CPU"),
     "very_deep_vae_photos": Entry(226_462, "15 minutes, CPU"),
+    "vlae_digits_tiny": Entry(8_313, "seconds, CPU"),
 }
 """Of every recipe that comes with the program."""
