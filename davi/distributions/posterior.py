@@ -22,8 +22,8 @@ from davi.distributions.base import Latent, Noise
 from davi.distributions.normal import Normal
 from davi.evidence import Kind
 
-Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``z -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection` whose context, if any, is given."""
+Transform = Callable[..., tuple[Tensor, Tensor]]
+"""``z -> (z', log_det)`` or ``(z, context) -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection`."""
 
 
 @final
@@ -33,11 +33,13 @@ class TransformedNormal(Latent):
     Arguments:
         base: the Normal.
         transform: the bijection.
+        context: what it depends on beside z, ``[B, ...]``; None: nothing, or what it knows already.
     """
 
-    def __init__(self, base: Normal, transform: Transform) -> None:
+    def __init__(self, base: Normal, transform: Transform, context: Tensor | None = None) -> None:
         self.base = base
         self.transform = transform
+        self.context = context
         self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
 
     def __repr__(self) -> str:
@@ -51,7 +53,10 @@ class TransformedNormal(Latent):
         return self._through(self.base.mean)
 
     def expand(self, n: int) -> TransformedNormal:
-        return TransformedNormal(self.base.expand(n), self.transform)
+        context = self.context
+        if context is not None:
+            context = context.expand(n, *context.shape[1:])
+        return TransformedNormal(self.base.expand(n), self.transform, context)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A reparameterized draw; ``temperature`` scales the noise of the base."""
@@ -76,7 +81,7 @@ class TransformedNormal(Latent):
         raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
 
     def _through(self, z0: Tensor) -> Tensor:
-        z, log_det = self.transform(z0)
+        z, log_det = self.transform(z0) if self.context is None else self.transform(z0, self.context)
         self._known.append((z, self.base.log_prob_map(z0) - log_det))
         return z
 

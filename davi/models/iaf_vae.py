@@ -33,7 +33,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, final
 
 import torch
@@ -324,7 +323,7 @@ class IAFVAE(PixelHierarchy):
     def _posterior(self, layer: int, own: RawNormal, own_context: Tensor, told: Lifted) -> Latent:
         base, context = _normal(own.shifted(told.posterior)), own_context + told.context
         if self.config.flow_steps:
-            return TransformedNormal(base, partial(self.flows[layer], context=context))
+            return TransformedNormal(base, self.flows[layer], context)
         return self.posterior(layer, base, context)
 
     def top_posterior(self, context: list[Lifted]) -> Latent:
