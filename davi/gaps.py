@@ -47,7 +47,8 @@ def result_of(gap: Gap, protocol: Protocol) -> GapResult:
     points = []
     for samples, count, bound in zip(gap.sizes, gap.groups, gap.curve, strict=True):
         both = quantity(bound, dims, groups)
-        points.append(CurvePoint(both.nats, both.bits_per_dim, samples, count))
+        below = cost(gap.curve[-1] - bound, dims, groups)
+        points.append(CurvePoint(both.nats, both.bits_per_dim, samples, count, below))
     kind = gap.evaluation.kind
     return GapResult(kind, gap.evaluation.about, tuple(points), _parts(gap), gap.why_not, protocol)
 

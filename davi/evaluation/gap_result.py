@@ -24,10 +24,13 @@ class CurvePoint(Quantity):
     Arguments:
         samples: K.
         groups: of so many draws of each image, over which the estimate is the mean.
+        below: the highest bound minus this one, positive. Its error is that of a difference over the same images, which
+            is far smaller than those of the two.
     """
 
     samples: int
     groups: int
+    below: Quantity
 
     def __post_init__(self) -> None:
         at_least_one(self, "samples", "groups")
