@@ -1,9 +1,11 @@
 r"""Posteriors that are more than a Normal.
 
 A hierarchy's walk offers a posterior for each latent. Where a paper sends a Normal draw through a flow, the density of
-the result is known at that draw only (an autoregressive flow is slow to invert), which is all that a bound needs:
+the result is known at that draw, which is all that a bound needs:
 
 .. math:: \log q(z_K) = \log q(z_0) - \sum_k \log \left| \det \partial z_k / \partial z_{k-1} \right|
+
+At any other point the inverse of the flow has to find :math:`z_0` first, one variable after the other in many flows.
 
 References:
     Variational Inference with Normalizing Flows, D. J. Rezende, S. Mohamed, ICML 2015,
@@ -28,17 +30,21 @@ Transform = Callable[..., tuple[Tensor, Tensor]]
 
 @final
 class TransformedNormal(Latent):
-    """A Normal whose draws pass through a bijection. It remembers its draws and knows the density of nothing else.
+    """A Normal whose draws pass through a bijection. It remembers its draws and their densities.
 
     Arguments:
         base: the Normal.
         transform: the bijection.
-        context: what it depends on beside z, ``[B, ...]``; None: nothing, or what it knows already.
+        inverse: of the bijection; None: only the density of its own draws is known.
+        context: what the bijection depends on beside z, ``[B, ...]``; None: nothing, or what it knows already.
     """
 
-    def __init__(self, base: Normal, transform: Transform, context: Tensor | None = None) -> None:
+    def __init__(
+        self, base: Normal, transform: Transform, inverse: Transform | None = None, context: Tensor | None = None
+    ) -> None:
         self.base = base
         self.transform = transform
+        self.inverse = inverse
         self.context = context
         self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
 
@@ -56,7 +62,7 @@ class TransformedNormal(Latent):
         context = self.context
         if context is not None:
             context = context.expand(n, *context.shape[1:])
-        return TransformedNormal(self.base.expand(n), self.transform, context)
+        return TransformedNormal(self.base.expand(n), self.transform, self.inverse, context)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A reparameterized draw; ``temperature`` scales the noise of the base."""
@@ -70,20 +76,26 @@ class TransformedNormal(Latent):
         return self.center()
 
     def log_prob_map(self, x: Tensor) -> Tensor:
-        """Density of a draw.
+        """Density of a draw, which is known already if ``x`` is the very tensor; or anywhere, by the inverse.
 
         Raises:
-            ValueError: if ``x`` is not (the very tensor of) a draw or the mean of this distribution.
+            ValueError: if ``x`` is not a draw or the center of this distribution, and there is no inverse.
         """
         for z, log_prob in self._known:
             if z is x:
                 return log_prob
+        if self.inverse is not None:
+            z0, log_det = self.inverse(x, *self._given())
+            return self.base.log_prob_map(z0) + log_det
         raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
 
     def _through(self, z0: Tensor) -> Tensor:
-        z, log_det = self.transform(z0) if self.context is None else self.transform(z0, self.context)
+        z, log_det = self.transform(z0, *self._given())
         self._known.append((z, self.base.log_prob_map(z0) - log_det))
         return z
+
+    def _given(self) -> tuple[Tensor, ...]:
+        return () if self.context is None else (self.context,)
 
 
 @final

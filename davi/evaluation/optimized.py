@@ -134,7 +134,8 @@ class FreePosterior:
         moved = Normal(base.mean + base.scale * free[0], base.scale * free[1].exp())
         if not isinstance(posterior, TransformedNormal):
             return moved
-        return TransformedNormal(moved, posterior.transform, None if context is None else context + free[2])
+        context = None if context is None else context + free[2]
+        return TransformedNormal(moved, posterior.transform, posterior.inverse, context)
 
     def _begin(self, mean: Tensor, context: Tensor | None) -> list[Tensor]:
         free = [mean.new_zeros(self.images, *mean.shape[1:]) for _ in range(2)]

@@ -323,7 +323,9 @@ class IAFVAE(PixelHierarchy):
     def _posterior(self, layer: int, own: RawNormal, own_context: Tensor, told: Lifted) -> Latent:
         base, context = _normal(own.shifted(told.posterior)), own_context + told.context
         if self.config.flow_steps:
-            return TransformedNormal(base, self.flows[layer], context)
+            flow = self.flows[layer]
+            assert isinstance(flow, InverseAutoregressiveFlow)
+            return TransformedNormal(base, flow, flow.inverse, context)
         return self.posterior(layer, base, context)
 
     def top_posterior(self, context: list[Lifted]) -> Latent:

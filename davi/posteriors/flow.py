@@ -27,4 +27,4 @@ class FlowPosterior(Posterior):
         self.flow = make_posterior_flow(channels, features, config)
 
     def forward(self, base: Normal, features: Tensor) -> Latent:
-        return TransformedNormal(base, self.flow, features.to(base.mean.dtype))
+        return TransformedNormal(base, self.flow, self.flow.inverse, features.to(base.mean.dtype))
