@@ -109,7 +109,8 @@ def measure_gap(
     Raises:
         UserError: if an option cannot be used, the images do not fit the model, or it has no importance weights.
     """
-    for name, value, least in (("samples", samples, 2), ("steps", steps, 1)):
+    wanted = {"samples": (samples, 2), "steps": (steps, 1), "limit": (limit, 1), "batch_size": (batch_size, 1)}
+    for name, (value, least) in wanted.items():
         if value < least:
             raise UserError(f"{name}: got {value}, expected a whole number from {least}")
     check_images(model, images)

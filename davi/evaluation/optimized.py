@@ -330,7 +330,7 @@ def fit(
     with torch.no_grad():
         walk(model, repeated, images, posterior, lambda q: q.center())  # brings the parameters into being
     parameters = [tensor.requires_grad_(True) for tensor in posterior.parameters()]
-    optimizer = torch.optim.Adam(parameters, LEARNING_RATE)
+    optimizer = torch.optim.Adam(parameters, LEARNING_RATE, betas=(0.9, 0.99))
     with torch.enable_grad():
         for step in range(steps):
             loss = -walk(model, repeated, images, posterior, draw).ascended().sum() / STEP_DRAWS
