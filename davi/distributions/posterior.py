@@ -24,8 +24,8 @@ from davi.distributions.base import Latent, Noise
 from davi.distributions.normal import Normal
 from davi.evidence import Kind
 
-Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``z -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection` whose context, if any, is given."""
+Transform = Callable[..., tuple[Tensor, Tensor]]
+"""``z -> (z', log_det)`` or ``(z, context) -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection`."""
 
 
 @final
@@ -64,12 +64,16 @@ class TransformedNormal(Latent):
         base: the Normal.
         transform: the bijection.
         inverse: of the bijection; None: only the density of its own draws is known.
+        context: what the bijection depends on beside z, ``[B, ...]``; None: nothing, or what it knows already.
     """
 
-    def __init__(self, base: Normal, transform: Transform, inverse: Transform | None = None) -> None:
+    def __init__(
+        self, base: Normal, transform: Transform, inverse: Transform | None = None, context: Tensor | None = None
+    ) -> None:
         self.base = base
         self.transform = transform
         self.inverse = inverse
+        self.context = context
         self._known = KnownDraws()
 
     def __repr__(self) -> str:
@@ -81,13 +85,16 @@ class TransformedNormal(Latent):
 
     @property
     def scores_anywhere(self) -> bool:
-        return False
+        return self.inverse is not None
 
     def center(self) -> Tensor:
         return self._through(self.base.mean)
 
     def expand(self, n: int) -> TransformedNormal:
-        return TransformedNormal(self.base.expand(n), self.transform, self.inverse)
+        context = self.context
+        if context is not None:
+            context = context.expand(n, *context.shape[1:])
+        return TransformedNormal(self.base.expand(n), self.transform, self.inverse, context)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A reparameterized draw; ``temperature`` scales the noise of the base."""
@@ -107,13 +114,16 @@ class TransformedNormal(Latent):
             ValueError: if ``x`` is not a draw or the center of this distribution, and there is no inverse.
         """
         if self._known.find(x) is None and self.inverse is not None:
-            z0, log_det = self.inverse(x)
+            z0, log_det = self.inverse(x, *self._given())
             return self.base.log_prob_map(z0) + log_det
         return self._known.log_prob_map(x)
 
     def _through(self, z0: Tensor) -> Tensor:
-        z, log_det = self.transform(z0)
+        z, log_det = self.transform(z0, *self._given())
         return self._known.add(z, self.base.log_prob_map(z0) - log_det)
+
+    def _given(self) -> tuple[Tensor, ...]:
+        return () if self.context is None else (self.context,)
 
 
 @final

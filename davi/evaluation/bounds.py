@@ -22,6 +22,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,9 @@ from davi.repetition import repeat_images
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
+
+Watch = Callable[[int, Tensor], None]
+"""``watch(first, log_weights)``: importance weights of one pass, ``[k, B]``, of the images from number ``first`` on."""
 
 METERS: tuple[type[Meter], ...] = (
     ActiveUnits,
@@ -109,6 +113,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Measure a model on images, without gradients, in eval mode (restored afterwards), on the model's device.
 
@@ -120,6 +125,7 @@ def evaluate(
         seed: of all draws.
         limit: use only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         progress: told how much is done after every pass.
+        watch: told the log importance weights behind :math:`L_K`, where K is above 1.
 
     Raises:
         UserError: if an option is not positive, if the images are not of the model's shape and levels, or if the model
@@ -144,7 +150,8 @@ def evaluate(
             for meter in meters:
                 meter.add(batch)
             told = _telling(progress, start * samples, len(chosen) * samples)
-            batches.append(_measure(model, batch, samples, generator, batch_size, told))
+            seen = partial(watch, start) if watch is not None else _unseen
+            batches.append(_measure(model, batch, samples, generator, batch_size, told, seen))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
     evaluation = Evaluation(
         elbo=np.sum(list(terms.values()), 0),
@@ -178,16 +185,22 @@ def evaluate(
 
 
 @contextmanager
-def measuring(model: Model) -> Iterator[None]:
-    """Eval mode and no gradients within the block; every module's own mode is restored afterwards."""
+def eval_mode(model: Model) -> Iterator[None]:
+    """Eval mode within the block; every module's own mode is restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def measuring(model: Model) -> Iterator[None]:
+    """:func:`eval_mode`, and no gradients."""
+    with eval_mode(model), torch.inference_mode():
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +215,13 @@ class _Batch:
 
 
 def _measure(
-    model: Model, batch: Batch, samples: int, generator: Generator, chunk: int, progress: Callable[[int], None]
+    model: Model,
+    batch: Batch,
+    samples: int,
+    generator: Generator,
+    chunk: int,
+    progress: Callable[[int], None],
+    watch: Callable[[Tensor], None],
 ) -> _Batch:
     """Averages of all terms, and the bound, over ``samples`` draws for each image of one batch."""
     b = len(batch.x)
@@ -214,7 +233,9 @@ def _measure(
             total = double(term).unflatten(0, (b, -1)).sum(1)  # [B]
             sums[name] = sums[name] + total if name in sums else total
         if samples > 1:
-            weights.add(_log_weight(evidence, model, samples).unflatten(0, (b, -1)).T)
+            drawn = _log_weight(evidence, model, samples).unflatten(0, (b, -1)).T  # [copies, B]
+            weights.add(drawn)
+            watch(drawn)
         kind, no_divergence = Kind.weakest(kind, evidence.kind), evidence.no_divergence
         about = evidence.about
         draws += len(evidence.log_px) // b
@@ -291,6 +312,10 @@ def _where(model: Model) -> tuple[torch.device, str]:
     if parameter is None:
         return torch.device("cpu"), "float32"
     return parameter.device, str(parameter.dtype).removeprefix("torch.")
+
+
+def _unseen(log_weights: Tensor) -> None:
+    """Nobody wants the weights."""
 
 
 def _telling(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:

@@ -33,7 +33,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, final
 
 import torch
@@ -326,7 +325,7 @@ class IAFVAE(PixelHierarchy):
         if self.config.flow_steps and not self.config.has_constant_rate(layer):
             flow = self.flows[layer]
             assert isinstance(flow, InverseAutoregressiveFlow)
-            return TransformedNormal(base, partial(flow, context=context), partial(flow.inverse, context=context))
+            return TransformedNormal(base, flow, flow.inverse, context)
         return self.posterior(layer, base, context)
 
     def why_top_is_not_normal(self) -> str:
