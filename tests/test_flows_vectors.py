@@ -93,9 +93,13 @@ def test_its_gradient_is_that_of_the_polar_factor(shape: tuple[int, int]) -> Non
 
 def test_matrices_that_are_nearly_or_all_zero() -> None:
     rank_one = noise(4, 1) @ noise(1, 2)
-    for a in (torch.zeros(4, 2, dtype=torch.float64), rank_one, 1e-200 * noise(4, 2)):
+    twice = noise(4, 1).expand(4, 2)
+    for a in (torch.zeros(4, 2, dtype=torch.float64), rank_one, twice, 1e-200 * noise(4, 2)):
+        a = a.clone().requires_grad_()
         q = nearest_orthonormal(a)
         close(q.T @ q, torch.eye(2, dtype=torch.float64), 1e-12)
+        (gradient,) = torch.autograd.grad(q.sum(), a)
+        assert bool(gradient.isfinite().all())
 
 
 @pytest.mark.parametrize(("columns", "enough"), [(2, 1e-6), (4, 1e-5)])
@@ -186,22 +190,22 @@ def nodes(points: int) -> tuple[Tensor, Tensor]:
     """Gauss-Hermite nodes and weights of the standard normal in the plane, ``[n, 2]`` and ``[n]``."""
     import numpy
 
-    at, weight = numpy.polynomial.hermite_e.hermegauss(points)
+    at, weight = (torch.from_numpy(x) for x in numpy.polynomial.hermite_e.hermegauss(points))
     weight = weight / weight.sum()
-    at, weight = torch.from_numpy(at), torch.from_numpy(weight)
     return torch.cartesian_prod(at, at), torch.outer(weight, weight).flatten()
 
 
 def best_bound(config: PosteriorFlowConfig | None, points: int) -> float:
-    """The ELBO of the best posterior of a kind, by a quasi-Newton method, the expectation by quadrature."""
-    at, weights = nodes(points)
+    """The ELBO of the best posterior of a kind, by a quasi-Newton method, the expectation by quadrature, and that of
+    the result by a finer one."""
+    coarse, fine = nodes(points), nodes(60)
     flow = None if config is None else FlowPosterior(2, 1, config).double()
     mean, log_scale = (torch.zeros(1, 2, 1, 1, dtype=torch.float64, requires_grad=True) for _ in range(2))
     features = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     parameters = [mean, log_scale, *([] if flow is None else flow.parameters())]
     optimizer = torch.optim.LBFGS(parameters, max_iter=200, tolerance_change=0.0, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
+    def loss(at: Tensor, weights: Tensor) -> Tensor:
         base = Normal(mean.expand(len(at), -1, -1, -1), log_scale.exp().expand(len(at), -1, -1, -1))
         q: Latent = base if flow is None else flow(base, features)
         z = q.sample_with(lambda like: at[:, :, None, None])
@@ -209,12 +213,12 @@ def best_bound(config: PosteriorFlowConfig | None, points: int) -> float:
 
     def closure() -> float:
         optimizer.zero_grad()
-        value = loss()
+        value = loss(*coarse)
         value.backward()
         return float(value.detach())
 
     optimizer.step(closure)
-    return -float(loss().detach())
+    return -float(loss(*fine).detach())
 
 
 def test_a_diagonal_posterior_stops_at_its_gap() -> None:
@@ -236,9 +240,9 @@ RICHER: list[Callable[[], PosteriorFlowConfig]] = [
 
 @pytest.mark.parametrize("config", RICHER, ids=lambda make: make().name)
 def test_flows_close_most_of_the_gap(config: Callable[[], PosteriorFlowConfig]) -> None:
-    """They contain the diagonal posteriors, or nearly, and none is better than the truth."""
+    """They contain the diagonal posteriors, or nearly, and none is better than the truth (but for the quadrature)."""
     gap = LOG_EVIDENCE - best_bound(config(), 16)
-    assert -1e-9 < gap < MEAN_FIELD_GAP / 2
+    assert -1e-6 < gap < MEAN_FIELD_GAP / 2
 
 
 def test_the_true_posterior_has_constant_weights() -> None:

@@ -109,7 +109,7 @@ def places(kind: str, config: PosteriorFlowConfig, channels: int) -> dict[str, P
         channels: of the latents.
     """
     heads = dict(HEADS[kind]) if kind == "iaf" else {**HEADS[kind], "amor_b": "b"}
-    found = {}
+    found: dict[str, Place] = {}
     for theirs, ours in {"q_z_mean": "mean", "q_z_var.0": "variance"}.items():
         found |= {f"{theirs}.{own}": Place(f"{ours}.{own}") for own in ("weight", "bias")}
     for theirs, ours in heads.items():
