@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from davi.flows.amortized import AmortizedFlow, PosteriorFlowConfig
 from davi.flows.base import Bijection, Sequential, solve_in_order
-from davi.layers.masked import MaskedConv2d, degrees
+from davi.layers.masked import MaskedConv2d, MaskType, degrees
 
 Form = Literal["paper", "sylvester"]
 """Of the masked network (module docstring)."""
@@ -81,18 +81,20 @@ class InverseAutoregressiveStep(Bijection):
             raise ValueError(f"hidden_layers: got {hidden_layers}, expected at least 1")
         variables, hidden = degrees(channels, channels), degrees(width, channels)
         if reverse:
-            variables, hidden = variables.flip(0), hidden.flip(0)
-        units = hidden if form == "paper" else torch.arange(width).flip(0) if reverse else torch.arange(width)
-        strict_first = form == "paper"
-        self.first = MaskedConv2d(
-            variables, hidden, kernel_size, mask_type="A" if strict_first else "B", reverse=reverse
-        )
+            variables = variables.flip(0)
+        if form == "paper":
+            hidden = hidden.flip(0) if reverse else hidden
+            units = hidden
+            first: MaskType = "A"
+            last: MaskType = "B"
+        else:
+            units = torch.arange(width)
+            first, last = "B", "A"
+        self.first = MaskedConv2d(variables, hidden, kernel_size, mask_type=first, reverse=reverse)
         self.middle = nn.ModuleList(
             MaskedConv2d(units, units, kernel_size, mask_type="B", reverse=reverse) for _ in range(hidden_layers - 1)
         )
-        self.last = MaskedConv2d(  # [m | s]
-            hidden, variables.repeat(2), kernel_size, mask_type="B" if strict_first else "A", reverse=reverse
-        )
+        self.last = MaskedConv2d(hidden, variables.repeat(2), kernel_size, mask_type=last, reverse=reverse)  # [m | s]
         nn.init.zeros_(self.last.conv.weight)
         assert self.last.conv.bias is not None
         nn.init.zeros_(self.last.conv.bias[:channels])

@@ -41,10 +41,13 @@ class PlanarStep(VectorStep):
 
     def __init__(self, u: Tensor, w: Tensor, b: Tensor) -> None:
         product = (w * u).sum(-1)
-        squared = w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
+        squared = w.square().sum(-1)
+        divisor = squared.clamp_min(torch.finfo(w.dtype).tiny)
+        wanted = F.softplus(product)
         self.w, self.b = w, b
-        self.stretch = F.softplus(product)  # 1 + w.u_hat, above zero
-        self.u_hat = u + (self.stretch - 1 - product)[..., None] * w / squared
+        self.u_hat = u + ((wanted - 1 - product) / divisor)[..., None] * w
+        # 1 + w.u_hat: what is wanted, unless w vanishes and has no direction.
+        self.stretch = torch.lerp(1 + product, wanted, squared / divisor)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         tanh = ((self.w * z).sum(-1) + self.b).tanh()

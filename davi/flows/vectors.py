@@ -17,14 +17,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from davi.flows.amortized import AmortizedFlow
 
-_MOST_ITERATIONS = 100
+_MOST_ITERATIONS = 200
 
 
 class VectorStep(ABC):
@@ -50,7 +49,6 @@ class VectorFlow(AmortizedFlow, ABC):
             features: the context, ``[B, P, F]``.
         """
 
-    @final
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The flow.
 
@@ -70,7 +68,6 @@ class VectorFlow(AmortizedFlow, ABC):
                 log_det = log_det + more
             return maps(z, x), self._shares(log_det, x)
 
-    @final
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         steps = self._steps(y, context)
         with torch.autocast(y.device.type, enabled=False):
@@ -116,20 +113,30 @@ def solve_tanh(p: Tensor, q: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """
     p, q, s, t = torch.broadcast_tensors(p, q, s, t)
     with torch.no_grad():
-        low, high, a = t - p.abs(), t + p.abs(), t
-        for _ in range(_MOST_ITERATIONS):
-            value, slope = _tanh_sum(p, q, s, a)
-            low, high = torch.where(value < t, a, low), torch.where(value < t, high, a)
-            newton = a - (value - t) / slope
-            following = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
-            following = torch.where(value == t, a, following)
-            if bool(((following - a).abs() <= 2 * torch.finfo(a.dtype).eps * a.abs()).all()):
-                break
-            a = following
+        a = _bracketed(p, q, s, t)
     value, slope = _tanh_sum(p, q, s, a)
     return a - (value - t) / slope.detach()  # Newton's step once more, whose derivatives are those of the solution
 
 
-def _tanh_sum(p: Tensor, q: Tensor, s: Tensor, a: Tensor) -> tuple[Any, Any]:
+def _bracketed(p: Tensor, q: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """The solution by Newton's steps where they lie within the bracket and at least halve from one to the next, else by
+    halving the bracket."""
+    a, low, high, last = t, t - p.abs(), t + p.abs(), 2 * p.abs()
+    found = torch.zeros_like(t, dtype=torch.bool)
+    for _ in range(_MOST_ITERATIONS):
+        value, slope = _tanh_sum(p, q, s, a)
+        low, high = torch.where(value < t, a, low), torch.where(value < t, high, a)
+        newton = a - (value - t) / slope
+        trusted = (newton >= low) & (newton <= high) & (2 * (newton - a).abs() <= last)
+        following = torch.where(found, a, torch.where(trusted, newton, (low + high) / 2))
+        last = (following - a).abs()
+        found = last <= torch.finfo(a.dtype).eps * following.abs()
+        a = following
+        if bool(found.all()):
+            break
+    return a
+
+
+def _tanh_sum(p: Tensor, q: Tensor, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     tanh = (q * a + s).tanh()
     return a + p * tanh, 1 + p * q * (1 - tanh.square())
