@@ -38,7 +38,7 @@ from davi.evaluation.result import (
 )
 from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
-from davi.formatting import UNITS, in_units, size
+from davi.formatting import UNITS, in_units, significant, size
 from davi.quantity import Quantity, Statistic, from_bits
 
 _CLAIMS = {
@@ -276,8 +276,10 @@ def _measures(result: Result) -> list[str]:
 def in_words(measure: Measure) -> str:
     """The value of a measure with its unit and error, what kind of claim it is, and how many numbers it is the mean
     of."""
-    error = "" if measure.standard_error is None else f" ± {measure.standard_error:.4g}"
-    value = f"{measure.value:.6g}{error} {measure.unit}"
+    number = f"{measure.value:.6g}"
+    if measure.standard_error is not None:
+        number = significant(Statistic(measure.value, measure.standard_error), 4)
+    value = f"{number} {measure.unit}"
     cap = "" if measure.cap is None else f"{'at' if measure.at_cap else 'below'} the cap of {measure.cap:.4g}"
     images = "" if measure.images is None else f"{measure.images:,} images"
     draws = "" if measure.draws is None else f"{measure.draws:,} draws"

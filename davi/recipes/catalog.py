@@ -92,6 +92,7 @@ CATALOG: dict[str, Entry] = {
     "vae_convolutional_digits_tiny": Entry(4_446, "seconds, CPU"),
     "vae_digits": Entry(121_952, "1 minute, CPU"),
     "vae_digits_tiny": Entry(4_240, "seconds, CPU"),
+    "vae_lagging_digits_tiny": Entry(1_208, "seconds, CPU"),
     "vae_mnist": Entry(425_284, "1 GPU day"),
     "vae_mnist_small": Entry(425_284, "10 minutes, CPU"),
     "vae_photos": Entry(345_508, "15 minutes, CPU"),
