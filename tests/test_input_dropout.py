@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from contract import seeded, shake, some_images
@@ -10,7 +12,7 @@ from torch import Tensor
 from davi import recipes
 from davi.data import geometry_of
 from davi.layers import AutoregressivePixels, LikelihoodConfig
-from davi.layers.causal import NETWORKS, Window
+from davi.layers.causal import NETWORKS, CausalNetwork, Window
 from davi.model import PixelHierarchy
 from davi.models.gated_pixelcnn import GatedPixelCNNConfig, GatedPixelCNNNetwork
 
@@ -22,7 +24,7 @@ SMALL = {
 }
 
 
-def network(name: str, channels: int = 1, levels: int = 4) -> torch.nn.Module:
+def network(name: str, channels: int = 1, levels: int = 4) -> CausalNetwork[Any]:
     torch.manual_seed(0)
     config = NETWORKS[name].Config(**SMALL[name], likelihood=LikelihoodConfig("categorical"))
     return shake(NETWORKS[name]((channels, 5, 5), levels, config, features=3)).double()
@@ -66,7 +68,12 @@ def test_pixels_are_hidden_with_the_probability_whole_and_in_training_only(
     found = pixels("gated_pixelcnn", 0.3, channels)
     seen: list[Tensor] = []
     forward = found.network.forward
-    monkeypatch.setattr(found.network, "forward", lambda x, *rest: seen.append(x) or forward(x, *rest))
+
+    def watched(x: Tensor, *rest: Tensor | None) -> Tensor:
+        seen.append(x)
+        return forward(x, *rest)
+
+    monkeypatch.setattr(found.network, "forward", watched)
     torch.manual_seed(0)
     x = images(channels)
     for _ in range(40):
