@@ -9,7 +9,7 @@ from davi.distributions.codes import Codes, Point
 from davi.distributions.discrete import Bernoulli, Categorical
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
 from davi.distributions.normal import Normal, bounded_normal
-from davi.distributions.posterior import Drawn, TransformedNormal
+from davi.distributions.posterior import Drawn, KnownDraws, TransformedNormal
 
 __all__ = [
     "Bernoulli",
@@ -18,6 +18,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "Distribution",
     "Drawn",
+    "KnownDraws",
     "Latent",
     "Normal",
     "Pairwise",

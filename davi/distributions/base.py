@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Generator, Tensor
@@ -133,6 +135,24 @@ def ordered_gradient(x: Tensor) -> Tensor:
 
 def _channels_innermost(gradient: Tensor) -> Tensor:
     return gradient.contiguous(memory_format=torch.channels_last)
+
+
+_TWICE: ContextVar[bool] = ContextVar("twice", default=False)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Within the block, log-probabilities can be differentiated twice. Some are faster and smaller if once will do."""
+    token = _TWICE.set(True)
+    try:
+        yield
+    finally:
+        _TWICE.reset(token)
+
+
+def is_twice_differentiable() -> bool:
+    """Whether this is called within :func:`twice_differentiable`."""
+    return _TWICE.get()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 r"""Posteriors that are more than a Normal.
 
 A hierarchy's walk offers a posterior for each latent. Where a paper sends a Normal draw through a flow, the density of
-the result is known at that draw only (an autoregressive flow is slow to invert), which is all that a bound needs:
+the result is known at that draw, which is all that a bound needs:
 
 .. math:: \log q(z_K) = \log q(z_0) - \sum_k \log \left| \det \partial z_k / \partial z_{k-1} \right|
+
+At any other point the inverse of the flow has to find :math:`z_0` first, one variable after the other in many flows.
 
 References:
     Variational Inference with Normalizing Flows, D. J. Rezende, S. Mohamed, ICML 2015,
@@ -27,18 +29,48 @@ Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @final
+class KnownDraws:
+    """The draws of a posterior whose density is known at them only, with its logarithm there."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+
+    def add(self, z: Tensor, log_prob: Tensor) -> Tensor:
+        """Remember a draw; the very same tensor is returned."""
+        self._known.append((z, log_prob))
+        return z
+
+    def find(self, x: Tensor) -> Tensor | None:
+        """What was remembered of a draw; None if ``x`` is not (the very tensor of) one."""
+        return next((log_prob for z, log_prob in self._known if z is x), None)
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """The same.
+
+        Raises:
+            ValueError: if ``x`` is not (the very tensor of) one of the draws.
+        """
+        found = self.find(x)
+        if found is None:
+            raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+        return found
+
+
+@final
 class TransformedNormal(Latent):
-    """A Normal whose draws pass through a bijection. It remembers its draws and knows the density of nothing else.
+    """A Normal whose draws pass through a bijection. It remembers its draws and their densities.
 
     Arguments:
         base: the Normal.
         transform: the bijection.
+        inverse: of the bijection; None: only the density of its own draws is known.
     """
 
-    def __init__(self, base: Normal, transform: Transform) -> None:
+    def __init__(self, base: Normal, transform: Transform, inverse: Transform | None = None) -> None:
         self.base = base
         self.transform = transform
-        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+        self.inverse = inverse
+        self._known = KnownDraws()
 
     def __repr__(self) -> str:
         return f"TransformedNormal(shape={tuple(self.base.shape)})"
@@ -55,7 +87,7 @@ class TransformedNormal(Latent):
         return self._through(self.base.mean)
 
     def expand(self, n: int) -> TransformedNormal:
-        return TransformedNormal(self.base.expand(n), self.transform)
+        return TransformedNormal(self.base.expand(n), self.transform, self.inverse)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A reparameterized draw; ``temperature`` scales the noise of the base."""
@@ -69,20 +101,19 @@ class TransformedNormal(Latent):
         return self.center()
 
     def log_prob_map(self, x: Tensor) -> Tensor:
-        """Density of a draw.
+        """Density of a draw, which is known already if ``x`` is the very tensor; or anywhere, by the inverse.
 
         Raises:
-            ValueError: if ``x`` is not (the very tensor of) a draw or the mean of this distribution.
+            ValueError: if ``x`` is not a draw or the center of this distribution, and there is no inverse.
         """
-        for z, log_prob in self._known:
-            if z is x:
-                return log_prob
-        raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+        if self._known.find(x) is None and self.inverse is not None:
+            z0, log_det = self.inverse(x)
+            return self.base.log_prob_map(z0) + log_det
+        return self._known.log_prob_map(x)
 
     def _through(self, z0: Tensor) -> Tensor:
         z, log_det = self.transform(z0)
-        self._known.append((z, self.base.log_prob_map(z0) - log_det))
-        return z
+        return self._known.add(z, self.base.log_prob_map(z0) - log_det)
 
 
 @final

@@ -14,22 +14,37 @@ weights begin at zero: before training a step is :math:`z' = \sigma z` whatever 
 is -0.126928 for each variable. Every other step has the reverse order of the variables.
 
 The inverse of a step, :math:`z_i = z'_i + (z'_i - m_i)\, e^{-s_i}`, finds the variables one after the other. A
-posterior does without: it scores its own draws only.
+posterior does without: it scores its own draws.
+
+The form ``sylvester`` is that of the program of the paper on Sylvester flows. Its last layer is the strict one, so that
+:math:`m_0, s_0` see neither variables nor context; a hidden unit sees the units before it and itself, where ours also
+sees the others of its degree; the context enters after the first activation; and the order turns round before every
+second step and stays so: steps 1, 2, 5, 6 ... have it reversed. That paper begins with a bias of s of 1.
 
 References:
     Improving Variational Inference with Inverse Autoregressive Flow, D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen,
     I. Sutskever, M. Welling, NeurIPS 2016, https://arxiv.org/abs/1606.04934
+
+    Sylvester Normalizing Flows for Variational Inference, R. van den Berg, L. Hasenclever, J. M. Tomczak, M. Welling,
+    UAI 2018, https://arxiv.org/abs/1803.05649
 """
 
 from __future__ import annotations
 
-from typing import final
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from davi.flows.amortized import AmortizedFlow, PosteriorFlowConfig
 from davi.flows.base import Bijection, Sequential, solve_in_order
 from davi.layers.masked import MaskedConv2d, degrees
+
+Form = Literal["paper", "sylvester"]
+"""Of the masked network (module docstring)."""
 
 
 @final
@@ -39,10 +54,12 @@ class InverseAutoregressiveStep(Bijection):
     Arguments:
         channels: C, of the latent maps.
         width: channels of the hidden layers, and of the context.
-        hidden_layers: how many; the context is added to the outcome of the first one, before its activation.
+        hidden_layers: how many; the context is added to the outcome of the first one, before its activation (after it,
+            in the form ``sylvester``).
         kernel_size: of all convolutions; 1 for latents without a grid.
         gate_bias: initial bias of s.
         reverse: whether the last variable comes first.
+        form: of the network (module docstring).
 
     Raises:
         ValueError: if there is no hidden layer, or the kernel size is even.
@@ -56,18 +73,26 @@ class InverseAutoregressiveStep(Bijection):
         kernel_size: int = 3,
         gate_bias: float = 2.0,
         reverse: bool = False,
+        form: Form = "paper",
     ) -> None:
         super().__init__()
+        self.form = form
         if hidden_layers < 1:
             raise ValueError(f"hidden_layers: got {hidden_layers}, expected at least 1")
         variables, hidden = degrees(channels, channels), degrees(width, channels)
         if reverse:
             variables, hidden = variables.flip(0), hidden.flip(0)
-        self.first = MaskedConv2d(variables, hidden, kernel_size, mask_type="A", reverse=reverse)
-        self.middle = nn.ModuleList(
-            MaskedConv2d(hidden, hidden, kernel_size, mask_type="B", reverse=reverse) for _ in range(hidden_layers - 1)
+        units = hidden if form == "paper" else torch.arange(width).flip(0) if reverse else torch.arange(width)
+        strict_first = form == "paper"
+        self.first = MaskedConv2d(
+            variables, hidden, kernel_size, mask_type="A" if strict_first else "B", reverse=reverse
         )
-        self.last = MaskedConv2d(hidden, variables.repeat(2), kernel_size, mask_type="B", reverse=reverse)  # [m | s]
+        self.middle = nn.ModuleList(
+            MaskedConv2d(units, units, kernel_size, mask_type="B", reverse=reverse) for _ in range(hidden_layers - 1)
+        )
+        self.last = MaskedConv2d(  # [m | s]
+            hidden, variables.repeat(2), kernel_size, mask_type="B" if strict_first else "A", reverse=reverse
+        )
         nn.init.zeros_(self.last.conv.weight)
         assert self.last.conv.bias is not None
         nn.init.zeros_(self.last.conv.bias[:channels])
@@ -87,9 +112,12 @@ class InverseAutoregressiveStep(Bijection):
         return gate.sigmoid() * x + (-gate).sigmoid() * shift, F.logsigmoid(gate)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # Far from where draws fall, z grows beyond all numbers. Its density is zero there, and must not be NaN.
+        largest = math.sqrt(torch.finfo(y.dtype).max) / 2
+
         def step(x: Tensor) -> Tensor:
             shift, gate = self._shift_and_gate(x, context)
-            return y + (y - shift) * (-gate).exp()
+            return (y + (y - shift) * (-gate).exp()).clamp(-largest, largest)
 
         x = solve_in_order(step, y)
         return x, -self(x, context)[1]
@@ -97,7 +125,11 @@ class InverseAutoregressiveStep(Bijection):
     def _shift_and_gate(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """m and s."""
         hidden = self.first(z)
-        hidden = F.elu(hidden if context is None else hidden + context)
+        if self.form == "sylvester":
+            hidden = F.elu(hidden)
+            hidden = hidden if context is None else hidden + context
+        else:
+            hidden = F.elu(hidden if context is None else hidden + context)
         for conv in self.middle:
             hidden = F.elu(conv(hidden))
         return self.last(hidden).to(z.dtype).chunk(2, 1)
@@ -105,11 +137,12 @@ class InverseAutoregressiveStep(Bijection):
 
 @final
 class InverseAutoregressiveFlow(Bijection):
-    """Several steps, the order of the variables reversed from each to the next.
+    """Several steps, the order of the variables reversed from each to the next, or every second time (the form
+    ``sylvester``).
 
     Arguments:
         steps: T; 0 is the identity.
-        channels, width, hidden_layers, kernel_size, gate_bias: of each step.
+        channels, width, hidden_layers, kernel_size, gate_bias, form: of each step.
     """
 
     def __init__(
@@ -120,11 +153,14 @@ class InverseAutoregressiveFlow(Bijection):
         hidden_layers: int = 2,
         kernel_size: int = 3,
         gate_bias: float = 2.0,
+        form: Form = "paper",
     ) -> None:
         super().__init__()
         self.steps = Sequential(
             *(
-                InverseAutoregressiveStep(channels, width, hidden_layers, kernel_size, gate_bias, bool(step % 2))
+                InverseAutoregressiveStep(
+                    channels, width, hidden_layers, kernel_size, gate_bias, is_reversed(step, form), form
+                )
                 for step in range(steps)
             )
         )
@@ -134,3 +170,55 @@ class InverseAutoregressiveFlow(Bijection):
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.steps.inverse(y, context)
+
+
+def is_reversed(step: int, form: Form) -> bool:
+    """Whether a step, counted from 0, has the last variable first."""
+    turns = step if form == "paper" else (step + 1) // 2
+    return bool(turns % 2)
+
+
+@final
+@dataclass(frozen=True)
+class IAFConfig(PosteriorFlowConfig):
+    """Options of the inverse autoregressive flow.
+
+    Arguments:
+        name: ``iaf``.
+        steps: how many.
+        width: of the hidden layers.
+        hidden_layers: how many.
+        gate_bias: initial bias of the gates' logits.
+        form: of the masked network: ``paper``, or ``sylvester`` (:mod:`davi.flows.iaf`).
+    """
+
+    name: Literal["iaf"] = "iaf"
+    width: int = 320
+    hidden_layers: int = 2
+    gate_bias: float = 2.0
+    form: Form = "paper"
+
+
+@final
+class AmortizedIAF(AmortizedFlow):
+    """The inverse autoregressive flow of each position, its context linear in the encoder's features."""
+
+    name: ClassVar[str] = "iaf"
+    Config: ClassVar[type[PosteriorFlowConfig]] = IAFConfig
+    config: IAFConfig
+
+    def __init__(self, channels: int, features: int, config: IAFConfig) -> None:
+        super().__init__(channels, features, config)
+        self.context = nn.Conv2d(features, config.width, 1)
+        self.flow = InverseAutoregressiveFlow(
+            config.steps, channels, config.width, config.hidden_layers, 1, config.gate_bias, config.form
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.flow(x, self._context(context))
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.flow.inverse(y, self._context(context))
+
+    def _context(self, features: Tensor | None) -> Tensor | None:
+        return None if features is None else self.context(features)

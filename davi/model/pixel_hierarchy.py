@@ -30,9 +30,8 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
 
     images_wanted = 0
 
-    @final
     def encode(self, x: Tensor) -> Any:
-        """Bottom-up pass over integer images ``[B, C, H, W]``."""
+        """Bottom-up pass over integer images ``[B, C, H, W]``: :meth:`encode_pixels`, and what a subclass adds."""
         self.check_images(x)
         return self.encode_pixels(x.to(next(self.parameters()).dtype) / (self.levels - 1))
 

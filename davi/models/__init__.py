@@ -7,8 +7,10 @@ from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.gated_pixelcnn import GatedPixelCNN
+from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
+from davi.models.mixture_posterior import MixturePosteriorVAE
 from davi.models.nvae import NVAE
 from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
@@ -20,8 +22,10 @@ _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
     BIVA,
     GatedPixelCNN,
+    HVI,
     IAFVAE,
     LadderVAE,
+    MixturePosteriorVAE,
     NVAE,
     PixelCNN,
     PixelCNNPP,
@@ -39,6 +43,7 @@ for _model in _ALL:
 
 __all__ = [
     "BIVA",
+    "HVI",
     "IAFVAE",
     "MODELS",
     "NVAE",
@@ -46,6 +51,7 @@ __all__ = [
     "AttentiveVAE",
     "GatedPixelCNN",
     "LadderVAE",
+    "MixturePosteriorVAE",
     "PixelCNN",
     "PixelCNNPP",
     "PixelSNAIL",

@@ -324,7 +324,9 @@ class IAFVAE(PixelHierarchy):
     def _posterior(self, layer: int, own: RawNormal, own_context: Tensor, told: Lifted) -> Latent:
         base, context = _normal(own.shifted(told.posterior)), own_context + told.context
         if self.config.flow_steps:
-            return TransformedNormal(base, partial(self.flows[layer], context=context))
+            flow = self.flows[layer]
+            assert isinstance(flow, InverseAutoregressiveFlow)
+            return TransformedNormal(base, partial(flow, context=context), partial(flow.inverse, context=context))
         return self.posterior(layer, base, context)
 
     def top_posterior(self, context: list[Lifted]) -> Latent:

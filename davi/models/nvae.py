@@ -291,7 +291,9 @@ class NVAE(PixelHierarchy, DepthAttentive):
         raw = self.top.infer(feature) if layer == 0 else self._group(layer).infer(attended, feature)
         posterior = _soft_clamped(prior + raw if self.config.residual_posterior else raw)
         if self.config.shifts:
-            return TransformedNormal(posterior, self.shifts[layer])
+            shifts = self.shifts[layer]
+            assert isinstance(shifts, ShiftPairs)
+            return TransformedNormal(posterior, shifts, shifts.inverse)
         return self.posterior(layer, posterior, feature)
 
     def top_posterior(self, context: Sequence[Tensor]) -> Latent:

@@ -28,4 +28,5 @@ class FlowPosterior(Posterior):
         self.flow = make_posterior_flow(channels, features, config)
 
     def forward(self, base: Normal, features: Tensor) -> Latent:
-        return TransformedNormal(base, partial(self.flow, context=features.to(base.mean.dtype)))
+        context = features.to(base.mean.dtype)
+        return TransformedNormal(base, partial(self.flow, context=context), partial(self.flow.inverse, context=context))
