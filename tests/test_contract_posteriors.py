@@ -20,6 +20,7 @@ from davi.distributions import Drawn, Latent, Normal, TransformedNormal
 from davi.evaluation import evaluate
 from davi.model import PixelHierarchy
 from davi.models import MODELS
+from davi.models.hvi import HamiltonianPosterior
 from davi.runs import load_model, save_model
 
 FLOWS: dict[str, dict[str, Any]] = {
@@ -46,8 +47,9 @@ def build(recipe: str, sections: dict[str, Any]) -> PixelHierarchy:
     return shake(cls(SHAPE, 2 if config.likelihood.family == "bernoulli" else 4, config)).double()
 
 
-HIERARCHIES = [name for name in names(PixelHierarchy) if "autoregressive" not in name]
-"""The likelihood has no part in this, and those take their time."""
+HIERARCHIES = [name for name in names(PixelHierarchy) if "autoregressive" not in name and "mixture" not in name]
+"""The likelihood has no part in this, and those take their time; a mixture of posteriors refuses flows, since each
+component has to know the density of the others' draws."""
 
 
 @pytest.fixture(params=list(zip(HIERARCHIES, itertools.cycle(FLOWS), strict=False)), ids="-".join)
@@ -95,7 +97,7 @@ def test_every_layer_has_its_flow_and_the_top_its_prior(hierarchy: PixelHierarch
         assert posterior is not None
         if prior is not None:
             own = posterior.posterior if isinstance(posterior, Drawn) else posterior
-            found[layer] = prior, own
+            found[layer] = prior, own.base if isinstance(own, HamiltonianPosterior) else own
         return posterior.sample()
 
     hierarchy.top_down(choose, hierarchy.encode(some_images(hierarchy, 2)))
