@@ -48,15 +48,15 @@ _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotl
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
     "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC optional "
-    "TypeAliasForwardRef"
+    "PosteriorFlowSection PriorSection TypeAliasForwardRef Variance"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
-    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|.*\.State|tuple\[.*|.*Annotated\[.*)"),
+    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|.*\.State|tuple\[.*|.*Annotated\[.*|Literal\[.*)"),
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {"NetworkSection": "NetworkSection"}
+autodoc_type_aliases = {name: name for name in ("NetworkSection", "PosteriorFlowSection", "PriorSection")}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 100

@@ -100,7 +100,7 @@ def test_pseudo_inputs_leave_the_batch_and_the_statistics_alone() -> None:
         assert torch.equal(prior.logits, noise)
         model.initialize(x)
     pseudo = x[[0, 1, 0]] / (model.levels - 1)
-    torch.testing.assert_close(prior.pseudo_inputs().detach(), pseudo.clamp(0.02, 0.98))
+    torch.testing.assert_close(prior.pseudo_inputs().detach(), pseudo, rtol=0.0, atol=0.07)  # noise and margin
     seen: list[Latent] = []
 
     def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:

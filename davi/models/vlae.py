@@ -5,7 +5,7 @@ r"""The variational lossy autoencoder: a decoder that sees little of an image le
 It is a :mod:`~davi.models.pixelvae` of one level with two choices. The PixelCNN of its likelihood has a small receptive
 field, which is stated (:attr:`~davi.models.pixelvae.PixelVAEBase.window`): strokes and texture are explained by
 neighboring pixels, at no cost in z; what spans more than the window must pass through z. And the prior of z is an
-autoregressive flow (``prior: {name: autoregressive_flow}``): z is an invertible function of Normal noise. That is as
+autoregressive flow (:mod:`davi.priors.autoregressive_flow`): z is an invertible function of Normal noise. That is as
 much as an inverse autoregressive flow on the posterior together with a decoder that begins with the flow's inverse.
 
 References:

@@ -6,8 +6,9 @@ The pseudo-inputs u_1 .. u_K are images of numbers from 0 to 1, learned with eve
 is the mean of the posteriors of all training images; this is what K learned images can say of it.
 
 The pseudo-inputs are sigmoids of free parameters; the authors clip instead, which leaves a number that has reached 0 or
-1 without a gradient. Training begins with images of the training set (as an option of the authors does), brought into
-0.02 .. 0.98 so that no sigmoid is flat. A model that has seen no images begins with uniform noise.
+1 without a gradient. Training begins with images of the training set plus noise of standard deviation 0.01 (an option
+of the authors), held to 0.02 .. 0.98 so that no sigmoid is flat. A model that has seen no images begins with uniform
+noise.
 
 The posteriors are those of evaluation: batch norms use their running statistics, which pseudo-inputs do not move, and
 nothing is dropped. Each pass of the model encodes K images more.
@@ -30,6 +31,9 @@ from davi.priors.base import FromImages, FromPosteriors, Infer, PriorConfig, at_
 
 _MARGIN = 0.02
 """Initial pseudo-inputs lie between this and one minus this."""
+
+_NOISE = 0.01
+"""Standard deviation of what tells apart pseudo-inputs that begin as the same image."""
 
 
 @final
@@ -67,6 +71,7 @@ class Vamp(FromPosteriors, FromImages):
     def initialize(self, pixels: Tensor) -> None:
         """Images become the pseudo-inputs, in turn if they are fewer."""
         chosen = pixels[torch.arange(self.config.components, device=pixels.device) % len(pixels)]
+        chosen = chosen + _NOISE * torch.randn_like(chosen)
         self.logits.copy_(chosen.clamp(_MARGIN, 1.0 - _MARGIN).logit())
 
     def pseudo_inputs(self) -> Tensor:
