@@ -81,7 +81,8 @@ def compared(pairs: list[tuple[Path, Path]]) -> dict[str, Any]:
             raise SystemExit(f"{weighted}: measured on other images than {plain}")
         differences.append(first.bound - second.bound)
     images = np.mean(differences, 0)
-    found = {"mean": float(images.mean()), "standard_error": float(images.std(ddof=1) / len(images) ** 0.5)}
+    found: dict[str, Any] = {"mean": float(images.mean())}
+    found |= {"standard_error": float(images.std(ddof=1) / len(images) ** 0.5)}
     if len(differences) > 1:
         means = [float(difference.mean()) for difference in differences]
         found["seeds"] = means
