@@ -88,7 +88,7 @@ CATALOG: dict[str, Entry] = {
     "pixelsnail_imagenet32": Entry(46_237_548, "GPU weeks"),
     "pixelsnail_mnist": Entry(62_975, "15 minutes, CPU"),
     "pixelvae_2level_digits_tiny": Entry(37_417, "seconds, CPU"),
-    "pixelvae_collapse_mnist_small": Entry(361_561, "5 minutes, CPU"),
+    "pixelvae_collapse_mnist_small": Entry(361_561, "3 minutes, CPU"),
     "pixelvae_digits_tiny": Entry(5_984, "seconds, CPU"),
     "pixelvae_imagenet64": Entry(180_535_168, "GPU weeks"),
     "pixelvae_mnist": Entry(2_409_441, "1 GPU day"),
