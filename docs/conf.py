@@ -47,7 +47,8 @@ nitpicky = True
 _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotlib nn np numpy pathlib PIL torch typing"
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
-    "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC optional "
+    "Module NDArray NamedTuple NetworkSection Parameter Path PosteriorFlowSection PriorSection Progress Shape Tensor ABC "
+    "optional "
     "TypeAliasForwardRef"
 )
 nitpick_ignore_regex = [
@@ -56,7 +57,7 @@ nitpick_ignore_regex = [
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {"NetworkSection": "NetworkSection"}
+autodoc_type_aliases = {name: name for name in ("NetworkSection", "PosteriorFlowSection", "PriorSection")}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 100
