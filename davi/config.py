@@ -347,15 +347,17 @@ def _words(hint: Any) -> str:
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the dotted ``key`` in nested dicts, making the sections that are missing. An item of a list of sections
-    goes by its ``name``."""
+    """Sets the dotted ``key`` in nested dicts, making the sections that are missing or null. An item of a list of
+    sections goes by its ``name``."""
     *sections, last = key.split(".")
     inner: Any = values
     for depth, section in enumerate(sections, start=1):
         if isinstance(inner, list):
             inner = next((item for item in inner if isinstance(item, dict) and item.get("name") == section), None)
         else:
-            inner = inner.setdefault(section, {})
+            if inner.get(section) is None:
+                inner[section] = {}
+            inner = inner[section]
         if not isinstance(inner, dict) and not (isinstance(inner, list) and depth < len(sections)):
             path = ".".join(sections[:depth])
             raise UserError(f"{one_line(key)}: {path} is {shown(inner)}, expected a section of keys")

@@ -115,7 +115,7 @@ def load(folder: Path, name: str = EVALUATION) -> Measured:
     for file in (path, beside):
         if not file.is_file():
             raise UserError(f"{folder}: found no {file.name}, expected a run that was evaluated; {remedy}")
-    content = _read_json(path)
+    content = read_json(path)
     result = records.read(Result, content, str(path))
     tensors, info = read_tensors(beside)
     if info.get("result_sha256") != _digest(content):
@@ -145,10 +145,15 @@ def read_result(path: Path) -> Result:
         UserError: one line that names the file and the field: no JSON, or not in the form of
             :class:`~davi.evaluation.result.Result`.
     """
-    return records.read(Result, _read_json(path), str(path))
+    return records.read(Result, read_json(path), str(path))
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a file that ``davi evaluate`` has written, as yet unchecked.
+
+    Raises:
+        UserError: one line, if it is no JSON or far too large.
+    """
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:

@@ -62,8 +62,8 @@ KEYS: dict[str, str] = {
 }
 """Old key -> new key, with dots: ``training.clip_norm``."""
 
-_BOUNDS = frozenset({"model.prior", "model.posterior"})
-"""Of them those whose old value was a mapping without a ``name``."""
+_BOUNDS = frozenset({"log_scale_low", "log_scale_high", "noise"})
+"""Options of the sections ``model.prior`` and ``model.posterior`` of old; a section of today has others as well."""
 
 VALUES: dict[tuple[str, str], str] = {
     ("training.schedule.name", "stages"): "staircase",
@@ -134,13 +134,16 @@ def _old_keys(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str,
         holder = _at(sections, above)
         if holder is None or name not in holder:
             continue
-        # A section of today says which prior it means; before it held bounds.
-        if old in _BOUNDS and not (isinstance(holder[name], dict) and "name" not in holder[name]):
+        if new.endswith("_bounds") and not _are_bounds(holder[name]):
             continue
         # A mapping (or nothing) under a name that is a section's today is that section, not the option of old.
         if new.startswith(f"{old}.") and (holder[name] is None or isinstance(holder[name], dict)):
             continue
         yield old, new, holder, name
+
+
+def _are_bounds(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and value.keys() <= _BOUNDS
 
 
 def _at(sections: Mapping[str, Any], path: str) -> dict[str, Any] | None:

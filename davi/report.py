@@ -38,7 +38,7 @@ from davi.evaluation.result import (
 )
 from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
-from davi.formatting import UNITS, in_units, size
+from davi.formatting import UNITS, in_units, significant, size
 from davi.quantity import Quantity, Statistic, from_bits
 
 _CLAIMS = {
@@ -78,6 +78,7 @@ def result_of(evaluation: Evaluation, baselines: Sequence[Baseline], protocol: P
         protocol=protocol,
         about=evaluation.about,
         measures=tuple(measure for measure in evaluation.measures if measure.name not in _TOLD_APART),
+        left_out=evaluation.left_out,
     )
 
 
@@ -86,11 +87,11 @@ def _layer_terms(evaluation: Evaluation) -> LayerTerms | None:
     names = [name for name in evaluation.terms if name.startswith(KL)]
     if not names:
         return None
-    costs = [_cost(layer, dims, groups) for layer in kl.T]
+    costs = [cost(layer, dims, groups) for layer in kl.T]
     judged = evaluation.measure(INACTIVE_LAYERS)
     flags = (judged and judged.layers) or [0.0] * len(names)
     return LayerTerms(
-        total=_cost(kl.sum(1), dims, groups),
+        total=cost(kl.sum(1), dims, groups),
         layers=tuple(Layer(name, cost.nats, cost.bits_per_dim) for name, cost in zip(names, costs, strict=True)),
         divergence=tuple(name not in evaluation.no_divergence for name in names),
         inactive=tuple(name for name, flag in zip(names, flags, strict=True) if flag),
@@ -193,7 +194,7 @@ def quantity(nats: Array, dims: int, groups: Groups | None = None) -> Quantity:
     return Quantity(Statistic(mean, error), Statistic(bits_per_dim(mean, dims), bits_error))
 
 
-def _cost(nats: Array, dims: int, groups: Groups | None) -> Quantity:
+def cost(nats: Array, dims: int, groups: Groups | None) -> Quantity:
     """Like :func:`quantity`, for something that counts positive in bits as well."""
     both = quantity(nats, dims, groups)
     return Quantity(both.nats, Statistic(-both.bits_per_dim.mean, both.bits_per_dim.standard_error))
@@ -202,9 +203,9 @@ def _cost(nats: Array, dims: int, groups: Groups | None) -> Quantity:
 def to_terminal(result: Result) -> str:
     """A table of a result, at most 80 columns wide; nats come first for binary images."""
     units = result.units
-    lines = [*_heading(result.protocol), " " * _NAME + "".join(f"{UNITS[unit]:>{_VALUE}}" for unit in units)]
-    lines += [_row(name, values, units) for name, values in _measured(result)]
-    lines += _labeled("kind of claim", _CLAIMS[result.kind].format(result.log_p))
+    lines = heading(result.protocol, units)
+    lines += [row(name, values, units) for name, values in _measured(result)]
+    lines += labeled("kind of claim", _CLAIMS[result.kind].format(result.log_p))
     if result.baselines:
         lines += ["", "for comparison"]
         for baseline in result.baselines:
@@ -213,7 +214,7 @@ def to_terminal(result: Result) -> str:
             if baseline.bits_per_dim is not None:
                 note = f"{baseline.name}: {baseline.note}"
                 lines += textwrap.wrap(note, COLUMNS, initial_indent="  ", subsequent_indent="    ")
-    return "\n".join([*lines, "", *_layers(result), *_measures(result), *_protocol(result.protocol)])
+    return "\n".join([*lines, "", *_layers(result), *_measures(result), *told_of(result.protocol)])
 
 
 def _measured(result: Result) -> list[tuple[str, Quantity]]:
@@ -232,14 +233,15 @@ def _measured(result: Result) -> list[tuple[str, Quantity]]:
     return rows + parts if len(parts) > 1 else rows
 
 
-def _row(name: str, values: Quantity, units: Sequence[str]) -> str:
+def row(name: str, values: Quantity, units: Sequence[str]) -> str:
+    """A row of a table: a name, and a quantity in each of the units."""
     return f"{name:<{_NAME}}" + "".join(f"{cell:>{_VALUE}}" for cell in in_units(values, units))
 
 
 def _baseline_lines(baseline: Baseline, dims: int, units: Sequence[str]) -> list[str]:
     if baseline.bits_per_dim is None:
-        return _labeled(baseline.name, f"not available: {baseline.note}")
-    return [_row(baseline.name, from_bits(baseline.bits_per_dim, baseline.standard_error, dims), units)]
+        return labeled(baseline.name, f"not available: {baseline.note}")
+    return [row(baseline.name, from_bits(baseline.bits_per_dim, baseline.standard_error, dims), units)]
 
 
 def _layers(result: Result) -> list[str]:
@@ -249,16 +251,16 @@ def _layers(result: Result) -> list[str]:
     if kl is not None:
         terms = kl.no_divergence
         each = "  ".join(f"{layer.nats.mean:.2f}" for layer in kl.layers)
-        lines += _labeled(f"{'term' if terms else 'KL'} by layer, top first", f"{each} nats")
+        lines += labeled(f"{'term' if terms else 'KL'} by layer, top first", f"{each} nats")
         if terms:
-            lines += _labeled("no KL divergence", f"{', '.join(terms)}: {NO_DIVERGENCE}")
+            lines += labeled("no KL divergence", f"{', '.join(terms)}: {NO_DIVERGENCE}")
         if kl.inactive:
-            lines += _labeled("inactive layers", f"{', '.join(kl.inactive)} ({_why_inactive(kl)})")
+            lines += labeled("inactive layers", f"{', '.join(kl.inactive)} ({_why_inactive(kl)})")
     if units is not None:
         each = "  ".join(f"{layer.active}/{layer.units}" for layer in units.layers)
-        lines += _labeled("active units", f"{units.active} of {units.units}: {each}")
+        lines += labeled("active units", f"{units.active} of {units.units}: {each}")
         if units.draws is not None:
-            lines += _labeled("", f"({units.images} images, {units.draws} draws of the latents each)")
+            lines += labeled("", f"({units.images} images, {units.draws} draws of the latents each)")
     return lines
 
 
@@ -266,15 +268,25 @@ def _measures(result: Result) -> list[str]:
     """The further numbers, each with what it is."""
     lines = []
     for measure in result.measures:
-        lines += _labeled(measure.name, f"{in_words(measure)}; {measure.rule}")
+        lines += labeled(measure.name, f"{in_words(measure)}; {measure.rule}")
+    for one in result.left_out:
+        lines += labeled(one.name, f"left out: {one.reason}")
     return lines
 
 
 def in_words(measure: Measure) -> str:
-    """The value of a measure with its unit and error, and what kind of claim it is."""
-    error = "" if measure.standard_error is None else f" ± {measure.standard_error:.4g}"
-    kind = "" if measure.kind is None else f" ({measure.kind})"
-    return f"{measure.value:.6g}{error} {measure.unit}{kind}"
+    """The value of a measure with its unit and error, what kind of claim it is, and how many numbers it is the mean
+    of."""
+    number = f"{measure.value:.6g}"
+    if measure.standard_error is not None:
+        number = significant(Statistic(measure.value, measure.standard_error), 4)
+    value = f"{number} {measure.unit}"
+    cap = "" if measure.cap is None else f"{'at' if measure.at_cap else 'below'} the cap of {measure.cap:.4g}"
+    images = "" if measure.images is None else f"{measure.images:,} images"
+    draws = "" if measure.draws is None else f"{measure.draws:,} draws"
+    kind = "" if measure.kind is None else str(measure.kind)
+    told = ", ".join(part for part in (kind, cap, images, draws) if part)
+    return f"{value} ({told})" if told else value
 
 
 NO_DIVERGENCE = "E[log q - log p] of latents drawn on the way up, which may be below zero"
@@ -297,7 +309,8 @@ def which_images(protocol: Protocol) -> str:
     return subset if patches is None else f"{subset} ({patches})"
 
 
-def _heading(protocol: Protocol) -> list[str]:
+def heading(protocol: Protocol, units: Sequence[str]) -> list[str]:
+    """What stands above a table: the images, the model, and the units of the columns."""
     model, data = protocol.model, protocol.data
     parts = [model.name]
     if model.parameters is not None:
@@ -307,31 +320,32 @@ def _heading(protocol: Protocol) -> list[str]:
     if model.ema is not None:
         parts.append("averaged weights" if model.ema else "last weights")
     images = f"{protocol.set}: {which_images(protocol)}, {size(data.shape)}, {data.levels} levels"
-    return [*textwrap.wrap(images, COLUMNS), *textwrap.wrap(", ".join(parts), COLUMNS), ""]
+    columns = " " * _NAME + "".join(f"{UNITS[unit]:>{_VALUE}}" for unit in units)
+    return [*textwrap.wrap(images, COLUMNS), *textwrap.wrap(", ".join(parts), COLUMNS), "", columns]
 
 
-def _protocol(protocol: Protocol) -> list[str]:
+def told_of(protocol: Protocol) -> list[str]:
     """What must be known to compare the numbers with others."""
     data = protocol.data
     lines = []
     if data.other_images:
-        lines += _labeled("images", f"{data.other_images}, not the run's own" + _among(data.training_images))
+        lines += labeled("images", f"{data.other_images}, not the run's own" + _among(data.training_images))
     if data.binarization != "none":
-        lines += _labeled("binarization", f"{data.binarization}: {data.evaluated}")
+        lines += labeled("binarization", f"{data.binarization}: {data.evaluated}")
     first = protocol.images < protocol.images_available and protocol.subset is None
     if first and data.test_order is not None and protocol.split == "test":
-        lines += _labeled("order of the images", data.test_order)
+        lines += labeled("order of the images", data.test_order)
     if protocol.files is not None:
         few = f"; {clusters.FEW}" if protocol.files < clusters.FEWEST else ""
-        lines += _labeled("standard errors", f"clustered by file{few}")
+        lines += labeled("standard errors", f"clustered by file{few}")
     if rollbacks := protocol.model.rollbacks:
-        lines += _labeled("rollbacks in training", f"{rollbacks}, each of which halved the learning rate")
+        lines += labeled("rollbacks in training", f"{rollbacks}, each of which halved the learning rate")
     code = f"davi {protocol.version}" + (f" ({protocol.commit})" if protocol.commit else "")
     how = (
         f"K = {protocol.importance_samples}, seed {protocol.seed}, batch size {protocol.batch_size}, "
         f"{protocol.precision} on {protocol.device}, {code}, torch {protocol.torch}"
     )
-    return [*lines, *_labeled("measured with", how)]
+    return [*lines, *labeled("measured with", how)]
 
 
 def _among(trained: int | None) -> str:
@@ -341,7 +355,7 @@ def _among(trained: int | None) -> str:
     return f"; the model was trained on {trained} of them" if trained else ""
 
 
-def _labeled(label: str, text: str) -> list[str]:
+def labeled(label: str, text: str) -> list[str]:
     """A label in the column of the names, and a text wrapped beside it."""
     wrapped = textwrap.wrap(text, COLUMNS - _NAME) or [""]
     return [f"{label if i == 0 else '':<{_NAME}}{line}" for i, line in enumerate(wrapped)]

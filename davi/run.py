@@ -21,9 +21,10 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Generator, Tensor
 
-from davi import measurements, recipes
+from davi import gaps, measurements, recipes
 from davi.cli import evaluate as evaluate_verb
 from davi.cli import inspect as inspect_verb
+from davi.cli import paths
 from davi.cli import train as train_verb
 from davi.cli.loading import device_of
 from davi.cli.options import parse
@@ -31,6 +32,7 @@ from davi.cli.sample import draw
 from davi.data.arrays import read_array, read_beside
 from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
+from davi.evaluation.gap_result import GapResult
 from davi.files import sync_folder, writing
 from davi.kept import IMAGES, PREFIX
 from davi.keywords import DATA, assignments, check_known, model_keywords
@@ -306,6 +308,25 @@ class Run:
         with contextlib.redirect_stdout(io.StringIO()):  # the table is the value's own representation
             evaluate_verb.run(parse(["evaluate", *words]))
         return measurements.load(self.folder)
+
+    def gap(self, **options: Any) -> GapResult:
+        """Divide what lies between the ELBO and log p(x), as ``davi evaluate --gap`` does, and keep the numbers.
+
+        Arguments:
+            options: those of the program: ``gap_images``, ``gap_steps``, ``gap_samples``, ``split``, ``data``,
+                ``seed``, ``batch_size``, ``device``.
+
+        Returns:
+            The numbers (:class:`davi.evaluation.gap_result.GapResult`).
+
+        Raises:
+            davi.errors.UserError: as for :meth:`evaluate`, and for a model without importance weights.
+        """
+        request = parse(["evaluate", *self._words(gap=True, **options)])
+        paths.check(request)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluate_verb.run(request)
+        return gaps.read(self.folder)
 
     def inspect(self, **options: Any) -> Page:
         """Write the page about the run, as ``davi inspect`` does; a notebook shows it inline.

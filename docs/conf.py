@@ -47,16 +47,18 @@ nitpicky = True
 _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotlib nn np numpy pathlib PIL torch typing"
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
-    "Module NDArray NamedTuple NetworkSection Parameter Path PosteriorFlowSection PriorSection Progress Shape Tensor "
-    "ABC optional TypeAliasForwardRef"
+    "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC TypeAliasForwardRef Variance "
+    "ConstantRateSection PosteriorFlowSection PriorSection optional"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
-    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|.*\.State|tuple\[.*|.*Annotated\[.*)"),
+    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|.*\.State|tuple\[.*|Literal\[.*|.*Annotated\[.*)"),
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {name: name for name in ("NetworkSection", "PosteriorFlowSection", "PriorSection")}
+autodoc_type_aliases = {
+    name: name for name in ("NetworkSection", "ConstantRateSection", "PosteriorFlowSection", "PriorSection")
+}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 100

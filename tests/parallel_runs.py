@@ -7,7 +7,7 @@ to FOLDER/RUN.said, in the end with their exit status. Forking spares the import
 that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
 killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each keeps a share of the
 weights; with ``chains`` a Boltzmann machine is trained, whose objective has a state; with ``stages`` a model of two
-parts, four steps of which are for the first.
+parts, four steps of which are for the first; with ``lagging`` most of the steps move the inference network alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from toys.persistent import PersistentConfig, PersistentContrastiveDivergence
 
 from davi.errors import UserError
 from davi.model import Hierarchy, Network
-from davi.objectives import OBJECTIVES, EvidenceConfig
+from davi.objectives import OBJECTIVES, EvidenceConfig, LaggingConfig, ObjectiveConfig
 from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
 from davi.training.sections import CheckpointConfig, ComputeConfig, OptimizerConfig, ScheduleConfig, StepFilterConfig
@@ -46,7 +46,7 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
         batch_size=8,
         accumulate=accumulate,
         optimizer=OptimizerConfig("adamw" if "adamw" in options else "adamax"),
-        objective=PersistentConfig() if "chains" in options else EvidenceConfig(),
+        objective=objective_of(*options),
         schedule=ScheduleConfig("constant"),
         step_filter=StepFilterConfig(clip_norm=6.0),  # some gradients are longer, and some are not
         ema_decay=0.9,
@@ -56,6 +56,13 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
         log_every=1,
         threads=1,
     )
+
+
+def objective_of(*options: str) -> ObjectiveConfig:
+    """What is minimized."""
+    if "chains" in options:
+        return PersistentConfig()
+    return LaggingConfig(inner_steps=2, window=1, rounds=1, patience=1) if "lagging" in options else EvidenceConfig()
 
 
 def model_of(*options: str) -> Network:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions import Normal
+from davi.distributions import AutoregressiveNormal, Normal
 from davi.model import Hierarchy
 
 EDGE = 7.5
@@ -25,16 +25,20 @@ def _nodes(variables: int, points: int, edge: float = EDGE) -> tuple[Tensor, Ten
 
 
 def _instead_of_draws(patch: pytest.MonkeyPatch, grid: Tensor) -> list[int]:
-    """Every draw of a Normal takes the next columns of the grid as its noise. Returns how many each draw has taken."""
+    """Every draw of a Normal, or of Normals one after the other, takes the next columns of the grid as its noise.
+    Returns how many each draw has taken."""
     taken: list[int] = []
 
-    def sample(self: Normal, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self: Normal | AutoregressiveNormal, generator: Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
         count = self.shape[1:].numel()
-        noise = grid[:, sum(taken) : sum(taken) + count]
+        noise = grid[:, sum(taken) : sum(taken) + count].reshape(-1, *self.shape[1:])
         taken.append(count)
-        return self.mean + self.scale * noise.reshape(-1, *self.shape[1:])
+        return self.sample_with(lambda like: noise)
 
     patch.setattr(Normal, "sample", sample)
+    patch.setattr(AutoregressiveNormal, "sample", sample)
     return taken
 
 

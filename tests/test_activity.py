@@ -17,7 +17,7 @@ from davi import page
 from davi.batch import Batch
 from davi.data import Images
 from davi.distributions import Categorical, Distribution, Latent, Normal, TransformedNormal
-from davi.evaluation import evaluate, measuring
+from davi.evaluation import bounds, evaluate, measuring
 from davi.evaluation.activity import (
     ACTIVE_DRAWS,
     ACTIVE_IMAGES,
@@ -297,7 +297,8 @@ def test_variances_of_a_network_are_those_of_many_draws(recipe: str, shake: floa
     assert not noisy or int((single.var(0) > 0.01).sum()) >= active + noisy  # one draw and its noise
 
 
-def test_at_most_some_images_are_counted_spread_over_all() -> None:
+def test_at_most_some_images_are_counted_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "METERS", (ActiveUnits,))  # others encode images as well
     model = Chain(lambda layer, x, above: Normal(x, torch.ones_like(above)))
     n = ACTIVE_IMAGES + 300
     values = torch.zeros(n, 1, 1, 2, dtype=torch.uint8)

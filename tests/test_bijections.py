@@ -20,6 +20,7 @@ import davi.flows
 from davi.flows import (
     AutoregressiveShift,
     Bijection,
+    Inverse,
     InverseAutoregressiveFlow,
     InverseAutoregressiveStep,
     Sequential,
@@ -110,6 +111,7 @@ def _cases() -> Iterator[Case]:
     yield Case("shift", lambda: AutoregressiveShift(3, mirrored=False), (3, 4, 4))
     yield Case("mirrored shift", lambda: AutoregressiveShift(3, mirrored=True), (3, 4, 3))
     yield Case("pairs of shifts", lambda: ShiftPairs(2, 2), (2, 3, 4))
+    yield Case("inverse", lambda: Inverse(InverseAutoregressiveStep(2, WIDTH)), (2, 2, 2), context=True)
     yield Case("nothing", Sequential, (2, 2, 2))
     yield Case("coupling", lambda: Coupling(3), (3, 2, 3))
     yield Case("1x1 convolution", lambda: Mixing(3), (3, 2, 3))

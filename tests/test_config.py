@@ -204,6 +204,7 @@ def test_to_dict_wants_an_instance(value: Any) -> None:
         (["--model.layers=8", "seed=2"], {"model": {"layers": 8}, "seed": 2}),
         (["--seed", "-3", "--seed=-4"], {"model": {"layers": [4]}, "seed": -4}),
         (["a.b.c=true"], {"model": {"layers": [4]}, "seed": 1, "a": {"b": {"c": True}}}),
+        (["a=null", "a.b=2"], {"model": {"layers": [4]}, "seed": 1, "a": {"b": 2}}),
         (["model={width: 3}"], {"model": {"width": 3}, "seed": 1}),
         (["seed="], {"model": {"layers": [4]}, "seed": None}),
         (["name=a=b"], {"model": {"layers": [4]}, "seed": 1, "name": "a=b"}),

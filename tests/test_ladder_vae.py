@@ -35,7 +35,7 @@ def test_a_heads_second_output_is_the_variance_before_its_softplus() -> None:
     model = small()
     for head in model.measure:
         torch.nn.init.zeros_(head.weight)
-    for measured in model.eval().encode(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
+    for measured, _ in model.eval().encode(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
         variance = torch.full_like(measured.scale, math.log1p(math.e) + 1e-8)
         torch.testing.assert_close(measured.scale.square(), variance, rtol=1e-12, atol=0.0)
         assert not measured.mean.any()
@@ -188,8 +188,8 @@ def test_posteriors_are_the_merge_with_the_generative_prior_by_default(network: 
     with torch.no_grad():
         measured = model.encode(x)
     steps = steps_of(model, x)
-    assert torch.equal(steps[0][1].mean, measured[0].mean)
-    expected = merged(measured[1], steps[1][0])
+    assert torch.equal(steps[0][1].mean, measured[0].normal.mean)
+    expected = merged(measured[1].normal, steps[1][0])
     assert torch.equal(steps[1][1].mean, expected.mean)
     assert torch.equal(steps[1][1].scale, expected.scale)
 

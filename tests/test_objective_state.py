@@ -22,7 +22,7 @@ from davi.batch import Batch
 from davi.errors import UserError
 from davi.files import write_tensors
 from davi.model import Network
-from davi.objectives import OBJECTIVES, EvidenceConfig, Progress
+from davi.objectives import OBJECTIVES, EvidenceConfig, Outcome, Progress
 from davi.runs import checkpoint_folders
 from davi.training import CheckpointConfig, Interrupted, TrainingConfig, loop, recorder, train
 from davi.training.parallel import noise_seed
@@ -193,7 +193,7 @@ class Drawing(PersistentContrastiveDivergence):
         self.chains = torch.randint(2, self.chains.shape)
         self.drawn: dict[int, float] = {}
 
-    def end_step(self, model: Network, at: Progress) -> None:
+    def end_step(self, model: Network, at: Progress, outcome: Outcome) -> None:
         self.drawn[at.step] = torch.rand(()).item()
 
 

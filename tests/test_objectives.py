@@ -289,17 +289,17 @@ def test_the_doubly_reparameterized_gradient_by_networks_that_are_frozen(latents
     found = gradients(objective(model.evidence(x, torch.Generator().manual_seed(1)), iwae(k, DOUBLE)), model)
     with_noise = torch.Generator().manual_seed(1)
     z: list[Tensor] = []  # from the image up, as they are drawn
-    posterior = model.encode(x)
+    posterior = model.encode(x).normal
     for layer in range(len(latents)):
-        posterior = posterior if not layer else model.inference[layer](z[-1])
+        posterior = posterior if not layer else model.inference[layer](z[-1]).normal
         z.append(posterior.sample(with_noise))
 
     def log_weights(densities: VAE, z: list[Tensor]) -> Tensor:
         below = [densities.encode(x), *(densities.inference[i](z[i - 1]) for i in range(1, len(z)))]
         top = Normal(torch.zeros_like(z[-1]), torch.ones_like(z[-1]))
-        above = [densities.generative[len(z) - 2 - i](z[i + 1]) for i in range(len(z) - 1)] + [top]
+        above = [densities.generative[len(z) - 2 - i](z[i + 1]).normal for i in range(len(z) - 1)] + [top]
         total = densities.head(densities.output(z[0])).log_prob(x)
-        return sum((p.log_prob(v) - q.log_prob(v) for p, q, v in zip(above, below, z, strict=True)), total)
+        return sum((p.log_prob(v) - q.normal.log_prob(v) for p, q, v in zip(above, below, z, strict=True)), total)
 
     learning = log_weights(model, [v.detach() for v in z]).unflatten(0, (2, k))
     shares = learning.detach().softmax(1)

@@ -7,6 +7,7 @@ images.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Generator
 
 import davi
@@ -23,6 +25,7 @@ from davi.config import keys as keys_of
 from davi.data import DataConfig, load
 from davi.metrics import read_metrics
 from davi.models import MODELS
+from davi.models.attentive_vae import AttentiveVAEConfig
 from davi.models.nvae import NVAEConfig
 from davi.recipes import load as load_recipe
 from davi.renamed import KEYS, VALUES, complaint, upgraded
@@ -99,10 +102,11 @@ def test_old_words_are_read_where_davi_wrote_them_and_explained_elsewhere(tmp_pa
         assert upgraded(sections) == nested(key, new)
         assert complaint(sections) == said  # the argument is left alone
     for old, new in KEYS.items():
-        sections = nested(old, 3)
+        value = {"noise": 0.001} if new.endswith("_bounds") else 3
+        sections = nested(old, value)
         assert complaint(sections) == f"{old} is now called {new}"
-        assert upgraded(sections) == nested(new, 3)
-        assert complaint(nested(new, 3)) is None
+        assert upgraded(sections) == nested(new, value)
+        assert complaint(nested(new, value)) is None
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -115,7 +119,8 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def test_new_words_are_options() -> None:
-    today = {*keys_of(TrainingConfig, "training."), *keys_of(NVAEConfig, "model.")}
+    models = (keys_of(config, "model.") for config in (NVAEConfig, AttentiveVAEConfig))
+    today = {*keys_of(TrainingConfig, "training."), *itertools.chain(*models)}
     assert {*KEYS.values(), *(key for key, _ in VALUES)} <= today
 
 
@@ -160,6 +165,26 @@ def test_the_options_of_old_that_are_a_section_today(tmp_path: Path, capsys: pyt
     ):
         assert main([*words, "--model.likelihood", "bernoulli"]) == 2
         assert capsys.readouterr().err == said
+
+
+def test_bounds_that_were_called_a_prior_and_a_posterior(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In what DAVI wrote they are read, in a user's own file they are told their name; a prior of today is one."""
+    bounds = {"log_scale_low": -1.0, "log_scale_high": 5.0, "noise": 0.0}
+    told = load_recipe("attentive_digits_tiny").to_dict()
+    assert "prior_bounds" in told["model"]
+    for name in ("prior", "posterior"):
+        del told["model"][f"{name}_bounds"]
+        told["model"][name] = dict(bounds)  # YAML would write one object as an alias
+    for file, expected in (("recipe.yaml", 0), ("mine.yaml", 2)):
+        path = tmp_path / file
+        path.write_text(yaml.safe_dump(told))
+        assert main(["train", str(path), "--plan"]) == expected
+    assert capsys.readouterr().err == f"davi: {path}: model.prior is now called model.prior_bounds\n"
+    assert load_recipe(tmp_path / "recipe.yaml").to_dict()["model"]["prior_bounds"] == bounds
+    for today in (None, {"name": "standard_normal"}, {"components": 3}, {}):
+        sections = {"model": {"name": "vae", "prior": today}}
+        assert upgraded(sections) == sections
+        assert complaint(sections) is None
 
 
 def test_a_recipe_of_ones_own_is_told_the_new_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -364,7 +364,7 @@ def test_further_measures_are_told_and_kept() -> None:
     assert "measures" not in to_json(result())
     perplexity = Measure("code perplexity", "codes", 12.5, 0.25, Kind.ESTIMATE, "exp of the entropy of the codes")
     found = result(measures=(perplexity,))
-    assert labeled(found, "code perplexity") == "12.5 ± 0.25 codes (estimate); exp of the entropy of the codes"
+    assert labeled(found, "code perplexity") == "12.50 ± 0.25 codes (estimate); exp of the entropy of the codes"
     assert read(Result, to_json(found), "file") == found
 
 

@@ -58,12 +58,20 @@ def check_same(run: Path, expected: Path) -> None:
         torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def check_weights(run: Path, expected: Path) -> None:
+    """The same weights, but for sums in another order."""
+    weights, others = (load_file(folder / "model.safetensors") for folder in (run, expected))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine steps by one process that cuts its batches in two, in ``single``; and all launches of two processes."""
     folder = tmp_path_factory.mktemp("parallel")
     alone(folder / "single", 2, 9)
     alone(folder / "single-adamw", 2, 9, "adamw")
+    alone(folder / "single-lagging", 2, 9, "lagging")
     with pytest.MonkeyPatch.context() as patch:
         register(patch)
         alone(folder / "single-chains", 2, 9, "chains")
@@ -74,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launches = ["killed:1:6:kill", "killed:1:6", "onward:2:9", "signal:1:9:signal", "disk:1:9:disk"]
     launches += ["shares:1:6:kill:shard", "shares:1:6:shard", "onward-in-shares:2:9:shard"]
     launches += ["adamw-in-shares:1:9:shard:adamw", "chains:1:6:chains", "chains:1:9:chains"]
-    launches += ["stages:1:3:stages", "stages:1:5:stages"]
+    launches += ["stages:1:3:stages", "stages:1:5:stages", "lagging:1:5:lagging", "lagging:1:9:lagging"]
     hidden = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **hidden, "PYTHONPATH": f"{PROGRAM.parent}{os.pathsep}{PROGRAM.parents[1]}"}
     command = [sys.executable, str(PROGRAM), str(folder), *launches]
@@ -118,9 +126,18 @@ def test_the_state_of_an_objective_is_changed_by_all(folder: Path) -> None:
     chains, expected = (tensors["objective/chains"] for tensors in kept)
     assert torch.equal(chains, expected)
     assert chains.flatten(1).any(1).all()
-    weights, others = (load_file(folder / name / "model.safetensors") for name in ("chains", "single-chains"))
-    for name, tensor in weights.items():
-        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5, msg=name)
+    check_weights(folder / "chains", folder / "single-chains")
+
+
+def test_two_processes_agree_on_what_moves(folder: Path) -> None:
+    """Both go through the phase of an objective as one process does, and over a resumption in it."""
+    check_weights(folder / "lagging", folder / "single-lagging")
+    phases = [
+        [record["aggressive"] for record in read_metrics(folder / name) if record["kind"] == "train"]
+        for name in ("lagging", "single-lagging")
+    ]
+    assert phases[0] == phases[1]
+    assert phases[0][0] == 1.0
 
 
 def test_stages_of_two_processes(folder: Path) -> None:

@@ -1,14 +1,18 @@
-"""The last lines after an evaluation or inspection: the number in words, the files, the next command."""
+"""The last lines after an evaluation or inspection: the number in words, the files, the next command, what to try."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
+from davi import recipes
 from davi.evaluation.result import Result
 from davi.evidence import Kind
+from davi.model import Model
+from davi.objectives.remedies import remedy
 from davi.quantity import Quantity, from_bits
 from davi.report import which_images
+from davi.runs import RECIPE
 from davi.sets import is_named
 
 _PICTURES = ("samples.png", "reconstructions.png")
@@ -31,6 +35,22 @@ def closing(result: Result, folder: Path, page: Path) -> str:
     if is_named(result.protocol.data.set or ""):
         following = "davi train attentive_photos --data FOLDER  (on images of your own)"
     return f"number: {_number(result)}\nopen:   {', '.join(map(str, files))}\nnext:   {following}"
+
+
+def to_try(model: Model, folder: Path, result: Result) -> str:
+    """What to try where layers are inactive, with the objective of the run's recipe; empty if there is nothing.
+
+    Arguments:
+        model: of the run.
+        folder: of the run, which may lack a recipe.
+        result: of the evaluation.
+    """
+    inactive = () if result.kl is None else result.kl.inactive
+    if not inactive:
+        return ""
+    recipe = recipes.load(folder / RECIPE) if (folder / RECIPE).is_file() else None
+    training = None if recipe is None or recipe.stages else recipe.training
+    return remedy(model, None if training is None else training.objective, inactive)
 
 
 def _number(result: Result) -> str:

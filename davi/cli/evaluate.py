@@ -1,20 +1,25 @@
-"""``davi evaluate``: how probable a trained model finds images."""
+"""``davi evaluate``: how probable a trained model finds images, and with ``--gap`` how much of that a bound misses."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from davi import measurements, records, report
-from davi.cli.loading import open_images, open_run
+from davi import gaps, measurements, records, report
+from davi.cli.closing import to_try
+from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import evenly
 from davi.data.cache import location
 from davi.errors import UserError
-from davi.evaluation import evaluate
+from davi.evaluation import evaluate, gap
 from davi.evaluation.baseline_cache import cached_baselines
 from davi.evaluation.baselines import Baseline
+from davi.evaluation.gap_result import GapResult
 from davi.evaluation.result import Protocol, Result
+from davi.model import Model
 from davi.progress import ProgressBar
 
 
@@ -23,11 +28,11 @@ def run(request: Request) -> int:
     options = request.options
     model, info, folder = open_run(request)
     opened = open_images(request, info, folder)
-    images = opened.images
+    if options.gap:
+        return _gap(request, model, info, folder, opened)
+    images, samples = opened.images, options.importance_samples or 1
     with ProgressBar("evaluating", min(options.limit or len(images), len(images))) as progress:
-        evaluation = evaluate(
-            model, images, options.importance_samples, options.batch_size, options.seed, options.limit, progress
-        )
+        evaluation = evaluate(model, images, samples, options.batch_size, options.seed, options.limit, progress)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
     others: list[Baseline] = []
     if not options.no_baselines:
@@ -40,11 +45,31 @@ def run(request: Request) -> int:
     finally:  # hours of work shall not be lost because the folder cannot be written to
         print(_json(result) if options.json else report.to_terminal(result))
     if not options.json:
+        advice = to_try(model, folder, result)
+        if advice:
+            print(f"\nagainst inactive layers: {advice}")
         print(f"\nwritten to {path}{replaced}")
     return 0
 
 
-def _json(result: Result) -> str:
+def _gap(request: Request, model: Model, info: Mapping[str, Any], folder: Path, opened: Opened) -> int:
+    """Divide the gap between the ELBO and log p(x), print the numbers and keep them; the exit status."""
+    options = request.options
+    images = min(options.gap_images or gap.IMAGES, len(opened.images))
+    sizes = (options.gap_samples or gap.SAMPLES, options.gap_steps or gap.STEPS, images)
+    with ProgressBar("measuring the gap", images) as progress:
+        found = gap.measure_gap(model, opened.images, *sizes, options.batch_size, options.seed, progress)
+    result = gaps.result_of(found, report.protocol_of(found.evaluation, info, opened.protocol, opened.split))
+    try:
+        path = gaps.write(folder, result)
+    finally:
+        print(_json(result) if options.json else gaps.to_terminal(result))
+    if not options.json:
+        print(f"\nwritten to {path}")
+    return 0
+
+
+def _json(result: Result | GapResult) -> str:
     return json.dumps(records.to_json(result), indent=2, allow_nan=False)
 
 

@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from davi import files, page, report
-from davi.cli.closing import closing
+from davi import files, gaps, page, report
+from davi.cli.closing import closing, to_try
 from davi.cli.loading import Opened, open_images, open_run
 from davi.cli.options import Request
 from davi.data import Images, evenly
@@ -19,7 +19,8 @@ from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.evaluation.baseline_cache import cached_baselines
-from davi.evaluation.result import Result
+from davi.evaluation.gap_result import GapResult
+from davi.evaluation.result import Protocol, Result
 from davi.formatting import duration, size
 from davi.inspection import inspect
 from davi.measurements import read_result
@@ -51,6 +52,7 @@ def run(request: Request) -> int:
     with ProgressBar("inspecting", limit) as progress:
         found = inspect(model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress)
     records = read_metrics(folder) if (folder / METRICS).is_file() else []
+    divided, no_gap = _gap(folder, model, info, images, opened.split)
     contents = page.Contents(
         title=folder.resolve().name,
         facts=_facts(info, model, result, records, folder),
@@ -61,6 +63,9 @@ def run(request: Request) -> int:
         levels=model.levels,
         records=records,
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,
+        remedy=to_try(model, folder, result),
+        gap=divided,
+        no_gap=no_gap,
     )
     sections = page.write(contents, target)
     if not options.no_figures:
@@ -122,24 +127,45 @@ def _evaluated(
         result = read_result(path)
     except (UserError, OSError):
         return None, "cannot be read"
-    protocol = result.protocol
+    if why := _about_others(result.protocol, model, info, images, split):
+        return None, why
+    if result.protocol.model.weights_sha256 is None:
+        return result, "does not say which weights it is of, since an older version wrote it; davi evaluate says so"
+    return result, ""
+
+
+def _gap(
+    folder: Path, model: Model, info: Mapping[str, Any], images: Images, split: str
+) -> tuple[GapResult | None, str]:
+    """The gap where it was measured of this model on these images; else None, and a sentence instead."""
+    remedy = f"davi evaluate {folder} --gap measures it"
+    if not (folder / gaps.GAP).is_file():
+        return None, f"Not measured: {remedy}, and the page shows it from then on."
+    try:
+        found = gaps.read(folder)
+    except (UserError, OSError):
+        return None, f"Left out: {gaps.GAP} cannot be read; {remedy}."
+    why = _about_others(found.protocol, model, info, images, split)
+    return (None, f"Left out: {gaps.GAP} {why}; {remedy} anew.") if why else (found, "")
+
+
+def _about_others(protocol: Protocol, model: Model, info: Mapping[str, Any], images: Images, split: str) -> str:
+    """In words, if what was measured is of other images or of another model; empty if it is of these."""
     if (protocol.set, protocol.split) != (images.name, split):
-        return None, "is about other images"
+        return "is about other images"
     # The same name does not make them the same images: they can be cut or drawn in another way now.
     limit = protocol.limit
     measured = images.subset(slice(limit)) if protocol.subset is None else evenly(images, limit)
     if protocol.images_sha256 != digest(measured):
-        return None, "is about other images"
+        return "is about other images"
     known = protocol.model
     keys = ("name", "parameters", "step", "config", "ema", "ema_decay")
     weights = known.weights_sha256
     same = weights is None or weights == files.digest(model.saved.state_dict())
     same = same and known.trained_with == info.get("version")
     if not same or any(getattr(known, key) != info.get(key) for key in keys):
-        return None, "is of other weights than the run holds now"
-    if weights is None:
-        return result, "does not say which weights it is of, since an older version wrote it; davi evaluate says so"
-    return result, ""
+        return "is of other weights than the run holds now"
+    return ""
 
 
 def _facts(

@@ -6,6 +6,7 @@ Loading torch takes seconds; a mistyped path shall not cost them. Whoever reads 
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def check(request: Request) -> None:
         UserError: one line.
     """
     options = request.options
+    if request.verb == "evaluate":
+        _check_gap(options)
     if request.verb == "train":
         _check_training(request)
     elif request.verb == "import":
@@ -45,6 +48,18 @@ def check(request: Request) -> None:
         raise UserError(f"{out}: cannot be written, no such folder {Path(out).parent}")
     if out is not None and Path(out).is_dir():
         raise UserError(f"{out}: cannot be written, it is a folder")
+
+
+def _check_gap(options: Namespace) -> None:
+    """The gap has options of its own, which are good for nothing else."""
+    own = ("gap_images", "gap_steps", "gap_samples")
+    others = {"limit": "--gap-images", "importance_samples": "--gap-samples"}
+    for name in others if options.gap else own:
+        value = getattr(options, name)
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            wanted = others[name] if options.gap else f"--gap beside {option}"
+            raise UserError(f"{option}: got {value} {'with' if options.gap else 'without'} --gap, expected {wanted}")
 
 
 def check_source(given: str) -> Path:

@@ -164,11 +164,16 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--importance-samples",
         type=positive,
-        default=1,
         metavar="K",
         help="draws of each image (default: 1, the ELBO)",
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, spread evenly over the set")
+    parser.add_argument(
+        "--gap", action="store_true", help="instead, divide what lies between the ELBO and log p(x), see below"
+    )
+    parser.add_argument("--gap-images", type=positive, metavar="N", help="images, spread evenly (default: 100)")
+    parser.add_argument("--gap-steps", type=positive, metavar="N", help="to optimize each q (default: 500)")
+    parser.add_argument("--gap-samples", type=_whole(2), metavar="K", help="draws of each image (default: 5000)")
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
     parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="images a pass (default: 100)")
     parser.add_argument("--no-baselines", action="store_true", help="do not measure other methods for comparison")
@@ -333,7 +338,10 @@ VERBS: dict[str, Verb] = {
         _add_evaluate,
         ("data",),
         f"The numbers are also written to RUN/evaluation.json.\n{_IMAGES}"
-        "  davi evaluate runs/demo --importance-samples 100 --data.root DIR",
+        "  davi evaluate runs/demo --importance-samples 100 --data.root DIR\n"
+        "--gap measures the bound for 1, 2, 4, ... K draws, and how much the encoder (amortization gap) and the form\n"
+        "of its posteriors (family gap) lose, and writes RUN/gap.json; smaller --gap-... where a model is slow.\n"
+        "  davi evaluate runs/demo --gap --gap-images 50 --gap-samples 1000",
     ),
     "compare": Verb(
         "rank evaluated runs, with paired differences over the same images",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Generator, Tensor
@@ -57,6 +60,19 @@ class WithMean(ABC):
         """Mean of every sub-pixel, ``[B, C, H, W]``, in units of levels; for a binary one, the probability of 1."""
 
 
+class Pairwise(ABC):
+    """A distribution of latents whose density at many points, of every image's own distribution, is one product of
+    matrices."""
+
+    @abstractmethod
+    def log_prob_pairs(self, x: Tensor) -> Tensor:
+        """Log-density of each point under the distribution of each image, ``[M, B]``, nats.
+
+        Arguments:
+            x: M points, ``[M, ...]``. The result has their type and device; rounding wants float64.
+        """
+
+
 class Latent(Distribution):
     """A distribution of the latents of one layer, as a hierarchy's walk offers it: a prior or a posterior."""
 
@@ -64,6 +80,11 @@ class Latent(Distribution):
     @abstractmethod
     def shape(self) -> torch.Size:
         """Of a draw, ``[B, ...]``. The prior of the top layer may have B = 1 for all images alike."""
+
+    @property
+    def scores_anywhere(self) -> bool:
+        """Whether :meth:`log_prob` knows the density of any latents, not only of this distribution's own draws."""
+        return True
 
     @abstractmethod
     def center(self) -> Tensor:
@@ -76,6 +97,10 @@ class Latent(Distribution):
     @abstractmethod
     def sample_with(self, noise: Noise) -> Tensor:
         """The draw that given noise makes, in place of a generator's."""
+
+    def conditionals(self, z: Tensor) -> Latent:
+        """Of every variable given those before it, at z; the distribution itself if no variable depends on others."""
+        return self
 
     def kl_map(self, prior: Latent, z: Tensor) -> tuple[Tensor, bool]:
         r"""KL divergence from the prior at the grain of the latents, ``[B, ...]``, nats.
@@ -98,6 +123,12 @@ def sum_per_image(x: Tensor) -> Tensor:
     return ordered_gradient(x).sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x
 
 
+def spread(total: Tensor, x: Tensor) -> Tensor:
+    """A number of each image, ``[B]`` or one for all, in equal shares over the variables of ``x``."""
+    shares = total / math.prod(x.shape[1:])
+    return shares.reshape(-1, *[1] * (x.ndim - 1)).expand(x.shape)
+
+
 def ordered_gradient(x: Tensor) -> Tensor:
     """The same tensor, whose gradient will have channels innermost in memory if the tensor has.
 
@@ -115,6 +146,24 @@ def ordered_gradient(x: Tensor) -> Tensor:
 
 def _channels_innermost(gradient: Tensor) -> Tensor:
     return gradient.contiguous(memory_format=torch.channels_last)
+
+
+_TWICE: ContextVar[bool] = ContextVar("twice", default=False)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Within the block, log-probabilities can be differentiated twice. Some are faster and smaller if once will do."""
+    token = _TWICE.set(True)
+    try:
+        yield
+    finally:
+        _TWICE.reset(token)
+
+
+def is_twice_differentiable() -> bool:
+    """Whether this is called within :func:`twice_differentiable`."""
+    return _TWICE.get()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

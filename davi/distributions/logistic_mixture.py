@@ -41,7 +41,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from davi.distributions.base import Distribution, WithMean, at_least_float32, standard_gumbel_like, uniform_like
+from davi.distributions.base import (
+    Distribution,
+    WithMean,
+    at_least_float32,
+    is_twice_differentiable,
+    standard_gumbel_like,
+    uniform_like,
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,15 @@ class LogMass(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         by_ahead, by_log = ctx.saved_tensors
         return by_ahead * gradient, by_log * gradient, None, None
+
+
+def log_mass(ahead: Tensor, log_inverse_scale: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """:class:`LogMass`, written out: it can be differentiated any number of times. Its arguments are the same."""
+    inverse_scale = log_inverse_scale.exp()
+    beyond = ((ahead - 0.5) * inverse_scale).masked_fill(last, -_SURE)
+    before = ((-0.5 - ahead) * inverse_scale).masked_fill(first, -_SURE)
+    inside = log1mexp(log_inverse_scale).masked_fill(first | last, 0.0)
+    return inside - F.softplus(beyond, threshold=_STRAIGHT) - F.softplus(before, threshold=_STRAIGHT)
 
 
 def most_probable_level(weights: Tensor, center: Tensor, inverse_scale: Tensor, levels: int) -> Tensor:
@@ -259,6 +275,8 @@ class DiscretizedLogisticMixture(Distribution, WithMean):
         log_inverse_scale = -self.log_scales - math.log(self._levels_per_unit)
         ahead = center - values.to(means.dtype)  # in this order the result is laid out in memory as the parameters are
         first, last = values == 0, values == self.levels - 1
+        if is_twice_differentiable():
+            return log_mass(ahead, log_inverse_scale, first, last)
         result: Tensor = LogMass.apply(ahead, log_inverse_scale.expand_as(ahead), first, last)  # type: ignore[no-untyped-call]  # torch ships no annotation
         return result
 

@@ -24,8 +24,36 @@ from davi.distributions.base import Latent, Noise
 from davi.distributions.normal import Normal
 from davi.evidence import Kind
 
-Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""``z -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection` whose context, if any, is given."""
+Transform = Callable[..., tuple[Tensor, Tensor]]
+"""``z -> (z', log_det)`` or ``(z, context) -> (z', log_det)``, both ``[B, ...]``: a :class:`~davi.flows.Bijection`."""
+
+
+@final
+class KnownDraws:
+    """The draws of a posterior whose density is known at them only, with its logarithm there."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+
+    def add(self, z: Tensor, log_prob: Tensor) -> Tensor:
+        """Remember a draw; the very same tensor is returned."""
+        self._known.append((z, log_prob))
+        return z
+
+    def find(self, x: Tensor) -> Tensor | None:
+        """What was remembered of a draw; None if ``x`` is not (the very tensor of) one."""
+        return next((log_prob for z, log_prob in self._known if z is x), None)
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        """The same.
+
+        Raises:
+            ValueError: if ``x`` is not (the very tensor of) one of the draws.
+        """
+        found = self.find(x)
+        if found is None:
+            raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+        return found
 
 
 @final
@@ -36,13 +64,17 @@ class TransformedNormal(Latent):
         base: the Normal.
         transform: the bijection.
         inverse: of the bijection; None: only the density of its own draws is known.
+        context: what the bijection depends on beside z, ``[B, ...]``; None: nothing, or what it knows already.
     """
 
-    def __init__(self, base: Normal, transform: Transform, inverse: Transform | None = None) -> None:
+    def __init__(
+        self, base: Normal, transform: Transform, inverse: Transform | None = None, context: Tensor | None = None
+    ) -> None:
         self.base = base
         self.transform = transform
         self.inverse = inverse
-        self._known: list[tuple[Tensor, Tensor]] = []  # (z, log q(z) of each variable)
+        self.context = context
+        self._known = KnownDraws()
 
     def __repr__(self) -> str:
         return f"TransformedNormal(shape={tuple(self.base.shape)})"
@@ -51,11 +83,18 @@ class TransformedNormal(Latent):
     def shape(self) -> torch.Size:
         return self.base.shape
 
+    @property
+    def scores_anywhere(self) -> bool:
+        return self.inverse is not None
+
     def center(self) -> Tensor:
         return self._through(self.base.mean)
 
     def expand(self, n: int) -> TransformedNormal:
-        return TransformedNormal(self.base.expand(n), self.transform, self.inverse)
+        context = self.context
+        if context is not None:
+            context = context.expand(n, *context.shape[1:])
+        return TransformedNormal(self.base.expand(n), self.transform, self.inverse, context)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A reparameterized draw; ``temperature`` scales the noise of the base."""
@@ -74,18 +113,17 @@ class TransformedNormal(Latent):
         Raises:
             ValueError: if ``x`` is not a draw or the center of this distribution, and there is no inverse.
         """
-        for z, log_prob in self._known:
-            if z is x:
-                return log_prob
-        if self.inverse is not None:
-            z0, log_det = self.inverse(x)
+        if self._known.find(x) is None and self.inverse is not None:
+            z0, log_det = self.inverse(x, *self._given())
             return self.base.log_prob_map(z0) + log_det
-        raise ValueError("x: got latents that this posterior did not draw, expected one of its own draws")
+        return self._known.log_prob_map(x)
 
     def _through(self, z0: Tensor) -> Tensor:
-        z, log_det = self.transform(z0)
-        self._known.append((z, self.base.log_prob_map(z0) - log_det))
-        return z
+        z, log_det = self.transform(z0, *self._given())
+        return self._known.add(z, self.base.log_prob_map(z0) - log_det)
+
+    def _given(self) -> tuple[Tensor, ...]:
+        return () if self.context is None else (self.context,)
 
 
 @final
@@ -115,6 +153,10 @@ class Drawn(Latent):
     @property
     def kind(self) -> Kind:
         return self.posterior.kind
+
+    @property
+    def scores_anywhere(self) -> bool:
+        return self.posterior.scores_anywhere
 
     def center(self) -> Tensor:
         return self.posterior.center()

@@ -155,6 +155,7 @@ def active_units(active: Sequence[int], units: Sequence[int], images: int, draws
 class InactiveLayers(Meter):
     """Which layers of a hierarchy are inactive: follows from the terms of the evidence."""
 
+    name = INACTIVE_LAYERS
     wants = Hierarchy
 
     def measure(self, evaluation: Evaluation) -> Measure:
@@ -171,6 +172,7 @@ class ActiveUnits(Meter):
     given, several draws of them are made together.
     """
 
+    name = ACTIVE_UNITS
     wants = LatentModel
 
     def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:

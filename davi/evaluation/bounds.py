@@ -22,6 +22,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,10 @@ from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
+from davi.evaluation.measure import LeftOut
 from davi.evaluation.meter import Meter
+from davi.evaluation.mutual_information import ModelInformation, TopInformation, TopRate
+from davi.evaluation.rate_floor import RateFloor
 from davi.evaluation.record import Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import About, Evidence, Kind
@@ -45,7 +49,17 @@ from davi.repetition import repeat_images
 Progress = Callable[[int, int], None]
 """``progress(done, total)``, in images times draws."""
 
-METERS: tuple[type[Meter], ...] = (ActiveUnits, InactiveLayers)
+Watch = Callable[[int, Tensor], None]
+"""``watch(first, log_weights)``: importance weights of one pass, ``[k, B]``, of the images from number ``first`` on."""
+
+METERS: tuple[type[Meter], ...] = (
+    ActiveUnits,
+    InactiveLayers,
+    ModelInformation,
+    RateFloor,
+    TopInformation,
+    TopRate,
+)
 """What is measured beside the claim, of models that have what a meter wants."""
 
 
@@ -99,6 +113,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Measure a model on images, without gradients, in eval mode (restored afterwards), on the model's device.
 
@@ -110,6 +125,7 @@ def evaluate(
         seed: of all draws.
         limit: use only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         progress: told how much is done after every pass.
+        watch: told the log importance weights behind :math:`L_K`, where K is above 1.
 
     Raises:
         UserError: if an option is not positive, if the images are not of the model's shape and levels, or if the model
@@ -134,7 +150,8 @@ def evaluate(
             for meter in meters:
                 meter.add(batch)
             told = _telling(progress, start * samples, len(chosen) * samples)
-            batches.append(_measure(model, batch, samples, generator, batch_size, told))
+            seen = partial(watch, start) if watch is not None else _unseen
+            batches.append(_measure(model, batch, samples, generator, batch_size, told, seen))
     terms = {name: np.concatenate([batch.terms[name] for batch in batches]) for name in batches[0].terms}
     evaluation = Evaluation(
         elbo=np.sum(list(terms.values()), 0),
@@ -160,20 +177,30 @@ def evaluate(
     )
     _refuse_non_finite(evaluation)
     found = (meter.measure(evaluation) for meter in meters)
-    return dataclasses.replace(evaluation, measures=tuple(measure for measure in found if measure is not None))
+    return dataclasses.replace(
+        evaluation,
+        measures=tuple(measure for measure in found if measure is not None),
+        left_out=tuple(LeftOut(meter.name, why) for meter in meters if (why := meter.left_out())),
+    )
+
+
+@contextmanager
+def eval_mode(model: Model) -> Iterator[None]:
+    """Eval mode within the block; every module's own mode is restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
 def measuring(model: Model) -> Iterator[None]:
-    """Eval mode and no gradients within the block; every module's own mode is restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """:func:`eval_mode`, and no gradients."""
+    with eval_mode(model), torch.inference_mode():
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +215,13 @@ class _Batch:
 
 
 def _measure(
-    model: Model, batch: Batch, samples: int, generator: Generator, chunk: int, progress: Callable[[int], None]
+    model: Model,
+    batch: Batch,
+    samples: int,
+    generator: Generator,
+    chunk: int,
+    progress: Callable[[int], None],
+    watch: Callable[[Tensor], None],
 ) -> _Batch:
     """Averages of all terms, and the bound, over ``samples`` draws for each image of one batch."""
     b = len(batch.x)
@@ -200,7 +233,9 @@ def _measure(
             total = double(term).unflatten(0, (b, -1)).sum(1)  # [B]
             sums[name] = sums[name] + total if name in sums else total
         if samples > 1:
-            weights.add(_log_weight(evidence, model, samples).unflatten(0, (b, -1)).T)
+            drawn = _log_weight(evidence, model, samples).unflatten(0, (b, -1)).T  # [copies, B]
+            weights.add(drawn)
+            watch(drawn)
         kind, no_divergence = Kind.weakest(kind, evidence.kind), evidence.no_divergence
         about = evidence.about
         draws += len(evidence.log_px) // b
@@ -277,6 +312,10 @@ def _where(model: Model) -> tuple[torch.device, str]:
     if parameter is None:
         return torch.device("cpu"), "float32"
     return parameter.device, str(parameter.dtype).removeprefix("torch.")
+
+
+def _unseen(log_weights: Tensor) -> None:
+    """Nobody wants the weights."""
 
 
 def _telling(progress: Progress | None, before: int, total: int) -> Callable[[int], None]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from davi.evidence import Kind
+from davi.records import left_out
+
+NEAR_CAP = 0.1
+"""So close to its cap, in the unit of the measure, a number says no more than that it is there."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Measure:
         layers: what each layer, top first, has of it; None where it is not about layers.
         out_of: the most that each layer could have.
         images: over which it was taken; None: over all.
-        draws: of the latents, for each image.
+        draws: of the latents, for each image; of the model, where it is not about images.
+        cap: no such number can be larger, whatever the model, given how it was taken; None: there is no such limit.
     """
 
     name: str
@@ -34,3 +39,23 @@ class Measure:
     out_of: tuple[float, ...] | None = None
     images: int | None = None
     draws: int | None = None
+    cap: float | None = left_out()
+
+    @property
+    def at_cap(self) -> bool:
+        """Whether the number is within :data:`NEAR_CAP`, or within its standard error, of the largest it can be: the
+        true one may be far larger."""
+        return self.cap is not None and self.value > self.cap - max(NEAR_CAP, self.standard_error or 0.0)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A measure that a model does not have.
+
+    Arguments:
+        name: of the measure.
+        reason: why, in words.
+    """
+
+    name: str
+    reason: str

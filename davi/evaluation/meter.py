@@ -23,6 +23,8 @@ class Meter(ABC):
         batch_size: images per pass.
     """
 
+    name: ClassVar[str]
+    """Of the measure."""
     wants: ClassVar[type]
     """The capability that a model must have."""
 
@@ -41,3 +43,8 @@ class Meter(ABC):
         Arguments:
             evaluation: of all images, as yet without measures.
         """
+
+    def left_out(self) -> str:
+        """Why this model has no such number although it has the capability; empty where it has, or the images are too
+        few."""
+        return ""

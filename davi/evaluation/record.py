@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from davi.evaluation.clusters import Groups
-from davi.evaluation.measure import Measure
+from davi.evaluation.measure import LeftOut, Measure
 from davi.evidence import About, Kind
 
 Array = NDArray[np.float64]
@@ -46,6 +46,7 @@ class Evaluation:
         about: what the claim is about.
         labels_sha256: of the classes of the measured images, where the model was told them.
         measures: further numbers about the model, those that it has (:mod:`davi.evaluation.meter`).
+        left_out: those that it does not have, though models of its kind have them, and why.
     """
 
     elbo: Array
@@ -69,6 +70,7 @@ class Evaluation:
     about: About = About.X
     labels_sha256: str | None = None
     measures: tuple[Measure, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def __len__(self) -> int:
         return len(self.elbo)

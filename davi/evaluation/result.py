@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from davi.evaluation.baselines import Baseline
-from davi.evaluation.measure import Measure
+from davi.evaluation.measure import LeftOut, Measure
 from davi.evidence import About, Kind
 from davi.quantity import Quantity
 from davi.records import LEFT_OUT, at_least_one, left_out, whole
@@ -203,6 +203,7 @@ class Result:
         protocol: what all this depends on.
         about: what the claim is about.
         measures: further numbers about the model.
+        left_out: those that it does not have, and why.
         format: of the file.
     """
 
@@ -216,6 +217,7 @@ class Result:
     protocol: Protocol
     about: About = field(default=About.X, metadata=LEFT_OUT)
     measures: tuple[Measure, ...] = field(default=(), metadata=LEFT_OUT)
+    left_out: tuple[LeftOut, ...] = field(default=(), metadata=LEFT_OUT)
     format: int = FORMAT
 
     def __post_init__(self) -> None:

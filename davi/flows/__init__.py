@@ -1,7 +1,7 @@
 """Bijections whose log-determinants are known, and the step from integers to continuous images."""
 
 from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs
-from davi.flows.base import Bijection, Sequential
+from davi.flows.base import Bijection, Inverse, Sequential
 from davi.flows.dequantization import Dequantization, Dequantized
 from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
 
@@ -10,6 +10,7 @@ __all__ = [
     "Bijection",
     "Dequantization",
     "Dequantized",
+    "Inverse",
     "InverseAutoregressiveFlow",
     "InverseAutoregressiveStep",
     "Sequential",

@@ -28,6 +28,7 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from davi.distributions.base import spread as spread
 from davi.distributions.base import sum_per_image
 
 Function = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -85,18 +86,32 @@ class Sequential(Bijection):
         return _through([part.inverse for part in self][::-1], y, context)
 
 
+@final
+class Inverse(Bijection):
+    """A bijection the other way round.
+
+    Arguments:
+        bijection: whose inverse it is.
+    """
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__()
+        self.bijection = bijection
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection.inverse(x, context)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, log_det = self.bijection(y, context)
+        return x, log_det
+
+
 def _through(functions: Sequence[Function], x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
     total = x.new_zeros(x.shape)
     for function in functions:
         x, log_det = function(x, context)
         total = total + (log_det if log_det.shape == total.shape else spread(sum_per_image(log_det), total))
     return x, total
-
-
-def spread(log_det: Tensor, x: Tensor) -> Tensor:
-    """A log-determinant of each image, ``[B]`` or one for all, in equal shares over the variables of ``x``."""
-    shares = log_det / math.prod(x.shape[1:])
-    return shares.reshape(-1, *[1] * (x.ndim - 1)).expand(x.shape)
 
 
 def solve_in_order(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:

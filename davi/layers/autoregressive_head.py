@@ -61,7 +61,7 @@ class AutoregressiveHead(nn.Module, Head):
 
     def forward(self, features: Tensor) -> AutoregressivePixels:
         """p(x | f) for f ``[B, inputs, H, W]``."""
-        return AutoregressivePixels(self.network, len(features), features)
+        return AutoregressivePixels(self.network, len(features), features, input_dropout=self.likelihood.input_dropout)
 
 
 def make_head(likelihood: LikelihoodConfig, shape: tuple[int, int, int], levels: int) -> Head:

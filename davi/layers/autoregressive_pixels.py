@@ -4,6 +4,19 @@ r"""Images, or grids of integers, whose pixels are predicted one after the other
 
 with features f of every pixel, which a hierarchy makes from its latents, and classes y, or without either. All factors
 are computed in one pass; draws go pixel by pixel (:mod:`davi.layers.causal`).
+
+*Input dropout* makes f more important in training: with a mask m whose entries are 1 with the probability d,
+independently for every image and pixel, the network computes
+
+.. math:: \prod_i p(x_i \mid \tilde x_1, \dots, \tilde x_{i-1}, f, y), \qquad
+          \tilde x_j = (1 - m_j)\, x_j + m_j \, \tfrac{L - 1}2
+
+Of L levels the middle is what networks, which see pixels scaled to -1 .. 1, see as 0. The pixels that are predicted are
+the true ones. It is a matter of training alone: what is reported is computed from whole images.
+
+References:
+    Generating Sentences from a Continuous Space, S. R. Bowman et al., CoNLL 2016, https://arxiv.org/abs/1511.06349
+    (there of words, in the input of a recurrent decoder)
 """
 
 from __future__ import annotations
@@ -53,12 +66,20 @@ class AutoregressivePixels(Distribution):
         n: images.
         features: ``[n, F, H, W]`` of a network with features.
         y: classes, ``[n]``, of a network with classes.
+        input_dropout: d, the probability with which a pixel is hidden while the network is in training mode; from
+            torch's default generator.
     """
 
     def __init__(
-        self, network: CausalNetwork[Any], n: int, features: Tensor | None = None, y: Tensor | None = None
+        self,
+        network: CausalNetwork[Any],
+        n: int,
+        features: Tensor | None = None,
+        y: Tensor | None = None,
+        input_dropout: float = 0.0,
     ) -> None:
         self.network, self.n, self.features, self.y = network, n, features, y
+        self.input_dropout = input_dropout
 
     def __repr__(self) -> str:
         return f"AutoregressivePixels({self.network.name}, shape={(self.n, *self.network.shape)})"
@@ -69,7 +90,14 @@ class AutoregressivePixels(Distribution):
 
     def conditionals(self, x: Tensor) -> Distribution:
         """p(x_i | x_{<i}) of all pixels given the images x, ``[B, C, H, W]``, in one pass."""
-        return self.network.head(self.network(x, self.features, self.y))
+        return self.network.head(self.network(self._seen(x), self.features, self.y))
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the network is shown of the images, integers or, where pixels are hidden, as many numbers."""
+        if not self.input_dropout or not self.network.training:
+            return x
+        hidden = torch.rand(len(x), 1, *x.shape[2:], device=x.device) < self.input_dropout
+        return x.to(next(self.network.parameters()).dtype).masked_fill(hidden, (self.network.levels - 1) / 2)
 
     def log_prob_map(self, x: Tensor) -> Tensor:
         """Of every pixel given those before it, ``[B, C, H, W]`` or ``[B, H, W]``, nats."""

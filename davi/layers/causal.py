@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable
-from typing import Any, ClassVar, Generic, TypeVar, final
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,18 @@ class Progress:
 
 
 State = TypeVar("State", bound=Progress)
+
+
+class Window(NamedTuple):
+    """A bound on the receptive field of a pixel: what lies outside has no influence on its parameters.
+
+    Arguments:
+        above: rows above the pixel's own.
+        beside: columns on each side, in those rows; in the pixel's own row, on the left only.
+    """
+
+    above: int
+    beside: int
 
 
 class CausalNetwork(nn.Module, ABC, Generic[State]):
@@ -117,6 +129,11 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
             state: of :meth:`start`; it moves on by one part.
             x: integer images, ``[B, C, H, W]``, right in all parts before the next one. Others are not looked at.
         """
+
+    @property
+    def window(self) -> Window | None:
+        """What a pixel sees of earlier ones; None: there is no bound but the image's edges."""
+        return None
 
     images_wanted: int = 0
     """How many images its data-dependent initialization takes; 0: it has none."""

@@ -50,6 +50,9 @@ class LikelihoodConfig:
         network: of ``autoregressive``: the options of a causal network, with its ``name``; its own section
             ``likelihood`` says the family of a pixel.
         features: of ``autoregressive``: channels of the feature map that the latents offer to the network.
+        input_dropout: of ``autoregressive``: the probability, 0 to 1, with which training hides each pixel from the
+            network, all its channels at once, when it predicts other pixels. What is predicted is the image itself, and
+            outside of training nothing is hidden.
 
     Raises:
         ValueError: if a number is below one, another family than the logistic mixture has a form, or there is a network
@@ -61,6 +64,7 @@ class LikelihoodConfig:
     form: Form = "exact"
     network: NetworkSection | None = None
     features: int = 16
+    input_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.network is not None:
@@ -88,7 +92,11 @@ class LikelihoodConfig:
         return replace(self, family="categorical" if levels <= softmax else "logistic_mixture")
 
     def _check_network(self) -> None:
+        if not 0.0 <= self.input_dropout <= 1.0:
+            raise ValueError(f"input_dropout: got {self.input_dropout}, expected 0 to 1")
         if self.family != "autoregressive":
+            if self.input_dropout:
+                raise ValueError(f"input_dropout: got {self.input_dropout}, expected 0 for the family {self.family}")
             if self.network is not None:
                 raise ValueError(f"network: got {self.network.name}, expected null for the family {self.family}")
             return

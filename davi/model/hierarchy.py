@@ -87,7 +87,7 @@ class Hierarchy(LatentModel, ABC):
             choose: called once per layer, in order, and before that for latents that are drawn on the way up.
                 ``posterior`` is None when ``context`` is None. The top prior is the same for all images and has batch
                 size 1; the batch size of the walk is that of the latents chosen.
-            context: the result of :meth:`encode`, or None for the generative model alone.
+            context: the result of :meth:`~davi.model.Hierarchy.encode`, or None for the generative model alone.
 
         Returns:
             p(x | z).
@@ -102,13 +102,14 @@ class Hierarchy(LatentModel, ABC):
             [(2, 2, 2), (2, 2, 2), (2, 4, 4)]
         """
         tensors = [*self.parameters(), *self.buffers()]
+        dtype = next(self.parameters()).dtype
         on_paper = {id(x): x.detach().to("meta").as_subclass(type(x)) for x in tensors}
         shapes = {}
 
         def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None
             shapes[layer] = tuple(prior.shape[1:])
-            return torch.zeros(1, *shapes[layer], device="meta")
+            return torch.zeros(1, *shapes[layer], dtype=dtype, device="meta")
 
         with torch.no_grad():
             copy.deepcopy(self, on_paper).eval().top_down(choose)  # the layers, with tensors that hold no numbers

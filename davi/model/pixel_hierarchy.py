@@ -9,14 +9,15 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from davi.distributions import Latent, Normal
+from davi.errors import OptionError
 from davi.layers.autoregressive_head import AutoregressiveHead, make_head
 from davi.layers.autoregressive_pixels import AutoregressivePixels
 from davi.layers.pixel_head import LikelihoodConfig, PixelLikelihood
 from davi.model.base import DataInitialized
 from davi.model.hierarchy import Hierarchy
 from davi.model.latent_options import LatentOptions, LayerSizes
-from davi.posteriors import FlowPosterior
-from davi.priors import make_prior
+from davi.posteriors import FlowPosterior, make_constant_rate
+from davi.priors import FromImages, FromPosteriors, make_prior
 
 
 class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
@@ -30,11 +31,14 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
 
     images_wanted = 0
 
-    @final
     def encode(self, x: Tensor) -> Any:
-        """Bottom-up pass over integer images ``[B, C, H, W]``."""
+        """Bottom-up pass over integer images ``[B, C, H, W]``: :meth:`encode_pixels`, and what a subclass adds."""
         self.check_images(x)
-        return self.encode_pixels(x.to(next(self.parameters()).dtype) / (self.levels - 1))
+        return self.encode_pixels(self._as_numbers(x))
+
+    def _as_numbers(self, x: Tensor) -> Tensor:
+        """Integer images as numbers from 0 to 1."""
+        return x.to(next(self.parameters()).dtype) / (self.levels - 1)
 
     @abstractmethod
     def encode_pixels(self, pixels: Tensor) -> Any:
@@ -61,18 +65,56 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
         """
         options = self.config
         assert isinstance(options, LatentOptions)
+        self._choose_rate(top, options)
         self.prior_of_top = None if options.prior is None else make_prior(top, self.shape, options.prior)
         self.posteriors: nn.ModuleList | None = None
         if options.posterior_flow is not None:
             self.posteriors = nn.ModuleList(FlowPosterior(*layer, options.posterior_flow) for layer in layers)
+        if isinstance(self.prior_of_top, FromPosteriors) and (reason := self.why_top_is_not_normal()):
+            raise OptionError("prior.name", f"got {self.prior_of_top.name}, expected another prior: {reason}")
+        if isinstance(self.prior_of_top, FromImages):
+            self.images_wanted = max(self.images_wanted, self.prior_of_top.images_wanted)
+
+    def why_top_is_not_normal(self) -> str:
+        """Why the posterior of the top layer is not a diagonal Normal that follows from the image alone, whose density
+        is known at any point; empty if it is."""
+        return "" if self.posteriors is None else "the posterior has a flow, and is no Normal distribution"
+
+    def _choose_rate(self, top: tuple[int, ...], options: LatentOptions) -> None:
+        rate = options.constant_rate
+        self.rate_of_top = None if rate is None else make_constant_rate(top, rate)
+        for option, other in (("posterior_flow", options.posterior_flow), ("prior", options.prior)):
+            if rate is not None and other is not None:
+                raise OptionError(
+                    "constant_rate.name",
+                    f"got {rate.name} beside {option} {other.name}, expected one of the two: both choose the top layer",
+                )
+
+    def _facts(self) -> list[str]:
+        rate = self.rate_of_top
+        told = [] if rate is None else [f"  constant rate of the top layer: {rate.rate:.4g} nats ({rate.name})"]
+        return [*super()._facts(), *told]
 
     @final
     def top_prior(self, own: Latent) -> Latent:
         """The prior of the top layer: the model's own, or the one that the options ask for."""
+        if self.rate_of_top is not None:
+            return self.rate_of_top.prior()
         if self.prior_of_top is None:
             return own
-        prior: Latent = self.prior_of_top(lambda pixels: self.top_posterior(self.encode_pixels(pixels)))
+        prior: Latent = self.prior_of_top(self._infer_top)
         return prior
+
+    def _infer_top(self, pixels: Tensor) -> Latent:
+        """The top posterior of images that are none of the batch: in eval mode, so that they do not move running
+        statistics, nor share the statistics of the batch."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            return self.top_posterior(self.encode_pixels(pixels))
+        finally:
+            for module in training:
+                module.training = True
 
     @final
     def posterior(self, layer: int, base: Normal, features: Tensor) -> Latent:
@@ -83,6 +125,9 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
             base: the Normal.
             features: what its head reads, ``[B, F, h, w]``.
         """
+        if layer == 0 and self.rate_of_top is not None:
+            constant: Latent = self.rate_of_top(base, features)
+            return constant
         if self.posteriors is None:
             return base
         posterior: Latent = self.posteriors[layer](base, features)
@@ -101,8 +146,11 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
 
     @final
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        """The weights of the hierarchy that follow from images, then those of a causal network, given the features
-        that latents drawn from the posteriors lead to."""
+        """The weights of the prior and of the hierarchy that follow from images, then those of a causal network, given
+        the features that latents drawn from the posteriors lead to."""
+        prior = self.prior_of_top
+        if isinstance(prior, FromImages) and not any(f"prior_of_top.{name}" in kept for name in prior.state_dict()):
+            prior.initialize(self._as_numbers(images))
         self.initialize_layers(images, kept)
         if not isinstance(self.head, AutoregressiveHead) or not self.head.network.images_wanted:
             return

@@ -7,26 +7,34 @@ from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.gated_pixelcnn import GatedPixelCNN
+from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
+from davi.models.mixture_posterior import MixturePosteriorVAE
 from davi.models.nvae import NVAE
 from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
+from davi.models.pixelvae import PixelVAE
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
+from davi.models.vlae import VLAE
 
 _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
     BIVA,
     GatedPixelCNN,
+    HVI,
     IAFVAE,
     LadderVAE,
+    MixturePosteriorVAE,
     NVAE,
     PixelCNN,
     PixelCNNPP,
     PixelSNAIL,
+    PixelVAE,
     VAE,
+    VLAE,
     VeryDeepVAE,
 )
 
@@ -39,15 +47,19 @@ for _model in _ALL:
 
 __all__ = [
     "BIVA",
+    "HVI",
     "IAFVAE",
     "MODELS",
     "NVAE",
     "VAE",
+    "VLAE",
     "AttentiveVAE",
     "GatedPixelCNN",
     "LadderVAE",
+    "MixturePosteriorVAE",
     "PixelCNN",
     "PixelCNNPP",
     "PixelSNAIL",
+    "PixelVAE",
     "VeryDeepVAE",
 ]

@@ -371,12 +371,14 @@ class BIVA(PixelHierarchy):
         (normal,) = head.read(seen)
         return self.posterior(layer, normal, seen)
 
+    def why_top_is_not_normal(self) -> str:
+        if self.depth > 1:
+            return f"the posterior of the top one of BIVA's {self.depth} layers depends on draws of the others"
+        return super().why_top_is_not_normal()
+
     def top_posterior(self, context: Tensor) -> Latent:
         if self.depth > 1:
-            raise OptionError(
-                "prior.name",
-                f"got {self.config.prior.name}, expected another one for BIVA: its top posterior depends on draws",
-            )
+            raise OptionError("latents", f"got {self.depth} layers, expected one: {self.why_top_is_not_normal()}")
         return self._posterior(0, self.up_head[-1], context)
 
     def _descend(self, i: int, state: Tensor, z: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress
+from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress, Window
 from davi.layers.masked import MaskType, causal_mask, degrees
 from davi.layers.pixel_head import LikelihoodConfig, PixelHead
 from davi.model import CausalModel
@@ -315,6 +315,12 @@ class GatedPixelCNNNetwork(CausalNetwork[GatedProgress]):
         seen = h if skipped is None else skipped
         raw: Tensor = self.last(self.hidden(seen.relu()).relu())
         return raw
+
+    @property
+    def window(self) -> Window:
+        """Both stacks reach half a kernel further with each layer, upwards, to the left and to the right."""
+        reach = self.config.first_kernel // 2 + (self.config.layers - 1) * (self.config.kernel // 2)
+        return Window(reach, reach)
 
     def compilable(self) -> Iterable[nn.Module]:
         return self.layers.children()

@@ -33,7 +33,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, final
 
 import torch
@@ -232,7 +231,7 @@ class IAFVAE(PixelHierarchy):
         self.up = nn.ModuleList(UpBlock(layer, top=i == 0) for i, layer in enumerate(layers))
         self.top = nn.Parameter(torch.zeros(1, layers[0].width, 1, 1))
         self.down_heads = nn.ModuleList(DownHeads(layer) for layer in layers)
-        self.flows = nn.ModuleList(self._flow(layer) for layer in layers)
+        self.flows = nn.ModuleList(self._flow(i, layer) for i, layer in enumerate(layers))
         self.down = nn.ModuleList(DownBlock(layer) for layer in layers)
         if config.dense_layers:
             features = config.width * self.grid[0] * self.grid[1]
@@ -252,10 +251,10 @@ class IAFVAE(PixelHierarchy):
                 coarser = i == count - 1 and scale < len(config.layers) - 1
                 yield _Layer(config.width, 3, config.latent_channels, context, coarser)
 
-    def _flow(self, layer: _Layer) -> InverseAutoregressiveFlow:
+    def _flow(self, number: int, layer: _Layer) -> InverseAutoregressiveFlow:
         config = self.config
         return InverseAutoregressiveFlow(
-            config.flow_steps,
+            0 if config.has_constant_rate(number) else config.flow_steps,
             layer.latents,
             config.flow_width,
             config.flow_hidden_layers,
@@ -323,11 +322,16 @@ class IAFVAE(PixelHierarchy):
 
     def _posterior(self, layer: int, own: RawNormal, own_context: Tensor, told: Lifted) -> Latent:
         base, context = _normal(own.shifted(told.posterior)), own_context + told.context
-        if self.config.flow_steps:
+        if self.config.flow_steps and not self.config.has_constant_rate(layer):
             flow = self.flows[layer]
             assert isinstance(flow, InverseAutoregressiveFlow)
-            return TransformedNormal(base, partial(flow, context=context), partial(flow.inverse, context=context))
+            return TransformedNormal(base, flow, flow.inverse, context)
         return self.posterior(layer, base, context)
+
+    def why_top_is_not_normal(self) -> str:
+        if self.config.flow_steps:
+            return "the posterior has a flow, whose density is known at its draws only"
+        return super().why_top_is_not_normal()
 
     def top_posterior(self, context: list[Lifted]) -> Latent:
         _, own, flow_context, _ = self.down_heads[0](self._start())

@@ -237,7 +237,8 @@ class NVAE(PixelHierarchy, DepthAttentive):
         self.groups = nn.ModuleList(Group(config, own, finer=own < above) for above, own in pairwise(multiples))
         features = 0 if config.single else 1
         self.merge = nn.ModuleList(KernelConv2d(features * width * m + z, width * m, 1) for m in multiples)
-        self.shifts = nn.ModuleList(ShiftPairs(z, config.shifts) for _ in multiples if config.shifts)
+        pairs = [0 if config.has_constant_rate(i) else config.shifts for i in range(len(multiples))]
+        self.shifts = nn.ModuleList(ShiftPairs(z, count) for count in pairs if config.shifts)
         cells = []
         for halving in reversed(range(config.halvings)):
             wide, fine = width * 2 ** (halving + 1), width * 2**halving
@@ -290,11 +291,16 @@ class NVAE(PixelHierarchy, DepthAttentive):
     def _posterior(self, layer: int, attended: Tensor | None, prior: Tensor, feature: Tensor) -> Latent:
         raw = self.top.infer(feature) if layer == 0 else self._group(layer).infer(attended, feature)
         posterior = _soft_clamped(prior + raw if self.config.residual_posterior else raw)
-        if self.config.shifts:
+        if self.config.shifts and not self.config.has_constant_rate(layer):
             shifts = self.shifts[layer]
             assert isinstance(shifts, ShiftPairs)
             return TransformedNormal(posterior, shifts, shifts.inverse)
         return self.posterior(layer, posterior, feature)
+
+    def why_top_is_not_normal(self) -> str:
+        if self.config.shifts:
+            return "the posterior has autoregressive shifts, whose density is known at its draws only"
+        return super().why_top_is_not_normal()
 
     def top_posterior(self, context: Sequence[Tensor]) -> Latent:
         return self._posterior(0, None, self._raw_prior(0, None), context[0])

@@ -32,7 +32,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress
+from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress, Window
 from davi.layers.masked import MaskedConv2d, degrees
 from davi.layers.pixel_head import LikelihoodConfig, PixelHead
 from davi.model import CausalModel
@@ -198,6 +198,12 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
             h = block(h, features, y)
         raw: Tensor = self.last(self.hidden(h.relu()).relu())
         return raw
+
+    @property
+    def window(self) -> Window:
+        """Every masked convolution reaches half a kernel further."""
+        reach = self.config.first_kernel // 2 + self.config.blocks * (self.config.kernel // 2)
+        return Window(reach, reach)
 
     def compilable(self) -> Iterable[nn.Module]:
         return self.residual.children()

@@ -17,12 +17,16 @@ References:
 
     Importance Weighted Autoencoders, Y. Burda, R. Grosse, R. Salakhutdinov, ICLR 2016, https://arxiv.org/abs/1509.00519
 
+    Sylvester Normalizing Flows for Variational Inference, R. van den Berg, L. Hasenclever, J. M. Tomczak, M. Welling,
+    UAI 2018, https://arxiv.org/abs/1803.05649 (the gated networks)
+
     Understanding the difficulty of training deep feedforward neural networks, X. Glorot, Y. Bengio, AISTATS 2010,
     https://proceedings.mlr.press/v9/glorot10a.html (the initial weights of the dense networks)
 """
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,14 +35,18 @@ from typing import Literal, NamedTuple, final
 from torch import Tensor, nn
 
 from davi.distributions import Distribution, Latent, Normal
+from davi.distributions.base import at_least_float32
 from davi.errors import OptionError
 from davi.layers import Padding, ResidualBlock, ResidualCell, WeightNormConv2d
+from davi.layers.gated import FEATURES, HALVINGS, GatedConv2d, GatedDecoder, GatedEncoder
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.residual import widths_along
 from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy, ask_early
 
 _SMALLEST_MEAN = 0.001
 """Initial pixel probabilities lie between this and one minus this."""
+_RAW_VARIANCE = -20.0
+"""A guard against a variance of 0 behind the softplus, that no trained model comes near."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +54,20 @@ class VAEConfig(LatentOptions):
     """Options of :class:`VAE`. Lists go from the image to the top, as in the papers.
 
     Arguments:
-        network: ``dense``, tanh layers on all pixels at once, or ``convolutional``, residual blocks around one
-            stochastic layer whose latents are a map, for images of any size.
+        network: ``dense``, tanh layers on all pixels at once; ``convolutional``, residual blocks around one stochastic
+            layer whose latents are a map; or ``gated``, gated convolutions around one vector, as published with the
+            Sylvester flows. All are for images of any size: those of other sizes than 28x28 change the largest kernels
+            of ``gated``, which are 7x7 there, a quarter of the image.
         latents: latent variables of each stochastic layer; channels of the map if convolutional.
-        hidden: width of the hidden layers between a stochastic layer and what lies below it; convolutional: channels at
-            full resolution, which double with each halving.
-        depth: how many hidden layers there are in each place; convolutional: residual blocks for each halving.
+        hidden: width of the hidden layers between a stochastic layer and what lies below it; convolutional and gated:
+            channels at full resolution, which double with each halving (gated: with the first of its two).
+        depth: how many hidden layers there are in each place; convolutional: residual blocks for each halving; not of
+            gated.
         halvings: how often the resolution is halved on the way to the latents; convolutional only.
         likelihood: family and options of p(x | z).
     """
 
-    network: Literal["dense", "convolutional"] = "dense"
+    network: Literal["dense", "convolutional", "gated"] = "dense"
     latents: tuple[int, ...] = (50,)
     hidden: tuple[int, ...] = (200,)
     depth: int = 2
@@ -77,8 +88,8 @@ class VAEConfig(LatentOptions):
             raise ValueError(
                 f"hidden: got {len(self.hidden)} widths, expected one for each of {len(self.latents)} stochastic layers"
             )
-        if self.network == "convolutional" and len(self.latents) > 1:
-            raise ValueError(f"latents: got {len(self.latents)} stochastic layers, expected 1 if convolutional")
+        if self.network != "dense" and len(self.latents) > 1:
+            raise ValueError(f"latents: got {len(self.latents)} stochastic layers, expected 1 if {self.network}")
 
 
 def tanh_layers(inputs: int, width: int, depth: int) -> nn.Sequential:
@@ -180,8 +191,28 @@ class ConvolutionalOutput(nn.Module):
 
 
 @final
-class VAE(PixelHierarchy):
-    """The variational autoencoder (module docstring).
+class GatedNormal(nn.Module):
+    """A Normal distribution of a vector given an image, by gated convolutions; its variance is a softplus."""
+
+    def __init__(self, channels: int, config: VAEConfig, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.encoder = GatedEncoder(channels, config.hidden[0], grid)
+        features = FEATURES * config.hidden[0]
+        self.mean = nn.Conv2d(features, config.latents[0], 1)
+        self.raw_variance = nn.Conv2d(features, config.latents[0], 1)
+
+    def forward(self, x: Tensor) -> Inferred:
+        """``[B, C, H, W]`` -> ``[B, latents, 1, 1]``."""
+        features = self.encoder(x)
+        raw = at_least_float32(self.raw_variance(features)).clamp_min(_RAW_VARIANCE)
+        return Inferred(Normal(self.mean(features), nn.functional.softplus(raw).sqrt()), features)
+
+
+Output = DenseOutput | ConvolutionalOutput | GatedDecoder
+
+
+class VAENetworks(PixelHierarchy, ABC):
+    """The encoder and the decoder of the variational autoencoder; a subclass says what the posterior is.
 
     Arguments:
         shape: (C, H, W) of the images.
@@ -192,8 +223,6 @@ class VAE(PixelHierarchy):
         ValueError: if the options contradict one another or do not fit the images.
     """
 
-    name = "vae"
-    Config = VAEConfig
     images_wanted = 10_000  # a pixel's mean over these has a standard error of at most 0.005
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: VAEConfig, classes: int = 0) -> None:
@@ -202,23 +231,27 @@ class VAE(PixelHierarchy):
         if config.likelihood.family != "bernoulli":
             self.images_wanted = 0
         self.choose_likelihood(config.likelihood)
-        unit = 2**config.halvings if config.network == "convolutional" else 1
+        unit = {"dense": 1, "convolutional": 2**config.halvings, "gated": 2**HALVINGS}[config.network]
         self.padding = Padding.to_multiple(self.shape[1:], unit)
+        coarsest = (self.padding.padded[0] // unit, self.padding.padded[1] // unit)
+        self.grid = coarsest if config.network == "convolutional" else (1, 1)
+        """Of the top layer's latents."""
         if config.network == "dense":
-            self.grid = (1, 1)
             self._build_dense()
-        else:
-            self.grid = (self.padding.padded[0] // unit, self.padding.padded[1] // unit)
+        elif config.network == "convolutional":
             self._build_convolutional()
+        else:
+            self._build_gated(coarsest)
         self._choose_latents()
 
     def _choose_latents(self) -> None:
         config = self.config
-        features = config.hidden
-        if config.network == "convolutional":
-            features = (config.hidden[0] * 2**config.halvings,)
+        factor = {"dense": 1, "convolutional": 2**config.halvings, "gated": FEATURES}[config.network]
+        features = [factor * width for width in config.hidden]
         sizes = [LayerSizes(*pair) for pair in zip(config.latents, features, strict=True)]
-        self.choose_latents((config.latents[-1], *self.grid), sizes[::-1])
+        self.layer_sizes = sizes[::-1]
+        """Of the layers, the top first."""
+        self.choose_latents((config.latents[-1], *self.grid), self.layer_sizes)
 
     def _build_dense(self) -> None:
         config, depth = self.config, self.config.depth
@@ -230,7 +263,9 @@ class VAE(PixelHierarchy):
             DenseNormal(latents[i], widths[i], depth, latents[i - 1]) for i in reversed(levels[1:])
         )
         pixels = (self.head.inputs, *self.shape[1:])
-        self.output: DenseOutput | ConvolutionalOutput = DenseOutput(latents[0], widths[0], depth, pixels)
+        self.output: DenseOutput | ConvolutionalOutput | GatedDecoder = DenseOutput(
+            latents[0], widths[0], depth, pixels
+        )
 
     def _build_convolutional(self) -> None:
         rest = [0] * (self.config.depth - 1)
@@ -240,8 +275,14 @@ class VAE(PixelHierarchy):
         self.generative = nn.ModuleList()
         self.output = ConvolutionalOutput(self.head.inputs, self.config, [*rest, 2] * self.config.halvings)
 
+    def _build_gated(self, coarsest: tuple[int, int]) -> None:
+        (latents,), (width,) = self.config.latents, self.config.hidden
+        self.inference = nn.ModuleList([GatedNormal(self.shape[0], self.config, coarsest)])
+        self.generative = nn.ModuleList()
+        self.output = GatedDecoder(latents, self.head.inputs, width, coarsest)
+
     def blocks(self) -> Iterable[nn.Module]:
-        own = (module for module in self.modules() if isinstance(module, ResidualBlock))
+        own = (module for module in self.modules() if isinstance(module, (ResidualBlock, GatedConv2d)))
         return dict.fromkeys([*own, *self.head.blocks()])
 
     def initialize_layers(self, images: Tensor, kept: Container[str]) -> None:
@@ -260,11 +301,31 @@ class VAE(PixelHierarchy):
         inferred: Inferred = self.inference[0](self.padding.add(pixels))
         return inferred
 
+    def pixels(self, z: Tensor) -> Distribution:
+        """p(x | z_1)."""
+        return self.head(self.padding.crop(self.output(z)))
+
+    def own_prior(self) -> Normal:
+        """p(z_L), unless the options ask for another one, for a batch of one."""
+        weight, shape = next(self.parameters()), (1, self.config.latents[-1], *self.grid)
+        return Normal(weight.new_zeros(shape), weight.new_ones(shape))
+
+
+@final
+class VAE(VAENetworks):
+    """The variational autoencoder (module docstring). Its arguments are those of its networks."""
+
+    name = "vae"
+    Config = VAEConfig
+
+    def why_top_is_not_normal(self) -> str:
+        if self.num_layers > 1:
+            return f"the posterior of the top one of {self.num_layers} stochastic layers depends on draws of the others"
+        return super().why_top_is_not_normal()
+
     def top_posterior(self, context: Inferred) -> Latent:
         if self.num_layers > 1:
-            raise OptionError(
-                "prior.name", f"got {self.config.prior.name}, expected a VAE of one stochastic layer for it"
-            )
+            raise OptionError("latents", f"got {self.num_layers} layers, expected one: {self.why_top_is_not_normal()}")
         return self.posterior(0, *context)
 
     def top_down(self, choose: Choose, context: Inferred | None = None) -> Distribution:
@@ -277,11 +338,7 @@ class VAE(PixelHierarchy):
                 posteriors[layer] = drawn
                 posterior = self.posterior(layer - 1, *self.inference[self.num_layers - layer](drawn.z))
             posteriors[0] = posterior
-        z = choose(0, self.top_prior(self._own_top_prior()), posteriors[0])
+        z = choose(0, self.top_prior(self.own_prior()), posteriors[0])
         for layer in range(1, self.num_layers):
             z = choose(layer, self.generative[layer - 1](z).normal, posteriors[layer])
-        return self.head(self.padding.crop(self.output(z)))
-
-    def _own_top_prior(self) -> Normal:
-        weight, shape = next(self.parameters()), (1, self.config.latents[-1], *self.grid)
-        return Normal(weight.new_zeros(shape), weight.new_ones(shape))
+        return self.pixels(z)

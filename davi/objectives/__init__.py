@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress, Role
+from davi.objectives.base import Loss, Objective, ObjectiveConfig, Outcome, Progress, Role
 from davi.objectives.bounds import EvidenceConfig, balancing, negative_elbo, objective
 from davi.objectives.evidence import EvidenceObjective
+from davi.objectives.lagging import LaggingConfig, LaggingObjective
 
-OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (EvidenceObjective,)}
+OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (EvidenceObjective, LaggingObjective)}
 """Name in recipes -> class."""
 
 
@@ -24,9 +25,12 @@ __all__ = [
     "OBJECTIVES",
     "EvidenceConfig",
     "EvidenceObjective",
+    "LaggingConfig",
+    "LaggingObjective",
     "Loss",
     "Objective",
     "ObjectiveConfig",
+    "Outcome",
     "Progress",
     "Role",
     "balancing",

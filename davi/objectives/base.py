@@ -7,7 +7,7 @@ An objective turns what a model says about a batch into one scalar to be minimiz
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple
@@ -38,6 +38,20 @@ class Progress(NamedTuple):
     step: int
     epoch: int
     fraction: float
+
+
+class Outcome(NamedTuple):
+    """What the loop tells an objective about a step that has been made.
+
+    Arguments:
+        loss: of the whole batch, the same number in all processes.
+        batches_per_epoch: batches in a pass over the training images.
+        validation: the validation images in batches, on the device, as they are evaluated; none where there are none.
+    """
+
+    loss: float
+    batches_per_epoch: int
+    validation: Callable[[], Iterator[Batch]]
 
 
 class Role(Enum):
@@ -93,6 +107,10 @@ class Objective(ABC):
             UserError: one line.
         """
 
+    def wants_validation(self) -> bool:
+        """Whether it cannot do without validation images."""
+        return False
+
     def begin(self, model: Network, batch_size: int) -> None:
         """Make the state with which training begins. Draws are made from torch's default generator, which is seeded
         for it.
@@ -122,9 +140,15 @@ class Objective(ABC):
     def validate(self, model: Network, batch: Batch, generator: Generator) -> Loss:
         """What is reported of validation images, with terms ``[B]``; nothing of it is minimized, and no state moves."""
 
-    def end_step(self, model: Network, at: Progress) -> None:
+    def end_step(self, model: Network, at: Progress, outcome: Outcome) -> None:
         """Updates that are not gradients, after each step that was not skipped. Draws are made from torch's default
-        generator, which is seeded for it: all processes do the same."""
+        generator, which is seeded for it: all processes do the same, and go on with the state of the main one.
+
+        Arguments:
+            model: with the weights after the step.
+            at: where training stood before it.
+            outcome: what else is known of it.
+        """
 
     def reports(self, at: Progress) -> Mapping[str, float]:
         """Numbers of the objective itself for the log, such as a weight that changes."""

@@ -13,9 +13,12 @@ go with the warm-up from another value, :math:`\lambda = \lambda_0^{1-\beta} \la
 Three more things that papers of the family do to their training, and that no reported number knows of:
 
 *Free bits* give a group of latents :math:`\lambda` nats for nothing, so that it need not be switched off to be cheap;
-the group is a channel map of a layer or a whole layer, its divergence the mean over the batch:
+the group is a channel map of a layer or a whole layer, its divergence the mean over the batch or that of an image:
 
-.. math:: \sum_g \max\bigl(\lambda, \tfrac 1B \sum_b KL_g(x_b)\bigr)
+.. math:: \sum_g \max\bigl(\lambda, \tfrac 1B \sum_b KL_g(x_b)\bigr) \qquad \text{or} \qquad
+          \frac 1B \sum_b \sum_g \max\bigl(\lambda, KL_g(x_b)\bigr)
+
+Below :math:`\lambda` the gradient of a divergence is exactly zero, above it is that of the divergence itself.
 
 *Balancing* divides the pressure among layers while :math:`\beta < 1`. With :math:`n_s` layers at the scale s of layer
 i, counted from the coarsest (0),
@@ -86,8 +89,12 @@ class EvidenceConfig(ObjectiveConfig):
         free_nats: lambda, what each group's divergence may cost for nothing; 0: no free bits. The mean is that of the
             images computed together: of each part, where a batch is cut into parts. Shares of ``kl_balance`` likewise.
         free_group: what a group is, a channel map of a layer or a layer.
+        free_average: what is compared with lambda, the mean over the images (``batch``) or every image's own divergence
+            (``example``); where there are several draws, that of each.
         draws: k, draws of the latents for each image.
         bound: ``elbo``, the mean over the draws, or ``importance_weighted``, L_k.
+        mutual_information_weight: of the lower bound on the mutual information of latents and images under the model
+            (:mod:`davi.objectives.mutual_information`), which is maximized along with the evidence; 0: none.
         gradient: ``reparameterized``, or ``doubly_reparameterized`` for the importance-weighted bound of a model all of
             whose posteriors are Normal.
     """
@@ -102,9 +109,11 @@ class EvidenceConfig(ObjectiveConfig):
     kl_balance: bool = False
     free_nats: float = 0.0
     free_group: Literal["channel", "layer"] = "channel"
+    free_average: Literal["batch", "example"] = "batch"
     draws: int = 1
     bound: Literal["elbo", "importance_weighted"] = "elbo"
     gradient: Literal["reparameterized", "doubly_reparameterized"] = "reparameterized"
+    mutual_information_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.kl_start <= 1.0:
@@ -116,7 +125,7 @@ class EvidenceConfig(ObjectiveConfig):
             raise ValueError(f"kl_fraction: got {self.kl_fraction}, expected 0 (no warm-up) to 1")
         if sum(map(bool, (self.kl_steps, self.kl_epochs, self.kl_fraction))) > 1:
             raise ValueError("kl_steps: got more than one warm-up, expected one of kl_steps, kl_epochs and kl_fraction")
-        for name in ("penalty_weight", "penalty_start"):
+        for name in ("penalty_weight", "penalty_start", "mutual_information_weight"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a number >= 0")
         if self.penalty_start and not (self.warms_up and self.penalty_weight):
@@ -221,8 +230,11 @@ def _kl_names(evidence: Evidence) -> list[str]:
 
 
 def _free_cost(kl_map: Tensor, config: EvidenceConfig) -> Tensor:
-    """Sum over the groups of a layer of max(lambda, mean divergence); the gradient below lambda is exactly zero."""
+    """Sum over the groups of a layer of max(lambda, divergence); the gradient below lambda is exactly zero."""
     per_channel = kl_map.sum(tuple(range(2, kl_map.ndim))) if kl_map.ndim > 2 else kl_map  # [B, C]
+    if config.free_average == "example":
+        each = per_channel if config.free_group == "channel" else per_channel.sum(1, keepdim=True)  # [B, groups]
+        return each.clamp_min(config.free_nats).sum(1).mean()
     groups = per_channel.mean(0) if config.free_group == "channel" else per_channel.sum(1).mean(0, keepdim=True)
     return groups.clamp_min(config.free_nats).sum()
 

@@ -18,6 +18,7 @@ from davi.evidence import Evidence
 from davi.model import Hierarchy, Model, Network
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress, options_of
 from davi.objectives.bounds import EvidenceConfig, objective
+from davi.objectives.mutual_information import check_information, information_term
 
 _NEEDS = {
     "importance weights": ("draws", "bound", "free_nats", "kl_balance"),
@@ -52,12 +53,17 @@ class EvidenceObjective(Objective):
                     raise UserError(f"objective: got {words} for {model.name}, expected a model with {what}")
         if self.config.gradient == "doubly_reparameterized" and isinstance(model, Hierarchy):
             _check_posteriors(model)
+        if self.config.mutual_information_weight:
+            check_information(model, self.config.mutual_information_weight)
 
     def loss(self, network: nn.Module, model: Network, batch: Batch, at: Progress) -> Loss:
         evidence: Evidence = network(batch.x, self.config.draws, *_labels(model, batch))
         # Distributions compute in float32 whatever the network's outputs are; so do the sums over them.
         with torch.autocast(batch.x.device.type, enabled=False):
             value = objective(evidence, self.config, self._kl_weight(at))
+        if self.config.mutual_information_weight:
+            assert isinstance(model, Hierarchy)
+            value = value - self.config.mutual_information_weight * information_term(model, len(batch.x))
         return Loss(value, evidence.terms, evidence.kind, evidence.no_divergence)
 
     def validate(self, model: Network, batch: Batch, generator: Generator) -> Loss:

@@ -21,7 +21,7 @@ from davi.errors import UserError
 from davi.files import replace_text, writing
 from davi.layers.causal_attention import SpatialAttentive
 from davi.model import Autoregressive, CausalModel, Hierarchy, Invertible, LatentModel, Model, Normalized
-from davi.page import attention, bits, curves, images, latents, numbers, receptive, strips
+from davi.page import attention, bits, curves, gap, images, information, latents, numbers, receptive, strips
 from davi.page.blocks import Chart, Section
 from davi.page.contents import Contents
 from davi.page.pixels import data_uri
@@ -68,6 +68,8 @@ PARTS = (
     Part("bits", "where the bits go", Hierarchy | Autoregressive, bits.bits),
     Part("receptive", "", CausalModel, receptive.receptive),
     Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
+    Part("information", "mutual information", Hierarchy, information.information),
+    Part("gap", "the variational gap", LatentModel, gap.gap),
     Part("depth", "attention over depth", Hierarchy, attention.depth),
     Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
     Part("curves", "learning curves", Model, curves.curves),

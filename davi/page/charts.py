@@ -184,6 +184,48 @@ def bars(
     return figure
 
 
+def bounds(
+    counts: Sequence[int],
+    costs: Sequence[float],
+    errors: Sequence[float],
+    parts: tuple[float, str, str] | None,
+    y_label: str,
+) -> Figure:
+    """Bounds on a cost over numbers of samples, and how the distance from the first to the last divides.
+
+    Arguments:
+        counts: of samples, the first 1; on a logarithmic axis.
+        costs: the bounds.
+        errors: half the length of the error bars.
+        parts: a cost between the first and the last, and names of the two parts above and below it; None for none.
+        y_label: with the unit.
+    """
+    with style():
+        figure, axes = _empty()
+        axes.errorbar(counts, costs, errors, color=BLUE, marker="o", markersize=2.8, ecolor=MUTED, elinewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_xlim(0.8, 1.3 * counts[-1])
+        if parts is not None:
+            between, above, below = parts
+            axes.set_xlim(0.8, 40.0 * counts[-1])
+            axes.axhline(between, color=VERMILION, linestyle=(0, (4, 2)), linewidth=1, label="ELBO, q optimized")
+            for ends, name in (((costs[0], between), above), ((between, costs[-1]), below)):
+                place = 2.2 * counts[-1]
+                for end in ends:
+                    axes.plot([counts[-1] * 1.4, place * 1.3], [end, end], color=INK, linewidth=0.6)
+                arrow = {"arrowstyle": "<->", "color": INK, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+                axes.annotate("", (place, ends[0]), (place, ends[1]), arrowprops=arrow)
+                middle = (place, sum(ends) / 2)
+                axes.annotate(name, middle, (5, 0), textcoords="offset points", va="center", fontsize=7.5)
+            axes.legend(loc="upper right")
+        ticks = [10**power for power in range(len(str(counts[-1])))]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("importance samples K")
+        axes.set_ylabel(y_label)
+    return figure
+
+
 def levels(values: Sequence[float], names: Sequence[str], texts: Sequence[str], label: str) -> Figure:
     """Bars from left to right, one below the other, with their values; the first stands out.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from davi.evaluation.gap_result import GapResult
 from davi.evaluation.result import Result
 from davi.inspection import Inspection
 from davi.model import Model
@@ -26,6 +27,9 @@ class Contents:
         levels: of a pixel.
         records: the lines of ``metrics.jsonl``; none if there are none.
         recipe: the recipe as YAML; None if the run has none.
+        remedy: what to try where layers are inactive (:mod:`davi.objectives.remedies`); empty if there is nothing.
+        gap: what lies between the ELBO and log p(x), where it was measured.
+        no_gap: otherwise, why it is not shown and what to do about that.
     """
 
     title: str
@@ -37,6 +41,9 @@ class Contents:
     levels: int
     records: Sequence[Mapping[str, Any]]
     recipe: str | None
+    remedy: str = ""
+    gap: GapResult | None = None
+    no_gap: str = ""
 
     @property
     def unit(self) -> Unit:

@@ -56,6 +56,10 @@ class Unit:
         found = quantity.in_unit(self.key)
         return Statistic(-found.mean, found.standard_error) if self.key == "nats" else found
 
+    def loss(self, quantity: Quantity) -> Statistic:
+        """What counts positive where something is lost."""
+        return quantity.in_unit(self.key)
+
     def text(self, statistic: Statistic) -> str:
         """A cost with its error, without the unit."""
         return significant(statistic, _DECIMALS[self.key])

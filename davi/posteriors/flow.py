@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import final
 
 from torch import Tensor
@@ -28,5 +27,4 @@ class FlowPosterior(Posterior):
         self.flow = make_posterior_flow(channels, features, config)
 
     def forward(self, base: Normal, features: Tensor) -> Latent:
-        context = features.to(base.mean.dtype)
-        return TransformedNormal(base, partial(self.flow, context=context), partial(self.flow.inverse, context=context))
+        return TransformedNormal(base, self.flow, self.flow.inverse, features.to(base.mean.dtype))

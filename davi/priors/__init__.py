@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from davi.config import Named
-from davi.priors.base import Infer, PriorConfig, TopPrior
+from davi.priors.autoregressive_1 import Autoregressive1
+from davi.priors.autoregressive_flow import AutoregressiveFlow
+from davi.priors.base import CommittedRate, FromImages, FromPosteriors, Infer, PriorConfig, TopPrior
+from davi.priors.gaussian_mixture import GaussianMixture
 from davi.priors.standard_normal import StandardNormal
+from davi.priors.vamp import Vamp
 
-PRIORS: dict[str, type[TopPrior]] = {prior.name: prior for prior in (StandardNormal,)}
+PRIORS: dict[str, type[TopPrior]] = {
+    prior.name: prior for prior in (StandardNormal, GaussianMixture, Vamp, AutoregressiveFlow, Autoregressive1)
+}
 """Name in recipes -> class."""
 
 
@@ -33,4 +39,15 @@ def make_prior(shape: tuple[int, ...], images: tuple[int, int, int], config: Pri
     return PRIORS[config.name](shape, images, config)
 
 
-__all__ = ["PRIORS", "Infer", "PriorConfig", "PriorSection", "TopPrior", "make_prior", "prior_configs"]
+__all__ = [
+    "PRIORS",
+    "CommittedRate",
+    "FromImages",
+    "FromPosteriors",
+    "Infer",
+    "PriorConfig",
+    "PriorSection",
+    "TopPrior",
+    "make_prior",
+    "prior_configs",
+]

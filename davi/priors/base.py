@@ -22,6 +22,16 @@ class PriorConfig:
     name: str
 
 
+def at_least_one(name: str, value: int) -> None:
+    """Refuse an option that counts something and is no positive number.
+
+    Raises:
+        ValueError: one line.
+    """
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected at least 1")
+
+
 class TopPrior(nn.Module, ABC):
     """The prior of the top layer, in place of the model's own.
 
@@ -50,3 +60,31 @@ class TopPrior(nn.Module, ABC):
         Arguments:
             infer: the posterior of the top layer.
         """
+
+
+class FromPosteriors(TopPrior, ABC):
+    """A prior that is made of posteriors of the top layer. Their density must be known at any point."""
+
+
+class FromImages(TopPrior, ABC):
+    """A prior some of whose initial weights follow from training images."""
+
+    images_wanted: int
+    """How many are enough."""
+
+    @abstractmethod
+    def initialize(self, pixels: Tensor) -> None:
+        """Set those weights, in place.
+
+        Arguments:
+            pixels: images as numbers from 0 to 1, ``[N, C, H, W]``.
+        """
+
+
+class CommittedRate(TopPrior, ABC):
+    """A prior from which no posterior of independent Normal variables has a divergence of less than some rate."""
+
+    @property
+    @abstractmethod
+    def least_rate(self) -> float:
+        """That rate, of the whole layer, nats per image."""

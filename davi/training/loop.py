@@ -23,7 +23,7 @@ from davi.batch import Batch
 from davi.data import DataSets
 from davi.formatting import duration
 from davi.model import Hierarchy, Network
-from davi.objectives import Loss, Objective, Progress, Role
+from davi.objectives import Loss, Objective, Outcome, Progress, Role
 from davi.runs import PrintFunction, create
 from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
@@ -241,7 +241,7 @@ class _Job:
                     for group in optimizer.param_groups:  # one of them may be cut up and the other not
                         clip_grads_with_norm_(group["params"], verdict.limit, norm)
                 optimizer.step()
-                self._end_step(at)
+                self._end_step(at, values[0])
                 state.average.update(state.model)
             else:
                 self.statistics.undo()  # undo what batch norms took from the batch
@@ -283,12 +283,14 @@ class _Job:
             self.generative = generative_parameters(model)
         keep_gradients(model, role, self.generative)
 
-    def _end_step(self, at: Progress) -> None:
+    def _end_step(self, at: Progress, loss: float) -> None:
         """What the objective does after an update, with draws that are the same in all processes."""
         state = self.state
         if type(state.objective).end_step is not Objective.end_step:  # seeding takes as long as a small layer
             torch.manual_seed(noise_seed(state.config.seed, state.step, state.parts))  # no part has that number
-            state.objective.end_step(state.trained, at)
+            outcome = Outcome(loss, state.loader.sampler.batches_per_epoch, self.recorder.validation_batches)
+            state.objective.end_step(state.trained, at, outcome)
+            self.objective_state.share()
 
     def _agree(self, norm: torch.Tensor) -> tuple[list[float], float]:
         """The batch's numbers and the gradient's norm; and, in passing, the clock and the signals of all processes."""

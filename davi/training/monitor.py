@@ -33,11 +33,18 @@ class Monitor:
         settled: step, seconds -> whether the objective has its final form, with all weights at 1.
         kind: of the records to look at, ``validation`` or ``train``.
         stage: name of the stage whose records are looked at; empty in a run of one.
+        remedy: names of the inactive layers -> what to try (:mod:`davi.objectives.remedies`).
     """
 
     def __init__(
-        self, config: MonitorConfig, settled: Callable[[int, float], bool], kind: str, stage: str = ""
+        self,
+        config: MonitorConfig,
+        settled: Callable[[int, float], bool],
+        kind: str,
+        stage: str = "",
+        remedy: Callable[[list[str]], str] = lambda layers: "",
     ) -> None:
+        self.remedy = remedy
         self.config, self.settled, self.kind, self.stage = config, settled, kind, stage
         self.inactive: list[str] = []
         self.best: tuple[float, int] | None = None
@@ -52,7 +59,8 @@ class Monitor:
             record: of ``metrics.jsonl``.
 
         Returns:
-            What has changed: ``what`` (``collapse`` or ``plateau``), ``active``, ``layers`` and a ``message``.
+            What has changed: ``what`` (``collapse`` or ``plateau``), ``active``, ``layers`` and a ``message``; where
+            layers are inactive and something is left to try, ``remedy`` says what.
         """
         if record.get("kind") != self.kind or record.get("stage", "") != self.stage or not _whole(record):
             return []
@@ -77,7 +85,9 @@ class Monitor:
         else:
             are = "is" if len(layers) == 1 else "are"
             message = f"{len(layers)} {of} {are} inactive, KL divergence below {least:g} nats: {', '.join(layers)}"
-        return [{"what": "collapse", "active": bool(layers), "layers": layers, "message": message}]
+        change = {"what": "collapse", "active": bool(layers), "layers": layers, "message": message}
+        remedy = self.remedy(layers) if layers else ""
+        return [{**change, "remedy": remedy} if remedy else change]
 
     def _plateau(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         patience = self.config.plateau_validations

@@ -104,6 +104,13 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def from_main(self, values: Tensor) -> Tensor:
+        """The main process's values of a tensor."""
+        if self.count > 1:
+            values = values.clone()
+            distributed.broadcast(values, 0)
+        return values
+
     def sum_to_host(self, values: Tensor, more: Sequence[float]) -> list[float]:
         """Sums over the processes of numbers on the device and of numbers known here, in one transfer to the host."""
         if self.count == 1:
@@ -249,6 +256,13 @@ class ObjectiveState:
             after = self.objective.state()
             moved = {name: self.processes.sum(after[name] - before) for name, before in self.before.items()}
             self.objective.load_state({name: before + moved[name] for name, before in self.before.items()})
+
+    def share(self) -> None:
+        """Put it where the main process has moved it after the step: a choice between two phases may hang on the last
+        digit of a number."""
+        if self.before and self.processes.count > 1:
+            tensors = self.objective.state().items()
+            self.objective.load_state({name: self.processes.from_main(tensor) for name, tensor in tensors})
 
 
 @torch.no_grad()

@@ -60,6 +60,10 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
         wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
         if not isinstance(part, wanted):
             raise UserError(f"objective: got {objective.name} for {part.name}, expected {_words(wanted)}")
+        if sets.validation is None and objective.wants_validation():
+            raise UserError(
+                f"objective: got {objective.name} without validation images, expected some (--data.validation 0.1)"
+            )
         objective.check(part)
     for stage in stages:
         part = stage.trained(model)
@@ -93,6 +97,8 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
         )
     if isinstance(config, EvidenceConfig) and config.gradient == "doubly_reparameterized":
         raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
+    if isinstance(config, EvidenceConfig) and config.mutual_information_weight:
+        raise UserError("training.compute.shard: got true with mutual_information_weight, expected false")
     if _chooses(make_objective(config)):
         raise UserError(f"training.compute.shard: got true with {config.name}, expected false: not all weights move")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from davi.batch import Batch
 from davi.data import evenly
 from davi.metrics import read_metrics
 from davi.objectives import Progress
+from davi.objectives.remedies import remedy
 from davi.runs import MODEL, save_model
 from davi.training import checkpoint
 from davi.training.failure import MOST_ROLLBACKS, NotFiniteError, spoiled
@@ -18,7 +20,7 @@ from davi.training.monitor import Monitor
 from davi.training.parallel import Processes, SharedLog
 from davi.training.sharded import whole, whole_again
 from davi.training.state import State
-from davi.training.validation import last_validation, validate
+from davi.training.validation import last_validation, validate, validation_batch
 
 _PACE_SECONDS = 1.0
 """When and how often the rate is shown."""
@@ -50,13 +52,18 @@ class Recorder:
         stage = state.stage.name
         self.validated = last_validation(self.records, state.step, stage) if resumed else (-1, None)
         validates = config.validate_every and state.sets.validation is not None
-        self.monitor = Monitor(config.monitor, self._settled, "validation" if validates else "train", stage)
+        kind = "validation" if validates else "train"
+        self.monitor = Monitor(config.monitor, self._settled, kind, stage, self._remedy)
         self.told: dict[str, Any] = {"stage": stage} if stage else {}
         """What every record of the stage says."""
 
     def _settled(self, step: int, seconds: float) -> bool:
         state = self.state
         return step >= state.first_step and state.objective.settled(self.schedule.at(*state.within(step, seconds)))
+
+    def _remedy(self, layers: list[str]) -> str:
+        """What to try; in a run of stages options have other names."""
+        return "" if self.state.stage.name else remedy(self.state.trained, self.state.config.objective, layers)
 
     def clock(self) -> float:
         """Time used, over all resumptions."""
@@ -138,7 +145,9 @@ class Recorder:
 
     def _say_watched(self, change: Mapping[str, Any]) -> None:
         self.log.event("watch", self.state.step, **self.told, **change)
-        self.log.say(f"monitor at step {self.state.step}: {change['message']}")
+        for told in ("message", "remedy"):
+            if told in change:
+                self.log.say(f"monitor at step {self.state.step}: {change[told]}")
 
     def _seconds_left(self, seconds: float) -> float:
         """Time until the first budget is reached, at the pace since the start or the resumption."""
@@ -156,8 +165,7 @@ class Recorder:
         state, images, config = self.state, self.state.sets.validation, self.state.config
         if images is None or self.validated[0] == state.step:
             return
-        some, began = evenly(images, config.validation_images or None), self.clock()
-        batch_size = max(1, config.batch_size // state.parts)
+        some, began, batch_size = evenly(images, config.validation_images or None), self.clock(), self._batch_size()
         with whole_again(state.average.model):
             record = validate(state.average.model, some, batch_size, config.seed, self.processes, state.stage)
         record["images_per_second"] = len(some) / max(self.clock() - began, 1e-9)
@@ -166,6 +174,19 @@ class Recorder:
         self.log.validation(state.step, **record)
         self.validated = (state.step, record)
         self._look("validation", record)
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """The validation images as the trained part sees them; nothing where there are none."""
+        state, images, size = self.state, self.state.sets.validation, self._batch_size()
+        if images is None:
+            return
+        some = evenly(images, state.config.validation_images or None)
+        for number in range(-(-len(some) // size)):
+            yield validation_batch(state.model, some, number, size, state.config.seed, state.stage)[0]
+
+    def _batch_size(self) -> int:
+        """Of validation images: as many as a part of a batch in training has."""
+        return max(1, self.state.config.batch_size // self.state.parts)
 
     def save_if_due(self) -> None:
         """Save a checkpoint when it is due.

@@ -40,7 +40,6 @@ def validate(
             are computed here.
         stage: whose objective and part; None: the evidence of the whole model.
     """
-    device = next(model.parameters()).device
     objective = EvidenceObjective(EvidenceConfig()) if stage is None else make_objective(stage.config.objective)
     part = model if stage is None else stage.trained(model)
     rank, count = (0, 1) if processes is None else (processes.rank, processes.count)
@@ -48,13 +47,7 @@ def validate(
     loss: Loss | None = None
     own: dict[int, Tensor] = {}
     for number in range(rank, -(-len(images) // batch_size), count):
-        some = slice(number * batch_size, (number + 1) * batch_size)
-        y = None if images.labels is None else images.labels[some].to(device)
-        batch = Batch(images.pixels[some].to(device), y)
-        # A generator for each batch: its draws must not depend on who computed the batches before.
-        generator = Generator(device).manual_seed(noise_seed(seed, number))
-        if stage is not None:
-            batch = stage.view(model, batch, generator)
+        batch, generator = validation_batch(model, images, number, batch_size, seed, stage)
         loss = objective.validate(part, batch, generator)
         names = ["loss", *loss.terms]
         # float64 so that the mean over ten thousand images does not depend on how they are cut into batches
@@ -70,6 +63,19 @@ def validate(
     mean_loss = means.pop("loss")
     told_loss = {"loss": mean_loss} if claim is None else {}
     return {**told_loss, **summary(means, part.dims, no_divergence, claim), "images": len(images)}
+
+
+def validation_batch(
+    model: Network, images: Images, number: int, batch_size: int, seed: int, stage: Stage | None
+) -> tuple[Batch, Generator]:
+    """A batch of the images as the trained part sees it, and the generator of its draws, which must not depend on who
+    computed the batches before: see :func:`validate`, of which ``number`` is one."""
+    device = next(model.parameters()).device
+    some = slice(number * batch_size, (number + 1) * batch_size)
+    y = None if images.labels is None else images.labels[some].to(device)
+    batch = Batch(images.pixels[some].to(device), y)
+    generator = Generator(device).manual_seed(noise_seed(seed, number))
+    return (batch if stage is None else stage.view(model, batch, generator)), generator
 
 
 def last_validation(

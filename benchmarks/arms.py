@@ -1,0 +1,80 @@
+"""Trainings that are compared: each trained once, measured once, and told in one row."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from davi import measurements
+from davi.metrics import read_metrics
+from davi.records import to_json
+from davi.runs import MODEL
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe and what is changed of it, as on the command line."""
+
+    recipe: str
+    options: tuple[str, ...] = ()
+
+
+def add_options(parser: argparse.ArgumentParser, samples: int) -> None:
+    """The options of every comparison of arms."""
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="training steps, in place of the recipes'")
+    parser.add_argument("--importance-samples", type=int, default=samples)
+    parser.add_argument("--limit", type=int, default=1000, help="N test images, spread evenly over the set")
+
+
+def davi(*words: str) -> None:
+    """Run the program."""
+    subprocess.run([sys.executable, "-m", "davi", *words], check=True)
+
+
+def prepare(run: Path, arm: Arm, options: argparse.Namespace) -> None:
+    """Train and measure, as far as that has not been done; an interrupted training goes on."""
+    if not (run / MODEL).exists():
+        budget = [f"--training.seed={options.seed}", "--training.threads=1"]
+        budget += [] if options.steps is None else [f"--training.steps={options.steps}"]
+        resume = ["--resume"] if run.exists() else []
+        davi("train", arm.recipe, *arm.options, *budget, "--run", str(run), *resume)
+    if not (run / "evaluation.safetensors").exists():
+        samples = ["--importance-samples", str(options.importance_samples), "--limit", str(options.limit)]
+        davi("evaluate", str(run), *samples, "--no-baselines")
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """What a results file says of one run, nats."""
+    result = measurements.load(run).result
+    last = [record for record in read_metrics(run) if record.get("kind") == "train"][-1]
+    return {
+        "parameters": result.protocol.model.parameters,
+        "steps": last["step"],
+        "training_seconds": round(last["seconds"], 1),
+        "nll": {"mean": -result.bound.nats.mean, "standard_error": result.bound.nats.standard_error},
+        "negative_elbo": {"mean": -result.elbo.nats.mean, "standard_error": result.elbo.nats.standard_error},
+        "rate": None if result.kl is None else result.kl.total.nats.mean,
+        "active_units": None if result.active_units is None else result.active_units.active,
+        "measures": [to_json(measure) for measure in result.measures],
+    }
+
+
+def measured(arms: Mapping[str, Arm], options: argparse.Namespace) -> dict[str, Any]:
+    """Name -> row, of the arms asked for; all are trained and measured."""
+    chosen: Sequence[str] = options.arms or list(arms)
+    rows: dict[str, Any] = {}
+    for name in chosen:
+        run = options.runs / f"{name}-{options.seed}"
+        prepare(run, arms[name], options)
+        rows[name] = {"recipe": arms[name].recipe, "options": list(arms[name].options), **summary(run)}
+        row = rows[name]
+        print(f"{name:<24}{row['nll']['mean']:>9.2f}{row['negative_elbo']['mean']:>9.2f}{row['rate'] or 0.0:>8.2f}")
+    return rows
