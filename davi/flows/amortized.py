@@ -45,7 +45,7 @@ class AmortizedFlow(Bijection, ABC):
     Arguments:
         channels: of the latents at each position.
         features: of the context at each position.
-        config: the options, an instance of :attr:`Config`.
+        config: the options, an instance of ``Config``.
 
     Raises:
         OptionError: a ``ValueError``, if the options do not fit so many channels.

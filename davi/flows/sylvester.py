@@ -82,7 +82,7 @@ class SylvesterFlow(VectorFlow, ABC):
     """Sylvester steps whose parameters are linear in the encoder's features.
 
     Arguments:
-        channels, features, config: of :class:`~davi.flows.AmortizedFlow`.
+        channels, features, config: of :class:`~davi.flows.amortized.AmortizedFlow`.
         size: M.
     """
 
