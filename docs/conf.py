@@ -47,8 +47,8 @@ nitpicky = True
 _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotlib nn np numpy pathlib PIL torch typing"
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
-    "Module NDArray NamedTuple NetworkSection Parameter Path PosteriorFlowSection PriorSection Progress Shape Tensor ABC "
-    "TypeAliasForwardRef Variance optional"
+    "Module NDArray NamedTuple NetworkSection Parameter Path PosteriorFlowSection PriorSection Progress Shape Tensor "
+    "ABC TypeAliasForwardRef Variance optional"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
