@@ -130,7 +130,7 @@ _FLOWS = (
     Mutant(
         "flow-begins-with-the-wrong-mask",
         "davi/flows/iaf.py",
-        'self.first = MaskedConv2d(variables, hidden, kernel_size, mask_type="A", reverse=reverse)',
+        "self.first = MaskedConv2d(variables, hidden, kernel_size, mask_type=first, reverse=reverse)",
         'self.first = MaskedConv2d(variables, hidden, kernel_size, mask_type="B", reverse=reverse)',
         ("test_bijections.py::test_log_determinants_are_those_of_the_jacobians",),
     ),
@@ -196,8 +196,8 @@ _LAYERS = (
     Mutant(
         "layer-reads-what-lies-above-it",
         "davi/models/attentive_vae.py",
-        "context.features[layer], context.memory, layer + 1).delta",
-        "context.features[layer], context.memory, 0).delta",
+        "context.features[layer], context.memory, layer + 1)",
+        "context.features[layer], context.memory, 0)",
         ("test_attentive_vae.py::test_attention_weights_are_a_distribution_over_the_right_layers",),
     ),
     Mutant(
@@ -297,8 +297,8 @@ _MODELS = (
     Mutant(
         "posterior-of-the-way-up-alone",
         "davi/models/iaf_vae.py",
-        "base = _normal(own.shifted(told.posterior))",
-        "base = _normal(told.posterior)",
+        "base, context = _normal(own.shifted(told.posterior)),",
+        "base, context = _normal(told.posterior),",
         ("test_iaf_vae.py::test_both_ways_share_in_a_posterior",),
     ),
     Mutant(

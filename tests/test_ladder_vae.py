@@ -34,6 +34,7 @@ def test_a_heads_second_output_is_the_variance_before_its_softplus() -> None:
     """At the initial bias of 1, where nothing else arrives: log(1 + e) and the 1e-8 added to every variance."""
     model = small()
     for head in model.measure:
+        assert isinstance(head.weight, Tensor)
         torch.nn.init.zeros_(head.weight)
     for measured, _ in model.eval().encode(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)):
         variance = torch.full_like(measured.scale, math.log1p(math.e) + 1e-8)

@@ -102,11 +102,11 @@ def test_old_words_are_read_where_davi_wrote_them_and_explained_elsewhere(tmp_pa
         assert upgraded(sections) == nested(key, new)
         assert complaint(sections) == said  # the argument is left alone
     for old, new in KEYS.items():
-        value = {"noise": 0.001} if new.endswith("_bounds") else 3
-        sections = nested(old, value)
+        given = {"noise": 0.001} if new.endswith("_bounds") else 3
+        sections = nested(old, given)
         assert complaint(sections) == f"{old} is now called {new}"
-        assert upgraded(sections) == nested(new, value)
-        assert complaint(nested(new, value)) is None
+        assert upgraded(sections) == nested(new, given)
+        assert complaint(nested(new, given)) is None
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:

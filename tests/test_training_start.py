@@ -48,6 +48,7 @@ ENDS = {
     "pixelcnn_digits_tiny": ["causal.first.conv", "causal.last.conv"],
     "pixelcnn_pp_digits_tiny": ["causal.u", "causal.above", "causal.before", "causal.output"],
     "pixelsnail_digits_tiny": ["causal.above", "causal.beside", *SEEING, "causal.output"],
+    "sylvester_digits_tiny": ["inference.0.encoder.0.conv", "output.last"],
     "vae_convolutional_digits_tiny": ["inference.0.cell.stem", "output.last"],
     "vae_digits_tiny": ["inference.0.hidden.0", "output.last"],
     "very_deep_vae_autoregressive_digits_tiny": [*GATED, "stem"],

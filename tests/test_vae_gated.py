@@ -14,6 +14,7 @@ from davi.config import parse
 from davi.layers.gated import GatedConv2d, GatedDoubling, GatedSpread
 from davi.models import VAE
 from davi.models.vae import GatedNormal, VAEConfig
+from davi.objectives import EvidenceConfig
 from davi.training.schedule import Schedule
 
 ORTHOGONAL, HOUSEHOLDER, TRIANGULAR = (f"sylvester_{name}" for name in ("orthogonal", "householder", "triangular"))
@@ -109,6 +110,7 @@ def test_the_papers_settings() -> None:
     for name in names:
         config = recipes.load(name).training
         assert config is not None
+        assert isinstance(config.objective, EvidenceConfig)
         weights = [config.objective.kl_weight(500 * epoch, epoch, 0.0) for epoch in (0, 1, 98, 99, 100)]
         assert weights == pytest.approx([0.01, 0.02, 0.99, 1.0, 1.0], rel=1e-12)
         assert [Schedule(config, 500).learning_rate(step, 0.0) for step in (0, 999_999)] == [5e-4, 5e-4]
