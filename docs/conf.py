@@ -48,11 +48,11 @@ _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotl
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
     "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC optional "
-    "TypeAliasForwardRef ConstantRateSection PosteriorFlowSection PriorSection"
+    "ConstantRateSection PosteriorFlowSection PriorSection TypeAliasForwardRef Variance"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
-    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|.*\.State|tuple\[.*|.*Annotated\[.*)"),
+    (r"py:.*", rf"({'|'.join(_NAMES.split())}|.*\.T|.*\.State|tuple\[.*|.*Annotated\[.*|Literal\[.*)"),
 ]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

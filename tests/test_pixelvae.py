@@ -188,8 +188,9 @@ def test_a_vlae_is_a_pixelvae_whose_pixels_see_little() -> None:
     assert model.window == Window(3, 3)
     assert model.config.prior is not None
     assert model.config.prior.name == "autoregressive_flow"
-    options = {"latents": (2,), "width": 4, "hidden": 4, "halvings": 1, "likelihood": model.config.likelihood}
-    other = PixelVAE(model.shape, 2, PixelVAEConfig(**options, prior=model.config.prior)).double()
+    options: dict[str, Any] = {"latents": (2,), "width": 4, "hidden": 4, "halvings": 1}
+    options |= {"likelihood": model.config.likelihood, "prior": model.config.prior}
+    other = PixelVAE(model.shape, 2, PixelVAEConfig(**options)).double()
     other.load_state_dict(model.state_dict())
     x = some_images(model, 3)
     assert torch.equal(model.evidence(x, seeded()).log_px, other.eval().evidence(x, seeded()).log_px)

@@ -87,7 +87,7 @@ class Hierarchy(LatentModel, ABC):
             choose: called once per layer, in order, and before that for latents that are drawn on the way up.
                 ``posterior`` is None when ``context`` is None. The top prior is the same for all images and has batch
                 size 1; the batch size of the walk is that of the latents chosen.
-            context: the result of :meth:`encode`, or None for the generative model alone.
+            context: the result of :meth:`~davi.model.Hierarchy.encode`, or None for the generative model alone.
 
         Returns:
             p(x | z).

@@ -78,7 +78,7 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
     def why_top_is_not_normal(self) -> str:
         """Why the posterior of the top layer is not a diagonal Normal that follows from the image alone, whose density
         is known at any point; empty if it is."""
-        return "" if self.posteriors is None else "the posterior has a flow, whose density is known at its draws only"
+        return "" if self.posteriors is None else "the posterior has a flow, and is no Normal distribution"
 
     def _choose_rate(self, top: tuple[int, ...], options: LatentOptions) -> None:
         rate = options.constant_rate

@@ -277,6 +277,7 @@ class PixelVAEBase(PixelHierarchy, ABC):
     """
 
     config: PixelVAEConfig
+    """The options."""
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: PixelVAEConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)

@@ -88,7 +88,11 @@ CATALOG: dict[str, Entry] = {
     "pixelsnail_imagenet32": Entry(46_237_548, "GPU weeks"),
     "pixelsnail_mnist": Entry(62_975, "15 minutes, CPU"),
     "pixelvae_2level_digits_tiny": Entry(37_417, "seconds, CPU"),
+    "pixelvae_collapse_mnist_small": Entry(361_561, "3 minutes, CPU"),
     "pixelvae_digits_tiny": Entry(5_984, "seconds, CPU"),
+    "pixelvae_imagenet64": Entry(180_535_168, "GPU weeks"),
+    "pixelvae_mnist": Entry(2_409_441, "1 GPU day"),
+    "pixelvae_mnist_small": Entry(616_882, "15 minutes, CPU"),
     "vae_convolutional_digits_tiny": Entry(4_446, "seconds, CPU"),
     "vae_digits": Entry(121_952, "1 minute, CPU"),
     "vae_digits_tiny": Entry(4_240, "seconds, CPU"),
@@ -107,6 +111,8 @@ CATALOG: dict[str, Entry] = {
     "very_deep_vae_imagenet64": Entry(125_005_860, "80 GPU weeks"),
     "very_deep_vae_mnist": Entry(93_569, "15 minutes, CPU"),
     "very_deep_vae_photos": Entry(226_462, "15 minutes, CPU"),
-    "vlae_digits_tiny": Entry(8_313, "seconds, CPU"),
+    "vlae_digits_tiny": Entry(17_537, "seconds, CPU"),
+    "vlae_mnist": Entry(5_220_803, "GPU hours"),
+    "vlae_mnist_small": Entry(330_801, "15 minutes, CPU"),
 }
 """Of every recipe that comes with the program."""
