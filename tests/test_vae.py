@@ -288,14 +288,14 @@ def test_a_model_that_needs_no_images_gets_none(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("shape", "levels"), [((3, 5, 7), 256), ((1, 9, 2), 4), ((4, 8, 8), 16)])
 @pytest.mark.parametrize("family", ["categorical", "logistic_mixture"])
-@pytest.mark.parametrize("network", ["dense", "convolutional"])
+@pytest.mark.parametrize("network", ["dense", "convolutional", "gated"])
 def test_any_size_and_likelihood(network: Any, family: Any, shape: tuple[int, int, int], levels: int) -> None:
     likelihood = LikelihoodConfig(family, 5)
     model = VAE(shape, levels, VAEConfig(network, (3,), (4,), depth=1, halvings=2, likelihood=likelihood)).eval()
     x = torch.randint(levels, (2, *shape))
     assert bool(model.evidence(x).log_px.isfinite().all())
     assert model.sample(2, temperature=0.5).shape == x.shape
-    grid = (1, 1) if network == "dense" else (math.ceil(shape[1] / 4), math.ceil(shape[2] / 4))
+    grid = (1, 1) if network != "convolutional" else (math.ceil(shape[1] / 4), math.ceil(shape[2] / 4))
     assert [tuple(z.shape) for z in model.latents(x)] == [(2, 3, *grid)]
 
 
@@ -306,6 +306,10 @@ def test_any_size_and_likelihood(network: Any, family: Any, shape: tuple[int, in
         ({"hidden": (0,)}, "hidden: got"),
         ({"latents": (3, 2)}, "hidden: got 1 widths, expected one for each of 2 stochastic layers"),
         ({"network": "convolutional", "latents": (3, 2), "hidden": (4, 4)}, "expected 1 if convolutional"),
+        (
+            {"network": "gated", "latents": (3, 2), "hidden": (4, 4)},
+            "expected 1 if gated",
+        ),
         ({"depth": 0}, "depth: got 0"),
         ({"halvings": 0}, "halvings: got 0"),
     ],

@@ -81,7 +81,7 @@ class TransformedNormal(Latent):
 
     @property
     def scores_anywhere(self) -> bool:
-        return False
+        return self.inverse is not None
 
     def center(self) -> Tensor:
         return self._through(self.base.mean)

@@ -230,6 +230,10 @@ class HamiltonianPosterior(Latent):
     def kind(self) -> Kind:
         return Kind.weakest(Kind.LOWER_BOUND, self.base.kind)
 
+    @property
+    def scores_anywhere(self) -> bool:
+        return False
+
     def center(self) -> Tensor:
         """Where the mean of the base, at rest, is moved to."""
         return self._through(self.base.center(), lambda momentum: momentum.center())

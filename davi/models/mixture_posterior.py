@@ -36,7 +36,7 @@ from typing import Literal, final
 import torch
 from torch import Generator, Tensor, nn
 
-from davi.distributions import Distribution, Latent, Normal
+from davi.distributions import Distribution, Latent, Normal, Pairwise
 from davi.distributions.base import Noise
 from davi.flows.base import spread
 from davi.model import Choose
@@ -71,7 +71,7 @@ class MixturePosteriorConfig(VAEConfig):
 
 
 @final
-class PosteriorMixture(Latent):
+class PosteriorMixture(Latent, Pairwise):
     """A mixture of Normal distributions with equal weights (module docstring). Its log-density has equal shares in all
     variables.
 
@@ -118,6 +118,11 @@ class PosteriorMixture(Latent):
         """Log-density anywhere, in equal shares."""
         each = self.components.log_prob_map(x).flatten(2).sum(2)  # [S, B]
         return spread(each.logsumexp(0) - math.log(len(each)), x)
+
+    def log_prob_pairs(self, x: Tensor) -> Tensor:
+        parts = zip(self.components.mean, self.components.scale, strict=True)
+        each = torch.stack([Normal(mean, scale).log_prob_pairs(x) for mean, scale in parts])  # [S, M, B]
+        return each.logsumexp(0) - math.log(len(each))
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A draw from one component each, in turn; ``temperature`` scales their noise."""

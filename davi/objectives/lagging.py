@@ -4,14 +4,14 @@ At the beginning of training the posterior knows nothing of what the generative 
 model can do without them, it learns to before the posterior has caught up, and the latents stay unused. So training
 begins with an *aggressive* phase, which goes round:
 
-1. *Inner loop*: at most :attr:`~LaggingConfig.inner_steps` updates of the inference parameters alone, each on a batch
-   of its own. After every :attr:`~LaggingConfig.window` of them their mean loss is compared with that of the ones
+1. *Inner loop*: at most ``inner_steps`` updates of the inference parameters alone, each on a batch
+   of its own. After every ``window`` of them their mean loss is compared with that of the ones
    before; the loop ends when it has not fallen.
 2. One update of the generative parameters alone, which leaves inference untouched.
 
 After so many rounds as a pass over the training images has batches, the mutual information of the validation images and
 the latents of the top layer is estimated (:mod:`davi.evaluation.mutual_information`). When
-:attr:`~LaggingConfig.patience` of these numbers were not better than the best before them, the phase is over. Such
+``patience`` of these numbers were not better than the best before them, the phase is over. Such
 numbers are counted, whether or not a better one has come between them, as in the authors' program. From then on all
 parameters move in every step. Without inner steps it is training with the evidence, bit for bit.
 
