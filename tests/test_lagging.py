@@ -129,9 +129,9 @@ def test_models_and_images_that_do_not_fit_are_refused() -> None:
     )
     with pytest.raises(UserError, match=told):
         LaggingObjective(LaggingConfig()).check(davi.build("biva_digits_tiny"))
-    with pytest.raises(UserError, match=r"^objective: got mutual_information_weight 1 for iaf_vae"):
+    with pytest.raises(UserError, match=r"^objective: got mutual_information_weight 1 for hvi"):
         LaggingObjective(LaggingConfig(evidence=EvidenceConfig(mutual_information_weight=1.0))).check(
-            davi.build("iaf_vae_digits_tiny")
+            davi.build("hvi_digits_tiny")
         )
 
 

@@ -38,6 +38,7 @@ import math
 from collections.abc import Callable
 from typing import final
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -198,7 +199,9 @@ class ModelInformation(_Information):
     def measure(self, evaluation: Evaluation) -> Measure | None:
         values = torch.cat(self._values) if self._values else torch.empty(0)
         n = len(values)
-        if n < 2:
+        if not bool(values.isfinite().all()):
+            self._why = "the posterior has no finite density at some draws of the model"
+        if n < 2 or self._why:
             return None
         error = float(values.std()) / math.sqrt(n)
         return Measure(self.name, "nats", float(values.mean()), error, self._kind, _OF_MODEL, draws=n)
@@ -226,6 +229,9 @@ class TopInformation(_Information):
         if not self._images:
             return None
         values = self._aggregated.information().cpu().numpy()
+        if not np.isfinite(values).all():
+            self._why = "the posteriors have no finite densities"
+            return None
         return _of_images(self.name, values, Kind.ESTIMATE, _OF_TOP, evaluation, math.log(self._images))
 
 
