@@ -142,7 +142,7 @@ def run(folder: Path, objective: ObjectiveConfig = QUICK, resume: bool = False, 
     """Trained with accumulation, a strict step filter and batch norms."""
     model = vae()
     config = replace(CONFIG, **{"steps": 24, "objective": objective, "log_every": 1, **changes})
-    train(model, sets(), config, folder, RECIPE, resume=resume, print_fn=[].append)
+    train(model, sets(), config, folder, RECIPE, resume=resume, print_fn=list[str]().append)
     return model
 
 
@@ -185,12 +185,18 @@ def test_what_each_step_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert records[0]["kl_weight"] == 0.5
 
 
+def _stopped(signals: Signals) -> Signals:
+    """As if SIGTERM had been received already."""
+    signals.received = 15
+    return signals
+
+
 def test_stopped_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anywhere in an inner loop, before and after the phase, with steps that are refused among them."""
     quick = replace(QUICK, inner_steps=2, window=1, rounds=1)
     run(tmp_path / "whole", quick, steps=16)
     with monkeypatch.context() as patch:
-        patch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+        patch.setattr(Signals, "__enter__", _stopped)
         for _ in range(1, 16):
             with pytest.raises(Interrupted):
                 run(tmp_path / "run", quick, resume=True, steps=16)
@@ -224,35 +230,34 @@ def test_a_refused_step_is_no_update(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert updates[-5:] == [1, 1, 2, 3, 0]  # the fifth step was the generative model's
 
 
-def test_the_validation_is_measured_with_the_same_draws(tmp_path: Path) -> None:
+def test_the_validation_is_measured_with_the_same_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the current weights, on the validation images, in the batches of a validation."""
     measured: list[tuple[float, float]] = []
+    end_step = LaggingObjective.end_step
 
-    class Watching(LaggingObjective):
-        def end_step(self, model: Any, at: Progress, outcome: Any) -> None:
-            before = self.phase.measured
-            super().end_step(model, at, outcome)
-            if self.phase.measured > before:
-                assert model.training
-                x = sets().validation
-                assert x is not None
-                batches = list(outcome.validation())
-                assert torch.equal(torch.cat([batch.x for batch in batches]), x.pixels)
-                posterior, generator = AggregatedPosterior(), Generator().manual_seed(0)
-                for batch in batches:
-                    posterior.add(ask(model, batch.x).posteriors[0], generator)
-                measured.append((self.phase.last, float(posterior.information().mean())))
+    def watched(self: LaggingObjective, model: Any, at: Progress, outcome: Any) -> None:
+        before = self.phase.measured
+        end_step(self, model, at, outcome)
+        if self.phase.measured > before:
+            assert model.training
+            x = sets().validation
+            assert x is not None
+            batches = list(outcome.validation())
+            assert torch.equal(torch.cat([batch.x for batch in batches]), x.pixels)
+            posterior, generator = AggregatedPosterior(), Generator().manual_seed(0)
+            for batch in batches:
+                posterior.add(ask(model, batch.x).posteriors[0], generator)
+            measured.append((self.phase.last, float(posterior.information().mean())))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(davi.objectives.OBJECTIVES, "lagging", Watching)
-        run(tmp_path / "run")
+    monkeypatch.setattr(LaggingObjective, "end_step", watched)
+    run(tmp_path / "run")
     assert measured
     assert all(own == other for own, other in measured)
 
 
 def test_the_state_of_the_main_process_holds() -> None:
     class Second(Processes):
-        count = 2  # type: ignore[assignment]  # a property of the class
+        count = 2
 
         def from_main(self, values: Tensor) -> Tensor:
             return torch.tensor([*values.tolist()[:-1], 7.0], dtype=values.dtype)
@@ -347,7 +352,7 @@ def test_a_posterior_that_has_collapsed_recovers(tmp_path: Path, objective: Obje
     )
     model = Linear()
     assert _active(model, images.test) == 0
-    train(model, images, config, tmp_path / "run", RECIPE, print_fn=[].append)
+    train(model, images, config, tmp_path / "run", RECIPE, print_fn=list[str]().append)
     assert _active(model, images.test) == active
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,12 @@ from tiny import Logistic
 
 from davi import page
 from davi.errors import UserError
+from davi.evaluation.measure import LeftOut, Measure
+from davi.evaluation.mutual_information import INFORMATION_OF_MODEL, INFORMATION_OF_TOP
 from davi.evaluation.result import Result
 from davi.evidence import Kind
-from davi.page import curves, images, numbers, pixels
-from davi.page.blocks import Chart, Figure, Fold, Section, Source, Table, Tiles
+from davi.page import curves, images, information, numbers, pixels
+from davi.page.blocks import Chart, Figure, Fold, Prose, Section, Source, Table, Tiles
 from davi.records import read, to_json
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -34,6 +37,7 @@ SECTIONS = [
     "variations",
     "bits",
     "kl",
+    "information",
     "depth",
     "space",
     "curves",
@@ -137,6 +141,22 @@ def test_marks_for_those_who_do_not_see(whole: str) -> None:
 HOSTILE = "</code><script>alert(1)</script><img src=x onerror=alert(1)>&\"' {{ 7 * 7 }} $x$"
 
 
+def test_mutual_information_and_what_is_left_out() -> None:
+    cap = Measure(INFORMATION_OF_TOP, "nats", 6.9, 0.004, Kind.ESTIMATE, "how", images=1000, cap=math.log(1000))
+    below = LeftOut(INFORMATION_OF_MODEL, "its images would be drawn pixel by pixel")
+    section = information.information(contents(result=replace(result(), measures=(cap,), left_out=(below,))), 96)
+    table, reading, sentence = section.blocks
+    assert isinstance(table, Table)
+    assert table.rows == (
+        (INFORMATION_OF_TOP, "6.9000 ± 0.0040 nats (estimate, at the cap of 6.908, 1,000 images)", "how"),
+    )
+    assert isinstance(reading, Prose)
+    assert sentence == Prose("I(z; x) of the model is left out: its images would be drawn pixel by pixel.")
+    (old,) = information.information(contents(), 96).blocks
+    assert isinstance(old, Prose)
+    assert old.text.startswith("Left out: an older version")
+
+
 def test_text_of_others_stays_text() -> None:
     numbers = result(data={"shape": [1, 8, 8], "levels": 16, HOSTILE: HOSTILE}, set=HOSTILE)
     baseline = replace(numbers.baselines[0], name=HOSTILE, note=HOSTILE)
@@ -223,8 +243,8 @@ def test_sections_without_content_say_why() -> None:
     assert text.count("Left out: ") == 2  # curves and recipe
     assert (
         "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
-        "top layers, where the bits go, KL divergence and active units of layers, attention over depth, attention over "
-        "space.\n" in text
+        "top layers, where the bits go, KL divergence and active units of layers, mutual information, attention over "
+        "depth, attention over space.\n" in text
     )
 
 

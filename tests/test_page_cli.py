@@ -60,6 +60,7 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
         "reconstructions",
         "variations",
         "kl",
+        "information",
         "depth-generative",
         "depth-inference",
         "bits",
