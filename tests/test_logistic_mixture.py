@@ -449,7 +449,7 @@ def test_where_two_derivatives_are_wanted_the_formula_is_written_out() -> None:
     """The same values and derivatives, and second ones that those of finite differences confirm; float64."""
     levels, generator = 17, torch.Generator().manual_seed(3)
     shape, options = (2, 3, 1, 2, 2), {"generator": generator, "dtype": torch.float64}
-    logits, means, log_scales = (torch.randn(shape, **options).requires_grad_() for _ in range(3))  # type: ignore[call-overload]
+    logits, means, log_scales = (torch.randn(shape, **options).requires_grad_() for _ in range(3))
     x = torch.tensor([0, 5, 11, 16]).view(1, 1, 2, 2).expand(2, -1, -1, -1)
 
     def log_prob(*parameters: Tensor) -> Tensor:
