@@ -293,6 +293,7 @@ class HVI(VAENetworks):
         return [block for block in super().blocks() if block in encoder]
 
     def encode(self, x: Tensor) -> Encoded:
+        """Bottom-up pass over integer images ``[B, C, H, W]``, which the leapfrog steps need once more."""
         return Encoded(x, *super().encode(x))
 
     def top_posterior(self, context: Inferred) -> Latent:
