@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from davi.distributions import DiscretizedLogisticMixture, logistic_mixture
+from davi.distributions.base import twice_differentiable
 from davi.distributions.logistic_mixture import FORMS, LogMass, log1mexp
 
 GRID = list(itertools.product([-1.5 + 0.25 * i for i in range(13)], range(-7, 6)))
@@ -442,6 +443,27 @@ def test_derivatives_are_those_of_the_formula(levels: int) -> None:
     for own, other in zip(found, expected, strict=True):
         # Roundings of float64, in the derivative magnified by the largest terms that cancel.
         torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12 * float(other.detach().abs().max()))
+
+
+def test_where_two_derivatives_are_wanted_the_formula_is_written_out() -> None:
+    """The same values and derivatives, and second ones that those of finite differences confirm; float64."""
+    levels, generator = 17, torch.Generator().manual_seed(3)
+    shape, options = (2, 3, 1, 2, 2), {"generator": generator, "dtype": torch.float64}
+    logits, means, log_scales = (torch.randn(shape, **options).requires_grad_() for _ in range(3))
+    x = torch.tensor([0, 5, 11, 16]).view(1, 1, 2, 2).expand(2, -1, -1, -1)
+
+    def log_prob(*parameters: Tensor) -> Tensor:
+        return DiscretizedLogisticMixture(*parameters, levels).log_prob(x)
+
+    parameters = (logits, means, log_scales)
+    once = log_prob(*parameters)
+    with twice_differentiable():
+        twice = log_prob(*parameters)
+        torch.testing.assert_close(twice, once, rtol=1e-12, atol=1e-12)
+        own, other = (torch.autograd.grad(value.sum(), parameters, retain_graph=True) for value in (twice, once))
+        for first, second in zip(own, other, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
+        assert torch.autograd.gradgradcheck(log_prob, parameters)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -14,7 +14,7 @@ from davi import Kind
 from davi.batch import Batch
 from davi.evaluation import importance_bound
 from davi.evaluation.activity import ActiveUnits
-from davi.flows.posterior import posterior_flow_configs
+from davi.flows.planar import PlanarConfig
 from davi.model import Model
 from davi.models import VAE, MixturePosteriorVAE
 from davi.models.mixture_posterior import MixturePosteriorConfig, PosteriorMixture
@@ -211,7 +211,7 @@ def test_units_are_active_where_the_mean_of_the_mixture_varies() -> None:
         ({"latents": (2, 2), "hidden": (4, 4)}, "latents: got 2 stochastic layers, expected 1"),
         ({"components": 0}, "components: got 0, expected at least 1"),
         (
-            {"posterior_flow": posterior_flow_configs()["planar"]()},
+            {"posterior_flow": PlanarConfig()},
             "posterior_flow: got planar, expected null for a mixture",
         ),
     ],

@@ -301,6 +301,7 @@ class HVI(VAENetworks):
         return [block for block in super().blocks() if block in encoder]
 
     def encode(self, x: Tensor) -> Encoded:
+        """Bottom-up pass over integer images ``[B, C, H, W]``, which the leapfrog steps need once more."""
         return Encoded(x, *super().encode(x))
 
     def top_posterior(self, context: Inferred) -> Latent:
@@ -312,12 +313,11 @@ class HVI(VAENetworks):
         return self.pixels(choose(0, self.top_prior(self.own_prior()), posterior))
 
     def _moved(self, context: Encoded) -> Latent:
-        images, *inferred = context
-        base = self.top_posterior(Inferred(*inferred))
+        base = self.top_posterior(Inferred(context.normal, context.features))
         if not self.config.iterations:
             return base
         learns = any(parameter.requires_grad for parameter in self.parameters())
-        slope = partial(slope_of, partial(self._log_joint, images), learns)
+        slope = partial(slope_of, partial(self._log_joint, context.images), learns)
         iterations = [iteration for iteration in self.iterations if isinstance(iteration, Iteration)]
         return HamiltonianPosterior(base, iterations, slope, context.features)
 
