@@ -34,6 +34,7 @@ SECTIONS = [
     "variations",
     "bits",
     "kl",
+    "gap",
     "depth",
     "space",
     "curves",
@@ -92,7 +93,7 @@ def test_sections_in_order_with_figures_that_explain_themselves(whole: str, sect
     assert [item["id"] for item in read.all("section")] == SECTIONS
     assert [item["href"] for item in read.all("a")][1:] == [f"#{name}" for name in SECTIONS]
     names = [figure.name for section in sections.values() for figure in section.figures()]
-    assert len(names) == len(set(names)) == 20
+    assert len(names) == len(set(names)) == 21
     assert len(read.all("figure")) == len(read.all("figcaption")) == len(names)
     for section in sections.values():
         for figure in section.figures():
@@ -125,7 +126,7 @@ def test_marks_for_those_who_do_not_see(whole: str) -> None:
     assert read.all("html") == [{"lang": "en"}]
     assert all(image["alt"] for image in read.all("img"))
     drawings = [item for item in read.all("svg") if item.get("role") == "img"]
-    assert len(drawings) == 9
+    assert len(drawings) == 10
     assert all(item["aria-label"] for item in drawings)
     assert all(item.get("scope") in ("col", "row") for item in read.all("th"))
     identifiers = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
