@@ -49,7 +49,7 @@ STATIC = Path(__file__).parent / "_static"
 SIDE = 81
 """Points of the grid along each axis."""
 CANDIDATES, SHOWN = 20, 4
-STEPS, DRAWS, RATE = 500, 32, 0.03
+STEPS, DRAWS, RATE = 400, 32, 0.03
 """Of the optimization of one posterior for one image."""
 FEATURES = 8
 """Of the constant context from which the parameters of a flow follow."""
@@ -99,13 +99,20 @@ def posterior_on(window: Grid, log_joint: LogDensity) -> tuple[Tensor, float]:
     return values - log_px, log_px
 
 
-def window_of(log_joint: LogDensity) -> Grid:
-    """A square around the posterior: its mean, and four standard deviations to each side."""
+def moments(log_joint: LogDensity) -> Normal:
+    """A Normal with the means and the standard deviations of the true posterior, ``[1, 2, 1, 1]``."""
     coarse = grid(torch.zeros(2), 5.0)
     weights = (posterior_on(coarse, log_joint)[0] + coarse.log_area).exp()
     mean = weights @ coarse.points
     deviation = (weights @ (coarse.points - mean).square()).sqrt()
-    return grid(mean, 4.0 * float(deviation.max()) + 0.1)
+    return Normal(mean.view(1, 2, 1, 1), deviation.view(1, 2, 1, 1))
+
+
+def window_of(*distributions: Normal) -> Grid:
+    """A square that holds four standard deviations of each."""
+    low = torch.stack([(q.mean - 4.0 * q.scale).flatten() for q in distributions]).amin(0)
+    high = torch.stack([(q.mean + 4.0 * q.scale).flatten() for q in distributions]).amax(0)
+    return grid((low + high) / 2, float((high - low).max()) / 2)
 
 
 def importance_weighted(q: Normal, log_joint: LogDensity, k: int, window: Grid, sets: int = 400) -> Tensor:
@@ -147,7 +154,8 @@ class Fitted(nn.Module):
 
 
 def fit(q: Normal, config: PosteriorFlowConfig | None, log_joint: LogDensity) -> Fitted:
-    """The best posterior of a family for one image, by ascent on the ELBO."""
+    """The best posterior of a family for one image, by ascent on the ELBO from q, and from a flow that is near to the
+    identity."""
     torch.manual_seed(0)
     fitted = Fitted(q, None if config is None else make_posterior_flow(2, FEATURES, config).to(q.mean.dtype))
     optimizer = torch.optim.Adam(fitted.parameters(), RATE)
@@ -188,14 +196,14 @@ FAMILIES: Mapping[str, PosteriorFlowConfig] = {
 def panels(model: Hierarchy, x: Tensor) -> tuple[Grid, dict[str, Tensor], dict[str, float]]:
     """Log-densities on a grid for one image ``[C, H, W]``, and their divergences from the true posterior."""
     log_joint = joint(model, x)
-    window = window_of(log_joint)
+    q, near = encoder_posterior(model, x), moments(log_joint)
+    window = window_of(q, near)
     truth, _ = posterior_on(window, log_joint)
-    q = encoder_posterior(model, x)
     found = {"true posterior": truth, "encoder's q": density(q)(window.points)}
     found |= {f"q, K = {k}": importance_weighted(q, log_joint, k, window) for k in (5, 50)}
-    found["best Normal"] = on_grid(fit(q, None, log_joint), window)
+    found["best Normal"] = on_grid(fit(near, None, log_joint), window)
     for title, config in FAMILIES.items():
-        found[title] = on_grid(fit(q, config, log_joint), window)
+        found[title] = on_grid(fit(near, config, log_joint), window)
     return window, found, {name: divergence(values, truth, window) for name, values in found.items()}
 
 
@@ -218,9 +226,10 @@ def odd_ones(model: Hierarchy, images: Tensor) -> list[int]:
     worst = []
     for i, x in enumerate(images):
         log_joint = joint(model, x)
-        window = window_of(log_joint)
+        q = encoder_posterior(model, x)
+        window = window_of(q, moments(log_joint))
         truth, _ = posterior_on(window, log_joint)
-        worst.append((divergence(density(encoder_posterior(model, x))(window.points), truth, window), i))
+        worst.append((divergence(density(q)(window.points), truth, window), i))
     step = len(worst) // (2 * SHOWN)
     return [i for _, i in sorted(worst, reverse=True)[: SHOWN * step : step]]  # from the worst to the middle
 
