@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 import davi
+from davi import gaps
 from davi.evaluation import Evaluation
 from davi.evaluation.activity import active_units
 from davi.evaluation.baselines import Baseline
+from davi.evaluation.gap import Gap
+from davi.evaluation.gap_result import GapResult
+from davi.evaluation.optimized import Optimized
 from davi.evaluation.result import Result
 from davi.evidence import Kind
 from davi.inspection import (
@@ -67,6 +71,17 @@ def result(samples: int = 100, data: dict[str, Any] | None = None, **changes: An
         Baseline("lossless WebP", None, None, "the format does not hold these images"),
     ]
     return result_of(measured, others, protocol_of(measured, MODEL, data or DATA))
+
+
+def gap() -> GapResult:
+    """What lies between the ELBO and log p(x) of the three images."""
+    curve = np.array([[-84.0, -88.0, -92.0], [-83.5, -87.0, -91.0], [-82.9, -86.0, -90.4]])
+    values = {"elbo": curve[0], "bound": curve[-1], "terms": {}, "kind": Kind.LOWER_BOUND, "samples": 4, "seed": 0}
+    where = {"batch_size": 64, "limit": 3, "available": 10, "set": "digits/test", "device": "cpu"}
+    evaluation = Evaluation(**values, **where, dims=64, precision="float32")  # type: ignore[arg-type]
+    optimized = Optimized(np.array([-83.2, -86.9, -91.5]), np.array([1, 2, 3]))
+    found = Gap(evaluation, (1, 2, 4), (4, 2, 1), curve, 500, optimized)
+    return gaps.result_of(found, protocol_of(evaluation, MODEL, DATA))
 
 
 def records(steps: int = 20) -> list[dict[str, Any]]:
@@ -162,5 +177,6 @@ def contents(**changes: Any) -> Contents:
         "levels": 16,
         "records": records(),
         "recipe": "name: demo\nmodel:\n  width: 4\n",
+        "gap": gap(),
     }
     return Contents(**{**values, **changes})

@@ -37,7 +37,11 @@ SECTIONS = [
     "variations",
     "bits",
     "kl",
+<<<<<<< HEAD
     "information",
+=======
+    "gap",
+>>>>>>> seegap
     "depth",
     "space",
     "curves",
@@ -96,7 +100,7 @@ def test_sections_in_order_with_figures_that_explain_themselves(whole: str, sect
     assert [item["id"] for item in read.all("section")] == SECTIONS
     assert [item["href"] for item in read.all("a")][1:] == [f"#{name}" for name in SECTIONS]
     names = [figure.name for section in sections.values() for figure in section.figures()]
-    assert len(names) == len(set(names)) == 20
+    assert len(names) == len(set(names)) == 21
     assert len(read.all("figure")) == len(read.all("figcaption")) == len(names)
     for section in sections.values():
         for figure in section.figures():
@@ -129,7 +133,7 @@ def test_marks_for_those_who_do_not_see(whole: str) -> None:
     assert read.all("html") == [{"lang": "en"}]
     assert all(image["alt"] for image in read.all("img"))
     drawings = [item for item in read.all("svg") if item.get("role") == "img"]
-    assert len(drawings) == 9
+    assert len(drawings) == 10
     assert all(item["aria-label"] for item in drawings)
     assert all(item.get("scope") in ("col", "row") for item in read.all("th"))
     identifiers = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
@@ -243,8 +247,13 @@ def test_sections_without_content_say_why() -> None:
     assert text.count("Left out: ") == 2  # curves and recipe
     assert (
         "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
+<<<<<<< HEAD
         "top layers, where the bits go, KL divergence and active units of layers, mutual information, attention over "
         "depth, attention over space.\n" in text
+=======
+        "top layers, where the bits go, KL divergence and active units of layers, the variational gap, attention "
+        "over depth, attention over space.\n" in text
+>>>>>>> seegap
     )
 
 

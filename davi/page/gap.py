@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from davi.evaluation.gap_result import GapParts, GapResult
 from davi.page import charts
-from davi.page.blocks import Chart, Figure, Prose, Section, Table
+from davi.page.blocks import Chart, Figure, Fold, Prose, Section, Table
 from davi.page.contents import Contents
 from davi.page.units import Unit
 from davi.quantity import Quantity
@@ -27,7 +27,7 @@ def gap(contents: Contents, _: int) -> Section:
     )
     if found.parts is None:
         return Section("gap", _TITLE, (figure, Prose(f"The gap is not divided: {found.why_not}.")))
-    return Section("gap", _TITLE, (figure, _table(found.parts, unit)))
+    return Section("gap", _TITLE, (figure, Fold("The numbers, and what kind they are", (_table(found.parts, unit),))))
 
 
 _READ = (
