@@ -37,11 +37,8 @@ SECTIONS = [
     "variations",
     "bits",
     "kl",
-<<<<<<< HEAD
     "information",
-=======
     "gap",
->>>>>>> seegap
     "depth",
     "space",
     "curves",
@@ -247,13 +244,8 @@ def test_sections_without_content_say_why() -> None:
     assert text.count("Left out: ") == 2  # curves and recipe
     assert (
         "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
-<<<<<<< HEAD
-        "top layers, where the bits go, KL divergence and active units of layers, mutual information, attention over "
-        "depth, attention over space.\n" in text
-=======
-        "top layers, where the bits go, KL divergence and active units of layers, the variational gap, attention "
-        "over depth, attention over space.\n" in text
->>>>>>> seegap
+        "top layers, where the bits go, KL divergence and active units of layers, mutual information, the variational "
+        "gap, attention over depth, attention over space.\n" in text
     )
 
 
