@@ -38,7 +38,7 @@ def built(name: str, *assignments: str) -> PixelHierarchy:
 @pytest.mark.parametrize("kind", list(CONSTANT_RATES))
 @pytest.mark.parametrize("name", HIERARCHIES)
 def test_every_hierarchy_has_a_constant_rate_when_asked(name: str, kind: str) -> None:
-    model = built(name, f"model.constant_rate.name={kind}", "model.prior=null")
+    model = built(name, f"model.constant_rate.name={kind}", "model.prior=null", "model.posterior_flow=null")
     assert model.sample(2, generator=seeded()).shape == (2, *model.shape)
     assert f"nats ({kind})" in repr(model)
     model = model.double()
