@@ -60,7 +60,6 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
         "reconstructions",
         "variations",
         "kl",
-        "information",
         "depth-generative",
         "depth-inference",
         "bits",

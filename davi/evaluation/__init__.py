@@ -1,7 +1,7 @@
 """What is measured of a model: bounds on log p(x), their parts, and how much of the latent space is in use."""
 
 from davi.evaluation.bounds import Progress, evaluate, importance_bound, measuring
-from davi.evaluation.measure import Measure
+from davi.evaluation.measure import LeftOut, Measure
 from davi.evaluation.record import KL, RECONSTRUCTION, Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp
 
@@ -10,6 +10,7 @@ __all__ = [
     "RECONSTRUCTION",
     "Array",
     "Evaluation",
+    "LeftOut",
     "LogMeanExp",
     "Measure",
     "Progress",
