@@ -204,10 +204,9 @@ def walk(model: Hierarchy, context: Any, x: Tensor, posterior: FreePosterior, dr
             steps.append(Step.of(prior, q, offered.z))
             held.append(still)
             return offered.z
-        q, still = posterior(layer, prior, offered), None
-        if isinstance(q, Normal):
-            still = posterior(layer, prior, offered, held=True)
-            assert isinstance(still, Normal)
+        q = posterior(layer, prior, offered)
+        other = posterior(layer, prior, offered, held=True) if isinstance(q, Normal) else None
+        still = other if isinstance(other, Normal) else None
         z = draw(q)
         if prior is None:
             early[layer] = q, still

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from matplotlib.figure import Figure as Drawing
+
 from davi.evaluation.gap_result import GapParts, GapResult
 from davi.page import charts
 from davi.page.blocks import Chart, Figure, Fold, Prose, Section, Table
@@ -43,7 +45,7 @@ _READ_PARTS = (
 )
 
 
-def _drawn(found: GapResult, unit: Unit) -> charts.Figure:
+def _drawn(found: GapResult, unit: Unit) -> Drawing:
     points, parts = found.curve, None
     if found.parts is not None:
         names = [
