@@ -198,7 +198,7 @@ def eval_mode(model: Model) -> Iterator[None]:
 
 @contextmanager
 def measuring(model: Model) -> Iterator[None]:
-    """:func:`eval_mode`, and no gradients."""
+    """Eval mode and no gradients within the block; every module's own mode is restored afterwards."""
     with eval_mode(model), torch.inference_mode():
         yield
 
