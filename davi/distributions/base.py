@@ -83,7 +83,7 @@ class Latent(Distribution):
 
     @property
     def scores_anywhere(self) -> bool:
-        """Whether :meth:`log_prob` knows the density of any latents, not only of this distribution's own draws."""
+        """Whether ``log_prob`` knows the density of any latents, not only of this distribution's own draws."""
         return True
 
     @abstractmethod

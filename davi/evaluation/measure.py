@@ -43,7 +43,7 @@ class Measure:
 
     @property
     def at_cap(self) -> bool:
-        """Whether the number is within :data:`NEAR_CAP`, or within its standard error, of the largest it can be: the
+        """Whether the number is within ``NEAR_CAP``, or within its standard error, of the largest it can be: the
         true one may be far larger."""
         return self.cap is not None and self.value > self.cap - max(NEAR_CAP, self.standard_error or 0.0)
 

@@ -32,7 +32,7 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
     images_wanted = 0
 
     def encode(self, x: Tensor) -> Any:
-        """Bottom-up pass over integer images ``[B, C, H, W]``: :meth:`encode_pixels`, and what a subclass adds."""
+        """Bottom-up pass over integer images ``[B, C, H, W]``: ``encode_pixels``, and what a subclass adds."""
         self.check_images(x)
         return self.encode_pixels(self._as_numbers(x))
 
@@ -49,7 +49,7 @@ class PixelHierarchy(Hierarchy, PixelLikelihood, DataInitialized, ABC):
         """The posterior of the top layer.
 
         Arguments:
-            context: the result of :meth:`encode_pixels`.
+            context: the result of ``encode_pixels``.
         """
 
     @final

@@ -110,6 +110,7 @@ CATALOG: dict[str, Entry] = {
     "sylvester_mnist_planar_small": Entry(942_773, "15 minutes, CPU"),
     "sylvester_mnist_triangular": Entry(20_699_361, "GPU hours"),
     "sylvester_mnist_triangular_small": Entry(3_088_817, "15 minutes, CPU"),
+    "vae_2d_digits": Entry(116_548, "1 minute, CPU"),
     "vae_convolutional_digits_tiny": Entry(4_446, "seconds, CPU"),
     "vae_digits": Entry(121_952, "1 minute, CPU"),
     "vae_digits_tiny": Entry(4_240, "seconds, CPU"),
