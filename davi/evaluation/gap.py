@@ -1,7 +1,7 @@
 r"""What lies between the ELBO and log p(x), and how it divides.
 
-.. math:: \log p(x) - \mathrm{ELBO}(q) = \underbrace{\log p(x) - \mathrm{ELBO}(q^*)}_{\text{family gap}}
-          + \underbrace{\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)}_{\text{amortization gap}}
+.. math:: \log p(x) - \mathrm{ELBO}(q) = \bigl(\log p(x) - \mathrm{ELBO}(q^*)\bigr)
+          + \bigl(\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)\bigr)
 
 q is the encoder's posterior and :math:`q^*` the best of its family for each single image
 (:mod:`davi.evaluation.optimized`). The *family gap* (the approximation gap of the paper) is what no encoder can win
