@@ -125,7 +125,7 @@ def to_terminal(result: GapResult) -> str:
         lines += labeled("family gap", _KINDS[parts.family.kind])
         how = f"{parts.rule}; {parts.steps} steps of Adam, {parts.step_draws} draws a step"
         lines += labeled("q optimized per image", how)
-        best = ", ".join(f"{start.name}: {start.images}" for start in parts.starts)
+        best = "; ".join(f"{start.name}: {start.images}" for start in parts.starts)
         lines += labeled("best start, images", best)
     lines += labeled("L_K", f"lower bound of {log_p}, mean over groups of K draws of each image")
     return "\n".join([*lines, *told_of(result.protocol)])
