@@ -104,3 +104,7 @@ def test_evaluation_and_page_say_it(tmp_path: Path) -> None:
     assert first.switch == "--training.objective.free_nats 2 --training.objective.free_group layer"
     section = divergences(contents(remedy=str(first)), 0)
     assert next(section.figures()).caption == f"1 of 3 layers is inactive: layer 0. To change that, {first}."
+    made = contents(remedy=str(first))
+    judged = tuple(dataclasses.replace(layer, inactive=False) for layer in made.inspection.layers)
+    made = dataclasses.replace(made, inspection=dataclasses.replace(made.inspection, layers=judged))
+    assert next(divergences(made, 0).figures()).caption == "No layer is inactive."  # other images than the result's
