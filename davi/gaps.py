@@ -24,15 +24,15 @@ from davi.report import cost, heading, labeled, quantity, row, told_of
 GAP = "gap.json"
 
 RULE = (
-    "q optimized per image: mean and standard deviation of the Normal of every latent, given the latents above as the "
-    "model's networks say, and where there is a flow the context of its parameters"
+    "for each image a shift of the mean and a factor of the standard deviation of every latent, and of a flow also "
+    "its context"
 )
 """What was optimized, in the words that go into every result."""
 
 _KINDS = {
     Kind.EXACT: "exact",
-    Kind.LOWER_BOUND: "at least this: log p(x) is replaced by a bound, or the best q may not have been found",
-    Kind.ESTIMATE: "estimate: the errors of the bound and of the optimization have opposite signs",
+    Kind.LOWER_BOUND: "at least this: L_K is a lower bound, and a better q may exist",
+    Kind.ESTIMATE: "estimate: the two errors have opposite signs",
 }
 
 
@@ -121,10 +121,11 @@ def to_terminal(result: GapResult) -> str:
         lines += [row("ELBO, q optimized per image", parts.optimized, units), ""]
         lines += [row("amortization gap", parts.amortization, units), row("family gap", parts.family, units)]
         lines += [row(f"both: L_{last} - ELBO", parts.total, units), ""]
-        lines += labeled("amortization gap, both", _KINDS[parts.total.kind])
+        lines += labeled("amortization gap and both", _KINDS[parts.total.kind])
         lines += labeled("family gap", _KINDS[parts.family.kind])
-        lines += labeled("optimized", f"{parts.rule}; {parts.steps} steps of Adam, {parts.step_draws} draws a step")
-        best = ", ".join(f"{start.name}: {start.images}" for start in parts.starts)
+        how = f"{parts.rule}; {parts.steps} steps of Adam, {parts.step_draws} draws a step"
+        lines += labeled("q optimized per image", how)
+        best = "; ".join(f"{start.name}: {start.images}" for start in parts.starts)
         lines += labeled("best start, images", best)
-    lines += labeled("estimates of L_K", f"lower bounds of {log_p}; means over groups of K draws of each image")
+    lines += labeled("L_K", f"lower bound of {log_p}, mean over groups of K draws of each image")
     return "\n".join([*lines, *told_of(result.protocol)])

@@ -250,7 +250,7 @@ def _layers(result: Result) -> list[str]:
     kl, units = result.kl, result.active_units
     if kl is not None:
         terms = kl.no_divergence
-        each = "  ".join(f"{layer.nats.mean:.2f}" for layer in kl.layers)
+        each = "  ".join(_small(layer.nats.mean) for layer in kl.layers)
         lines += labeled(f"{'term' if terms else 'KL'} by layer, top first", f"{each} nats")
         if terms:
             lines += labeled("no KL divergence", f"{', '.join(terms)}: {NO_DIVERGENCE}")
@@ -264,11 +264,16 @@ def _layers(result: Result) -> list[str]:
     return lines
 
 
+def _small(nats: float) -> str:
+    """A term with two decimals; near zero with two significant digits, since 0.0099 and 0.01 are judged differently."""
+    return f"{nats:.2g}" if abs(nats) < 0.1 else f"{nats:.2f}"
+
+
 def _measures(result: Result) -> list[str]:
-    """The further numbers, each with what it is."""
+    """The further numbers; what each is, is said in the JSON file and on the page."""
     lines = []
     for measure in result.measures:
-        lines += labeled(measure.name, f"{in_words(measure)}; {measure.rule}")
+        lines += labeled(measure.name, in_words(measure))
     for one in result.left_out:
         lines += labeled(one.name, f"left out: {one.reason}")
     return lines

@@ -87,7 +87,7 @@ def test_the_monitor_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert message == "monitor at step 2: all 2 latent layers are inactive: together below 1e+06 nats per image"
     (watched,) = [record for record in read_metrics(run) if record["kind"] == "watch"]
     assert advice == f"monitor at step 2: {watched['remedy']}"
-    assert watched["remedy"].startswith("try --training.objective.kl_fraction 0.5 (")
+    assert watched["remedy"].startswith("train again with --training.objective.kl_fraction 0.5 added (")
 
 
 def test_evaluation_and_page_say_it(tmp_path: Path) -> None:
@@ -95,11 +95,16 @@ def test_evaluation_and_page_say_it(tmp_path: Path) -> None:
     assert found.kl is not None
     hollow = dataclasses.replace(found, kl=dataclasses.replace(found.kl, inactive=("kl/00",)))
     model = davi.build("vae_digits_tiny")
-    assert to_try(model, tmp_path, found) == ""
-    assert to_try(model, tmp_path, hollow).startswith("try --model.constant_rate.name von_mises_fisher (")
+    assert to_try(model, tmp_path, found) is None
+    assert to_try(model, tmp_path, hollow) == remedies(model, None, ["kl/00"])[0]
     text = (Path(recipes.__file__).parent / "pixelvae_digits_tiny.yaml").read_text("utf-8")
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     first = to_try(model, tmp_path, hollow)
-    assert first.startswith("try --training.objective.free_nats 2 --training.objective.free_group layer (")
-    section = divergences(contents(remedy=first), 0)
+    assert first is not None
+    assert first.switch == "--training.objective.free_nats 2 --training.objective.free_group layer"
+    section = divergences(contents(remedy=str(first)), 0)
     assert next(section.figures()).caption == f"1 of 3 layers is inactive: layer 0. To change that, {first}."
+    made = contents(remedy=str(first))
+    judged = tuple(dataclasses.replace(layer, inactive=False) for layer in made.inspection.layers)
+    made = dataclasses.replace(made, inspection=dataclasses.replace(made.inspection, layers=judged))
+    assert next(divergences(made, 0).figures()).caption == "No layer is inactive."  # other images than the result's

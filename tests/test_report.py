@@ -254,7 +254,7 @@ def test_inactive_layers_are_named_by_their_divergence() -> None:
     found = with_terms(2.0, 0.0099)
     assert inactive(found) == ("kl/01",)
     assert labeled(found, "inactive layers") == "kl/01 (KL divergence below 0.01 nats; kl/00 is the top)"
-    assert labeled(found, "KL by layer, top first") == "2.00  0.01 nats"
+    assert labeled(found, "KL by layer, top first") == "2.00  0.0099 nats"
 
 
 def test_terms_that_are_no_divergences_are_called_so_and_judged_together() -> None:
@@ -279,7 +279,7 @@ def test_results_of_older_versions_are_shown() -> None:
     del values["format"]
     found = read(Result, values, "old")
     assert labeled(found, "active units") == "1 of 2: 1/2"
-    assert labeled(found, "KL by layer, top first") == "2.00  0.00 nats"
+    assert labeled(found, "KL by layer, top first") == "2.00  0.001 nats"
     assert "inactive" not in to_terminal(found)
 
 
@@ -364,7 +364,7 @@ def test_further_measures_are_told_and_kept() -> None:
     assert "measures" not in to_json(result())
     perplexity = Measure("code perplexity", "codes", 12.5, 0.25, Kind.ESTIMATE, "exp of the entropy of the codes")
     found = result(measures=(perplexity,))
-    assert labeled(found, "code perplexity") == "12.50 ± 0.25 codes (estimate); exp of the entropy of the codes"
+    assert labeled(found, "code perplexity") == "12.50 ± 0.25 codes (estimate)"
     assert read(Result, to_json(found), "file") == found
 
 

@@ -41,6 +41,14 @@ def test_collapse_is_said_when_it_changes() -> None:
     assert over["message"] == ("no latent layer is inactive any more: KL divergences are at least 0.1 nats per image")
 
 
+def test_a_remedy_is_named_once_until_it_is_another() -> None:
+    eye = watch(collapse_nats=0.1)
+    eye.remedy = lambda layers: f"remedy of {len(layers)}"
+    values = [(1, 0), (1, 1), (1, 0), (0, 0), (1, 1), (0, 1)]
+    told = [eye.see(record(step, 50.0 - step, *kl))[0].get("remedy") for step, kl in enumerate(values)]
+    assert told == ["remedy of 1", None, None, "remedy of 2", None, "remedy of 1"]
+
+
 def test_of_terms_that_are_no_divergences_the_sum_is_judged() -> None:
     eye = watch()
     values = [(2.0, -1.26), (2.0, -1.995), (0.005, 1.0), (2.0, 0.0)]

@@ -9,7 +9,7 @@ from davi import recipes
 from davi.evaluation.result import Result
 from davi.evidence import Kind
 from davi.model import Model
-from davi.objectives.remedies import remedy
+from davi.objectives.remedies import Remedy, remedies
 from davi.quantity import Quantity, from_bits
 from davi.report import which_images
 from davi.runs import RECIPE
@@ -37,8 +37,8 @@ def closing(result: Result, folder: Path, page: Path) -> str:
     return f"number: {_number(result)}\nopen:   {', '.join(map(str, files))}\nnext:   {following}"
 
 
-def to_try(model: Model, folder: Path, result: Result) -> str:
-    """What to try where layers are inactive, with the objective of the run's recipe; empty if there is nothing.
+def to_try(model: Model, folder: Path, result: Result) -> Remedy | None:
+    """What to try where layers are inactive, with the objective of the run's recipe; None if there is nothing.
 
     Arguments:
         model: of the run.
@@ -47,10 +47,11 @@ def to_try(model: Model, folder: Path, result: Result) -> str:
     """
     inactive = () if result.kl is None else result.kl.inactive
     if not inactive:
-        return ""
+        return None
     recipe = recipes.load(folder / RECIPE) if (folder / RECIPE).is_file() else None
     training = None if recipe is None or recipe.stages else recipe.training
-    return remedy(model, None if training is None else training.objective, inactive)
+    found = remedies(model, None if training is None else training.objective, inactive)
+    return found[0] if found else None
 
 
 def _number(result: Result) -> str:

@@ -47,7 +47,7 @@ def run(request: Request) -> int:
     if not options.json:
         advice = to_try(model, folder, result)
         if advice:
-            print(f"\nagainst inactive layers: {advice}")
+            print(f"\nagainst inactive layers train again with this added:\n  {advice.switch}\n({advice.effect})")
         print(f"\nwritten to {path}{replaced}")
     return 0
 

@@ -63,7 +63,7 @@ def run(request: Request) -> int:
         levels=model.levels,
         records=records,
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,
-        remedy=to_try(model, folder, result),
+        remedy=str(to_try(model, folder, result) or ""),
         gap=divided,
         no_gap=no_gap,
     )

@@ -7,12 +7,12 @@ Along a series of n latent variables
 so each variable is a standard Normal one, and neighbors have the correlation :math:`\alpha`. No posterior whose
 variables are independent can be equal to it. The divergence of such a Normal posterior,
 
-.. math:: KL(q \| p) = \sum_t \tfrac12 \left( \frac{(\mu_t - \alpha \mu_{t-1})^2 + \sigma_t^2
-          + \alpha^2 \sigma_{t-1}^2}{1 - \alpha^2} - 1 \right) + \tfrac12 \log \frac{1 - \alpha^2}{\sigma_t^2}
+.. math:: KL(q \| p) = \sum_t \frac{1}{2} \left( \frac{(\mu_t - \alpha \mu_{t-1})^2 + \sigma_t^2
+          + \alpha^2 \sigma_{t-1}^2}{1 - \alpha^2} - 1 \right) + \frac{1}{2} \log \frac{1 - \alpha^2}{\sigma_t^2}
 
 (without :math:`\alpha` for t = 1) is at least
 
-.. math:: \tfrac12 \left[ (n - 2) \ln(1 + \alpha^2) - \ln(1 - \alpha^2) \right] \text{ nats,}
+.. math:: \frac{1}{2} \left[ (n - 2) \ln(1 + \alpha^2) - \ln(1 - \alpha^2) \right] \text{ nats,}
 
 the *committed rate*, with equality where all means are 0 and the variances are one over the diagonal of the prior's
 precision matrix: :math:`1 - \alpha^2` at both ends and :math:`(1 - \alpha^2) / (1 + \alpha^2)` between them.

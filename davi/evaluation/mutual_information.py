@@ -63,9 +63,9 @@ RATE_OF_TOP = "rate of the top layer"
 INFORMATION_IMAGES = 1000
 """At most so many images, spread evenly over those that are evaluated; and at most so many draws of the model."""
 
-_OF_MODEL = "mean of log q(z | x) - log p(z) over draws of z and x from the model (Barber and Agakov)"
-_OF_TOP = "of the top layer, by the aggregated posterior of these images; for more images it is too small in the mean"
-_RATE = "KL(q(z | x) || p(z)), mean over the same images; no I(z; x) of that posterior is larger"
+_OF_MODEL = "mean of log q(z | x) - log p(z) over draws of z and x from the model; below 0 it says nothing"
+_OF_TOP = "how well latents of the top layer tell which of these images they are of; at most ln of their number"
+_RATE = "mean of KL(q(z | x) || p(z)) over the same images, an upper bound of I(z; x) of the posterior"
 
 _Reason = Callable[[Asked], str]
 """Says why something cannot be measured; empty where it can."""

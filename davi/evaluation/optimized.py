@@ -81,7 +81,7 @@ class Start(NamedTuple):
 
 
 STARTS = (
-    Start("the encoder's q, as it is", optimized=False),
+    Start("the encoder's q, not optimized", optimized=False),
     Start("the encoder's q"),
     Start("the prior", from_prior=True),
     Start("the encoder's q, perturbed", perturbed=True),

@@ -3,7 +3,7 @@ improve, with the bound that includes them.
 
 The latents begin as :math:`z_0 \sim q(z_0 \mid x)`. Each of T iterations draws a momentum
 :math:`v_t \sim q_t(v) = N(0, M_t)` and follows the Hamiltonian
-:math:`H(z, v) = -\log p(x, z) + \tfrac 1 2 v^\top M_t^{-1} v` for L leapfrog steps,
+:math:`H(z, v) = -\log p(x, z) + \frac{1}{2} v^\top M_t^{-1} v` for L leapfrog steps,
 
 .. math:: v \leftarrow v + \tfrac{\epsilon_l}{2} \nabla_z \log p(x, z), \qquad
           z \leftarrow z + \epsilon_l M_t^{-1} v, \qquad

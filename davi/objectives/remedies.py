@@ -44,7 +44,7 @@ class Remedy(NamedTuple):
     effect: str
 
     def __str__(self) -> str:
-        return f"try {self.switch} ({self.effect})"
+        return f"train again with {self.switch} added ({self.effect})"
 
 
 def remedies(model: Network, config: ObjectiveConfig | None, inactive: Collection[str]) -> list[Remedy]:
@@ -67,7 +67,7 @@ def _of_objective(config: ObjectiveConfig | None) -> Iterator[Remedy]:
     if not isinstance(config, EvidenceConfig) or config.bound != "elbo":
         return
     if not config.warms_up:
-        yield Remedy(f"{path}.kl_fraction 0.5", "the divergences weigh nothing at first, and all in half of the time")
+        yield Remedy(f"{path}.kl_fraction 0.5", "the KL weight rises from 0 to 1 in the first half of the training")
     if not config.free_nats:
         switch = f"{path}.free_nats {_FREE:g} {path}.free_group layer"
         yield Remedy(switch, f"the first {_FREE:g} nats of every layer cost nothing")
@@ -85,7 +85,8 @@ def _of_likelihood(model: Network) -> Iterator[Remedy]:
                 effect = "a smaller receptive field leaves more to the latents"
                 yield Remedy(f"{path}.network.{option} {count // 2}", effect)
     if not head.likelihood.input_dropout:
-        yield Remedy(f"{path}.input_dropout {_HIDDEN:g}", "in training the decoder is shown fewer of the pixels")
+        effect = f"in training {_HIDDEN:.0%} of the pixels are hidden from the decoder"
+        yield Remedy(f"{path}.input_dropout {_HIDDEN:g}", effect)
 
 
 def _of_top(model: Network, config: ObjectiveConfig | None, inactive: Collection[str]) -> Iterator[Remedy]:
@@ -96,7 +97,7 @@ def _of_top(model: Network, config: ObjectiveConfig | None, inactive: Collection
     if chosen == (None, None, None) and isinstance(posterior, Normal) and posterior.mean[0].numel() > 1:
         wants_normal = isinstance(config, EvidenceConfig) and config.gradient == "doubly_reparameterized"
         kind = "fixed_normal" if wants_normal else "von_mises_fisher"
-        yield Remedy(f"--model.constant_rate.name {kind}", "the top layer's divergence is a constant above 0")
+        yield Remedy(f"--model.constant_rate.name {kind}", "the KL divergence of the top layer is a positive constant")
 
 
 def remedy(model: Network, config: ObjectiveConfig | None, inactive: Collection[str]) -> str:

@@ -38,10 +38,10 @@ _READ = (
     "point, over the same images. "
 )
 _READ_PARTS = (
-    "The dashed line is the ELBO if the posterior of each image is optimized by itself. What it wins over the encoder "
-    "is the amortization gap: a better encoder can win it. What is left down to the last point is the family gap: only "
-    "posteriors of a richer family can win that. The last point is a bound as well, so the sum is at least what is "
-    "shown."
+    "The dashed line is the ELBO with a posterior that is optimized for each image. Its distance from the first point "
+    "is the amortization gap, which a better encoder can close; its distance from the last point is the family gap, "
+    "which only a richer family of posteriors can close. The last point is a bound as well, so the whole gap is at "
+    "least what is shown."
 )
 
 

@@ -10,9 +10,10 @@ from davi.report import in_words
 _NAMES = (INFORMATION_OF_MODEL, INFORMATION_OF_TOP, RATE_OF_TOP)
 
 _READING = (
-    "How much an image tells about the latents it was made from, under the model; and how much the latents that are "
-    "inferred from an image tell about which image it was. Near zero the latents are not used, whatever they cost. A "
-    "number at its cap says that all images can be told apart, and no more."
+    "Of the model: how well the posterior finds the latents from which the model drew an image. Of the posterior: how "
+    "well the latents of an image tell which image it is. Near zero the latents are not used, whatever they cost. "
+    "A lower bound below zero says nothing; it is common where samples do not look like the data. A number at its cap "
+    "says that all of these images can be told apart, and no more."
 )
 
 _UNKNOWN = "Left out: an older version has measured this model; davi evaluate measures it anew."

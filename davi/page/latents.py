@@ -46,7 +46,7 @@ def divergences(contents: Contents, _: int) -> Section:
     figure = Figure(
         "kl",
         (Chart(drawing, f"Bar chart of the {plural} in {unit.name}: {told}."),),
-        _inactive(layers) + (f" To change that, {contents.remedy}." if contents.remedy else ""),
+        _inactive(layers) + (f" To change that, {contents.remedy}." if contents.remedy and any(hollow) else ""),
         f"A bar is what one layer costs, mean and standard error over {found.images} images with one draw each. All "
         "bars together are the KL divergence in the ELBO, that of the posterior of all latents from their prior. "
         + ("A layer carries at most as much information about an image as it costs. " if pure else "")

@@ -3,7 +3,7 @@ r"""A Normal posterior of fixed variance whose mean lies on a sphere.
 With the standard Normal prior of d variables, a mean of length r and the standard deviation :math:`\sigma` everywhere,
 
 .. math:: q(z \mid x) = N\!\left(r \, \frac{m(x)}{|m(x)|}, \sigma^2 I\right), \qquad
-          KL(q \| N(0, I)) = \tfrac 12 \left(r^2 + d\,(\sigma^2 - 1 - \ln \sigma^2)\right)
+          KL(q \| N(0, I)) = \frac{1}{2} \left(r^2 + d\,(\sigma^2 - 1 - \ln \sigma^2)\right)
 
 is a constant. By default :math:`r^2 = d\,(1 - \sigma^2)`: then draws are as long as the prior's,
 :math:`E |z|^2 = d`, and the rate is :math:`d \ln (1/\sigma)`.

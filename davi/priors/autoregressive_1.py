@@ -6,7 +6,7 @@ along the positions of a map, row by row, for each channel, or along the variabl
 (:mod:`davi.distributions.ar1`). A posterior of independent Normal variables cannot be equal to it. Its divergence is at
 least
 
-.. math:: \tfrac12 \left[ (n - 2) \ln(1 + \alpha^2) - \ln(1 - \alpha^2) \right] \text{ nats}
+.. math:: \frac{1}{2} \left[ (n - 2) \ln(1 + \alpha^2) - \ln(1 - \alpha^2) \right] \text{ nats}
 
 for each series of n variables, so that it cannot collapse, however strong the decoder is.
 

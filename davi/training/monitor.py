@@ -47,6 +47,8 @@ class Monitor:
         self.remedy = remedy
         self.config, self.settled, self.kind, self.stage = config, settled, kind, stage
         self.inactive: list[str] = []
+        self.advice = ""
+        """The remedy that was named last: a layer near the threshold would have it named at every other record."""
         self.best: tuple[float, int] | None = None
         """The bound in nats, or the loss of what makes no claim, that later ones must beat, and its step."""
         self.since = 0
@@ -60,7 +62,7 @@ class Monitor:
 
         Returns:
             What has changed: ``what`` (``collapse`` or ``plateau``), ``active``, ``layers`` and a ``message``; where
-            layers are inactive and something is left to try, ``remedy`` says what.
+            layers are inactive and something is left to try that was not the last to be named, ``remedy`` says what.
         """
         if record.get("kind") != self.kind or record.get("stage", "") != self.stage or not _whole(record):
             return []
@@ -87,7 +89,10 @@ class Monitor:
             message = f"{len(layers)} {of} {are} inactive, KL divergence below {least:g} nats: {', '.join(layers)}"
         change = {"what": "collapse", "active": bool(layers), "layers": layers, "message": message}
         remedy = self.remedy(layers) if layers else ""
-        return [{**change, "remedy": remedy} if remedy else change]
+        if remedy in ("", self.advice):
+            return [change]
+        self.advice = remedy
+        return [{**change, "remedy": remedy}]
 
     def _plateau(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
         patience = self.config.plateau_validations

@@ -2,7 +2,7 @@ r"""Where a run stands in its budget, and the learning rate there.
 
 A warm-up of length w rises linearly, :math:`\eta_s = \eta_0 + (\eta - \eta_0)\, s / w`; after it a cosine falls,
 
-.. math:: \eta_s = \eta_T + \tfrac 12 (\eta - \eta_T) (1 + \cos \pi p)
+.. math:: \eta_s = \eta_T + \frac{1}{2} (\eta - \eta_T) (1 + \cos \pi p)
 
 with p the share used up of what remains after the warm-up, or of the current period when the cosine restarts. In place
 of the cosine there may be n stairs, each m times as long as the one before it, with the rate
