@@ -38,7 +38,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 ERRORS: list[tuple[str, str]] = [
     ("trian", f"verb: got 'trian', expected one of {', '.join(VERBS)}; did you mean train?"),
     ("--fast", "unrecognized arguments: --fast"),
-    ("recipes shaw", "recipes: got 'shaw', expected words that a row of davi recipes has"),
+    ("recipes shaw", "recipes: got 'shaw', expected words that a recipe's row or description has"),
     ("recipes show", "recipes show: got no name"),
     ("recipes show a b", "recipes show: got 2 names, expected one"),
     ("recipes show attentive_mist", "did you mean attentive_mnist"),

@@ -33,17 +33,19 @@ def _show(words: Sequence[str]) -> None:
 
 
 def _list(words: Sequence[str], tests: bool) -> None:
-    """The recipes whose row has all these words in it."""
+    """The recipes whose row or description has all these words in it."""
     rows = []
     for name in recipes.names():
         if tests or not name.endswith("_tiny"):
             entry = CATALOG[name]
-            row = (name, str(load_yaml(recipes.find(name))["data"]["set"]), _size(entry.parameters), entry.cost)
-            if all(any(word.lower() in cell.lower() for cell in row) for word in words):
+            recipe = load_yaml(recipes.find(name))
+            row = (name, str(recipe["data"]["set"]), _size(entry.parameters), entry.cost)
+            searched = "\n".join((*row, str(recipe["description"]))).lower()
+            if all(word.lower() in searched for word in words):
                 rows.append(row)
     if not rows:
         raise UserError(
-            f"recipes: got {' '.join(words)!r}, expected words that a row of davi recipes has, such as mnist or minutes"
+            f"recipes: got {' '.join(words)!r}, expected words that a recipe's row or description has, such as mnist"
         )
     print("\n".join(_table([_HEAD, *rows])))
     print("\ndavi recipes show NAME shows one in full, davi recipes WORD filters the list")
