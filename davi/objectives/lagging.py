@@ -40,11 +40,12 @@ from torch import Generator, Tensor, nn
 from davi.batch import Batch
 from davi.errors import UserError
 from davi.evaluation.mutual_information import INFORMATION_IMAGES, AggregatedPosterior, no_estimate
-from davi.model import Hierarchy, Network
+from davi.model import Hierarchy, Network, PixelHierarchy
 from davi.model.joint import ask
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Outcome, Progress, Role
 from davi.objectives.bounds import EvidenceConfig
 from davi.objectives.evidence import EvidenceObjective
+from davi.priors import FromPosteriors
 
 
 @final
@@ -150,6 +151,13 @@ class LaggingObjective(Objective):
     def check(self, model: Network) -> None:
         assert isinstance(model, Hierarchy)
         self.evidence.check(model)
+        if self.config.inner_steps and isinstance(model, PixelHierarchy):
+            prior = model.prior_of_top
+            if isinstance(prior, FromPosteriors):
+                raise UserError(
+                    f"objective: got lagging for {model.name} with the prior {prior.name}, expected another prior: "
+                    "this one is made of posteriors, so their parameters are the generative model's as well"
+                )
         if self.config.inner_steps and (why := no_estimate(ask(model))):
             raise UserError(f"objective: got lagging for {model.name}, expected another posterior: {why}")
 
