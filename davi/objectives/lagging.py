@@ -22,6 +22,7 @@ Every update, inner ones as well, is a step of the run: it uses up the budget, t
 the averaged weights and counts for schedules, warm-ups and epochs in the recipe. A round has up to 100 of them. (The
 authors count a pass in rounds, and so does the mutual information here.) A step that the step filter refuses is no
 update and does not count in its loop. Weights and moments that a step does not move stay as they are.
+Running statistics of batch norms are no weights: they follow the batches of every step, in the whole model.
 
 References:
     Lagging Inference Networks and Posterior Collapse in Variational Autoencoders, J. He, D. Spokoyny, G. Neubig,
