@@ -132,7 +132,9 @@ def test_what_does_not_go_together_is_refused_in_one_line(assignments: list[str]
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"name": "fixed_normal", "scale": 0.0}, "scale: got 0.0, expected a number above 0"),
+        ({"name": "fixed_normal", "scale": 0.0}, "scale: got 0.0, expected 0.0001 to 10"),
+        ({"name": "fixed_normal", "scale": 1e200, "radius": 1.0}, "scale: got 1e[+]200, expected 0.0001 to 10"),
+        ({"name": "fixed_normal", "radius": 1e200}, "radius: got 1e[+]200, expected .* at most 100000 times the scale"),
         (
             {"name": "fixed_normal", "scale": 1.0},
             "scale: got 1.0 without a radius, expected a number above 0 and below",

@@ -201,3 +201,9 @@ def test_more_vectors_than_channels_are_refused(vectors: int) -> None:
 def test_no_reflection_is_refused() -> None:
     with pytest.raises(ValueError, match="reflections: got 0, expected at least 1"):
         SylvesterHouseholderConfig(reflections=0)
+
+
+@pytest.mark.parametrize("name", ["width", "hidden_layers"])
+def test_a_network_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: got 0, expected at least 1$"):
+        IAFConfig(**{name: 0})  # type: ignore[arg-type]  # names of the test

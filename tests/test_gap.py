@@ -212,6 +212,14 @@ def test_other_posteriors_have_a_curve_and_a_reason() -> None:
     np.testing.assert_allclose(found.curve, np.broadcast_to(found.curve[0], found.curve.shape), atol=1e-6)
 
 
+def test_a_constant_rate_is_not_given_up() -> None:
+    """Its posterior may be a Normal, but one with free parameters would be of a larger family."""
+    model = davi.build("vae_2d_digits", "model.constant_rate.name=fixed_normal")
+    assert isinstance(model, Hierarchy)
+    found = why_not(model, torch.zeros(1, *model.shape, dtype=torch.uint8))
+    assert found == "the posterior of layer 0 has a constant rate, which a Normal with free parameters would leave"
+
+
 def test_models_without_weights_are_refused() -> None:
     model = BeliefNet((1, 2, 2), 2, BeliefNetConfig())
     images = Images(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), 2, "made up")

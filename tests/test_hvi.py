@@ -330,7 +330,8 @@ def test_the_decoder_is_not_compiled() -> None:
         ({"iterations": -1}, r"iterations: got -1, expected 0 \(a VAE\) or more"),
         ({"leapfrog_steps": 0}, "leapfrog_steps: got 0, expected at least 1"),
         ({"reverse_width": 0}, "reverse_width: got 0, expected at least 1"),
-        ({"step_size": 0.0}, "step_size: got 0.0, expected a number above 0"),
+        ({"step_size": 0.0}, "step_size: got 0.0, expected a number above 0, at most 100"),
+        ({"step_size": 1e300}, "step_size: got 1e[+]300, expected a number above 0, at most 100"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], words: str) -> None:

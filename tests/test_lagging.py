@@ -129,6 +129,8 @@ def test_models_and_images_that_do_not_fit_are_refused() -> None:
     )
     with pytest.raises(UserError, match=told):
         LaggingObjective(LaggingConfig()).check(davi.build("biva_digits_tiny"))
+    with pytest.raises(UserError, match=r"^objective: got lagging for vae with the prior vamp, expected another prior"):
+        LaggingObjective(LaggingConfig()).check(davi.build("vae_lagging_digits_tiny", "model.prior.name=vamp"))
     with pytest.raises(UserError, match=r"^objective: got mutual_information_weight 1 for hvi"):
         LaggingObjective(LaggingConfig(evidence=EvidenceConfig(mutual_information_weight=1.0))).check(
             davi.build("hvi_digits_tiny")

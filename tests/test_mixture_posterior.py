@@ -10,8 +10,10 @@ import torch
 from quadrature import from_the_prior
 from torch import Tensor
 
+import davi
 from davi import Kind
 from davi.batch import Batch
+from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.evaluation.activity import ActiveUnits
 from davi.flows.planar import PlanarConfig
@@ -219,3 +221,9 @@ def test_units_are_active_where_the_mean_of_the_mixture_varies() -> None:
 def test_impossible_options_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}$"):
         MixturePosteriorConfig(**options)
+
+
+def test_a_prior_made_of_mixtures_is_refused_before_it_is_built() -> None:
+    words = "prior.name: got vamp, expected another prior: the posterior is a mixture of 3 Normal distributions"
+    with pytest.raises(UserError, match=words):
+        davi.build("mixture_posterior_digits_tiny", "model.components=3", "model.prior.name=vamp")

@@ -238,12 +238,16 @@ def test_the_rate_floor_is_measured_and_everything_works_on_a_run(
         ("ladder_vae", (), "gaussian_mixture", False),
         ("ladder_vae", ("posterior_flow.name=iaf", "posterior_flow.width=4"), "autoregressive_1", False),
         ("vae", (), "autoregressive_1", False),
+        ("hvi", (), "autoregressive_1", False),
+        ("hvi", ("iterations=0",), "autoregressive_1", True),
+        ("mixture_posterior", (), "autoregressive_1", False),
     ],
 )
 def test_only_independent_normal_variables_are_committed(
     hierarchy: str, options: tuple[str, ...], prior: str, found: bool
 ) -> None:
-    """Behind a flow, or given draws of other layers, the top latents may be dependent given the image."""
+    """Behind a flow, along trajectories, in a mixture, or given draws of other layers, the top latents may be dependent
+    given the image."""
     model = build(hierarchy, prior, *options)
     pixels = some_images(model, 4).to(torch.uint8)
     evaluation = davi.evaluation.evaluate(model, davi.data.Images(pixels, model.levels, "some"))

@@ -234,3 +234,11 @@ def test_what_is_asked_of_every_latent() -> None:
     assert UniformSphere(mu).repeat_images(3).shape == (6, 3, 1, 1)
     assert VonMisesFisher(mu.bfloat16(), 4.0).sample(seeded()).dtype == torch.float32
     assert "kappa=4" in repr(q)
+
+
+@pytest.mark.parametrize("variables", [2, 3])
+def test_draws_in_single_precision_have_length_one(variables: int) -> None:
+    """In few dimensions noise is often nearly parallel to the mean direction, and rounding must not tilt the rest."""
+    mu = some_direction(variables).float().expand(20_000, variables)
+    lengths = VonMisesFisher(mu, 1.0).sample(seeded()).double().norm(dim=1)
+    assert float((lengths - 1.0).abs().max()) < 1e-6

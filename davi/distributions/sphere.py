@@ -240,7 +240,9 @@ class VonMisesFisher(Latent, Pairwise):
         with torch.no_grad():
             away = _one_minus_cosine(noise(fixed.new_empty(len(mu), 3, _PROPOSALS)), self.variables, self.kappa)
             around = noise(self.mu.detach()).flatten(1)
-            across = direction(around - (around * fixed).sum(1, keepdim=True) * fixed)
+            for _ in range(2):  # twice: where little is left, rounding leaves it at a slant
+                around = direction(around - (around * fixed).sum(1, keepdim=True) * fixed)
+            across = around
             z = (1.0 - away) * fixed + (away * (2.0 - away)).sqrt() * across
         moved = mu - fixed  # zero, with a gradient
         turned = (1.0 - away) * moved - (moved * z).sum(1, keepdim=True) * fixed

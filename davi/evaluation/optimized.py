@@ -47,7 +47,7 @@ from davi.distributions import Drawn, Latent, Normal, TransformedNormal
 from davi.evaluation.bounds import eval_mode
 from davi.evaluation.record import Array
 from davi.evaluation.streaming import double
-from davi.model import Hierarchy
+from davi.model import Hierarchy, PixelHierarchy
 from davi.model.hierarchy import Step
 from davi.repetition import repeat_images
 
@@ -227,6 +227,8 @@ def why_not(model: Hierarchy, x: Tensor) -> str:
         model: the model.
         x: any images of it.
     """
+    if isinstance(model, PixelHierarchy) and model.rate_of_top is not None:
+        return "the posterior of layer 0 has a constant rate, which a Normal with free parameters would leave"
     wrong: dict[int, str] = {}
 
     def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from typing import final
 
+from davi.distributions import Normal
 from davi.evaluation.measure import Measure
 from davi.evaluation.meter import Meter
 from davi.evaluation.record import Evaluation
 from davi.evidence import Kind
 from davi.model import Model, PixelHierarchy
+from davi.model.joint import ask
 from davi.priors import CommittedRate
 
 RATE_FLOOR = "rate floor"
@@ -26,8 +28,8 @@ CONSTANT_RULE = "the KL divergence of the top layer, which is the same for all i
 @final
 class RateFloor(Meter):
     """The committed rate of a model whose top posterior is a diagonal Normal given the image alone; None of others.
-    Where it depends on draws of other latents, or passes through a flow, its variables may be dependent given the
-    image, and nothing is committed. A constant rate is that rate."""
+    Where it depends on draws of other latents, is a mixture, or is moved by a flow or along trajectories, its variables
+    may be dependent given the image, and nothing is committed. A constant rate is that rate."""
 
     name = RATE_FLOOR
     wants = PixelHierarchy
@@ -41,5 +43,7 @@ class RateFloor(Meter):
         if constant is not None:
             return Measure(RATE_FLOOR, "nats", constant.rate, None, Kind.EXACT, CONSTANT_RULE)
         if not isinstance(prior, CommittedRate) or self._model.why_top_is_not_normal():
+            return None
+        if not isinstance(ask(self._model).posteriors[0], Normal):  # what it begins as may be moved
             return None
         return Measure(RATE_FLOOR, "nats", prior.least_rate, None, Kind.EXACT, RULE)

@@ -200,6 +200,12 @@ class IAFConfig(PosteriorFlowConfig):
     gate_bias: float = 2.0
     form: Form = "paper"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+
 
 @final
 class AmortizedIAF(AmortizedFlow):

@@ -54,6 +54,9 @@ LogJoint = Callable[[Tensor], Tensor]
 Slope = Callable[[Tensor], Tensor]
 """``z -> d log p(x, z) / dz``: ``[B, ...] -> [B, ...]``."""
 
+_LARGEST_STEP = 100.0
+"""Of the prior, leapfrog steps above 2 are unstable."""
+
 
 @final
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ class HVIConfig(VAEConfig):
         for name in ("leapfrog_steps", "reverse_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if not 0.0 < self.step_size < math.inf:
-            raise ValueError(f"step_size: got {self.step_size}, expected a number above 0")
+        if not 0.0 < self.step_size <= _LARGEST_STEP:
+            raise ValueError(f"step_size: got {self.step_size}, expected a number above 0, at most {_LARGEST_STEP:g}")
 
 
 class State(NamedTuple):

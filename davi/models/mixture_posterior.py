@@ -200,6 +200,11 @@ class MixturePosteriorVAE(VAENetworks):
         components = self.encode_components(pixels)
         return PosteriorMixture.of(components) if len(components) > 1 else components[0]
 
+    def why_top_is_not_normal(self) -> str:
+        if self.config.components > 1:
+            return f"the posterior is a mixture of {self.config.components} Normal distributions, and no Normal one"
+        return super().why_top_is_not_normal()
+
     def top_posterior(self, context: Normal | PosteriorMixture) -> Latent:
         return context
 

@@ -22,6 +22,7 @@ Every update, inner ones as well, is a step of the run: it uses up the budget, t
 the averaged weights and counts for schedules, warm-ups and epochs in the recipe. A round has up to 100 of them. (The
 authors count a pass in rounds, and so does the mutual information here.) A step that the step filter refuses is no
 update and does not count in its loop. Weights and moments that a step does not move stay as they are.
+Running statistics of batch norms are no weights: they follow the batches of every step, in the whole model.
 
 References:
     Lagging Inference Networks and Posterior Collapse in Variational Autoencoders, J. He, D. Spokoyny, G. Neubig,
@@ -40,11 +41,12 @@ from torch import Generator, Tensor, nn
 from davi.batch import Batch
 from davi.errors import UserError
 from davi.evaluation.mutual_information import INFORMATION_IMAGES, AggregatedPosterior, no_estimate
-from davi.model import Hierarchy, Network
+from davi.model import Hierarchy, Network, PixelHierarchy
 from davi.model.joint import ask
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Outcome, Progress, Role
 from davi.objectives.bounds import EvidenceConfig
 from davi.objectives.evidence import EvidenceObjective
+from davi.priors import FromPosteriors
 
 
 @final
@@ -150,6 +152,13 @@ class LaggingObjective(Objective):
     def check(self, model: Network) -> None:
         assert isinstance(model, Hierarchy)
         self.evidence.check(model)
+        if self.config.inner_steps and isinstance(model, PixelHierarchy):
+            prior = model.prior_of_top
+            if isinstance(prior, FromPosteriors):
+                raise UserError(
+                    f"objective: got lagging for {model.name} with the prior {prior.name}, expected another prior: "
+                    "this one is made of posteriors, so their parameters are the generative model's as well"
+                )
         if self.config.inner_steps and (why := no_estimate(ask(model))):
             raise UserError(f"objective: got lagging for {model.name}, expected another posterior: {why}")
 

@@ -29,6 +29,12 @@ from davi.distributions import Latent, Normal
 from davi.distributions.sphere import direction
 from davi.posteriors.constant_rate import ConstantRate, ConstantRateConfig
 
+_SCALES = (1e-4, 10.0)
+"""The smallest and the largest."""
+_FARTHEST = 1e5
+"""In units of the scale. Beyond it, as below the smallest scale, numbers in float32 are too coarse for the density of a
+draw."""
+
 
 @final
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class FixedNormalConfig(ConstantRateConfig):
 
     Arguments:
         name: ``fixed_normal``.
-        scale: :math:`\sigma`, the standard deviation.
-        radius: r, the length of the mean; None: :math:`\sqrt{d (1 - \sigma^2)}`.
+        scale: :math:`\sigma`, the standard deviation, 0.0001 to 10.
+        radius: r, the length of the mean, at most 100,000 :math:`\sigma`; None: :math:`\sqrt{d (1 - \sigma^2)}`.
     """
 
     name: Literal["fixed_normal"] = "fixed_normal"
@@ -46,12 +52,15 @@ class FixedNormalConfig(ConstantRateConfig):
     radius: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.scale < math.inf:
-            raise ValueError(f"scale: got {self.scale}, expected a number above 0")
+        low, high = _SCALES
+        if not low <= self.scale <= high:
+            raise ValueError(f"scale: got {self.scale}, expected {low:g} to {high:g}")
         if self.radius is None and self.scale >= 1.0:
             raise ValueError(f"scale: got {self.scale} without a radius, expected a number above 0 and below 1")
-        if self.radius is not None and not 0.0 < self.radius < math.inf:
-            raise ValueError(f"radius: got {self.radius}, expected a number above 0")
+        if self.radius is not None and not 0.0 < self.radius <= _FARTHEST * self.scale:
+            raise ValueError(
+                f"radius: got {self.radius}, expected a number above 0, at most {_FARTHEST:g} times the scale"
+            )
 
 
 @final
