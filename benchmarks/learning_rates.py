@@ -33,6 +33,7 @@ from davi.evidence import bits_per_dim
 from davi.objectives import EvidenceConfig
 from davi.runs import MODEL, load_model
 from davi.training import train
+from davi.training.failure import NotFiniteError
 
 NAME = "learning_rates"
 FACTORS = (1.0, 1 / 3, 3.0)
@@ -60,8 +61,9 @@ SPEED: dict[str, float] = {
 """Steps a second of one free core, as ``family_mnist.json``, ``family_photos.json`` and ``iwae.json`` have them."""
 
 
-def bound(run: Path, recipe: recipes.Recipe, rate: float, steps: int, sets: DataSets) -> NDArray[np.float64]:
-    """The bound of each validation image, nats ``[N]``, after training as far as that has not been done."""
+def bound(run: Path, recipe: recipes.Recipe, rate: float, steps: int, sets: DataSets) -> NDArray[np.float64] | None:
+    """The bound of each validation image, nats ``[N]``, after training as far as that has not been done; None if it
+    diverges."""
     assert recipe.training is not None
     assert sets.validation is not None
     config = dataclasses.replace(
@@ -71,7 +73,10 @@ def bound(run: Path, recipe: recipes.Recipe, rate: float, steps: int, sets: Data
         torch.manual_seed(config.seed)
         model = recipes.build(recipe, sets.shape, sets.levels)
         written = dataclasses.replace(recipe, training=config).to_dict()
-        train(model, sets, config, run, written, resume=run.exists(), print_fn=lambda line: None)
+        try:
+            train(model, sets, config, run, written, resume=run.exists(), print_fn=lambda line: None)
+        except NotFiniteError:
+            return None
     model, _ = load_model(run / MODEL)
     draws = config.objective.draws if isinstance(config.objective, EvidenceConfig) else 1
     return evaluate(model, sets.validation, draws).bound
@@ -99,6 +104,9 @@ def trial(name: str, options: argparse.Namespace) -> dict[str, Any]:
         rate = float(f"{factor * own:.3g}")
         label = "-".join(["rates", name, *options.override, f"{options.seconds:g}s", f"{rate:g}"]).replace("/", "_")
         values = bound(options.runs / label, recipe, rate, steps, sets)
+        if values is None:
+            rows[f"{rate:g}"] = {"diverged": True}
+            continue
         reference = values if reference is None else reference
         row = {"nats": -float(values.mean()), "bits_per_dim": bits_per_dim(float(values.mean()), dims)}
         rows[f"{rate:g}"] = row if values is reference else {**row, **compare(values, reference, dims)}
@@ -129,7 +137,8 @@ def main() -> None:
         found = trial(name, options)
         keep(found)
         shown = "  ".join(
-            f"{rate}: {row['nats']:.2f} ({row['bits_per_dim']:.3f})" for rate, row in found["rates"].items()
+            f"{rate}: diverged" if "diverged" in row else f"{rate}: {row['nats']:.2f} ({row['bits_per_dim']:.3f})"
+            for rate, row in found["rates"].items()
         )
         better = [rate for rate, row in found["rates"].items() if row.get("clearly_better")]
         print(f"{name}  {found['steps']} steps  {shown}  clearly better: {', '.join(better) or 'none'}", flush=True)
