@@ -150,9 +150,9 @@ _FLOWS = (
     ),
     Mutant(
         "determinants-of-other-shapes-are-means",
-        "davi/flows/base.py",
-        "shares = log_det / math.prod(x.shape[1:])",
-        "shares = log_det / x.numel()",
+        "davi/distributions/base.py",
+        "shares = total / math.prod(x.shape[1:])",
+        "shares = total / x.numel()",
         ("test_bijections.py::test_shares_add_up",),
     ),
     Mutant(

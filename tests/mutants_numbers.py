@@ -72,8 +72,8 @@ _DISTRIBUTIONS = (
     Mutant(
         "kl-in-the-other-direction",
         "davi/distributions/normal.py",
-        "(self.closed_kl_map(prior), True) if isinstance(prior, Normal)",
-        "(prior.closed_kl_map(self), True) if isinstance(prior, Normal)",
+        "return self.closed_kl_map(conditionals), conditionals is prior",
+        "return conditionals.closed_kl_map(self), conditionals is prior",
         ("test_attentive_vae.py::test_terms_of_the_bound",),
     ),
     Mutant(

@@ -133,8 +133,8 @@ def test_an_autoregressive_model_shows_where_its_bits_go() -> None:
     assert "ELBO" not in without_curves(text) + table
     assert (
         "Does not apply to this model: reconstructions, images layer by layer, interpolation, variations that keep the "
-        "top layers, KL divergence and active units of layers, the variational gap, attention over depth, attention "
-        "over space.\n" in text
+        "top layers, KL divergence and active units of layers, mutual information, the variational gap, attention over "
+        "depth, attention over space.\n" in text
     )
 
 

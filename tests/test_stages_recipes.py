@@ -73,7 +73,7 @@ def test_round_trip(halves: Path) -> None:
         (["--training", "null"], r"stages: got \[.*, expected a list of stages beside a section training$"),
         (
             ["--stages.second.objective.name", "elbo"],
-            r"stages.second: objective.name: got 'elbo', expected one of evidence, toy_persistent$",
+            r"stages.second: objective.name: got 'elbo', expected one of evidence, lagging, toy_persistent$",
         ),
     ],
 )
@@ -89,9 +89,13 @@ def test_mistakes_cost_one_line(halves: Path, assignments: Sequence[str], messag
         (
             "toy_boltzmann",
             {"name": "persistent"},
-            r"training.objective.name: got 'persistent', expected one of evidence, toy_persistent$",
+            r"training.objective.name: got 'persistent', expected one of evidence, lagging, toy_persistent$",
         ),
-        ("toy_boltzmann", {"name": 3}, r"training.objective.name: got 3, expected one of evidence, toy_persistent$"),
+        (
+            "toy_boltzmann",
+            {"name": 3},
+            r"training.objective.name: got 3, expected one of evidence, lagging, toy_persistent$",
+        ),
         (
             "toy_boltzmann",
             {"name": "toy_persistent", "free_nats": 1.0},

@@ -48,11 +48,15 @@ ENDS = {
     "pixelcnn_digits_tiny": ["causal.first.conv", "causal.last.conv"],
     "pixelcnn_pp_digits_tiny": ["causal.u", "causal.above", "causal.before", "causal.output"],
     "pixelsnail_digits_tiny": ["causal.above", "causal.beside", *SEEING, "causal.output"],
+    "pixelvae_2level_digits_tiny": [*GATED, "infer_grid.cell.stem"],
+    "pixelvae_digits_tiny": [*GATED, "infer_top.cell.stem"],
     "sylvester_digits_tiny": ["inference.0.encoder.0.conv", "output.last"],
     "vae_convolutional_digits_tiny": ["inference.0.cell.stem", "output.last"],
     "vae_digits_tiny": ["inference.0.hidden.0", "output.last"],
+    "vae_lagging_digits_tiny": ["inference.0.hidden.0", "output.last"],
     "very_deep_vae_autoregressive_digits_tiny": [*GATED, "stem"],
     "very_deep_vae_digits_tiny": ["stem", "output"],
+    "vlae_digits_tiny": [*GATED, "infer_top.cell.stem"],
 }
 """Layers that read the image or give the parameters of its pixels."""
 
@@ -67,7 +71,7 @@ def _one_thread() -> Iterator[None]:
 
 def family(name: str, wanted: str) -> str:
     """The override that gives the pixels of a recipe another family."""
-    network = "network.likelihood." if "autoregressive" in name else ""
+    network = "network.likelihood." if any(word in name for word in ("autoregressive", "pixelvae", "vlae")) else ""
     return f"model.likelihood.{network}family={wanted}"
 
 
