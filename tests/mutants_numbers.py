@@ -50,7 +50,7 @@ _CLAIM = (
         "davi/recipes/__init__.py",
         "return model.eval()",
         "return model",
-        ("test_contract_model.py::test_evidence_does_not_depend_on_the_other_images",),
+        ("test_recipes.py::test_built_models_are_in_evaluation_mode",),
     ),
     Mutant(
         "log-q-added-to-the-weight",

@@ -254,6 +254,11 @@ def test_files_can_be_read_without_torch() -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, str(len(recipes.names())), "")
 
 
+def test_built_models_are_in_evaluation_mode() -> None:
+    """As loaded ones are: nobody shall measure with the batch norms and the dropout of training by accident."""
+    assert not any(module.training for module in davi.build("nvae_digits_tiny").modules())
+
+
 def test_the_public_names() -> None:
     assert set(dir(davi)) >= {"build", "load", "Evidence", "Kind", "Model", "LatentModel", "Hierarchy", "__version__"}
     assert davi.Kind is Kind
