@@ -29,9 +29,13 @@ LEVELS = {"toy_flow": 5}
 M = TypeVar("M", bound=nn.Module)
 
 
+recipe = functools.cache(recipes.load)
+"""A recipe by its name: every file of tests asks for all of them, and they cannot be changed."""
+
+
 def class_of(name: str) -> type[Network]:
     """The class of a recipe's or a toy's network."""
-    return toys.TOYS[name] if name in toys.TOYS else MODELS[recipes.load(name).model_name]
+    return toys.TOYS[name] if name in toys.TOYS else MODELS[recipe(name).model_name]
 
 
 def names(kind: type) -> list[str]:
@@ -65,9 +69,9 @@ def _shaken(name: str) -> Network:
 def _build(name: str) -> Network:
     if name in toys.TOYS:
         return small(name, (1, 4, 4), LEVELS.get(name, 2))
-    recipe = recipes.load(name)
-    assert recipe.data is not None
-    return shake(recipes.build(recipe, *geometry_of(recipe.data)))
+    found = recipe(name)
+    assert found.data is not None
+    return shake(recipes.build(found, *geometry_of(found.data)))
 
 
 def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0) -> Network:
@@ -75,7 +79,7 @@ def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0)
     if name in toys.TOYS:
         cls: type[Network] = toys.TOYS[name]
         return shake(cls(shape, levels, cls.Config(), classes))
-    return shake(recipes.build(recipes.load(name), shape, levels, classes))
+    return shake(recipes.build(recipe(name), shape, levels, classes))
 
 
 def model_of(network: Network) -> Model:
