@@ -6,6 +6,8 @@ for one capability, and a model is tested by all files whose capabilities it has
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from typing import TypeVar
 
@@ -27,9 +29,13 @@ LEVELS = {"toy_flow": 5}
 M = TypeVar("M", bound=nn.Module)
 
 
+recipe = functools.cache(recipes.load)
+"""A recipe by its name: every file of tests asks for all of them, and they cannot be changed."""
+
+
 def class_of(name: str) -> type[Network]:
     """The class of a recipe's or a toy's network."""
-    return toys.TOYS[name] if name in toys.TOYS else MODELS[recipes.load(name).model_name]
+    return toys.TOYS[name] if name in toys.TOYS else MODELS[recipe(name).model_name]
 
 
 def names(kind: type) -> list[str]:
@@ -46,12 +52,26 @@ def shake(network: M) -> M:
 
 
 def shaken(name: str) -> Network:
-    """The network of a recipe, for its own images, or of a toy; shaken, in eval mode."""
+    """The network of a recipe, for its own images, or of a toy; shaken, in eval mode: a copy for the caller alone.
+
+    It is always the same, and the default generator stays where it is. Copying is much quicker than building.
+    """
+    return copy.deepcopy(_shaken(name))
+
+
+@functools.cache
+def _shaken(name: str) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # not a test's own seed: its images should have nothing to do with the weights
+        return _build(name)
+
+
+def _build(name: str) -> Network:
     if name in toys.TOYS:
         return small(name, (1, 4, 4), LEVELS.get(name, 2))
-    recipe = recipes.load(name)
-    assert recipe.data is not None
-    return shake(recipes.build(recipe, *geometry_of(recipe.data)))
+    found = recipe(name)
+    assert found.data is not None
+    return shake(recipes.build(found, *geometry_of(found.data)))
 
 
 def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0) -> Network:
@@ -59,7 +79,7 @@ def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0)
     if name in toys.TOYS:
         cls: type[Network] = toys.TOYS[name]
         return shake(cls(shape, levels, cls.Config(), classes))
-    return shake(recipes.build(recipes.load(name), shape, levels, classes))
+    return shake(recipes.build(recipe(name), shape, levels, classes))
 
 
 def model_of(network: Network) -> Model:

@@ -14,11 +14,10 @@ from typing import Any, ClassVar, final
 
 import pytest
 import torch
-from contract import all_images, class_of, names, seeded, shake
+from contract import all_images, class_of, names, recipe, seeded, shake
 from tiny import same_files, sets
 from torch import Tensor, nn
 
-from davi import recipes
 from davi.inspection.attention import queries_on
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
@@ -44,7 +43,7 @@ def of(
     """The model of a recipe for other images, shaken, in eval mode, float64."""
     cls = class_of(name)
     assert issubclass(cls, CausalModel)
-    config = recipes.load(name).model
+    config = recipe(name).model
     if likelihood is not None:
         config = replace(config, likelihood=likelihood)
     torch.manual_seed(0)
@@ -55,7 +54,7 @@ def network_of(name: str, shape: Shape, levels: int, likelihood: LikelihoodConfi
     """Its network alone, with two classes and three features of each pixel."""
     cls = class_of(name)
     assert issubclass(cls, CausalModel)
-    config = replace(recipes.load(name).model, likelihood=likelihood)
+    config = replace(recipe(name).model, likelihood=likelihood)
     torch.manual_seed(0)
     return shake(cls.Causal(shape, levels, config, 2, 3)).double()
 

@@ -203,7 +203,7 @@ def best_bound(config: PosteriorFlowConfig | None, points: int) -> float:
     mean, log_scale = (torch.zeros(1, 2, 1, 1, dtype=torch.float64, requires_grad=True) for _ in range(2))
     features = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     parameters = [mean, log_scale, *([] if flow is None else flow.parameters())]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=200, tolerance_change=0.0, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(parameters, max_iter=60, tolerance_change=0.0, line_search_fn="strong_wolfe")
 
     def loss(at: Tensor, weights: Tensor) -> Tensor:
         base = Normal(mean.expand(len(at), -1, -1, -1), log_scale.exp().expand(len(at), -1, -1, -1))
@@ -242,7 +242,7 @@ RICHER: list[Callable[[], PosteriorFlowConfig]] = [
 def test_flows_close_most_of_the_gap(config: Callable[[], PosteriorFlowConfig]) -> None:
     """They contain the diagonal posteriors, or nearly, and none is better than the truth (but for the quadrature)."""
     gap = LOG_EVIDENCE - best_bound(config(), 16)
-    assert -1e-6 < gap < MEAN_FIELD_GAP / 2
+    assert -1e-6 < gap < MEAN_FIELD_GAP / 4  # after 60 steps under a tenth is left, after 200 a thousandth
 
 
 def test_the_true_posterior_has_constant_weights() -> None:

@@ -10,18 +10,17 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from contract import TINY, class_of
 from killed_runs import CONFIG
 from tiny import RECIPE, Logistic, sets, vae
 from torch import Generator, Tensor, nn
 
 import davi
-from davi import recipes
 from davi.batch import Batch
 from davi.distributions import Latent
 from davi.errors import UserError
 from davi.metrics import read_metrics
 from davi.model import Hierarchy, Model, Network
-from davi.models import MODELS
 from davi.objectives import (
     OBJECTIVES,
     EvidenceConfig,
@@ -38,11 +37,7 @@ from davi.training.roles import generative_parameters, keep_gradients
 from davi.training.sections import OptimizerConfig, StepFilterConfig
 from davi.training.state import State
 
-HIERARCHIES = [
-    name
-    for name in recipes.names()
-    if name.endswith("_tiny") and issubclass(MODELS[recipes.load(name).model_name], Hierarchy)
-]
+HIERARCHIES = [name for name in TINY if issubclass(class_of(name), Hierarchy)]
 
 
 def joint(model: Hierarchy, x: Tensor, latents: list[Tensor]) -> Tensor:
