@@ -44,6 +44,7 @@ from davi.evaluation.record import Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import About, Evidence, Kind
 from davi.model import Hierarchy, Model
+from davi.model.joint import evaluating
 from davi.repetition import repeat_images
 
 Progress = Callable[[int, int], None]
@@ -185,21 +186,9 @@ def evaluate(
 
 
 @contextmanager
-def eval_mode(model: Model) -> Iterator[None]:
-    """Eval mode within the block; every module's own mode is restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
 def measuring(model: Model) -> Iterator[None]:
     """Eval mode and no gradients within the block; every module's own mode is restored afterwards."""
-    with eval_mode(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         yield
 
 

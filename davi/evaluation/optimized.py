@@ -44,11 +44,11 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from davi.distributions import Drawn, Latent, Normal, TransformedNormal
-from davi.evaluation.bounds import eval_mode
 from davi.evaluation.record import Array
 from davi.evaluation.streaming import double
 from davi.model import Hierarchy, PixelHierarchy
 from davi.model.hierarchy import Step
+from davi.model.joint import evaluating
 from davi.repetition import repeat_images
 
 STEP_DRAWS = 4
@@ -238,7 +238,7 @@ def why_not(model: Hierarchy, x: Tensor) -> str:
             wrong[layer] = type(own).__name__
         return posterior.center()
 
-    with eval_mode(model):
+    with evaluating(model):
         model.top_down(choose, model.encode(x))
     layer = min(wrong, default=None)
     if layer is None:
@@ -281,7 +281,7 @@ def optimize(
         chunk: images a pass where nothing is optimized; a small batch is repeated to fill it.
         progress: told the share that is done.
     """
-    with eval_mode(model):
+    with evaluating(model):
         with torch.no_grad():
             context = model.encode(x)
         tried = [FreePosterior(len(x), start, generator) for start in STARTS]

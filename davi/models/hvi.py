@@ -161,7 +161,8 @@ class Reverse(nn.Module):
         self.hidden = nn.Conv2d(latents + features, width, kernel, padding=kernel // 2)
         self.last = nn.Conv2d(width, 2 * latents, kernel, padding=kernel // 2)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # a convolution has one unless it is told otherwise
+        assert self.last.bias is not None  # a convolution has one unless it is told otherwise
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, z: Tensor, features: Tensor, mass: Tensor) -> Normal:
         """``[B, C, h, w]`` and ``[B, F, h, w]`` -> a Normal ``[B, C, h, w]``."""

@@ -161,7 +161,8 @@ class Head(nn.Module):
         self.log_scale = nn.Conv2d(features, latents, kernel, padding=kernel // 2)
         for layer in (self.mean, self.log_scale):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # a convolution has one unless it is told otherwise
+            assert layer.bias is not None  # a convolution has one unless it is told otherwise
+            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Normal:
         """``[B, F, h, w]`` -> ``[B, C, h, w]``."""
