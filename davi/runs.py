@@ -32,7 +32,7 @@ from davi.data import which_images
 from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
 from davi.kept import IMAGES, portable
-from davi.model import Energy, Model, Network
+from davi.model import Model, Network, Unnormalized
 from davi.models import MODELS
 from davi.partition import normalized
 from davi.renamed import read, upgraded
@@ -250,7 +250,7 @@ def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple
         UserError: as there, and if what is found says nothing about the probability of images.
     """
     network, info = load_network(path, print_fn)
-    if isinstance(network, Energy):
+    if isinstance(network, Unnormalized):
         path = Path(path)
         return normalized(network, path if path.is_dir() else path.parent), info
     if not isinstance(network, Model):

@@ -76,11 +76,11 @@ class Flat(Energy):
         super().__init__((1, 2, 3), 2, Nothing())
         self.weight = nn.Parameter(torch.zeros(()))
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        return self.weight * v.flatten(1).sum(1)
+    def free_energy(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.weight * x.flatten(1).sum(1)
 
-    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-        return v
+    def gibbs(self, x: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        return x
 
 
 IMAGES = Images(
@@ -188,9 +188,9 @@ def test_an_energy_shows_where_its_chain_goes() -> None:
         name: ClassVar[str] = "flipping"
 
         def gibbs(
-            self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0
+            self, x: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0
         ) -> Tensor:
-            return v if steps % 2 == 0 else 1 - v
+            return x if steps % 2 == 0 else 1 - x
 
     found, text, _ = seen(Normalized(Flipping(), Partition(6 * math.log(2), Kind.EXACT)))
     strip = found.strips[0]

@@ -40,11 +40,11 @@ class Fields(Energy):
         super().__init__(shape, levels, config, classes)
         self.b = nn.Parameter(torch.linspace(-1.0, 1.0, self.dims))
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        return -(v.flatten(1) * self.b).sum(1)
+    def free_energy(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return -(x.flatten(1) * self.b).sum(1)
 
-    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-        return torch.bernoulli((self.b / temperature).sigmoid().expand(len(v), -1), generator=generator).view_as(v)
+    def gibbs(self, x: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        return torch.bernoulli((self.b / temperature).sigmoid().expand(len(x), -1), generator=generator).view_as(x)
 
 
 @final
@@ -52,6 +52,8 @@ class Overflowing(Fields, Summable):
     """One whose sum is beyond all numbers."""
 
     name = "overflowing"
+
+    log2_states = 6.0
 
     def log_partition(self) -> Tensor:
         return torch.tensor(math.inf, dtype=torch.float64)
@@ -159,19 +161,24 @@ def test_a_damaged_file_is_named_in_one_line(run: Path) -> None:
 
 def test_without_one_there_is_no_probability(tmp_path: Path) -> None:
     run = run_of(Fields((1, 2, 2), 2, FieldsConfig()), tmp_path / "run")
-    with pytest.raises(UserError, match="got the energy fields without a partition function, expected ") as caught:
-        davi.load(run)
-    assert str(run / "derived" / "partition.safetensors") in str(caught.value)
+    unknown = loaded(run)
+    x = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(
+        UserError, match=r"^fields: got no partition function, expected one: .* davi evaluate "
+    ) as caught:
+        unknown.evidence(x)
     assert "\n" not in str(caught.value)
+    assert unknown.sample(3, seed=1).shape == (3, 1, 2, 2)  # which takes none
     assert not (run / "derived").exists()
     keep(run, 2.5, Kind.ESTIMATE)
-    assert loaded(run).partition.log_z == 2.5
+    known = loaded(run).partition
+    assert known is not None
+    assert known.log_z == 2.5
     network, _ = load_network(run)
     with torch.no_grad():
         next(network.parameters()).add_(0.5)
     save_model(run / "model.safetensors", network)
-    with pytest.raises(UserError, match="without a partition function"):
-        davi.load(run)
+    assert loaded(run).partition is None
 
 
 def test_one_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@
     │  │  └─ Hierarchy       several layers, one top-down pass
     │  │     └─ PixelHierarchy   its options choose the likelihood
     │  └─ Normalized         an energy with its partition function
-    └─ Energy                free energies and Gibbs chains; no claim by itself
+    └─ Unnormalized          becomes a model with a partition function
+       └─ Energy             free energies and Gibbs chains; no claim by itself
+          └─ Harmonium       of visible and hidden units
 
 Beside these stand small capabilities: :class:`Conditional` (classes), :class:`DataInitialized`, :class:`Staged` (parts
 that are trained one after the other), :class:`Summable` (an energy whose partition function can be summed).
@@ -20,7 +22,8 @@ that are trained one after the other), :class:`Summable` (an energy whose partit
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
-from davi.model.energy import Energy, Normalized, Partition, Summable
+from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, known
+from davi.model.harmonium import Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
 from davi.model.latent import LatentModel
@@ -36,6 +39,7 @@ __all__ = [
     "Conditional",
     "DataInitialized",
     "Energy",
+    "Harmonium",
     "Hierarchy",
     "Invertible",
     "LatentModel",
@@ -50,5 +54,7 @@ __all__ = [
     "Step",
     "Summable",
     "Temperature",
+    "Unnormalized",
     "ask_early",
+    "known",
 ]

@@ -25,7 +25,21 @@ from davi.model.base import Model, Temperature, check_draw
 from davi.model.network import Network
 
 
-class Energy(Network, ABC):
+class Unnormalized(Network, ABC):
+    """A network whose probabilities are known up to the partition function of an energy: its own, or that of a part.
+    With it, it becomes a :class:`~davi.model.Model`."""
+
+    @property
+    @abstractmethod
+    def energy(self) -> Energy:
+        """The energy whose partition function is wanted."""
+
+    @abstractmethod
+    def normalized(self, partition: Partition | None) -> Model:
+        """The model that it is with that partition function; without one, a model that can only be drawn from."""
+
+
+class Energy(Unnormalized, ABC):
     """An unnormalized probability over integer images (module docstring). By itself it makes no claim about log p(x);
     :class:`Normalized` does."""
 
@@ -33,23 +47,45 @@ class Energy(Network, ABC):
     """Gibbs steps from uniform noise to a sample."""
 
     @abstractmethod
-    def free_energy(self, v: Tensor) -> Tensor:
-        """F of integer images ``[B, C, H, W]``: ``[B]``, nats."""
+    def free_energy(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """F of integer images ``[B, C, H, W]``: ``[B]``, nats.
+
+        An energy of real units draws from the generator where in its cell of the lattice of integers an image lies.
+        """
 
     @abstractmethod
-    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+    def gibbs(self, x: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Integer images after ``steps`` steps of a Markov chain that leaves p(v) as it is, ``[B, C, H, W]``.
 
         At another temperature T all energies, those of hidden units as well, are divided by T.
         """
 
-    def forward(self, v: Tensor) -> Tensor:
+    @property
+    def claim(self) -> Kind:
+        """The kind of -F(x) - log Z, were log Z exact: a lower bound for real units."""
+        return Kind.EXACT
+
+    @property
+    def energy(self) -> Energy:
+        """Itself."""
+        return self
+
+    def normalized(self, partition: Partition | None) -> Model:
+        """:class:`Normalized`."""
+        return Normalized(self, partition)
+
+    def forward(self, x: Tensor) -> Tensor:
         """:meth:`free_energy`. Training calls it, so that wrappers which intercept calls work."""
-        return self.free_energy(v)
+        return self.free_energy(x)
 
 
 class Summable(ABC):
-    """An energy small enough, or of such a form, that its partition function can be summed exactly."""
+    """An energy whose partition function can be summed exactly, if it is small enough."""
+
+    @property
+    @abstractmethod
+    def log2_states(self) -> float:
+        """Base-2 logarithm of the number of terms of the sum."""
 
     @abstractmethod
     def log_partition(self) -> Tensor:
@@ -63,10 +99,19 @@ class Partition:
     Arguments:
         log_z: log Z, nats.
         kind: exact, or an estimate.
+        low, high: three standard errors of Z below and above, as logarithms, nats; ``low`` is -inf where the interval
+            contains 0. Both are ``log_z`` where it is exact.
+        effective_samples: of the chains behind an estimate, as a number of independent ones; None where it is exact.
+        chains, temperatures: of annealed importance sampling; None where it is exact.
     """
 
     log_z: float
     kind: Kind
+    low: float | None = None
+    high: float | None = None
+    effective_samples: float | None = None
+    chains: int | None = None
+    temperatures: int | None = None
 
 
 @final
@@ -75,10 +120,10 @@ class Normalized(Model):
 
     Arguments:
         energy: with its weights.
-        partition: of these weights.
+        partition: of these weights; None: it is not known, and only samples can be drawn.
     """
 
-    def __init__(self, energy: Energy, partition: Partition) -> None:
+    def __init__(self, energy: Energy, partition: Partition | None) -> None:
         super().__init__(energy.shape, energy.levels, energy.config)
         self.energy = energy
         self.partition = partition
@@ -97,10 +142,11 @@ class Normalized(Model):
         """Minus the free energy, minus log Z."""
         self.check_images(x)
         self.check_labels(y, len(x))
-        negative = -self.energy.free_energy(x)
-        log_z = torch.full_like(negative, self.partition.log_z)
+        partition = known(self.partition, self.name)
+        negative = -self.energy.free_energy(x, generator)
+        log_z = torch.full_like(negative, partition.log_z)
         terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
-        return Evidence(terms, self.partition.kind, dims=self.dims)
+        return Evidence(terms, Kind.weakest(partition.kind, self.energy.claim), dims=self.dims)
 
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
@@ -114,3 +160,17 @@ class Normalized(Model):
         device = next(self.parameters()).device
         noise = torch.randint(self.levels, (n, *self.shape), generator=generator, device=device)
         return self.energy.gibbs(noise, self.energy.chain_steps, generator, factor)
+
+
+def known(partition: Partition | None, name: str) -> Partition:
+    """A partition function that is needed.
+
+    Raises:
+        UserError: if it is not known.
+    """
+    if partition is None:
+        raise UserError(
+            f"{name}: got no partition function, expected one: without it there is no likelihood; davi evaluate "
+            "estimates it and keeps it in the run's folder"
+        )
+    return partition

@@ -16,6 +16,7 @@ from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
 from davi.models.pixelvae import PixelVAE
+from davi.models.rbm import RBM
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -33,6 +34,7 @@ _ALL: tuple[type[Network], ...] = (
     PixelCNNPP,
     PixelSNAIL,
     PixelVAE,
+    RBM,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -51,6 +53,7 @@ __all__ = [
     "IAFVAE",
     "MODELS",
     "NVAE",
+    "RBM",
     "VAE",
     "VLAE",
     "AttentiveVAE",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Outcome, Progress, Role
 from davi.objectives.bounds import EvidenceConfig, balancing, negative_elbo, objective
+from davi.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
 from davi.objectives.evidence import EvidenceObjective
 from davi.objectives.lagging import LaggingConfig, LaggingObjective
 
-OBJECTIVES: dict[str, type[Objective]] = {cls.name: cls for cls in (EvidenceObjective, LaggingObjective)}
+OBJECTIVES: dict[str, type[Objective]] = {
+    cls.name: cls for cls in (ContrastiveObjective, EvidenceObjective, LaggingObjective)
+}
 """Name in recipes -> class."""
 
 
@@ -23,6 +26,8 @@ def make_objective(config: ObjectiveConfig) -> Objective:
 
 __all__ = [
     "OBJECTIVES",
+    "ContrastiveConfig",
+    "ContrastiveObjective",
     "EvidenceConfig",
     "EvidenceObjective",
     "LaggingConfig",

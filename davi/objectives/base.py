@@ -136,6 +136,9 @@ class Objective(ABC):
             at: where training stands.
         """
 
+    def after_backward(self, model: Network, at: Progress) -> None:
+        """Change the gradients of a whole batch, which all processes hold alike, before their norm is judged."""
+
     @abstractmethod
     def validate(self, model: Network, batch: Batch, generator: Generator) -> Loss:
         """What is reported of validation images, with terms ``[B]``; nothing of it is minimized, and no state moves."""

@@ -230,6 +230,7 @@ class _Job:
             if isinstance(network, FSDPModule):
                 average_single_numbers(state.model, self.processes)
             self._keep_moving(at)
+            state.objective.after_backward(state.trained, at)
 
             # The one place where the host waits for the device: whether the weights may change must be known before
             # they change, and by all processes alike. It is one transfer of a few floats a step.

@@ -36,17 +36,21 @@ class Boltzmann(Energy, Summable):
         self.visible = nn.Parameter(torch.zeros(self.dims))
         self.hidden = nn.Parameter(torch.zeros(config.hidden))
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        flat = v.flatten(1).to(self.weight.dtype)
+    def free_energy(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        flat = x.flatten(1).to(self.weight.dtype)
         return -flat @ self.visible - softplus(flat @ self.weight.T + self.hidden).sum(1)
 
     @torch.no_grad()
-    def gibbs(self, v: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-        flat = v.flatten(1).to(self.weight.dtype)
+    def gibbs(self, x: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        flat = x.flatten(1).to(self.weight.dtype)
         for _ in range(steps):
             h = torch.bernoulli(((flat @ self.weight.T + self.hidden) / temperature).sigmoid(), generator=generator)
             flat = torch.bernoulli(((h @ self.weight + self.visible) / temperature).sigmoid(), generator=generator)
-        return flat.view_as(v).long()
+        return flat.view_as(x).long()
+
+    @property
+    def log2_states(self) -> float:
+        return float(self.config.hidden)
 
     def log_partition(self) -> Tensor:
         count = self.config.hidden

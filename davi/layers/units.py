@@ -1,0 +1,137 @@
+r"""Layers of random units that are independent given the rest of an energy: exponential families.
+
+With natural parameters :math:`\eta` (the input that the units receive) and a base measure :math:`m`
+
+.. math:: p(u \mid \eta) = m(u)\, e^{\eta \cdot u - A(\eta)}, \qquad A(\eta) = \log \sum_u m(u)\, e^{\eta \cdot u}
+
+with an integral for real units. An energy says nothing of its units but this: how to draw them, their mean, and the log
+of the sum over all their states.
+
+References:
+    Exponential Family Harmoniums with an Application to Information Retrieval, M. Welling, M. Rosen-Zvi, G. Hinton,
+    NeurIPS 2004, https://papers.nips.cc/paper/2004/hash/0e900ad84f63618452210ab8baae0218-Abstract.html
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot, softplus
+
+
+@dataclass(frozen=True)
+class Units(ABC):
+    """Units of one kind.
+
+    Arguments:
+        shape: of their state, and of their natural parameters, for one image.
+    """
+
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def log_partition(self, natural: Tensor) -> Tensor:
+        """A of natural parameters ``[B, *shape]``: ``[B]``, nats."""
+
+    @abstractmethod
+    def mean(self, natural: Tensor) -> Tensor:
+        """Expected states, ``[B, *shape]``: the gradient of A."""
+
+    @abstractmethod
+    def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """States drawn independently of each other, ``[B, *shape]``, in the type of the parameters; energies are
+        divided by the temperature."""
+
+    def log_base(self, states: Tensor) -> Tensor:
+        """log m of states ``[B, *shape]``: ``[B]``, nats; 0 unless a kind of units says otherwise."""
+        return states.new_zeros(len(states))
+
+    @property
+    @abstractmethod
+    def log2_states(self) -> float:
+        """Base-2 logarithm of the number of states of all units together; infinite for real units."""
+
+    @abstractmethod
+    def states(self, first: int, count: int, like: Tensor) -> Tensor:
+        """States number ``first`` to ``first + count - 1``, in a fixed order, ``[count, *shape]``, as ``like``."""
+
+
+@final
+class Bits(Units):
+    """Binary units, 0 or 1; the natural parameter is the logit."""
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        return softplus(natural).flatten(1).sum(1)
+
+    def mean(self, natural: Tensor) -> Tensor:
+        return natural.sigmoid()
+
+    def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        return torch.bernoulli((natural / temperature).sigmoid(), generator=generator)
+
+    @property
+    def log2_states(self) -> float:
+        return float(math.prod(self.shape))
+
+    def states(self, first: int, count: int, like: Tensor) -> Tensor:
+        numbers = torch.arange(first, first + count, device=like.device)
+        places = torch.arange(math.prod(self.shape), device=like.device)
+        return (numbers[:, None] >> places & 1).to(like.dtype).view(count, *self.shape)
+
+
+@final
+class Potts(Units):
+    """Units that take one of several values, as one-hot vectors along the last dimension of the shape."""
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        return natural.logsumexp(-1).flatten(1).sum(1)
+
+    def mean(self, natural: Tensor) -> Tensor:
+        return natural.softmax(-1)
+
+    def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        values = self.shape[-1]
+        p = (natural / temperature).softmax(-1).reshape(-1, values)
+        drawn = torch.multinomial(p, 1, generator=generator).view(natural.shape[:-1])
+        return one_hot(drawn, values).to(natural.dtype)
+
+    @property
+    def log2_states(self) -> float:
+        return math.prod(self.shape[:-1]) * math.log2(self.shape[-1])
+
+    def states(self, first: int, count: int, like: Tensor) -> Tensor:
+        values = self.shape[-1]
+        numbers = torch.arange(first, first + count, device=like.device)
+        powers = values ** torch.arange(math.prod(self.shape[:-1]), device=like.device)
+        digits = numbers[:, None] // powers % values
+        return one_hot(digits, values).to(like.dtype).view(count, *self.shape)
+
+
+@final
+class GaussianUnits(Units):
+    """Real units of variance 1: m(u) = exp(-u^2 / 2), the natural parameter is the mean."""
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        return (0.5 * natural.square() + 0.5 * math.log(2 * math.pi)).flatten(1).sum(1)
+
+    def mean(self, natural: Tensor) -> Tensor:
+        return natural
+
+    def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        noise = torch.empty_like(natural).normal_(generator=generator)
+        return natural + temperature**0.5 * noise
+
+    def log_base(self, states: Tensor) -> Tensor:
+        return -0.5 * states.square().flatten(1).sum(1)
+
+    @property
+    def log2_states(self) -> float:
+        return math.inf
+
+    def states(self, first: int, count: int, like: Tensor) -> Tensor:
+        raise TypeError("real units have no list of states")
