@@ -16,13 +16,15 @@
           └─ Harmonium       of visible and hidden units
 
 Beside these stand small capabilities: :class:`Conditional` (classes), :class:`DataInitialized`, :class:`Staged` (parts
-that are trained one after the other), :class:`Summable` (an energy whose partition function can be summed).
+that are trained one after the other), :class:`Summable` (an energy whose partition function can be summed),
+:class:`WithFilters` (hidden units that can be shown as what they look for).
 """
 
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, known
+from davi.model.filters import WithFilters
 from davi.model.harmonium import Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
@@ -55,6 +57,7 @@ __all__ = [
     "Summable",
     "Temperature",
     "Unnormalized",
+    "WithFilters",
     "ask_early",
     "known",
 ]
