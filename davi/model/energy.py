@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -113,9 +114,22 @@ class Partition:
     chains: int | None = None
     temperatures: int | None = None
 
+    @property
+    def standard_error(self) -> float | None:
+        """Of log Z, nats: that of Z, divided by Z; None where it is exact."""
+        return None if self.high is None else math.expm1(self.high - self.log_z) / 3.0
+
+
+class WithPartition(ABC):
+    """A model whose claim is minus log Z and something that does not depend on Z; without Z it can only be drawn
+    from."""
+
+    partition: Partition | None
+    """What is known of Z; None: nothing."""
+
 
 @final
-class Normalized(Model):
+class Normalized(Model, WithPartition):
     """An energy with its partition function: log p(v) = -F(v) - log Z, as exact as log Z is.
 
     Arguments:
