@@ -116,8 +116,10 @@ class Partition:
 
     @property
     def standard_error(self) -> float | None:
-        """Of log Z, nats: that of Z, divided by Z; None where it is exact."""
-        return None if self.high is None else math.expm1(self.high - self.log_z) / 3.0
+        """Of log Z, nats: that of Z, divided by Z; None where it is exact, or not known."""
+        if self.kind is Kind.EXACT or self.high is None:
+            return None
+        return math.expm1(self.high - self.log_z) / 3.0
 
 
 class WithPartition(ABC):
@@ -126,6 +128,11 @@ class WithPartition(ABC):
 
     partition: Partition | None
     """What is known of Z; None: nothing."""
+
+    @property
+    @abstractmethod
+    def claim(self) -> Kind:
+        """The kind of its claim, were Z known exactly."""
 
 
 @final
@@ -152,6 +159,11 @@ class Normalized(Model, WithPartition):
         """The energy."""
         return self.energy
 
+    @property
+    def claim(self) -> Kind:
+        """The energy's."""
+        return self.energy.claim
+
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         """Minus the free energy, minus log Z."""
         self.check_images(x)
@@ -160,7 +172,8 @@ class Normalized(Model, WithPartition):
         negative = -self.energy.free_energy(x, generator)
         log_z = torch.full_like(negative, partition.log_z)
         terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
-        return Evidence(terms, Kind.weakest(partition.kind, self.energy.claim), dims=self.dims)
+        kind = Kind.weakest(partition.kind, self.claim)
+        return Evidence(terms, kind, dims=self.dims, deterministic=self.claim is Kind.EXACT)
 
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
