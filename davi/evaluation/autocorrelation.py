@@ -7,8 +7,7 @@ With the autocorrelation :math:`\rho(t)` of a quantity at lag t, the integrated 
 A mean over n steps has the variance of a mean over :math:`n / \tau` independent draws. The sum over all lags of an
 estimated :math:`\rho` is noise; it is cut at the smallest window W that is at least five steps and five times the sum
 so far (Sokal's automatic windowing), which has the relative standard error :math:`\sqrt{2 (2 W + 1) / n}` with n steps
-of all chains together (Madras and Sokal).
-Along the visible units of a Gibbs chain of two layers no correlation is
+of all chains together (Madras and Sokal). Along the visible units of a Gibbs chain of two layers no correlation is
 negative.
 
 Several chains share one mean. If they stay apart, the correlation does not fall to zero however long the lag, and no
