@@ -287,10 +287,11 @@ def in_words(measure: Measure) -> str:
         number = significant(Statistic(measure.value, measure.standard_error), 4)
     value = f"{number} {measure.unit}"
     cap = "" if measure.cap is None else f"{'at' if measure.at_cap else 'below'} the cap of {measure.cap:.4g}"
+    ends = "" if measure.interval is None else "95 % interval {:.4g} to {:.4g}".format(*measure.interval)
     images = "" if measure.images is None else f"{measure.images:,} images"
     draws = "" if measure.draws is None else f"{measure.draws:,} draws"
     kind = "" if measure.kind is None else str(measure.kind)
-    told = ", ".join(part for part in (kind, cap, images, draws) if part)
+    told = ", ".join(part for part in (kind, cap, ends, images, draws) if part)
     return f"{value} ({told})" if told else value
 
 

@@ -36,6 +36,7 @@ from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
+from davi.evaluation.classification import ClassLikelihood, ErrorRate
 from davi.evaluation.measure import LeftOut
 from davi.evaluation.meter import Meter
 from davi.evaluation.mutual_information import ModelInformation, TopInformation, TopRate
@@ -56,6 +57,8 @@ Watch = Callable[[int, Tensor], None]
 METERS: tuple[type[Meter], ...] = (
     ActiveUnits,
     InactiveLayers,
+    ErrorRate,
+    ClassLikelihood,
     ModelInformation,
     RateFloor,
     TopInformation,
