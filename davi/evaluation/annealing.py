@@ -45,7 +45,7 @@ SMOOTHING = 5.0
 
 
 def schedule(temperatures: int = STANDARD_TEMPERATURES) -> tuple[float, ...]:
-    """So many values of beta from 0 to 1, in the proportions of the standard schedule: 1/29 of the steps up to 0.5, 8/29
+    """So many values of beta from 0 to 1, in the proportions of the standard ones: 1/29 of the steps up to 0.5, 8/29
     up to 0.9, and 20/29 for the last tenth.
 
     Raises:

@@ -84,7 +84,7 @@ class Bits(Units):
         return softplus(natural).flatten(1).sum(1)
 
     def log_partition_change(self, natural: Tensor, lower: float, upper: float) -> Tensor:
-        # log (1 + e^y) / (1 + e^x) = log(1 + sigmoid(x) (e^(y-x) - 1)) for y < x < 0. Positive numbers are turned round:
+        # log (1 + e^y) / (1 + e^x) = log(1 + sigmoid(x) (e^(y-x) - 1)) for y < x < 0. Positive ones are turned round:
         # nothing overflows, and the argument of the logarithm stays above one half.
         step = (upper - lower) * natural
         rest = torch.sigmoid(-lower * natural.abs()) * torch.expm1(-step.abs())
