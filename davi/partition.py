@@ -63,6 +63,15 @@ class Annealing:
         same = all(want in (None, have) for want, have in zip(wanted, made, strict=True))
         return same and (not self.reverse or partition.reverse is not None)
 
+    def like(self, partition: Partition) -> Annealing:
+        """The same, and what it leaves open as an earlier estimate was made."""
+        return Annealing(
+            self.temperatures or partition.temperatures,
+            self.chains or partition.chains,
+            self.base or (UNIFORM if partition.base_images == 0 else None),
+            self.reverse or partition.reverse is not None,
+        )
+
 
 def normalized(network: Unnormalized, run: Path) -> Model:
     """The model that an energy and its partition function are.
