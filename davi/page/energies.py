@@ -65,8 +65,8 @@ def _filters(found: Filters, contents: Contents, longest: int) -> Figure:
             *(() if color else (signed.legend(high, "weight" if first else "sum of weights"),)),
         ),
         caption + reduced(contents.inspection, longest),
-        f"{reading}{signs} All have the same contrast: ±{high:.3g} is the strongest color, and the largest half percent "
-        f"is cut off.{more} Units that have learned nothing look like noise or are empty.",
+        f"{reading}{signs} All have the same contrast: ±{high:.3g} is the strongest color, and the largest half "
+        f"percent is cut off.{more} Units that have learned nothing look like noise or are empty.",
         "Filters of hidden units are shown in A Practical Guide to Training Restricted Boltzmann Machines (Hinton, "
         "2012)."
         if first
@@ -110,9 +110,9 @@ def _correlation(found: Chains) -> Block:
         caption,
         "How much the free energy of a state tells about the one so many steps later. The integrated autocorrelation "
         "time τ = 1 + 2 Σ ρ(t) is the number of steps that are worth one independent draw, summed up to the first lag "
-        "of at least 5 τ (Sokal's window), with the standard error of Madras and Sokal. All chains share one mean: where "
-        "they stay apart, the correlation does not fall to zero, and the time is not reached. A chain may also be slow "
-        "in something that the free energy does not show.",
+        "of at least 5 τ (Sokal's window), with the standard error of Madras and Sokal. All chains share one mean: "
+        "where they stay apart, the correlation does not fall to zero, and the time is not reached. A chain may also "
+        "be slow in something that the free energy does not show.",
         "The estimator of Monte Carlo Methods in Statistical Mechanics (Sokal, 1997).",
     )
 
@@ -139,21 +139,14 @@ def free_energies(contents: Contents, _: int) -> Section | None:
     found = contents.inspection.chains
     if found is None:
         return None
-    known = [
-        ("training images", found.training),
-        (contents.inspection.set, found.images),
-        ("ends of chains", found.samples),
-    ]
+    of_images = (contents.inspection.set, found.images)
+    known = (("training images", found.training), of_images, ("ends of chains", found.samples))
     values = [(name, numbers.numpy()) for name, numbers in known if numbers is not None]
     told = ", ".join(f"{name} {float(numbers.mean()):.1f}" for name, numbers in values)
+    drawing = energy_charts.histograms(values, "free energy, nats")
     figure = Figure(
         "free-energies",
-        (
-            Chart(
-                energy_charts.histograms(values, "free energy, nats"),
-                f"Histograms of free energies, nats: means {told}.",
-            ),
-        ),
+        (Chart(drawing, f"Histograms of free energies, nats: means {told}."),),
         _parted(found, contents),
         "The free energy is minus the log-probability up to a constant, log Z, which is the same for all: differences "
         "are differences of log-probabilities. Short marks at the bottom are means. Training images that lie below "
