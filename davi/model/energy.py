@@ -20,6 +20,7 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
+from davi.batch import Batch
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model.base import Model, Temperature, check_draw
@@ -38,6 +39,10 @@ class Unnormalized(Network, ABC):
     @abstractmethod
     def normalized(self, partition: Partition | None) -> Model:
         """The model that it is with that partition function; without one, a model that can only be drawn from."""
+
+    def energy_view(self, batch: Batch, generator: Generator | None = None) -> Batch:
+        """What :attr:`energy` is shown of a batch of images: the images, unless it is that of a part."""
+        return batch
 
 
 class Energy(Unnormalized, ABC):
