@@ -162,8 +162,8 @@ class DBN(Unnormalized, Staged, Conditional):
             seen = self.top_state(seen, batch.y)
         return Batch(seen.flatten(1)[:, None, None].long(), start=batch.start)
 
-    def energy_view(self, batch: Batch, generator: Generator | None = None) -> Batch:
-        return self.view(f"layer_{len(self.layers)}", batch, generator)
+    def energy_images(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+        return self.view(f"layer_{len(self.layers)}", batch, generator).x
 
     @torch.no_grad()
     def begin_part(self, name: str, kept: Container[str] = ()) -> frozenset[str]:
