@@ -5,8 +5,9 @@ With hidden layers :math:`h^1, \dots, h^L` and image :math:`x = h^0`
 .. math:: p(x, h^1, \dots, h^{L-1}) = \prod_{l=1}^{L-1} p(h^{l-1} \mid h^l)\; \frac{e^{-F(h^{L-1})}}{Z}, \qquad
           p(h^{l-1} \mid h^l) \propto e^{(b_l + W_l h^l) \cdot h^{l-1}}
 
-where F is the free energy of the machine at the top, in which :math:`h^L` is summed out. What lies below is inferred on
-the way up, :math:`q(h^l_j = 1 \mid h^{l-1}) = \sigma(c_l + R_l^\top h^{l-1})_j`, and
+where F is the free energy of the machine at the top, in which :math:`h^L` is summed out. Hidden units are bits; pixels
+are bits or, with more than two levels, Potts units (:mod:`davi.layers.pixel_units`). What lies below the top is
+inferred on the way up, :math:`q(h^l_j = 1 \mid h^{l-1}) = \sigma(c_l + R_l^\top h^{l-1})_j`, and
 
 .. math:: \log p(x) \ge E_q\Bigl[\log p(x \mid h^1) + \sum_{l=1}^{L-2} \log p(h^l \mid h^{l+1}) - F(h^{L-1})\Bigr]
           + H(q) - \log Z
@@ -40,24 +41,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from davi.batch import Batch
-from davi.distributions import Bernoulli, Distribution
-from davi.errors import OptionError, UserError
-from davi.evidence import About, Evidence, Kind
+from davi.errors import OptionError
 from davi.layers.units import Bits
-from davi.model import (
-    Classifying,
-    Conditional,
-    Harmonium,
-    LatentModel,
-    Network,
-    Partition,
-    Staged,
-    Temperature,
-    Unnormalized,
-    WithPartition,
-    known,
-)
-from davi.model.base import check_draw
+from davi.model import Conditional, Harmonium, Network, Partition, Staged, Unnormalized, WithChain, WithFilters
+from davi.model.filters import combined
+from davi.models.dbn_bound import ClassifyingDBN, NormalizedDBN
 from davi.models.label_rbm import LabelRBM
 from davi.models.rbm import RBM, RBMConfig
 
@@ -89,7 +77,7 @@ class Ascent(NamedTuple):
 
 
 @final
-class DBN(Unnormalized, Staged, Conditional):
+class DBN(Unnormalized, Staged, Conditional, WithChain, WithFilters):
     """A deep belief network (module docstring). Its parts are ``layer_1``, nearest the image, to ``layer_L``."""
 
     name = "dbn"
@@ -100,8 +88,6 @@ class DBN(Unnormalized, Staged, Conditional):
         super().__init__(shape, levels, config, classes)
         if len(config.hidden) < 2:
             raise OptionError("hidden", f"got {list(config.hidden)}, expected at least two layers; one layer is an rbm")
-        if levels != 2:
-            raise OptionError("levels", f"got {levels}, expected 2: the pixels are binary units")
         sizes = list(zip(config.hidden, config.hidden[1:], strict=False))
         layers: list[Harmonium] = [RBM(self.shape, levels, self._options(config.hidden[0]))]
         for below, own in sizes[:-1] if classes else sizes:
@@ -176,7 +162,7 @@ class DBN(Unnormalized, Staged, Conditional):
         values: dict[str, Tensor] = {}
         if self.config.untied:
             values[f"recognition.{number - 1}"] = below.weight
-        if self.config.hidden[number] == below.dims:
+        if self.config.hidden[number] == below.dims and isinstance(below.visible, Bits):
             turned = {"weight": below.weight.T, "b": below.c, "c": below.b}
             values |= {f"layers.{number}.{key}": value for key, value in turned.items()}
         values = {key: value for key, value in values.items() if key not in kept}
@@ -184,6 +170,40 @@ class DBN(Unnormalized, Staged, Conditional):
         for key, value in values.items():
             weights[key].copy_(value.reshape(weights[key].shape))
         return frozenset(values)
+
+    # What can be looked at
+
+    @property
+    def filter_layers(self) -> int:
+        return len(self.layers)
+
+    @torch.no_grad()
+    def receptive_fields(self, layer: int) -> Tensor:
+        if layer == 1:
+            return self.lower[0].receptive_fields(1)
+        weight: Tensor = self.layers[layer - 1].weight  # type: ignore[assignment]  # of bits, [below, own]
+        return combined(weight.T, self.receptive_fields(layer - 1))
+
+    def chain_states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """States of the top that are drawn on the way up; with classes one that is drawn given them."""
+        with torch.no_grad():
+            bits = self.ascend(x, generator).states[-1]
+            if not isinstance(self.top, LabelRBM):
+                return self.top_state(bits)
+            p = self.top.log_class_probabilities(bits).exp()
+            return self.top_state(bits, torch.multinomial(p, 1, generator=generator)[:, 0])
+
+    def chain_gibbs(self, states: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        return self.top.state_gibbs(states, steps, generator)
+
+    @torch.no_grad()
+    def chain_free_energy(self, states: Tensor) -> Tensor:
+        return self.top.state_free_energy(states)
+
+    @torch.no_grad()
+    def chain_images(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        """Drawn on the way down."""
+        return self.lower[0].images(self.descend(self.top_bits(states), generator)[0])
 
     # Up and down
 
@@ -193,7 +213,7 @@ class DBN(Unnormalized, Staged, Conditional):
         layer = self.lower[number]
         if not self.config.untied:
             return layer.hidden_input(below)
-        return torch.addmm(layer.c, below.flatten(1), self.recognition[number])
+        return torch.addmm(layer.c, layer.visible.gauge_fixed(below).flatten(1), self.recognition[number])
 
     def ascend(
         self, x: Tensor, generator: Generator | None = None, sample: bool = True, depth: int | None = None
@@ -277,111 +297,3 @@ class DBN(Unnormalized, Staged, Conditional):
         classes]``, nats. For a network with classes."""
         assert isinstance(self.top, LabelRBM)
         return self.top.log_class_probabilities(self.ascend(x, sample=False).states[-1])
-
-
-class NormalizedDBN(LatentModel, WithPartition):
-    """A deep belief network with the partition function of its top: a lower bound on log p(x) or, with an estimated
-    partition function, an estimate (module docstring).
-
-    Arguments:
-        network: with its weights.
-        partition: of the machine at the top; None: it is not known, and only samples can be drawn.
-    """
-
-    def __init__(self, network: DBN, partition: Partition | None) -> None:
-        super().__init__(network.shape, network.levels, network.config, network.classes)
-        self.network = network
-        self.partition = partition
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # of the network, which recipes know
-        """The network's."""
-        return self.network.name
-
-    @property
-    def saved(self) -> Network:
-        """The network."""
-        return self.network
-
-    @property
-    def claim(self) -> Kind:
-        """A lower bound."""
-        return Kind.LOWER_BOUND
-
-    def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
-        """The bound with one draw on the way up, entropies in closed form; with classes about log p(x, y)."""
-        self.check_images(x)
-        self.check_labels(y, len(x))
-        partition = known(self.partition, self.name)
-        ascent = self.network.ascend(x, generator)
-        terms = self.log_joint(ascent.states, y)
-        entropies, log_q = [], []
-        for layer, inputs, state in zip(self.network.lower, ascent.inputs, ascent.states[1:], strict=True):
-            entropies.append(-layer.hidden.log_prob(layer.hidden.mean(inputs), inputs))
-            log_q.append(layer.hidden.log_prob(state, inputs))
-        log_z = torch.full_like(entropies[0], partition.log_z)
-        joint = {**terms, "negative_log_z": -log_z}
-
-        def log_weight_fn(joint_alone: bool = False) -> Tensor:
-            total = torch.stack([term.double() for term in joint.values()]).sum(0)
-            return total if joint_alone else total - torch.stack(log_q).double().sum(0)
-
-        about = About.X_AND_Y if self.classes else About.X
-        kind = Kind.weakest(partition.kind, self.claim)
-        stated = {**terms, "entropy": torch.stack(entropies).sum(0), "negative_log_z": -log_z}
-        return Evidence(stated, kind, log_weight_fn, about=about, dims=self.dims)
-
-    def log_joint(self, states: Sequence[Tensor], y: Tensor | None = None) -> dict[str, Tensor]:
-        """The terms of log p(x, h) + log Z for states as :class:`Ascent` has them, ``[B]`` each, nats."""
-        network = self.network
-        terms = {"reconstruction": network.log_below(0, states[0], states[1])}
-        for number in range(1, len(states) - 1):
-            terms[f"hidden/{number}"] = network.log_below(number, states[number], states[number + 1])
-        terms["negative_free_energy"] = -network.top.state_free_energy(network.top_state(states[-1], y))
-        return terms
-
-    @torch.no_grad()
-    def latents(self, x: Tensor, sample: bool = False, generator: Generator | None = None) -> list[Tensor]:
-        """Probabilities of the hidden units below the top machine's hidden layer, computed one from the other on the
-        way up, or states drawn there; ``[B, units]``, the top first."""
-        self.check_images(x)
-        return self.network.ascend(x, generator, sample).states[:0:-1]
-
-    def decode(self, latents: Sequence[Tensor]) -> Distribution:
-        """p(x | h^1): the layers above say nothing more about the image."""
-        shapes = [[size] for size in self.config.hidden[-2::-1]]
-        if [list(z.shape[1:]) for z in latents] != shapes:
-            got = [list(z.shape) for z in latents]
-            raise ValueError(f"latents: got {got}, expected {[['B', *shape] for shape in shapes]}")
-        return Bernoulli(self.network.lower[0].visible_input(latents[-1]))
-
-    def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
-        """One pass down from the ends of ``n`` Gibbs chains at the top, which begin at independent units and are
-        :attr:`davi.model.Energy.chain_steps` long; classes are held fixed.
-
-        Raises:
-            UserError: a ``ValueError``, if the temperature is 0.
-        """
-        factor = check_draw(n, temperature)
-        if factor == 0.0:
-            raise UserError("temperature: got 0, expected a number above 0, by which energies are divided")
-        network, top = self.network, self.network.top
-        units = Bits((self.config.hidden[-2],))
-        bits = units.sample(top.visible_field().new_zeros(n, *units.shape), generator)
-        start = network.top_state(bits, y)
-        if isinstance(top, LabelRBM):
-            end = top.given_label(start, top.chain_steps, generator, factor)
-        else:
-            end = top.state_gibbs(start, top.chain_steps, generator, factor)
-        states = network.descend(network.top_bits(end), generator, factor)
-        return network.lower[0].images(states[0])
-
-
-@final
-class ClassifyingDBN(NormalizedDBN, Classifying):
-    """A deep belief network of images and classes."""
-
-    def log_class_probabilities(self, x: Tensor) -> Tensor:
-        """Of the machine at the top, given probabilities that are computed on the way up."""
-        self.check_images(x)
-        return self.network.log_class_probabilities(x)

@@ -25,9 +25,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 
+from davi.layers.pixel_units import SMOOTHING
 from davi.layers.units import Bits, Joined, Potts, Units
 from davi.model import DataInitialized, Harmonium
-from davi.models.rbm import RBMConfig, smoothed_log_odds
+from davi.models.rbm import RBM, RBMConfig
 
 
 @final
@@ -44,6 +45,7 @@ class LabelRBM(Harmonium, DataInitialized):
     name = "label_rbm"
     Config = RBMConfig
     config: RBMConfig
+    images_wanted = RBM.images_wanted
 
     def __init__(self, bits: int, labels: int, config: RBMConfig) -> None:
         super().__init__((1, 1, bits + labels), 2, config)
@@ -54,7 +56,7 @@ class LabelRBM(Harmonium, DataInitialized):
         self.label_weight = nn.Parameter(config.weight_std * torch.randn(labels, config.hidden))  # U
         self.b = nn.Parameter(torch.zeros(bits))
         self.label_b = nn.Parameter(torch.zeros(labels))  # d
-        self.c = nn.Parameter(torch.zeros(config.hidden))
+        self.c = nn.Parameter(torch.full((config.hidden,), config.hidden_bias))
 
     @property
     def visible(self) -> Joined:
@@ -114,10 +116,11 @@ class LabelRBM(Harmonium, DataInitialized):
 
     @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        """Set b to the log odds of the bits, and d to the log frequencies of the classes, smoothed by five images."""
-        bits, label = self.visible.split(images.flatten(1))
-        if "b" not in kept:
-            self.b.copy_(smoothed_log_odds(bits))
-        if "label_b" not in kept:
-            counts = label.double().sum(0) + 5.0 / self.labels
-            self.label_b.copy_((counts / counts.sum()).log())
+        """Set b to the log odds of the bits, and d to the log frequencies of the classes, smoothed as
+        in :mod:`davi.layers.pixel_units`."""
+        even = self.visible.mean(torch.zeros_like(self.visible_field(), dtype=torch.float64)[None])[0]
+        mean = (images.flatten(1).double().sum(0) + SMOOTHING * even) / (len(images) + SMOOTHING)
+        field = self.visible.natural(mean[None])
+        for name, values in zip(("b", "label_b"), self.visible.split(field), strict=True):
+            if name not in kept:
+                self.get_parameter(name).copy_(values.flatten())
