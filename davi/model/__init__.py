@@ -17,13 +17,15 @@
 
 Beside these stand small capabilities: :class:`Conditional` (classes), :class:`Classifying` (log p(y | x)),
 :class:`DataInitialized`, :class:`Staged` (parts that are trained one after the other), :class:`Summable` (an energy
-whose partition function can be summed), :class:`WithFilters` (hidden units that can be shown as what they look for),
-:class:`WithPartition` (a model whose likelihood needs one).
+whose partition function can be summed), :class:`WithPartition` (a model whose likelihood needs one),
+:class:`WithChain` (a Markov chain that can be followed), :class:`WithFilters` (hidden units that can be shown as what
+they look for).
 """
 
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
+from davi.model.chain import WithChain
 from davi.model.classifying import Classifying
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
 from davi.model.filters import WithFilters
@@ -60,6 +62,7 @@ __all__ = [
     "Summable",
     "Temperature",
     "Unnormalized",
+    "WithChain",
     "WithFilters",
     "WithPartition",
     "ask_early",

@@ -7,6 +7,7 @@ from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.conv_dbn import ConvDBN
+from davi.models.dbn import DBN
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
@@ -26,6 +27,7 @@ _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
     BIVA,
     ConvDBN,
+    DBN,
     GatedPixelCNN,
     HVI,
     IAFVAE,
@@ -51,6 +53,7 @@ for _model in _ALL:
 
 __all__ = [
     "BIVA",
+    "DBN",
     "HVI",
     "IAFVAE",
     "MODELS",
