@@ -81,6 +81,14 @@ class LogZ:
         """The standard error that it adds, in ``"nats"`` or in ``"bits_per_dim"``."""
         return self.standard_error if unit == "nats" else self.bits_per_dim_error
 
+    @property
+    def error_of_difference(self) -> float:
+        """Its standard error in a comparison with another model, nats: 0 where it is exact; infinite where it is not
+        known, or so large that log Z has no lower limit."""
+        if self.kind is Kind.EXACT:
+            return 0.0
+        return math.inf if self.low is None or self.standard_error is None else self.standard_error
+
     def facts(self) -> list[tuple[str, str]]:
         """Names and texts of everything that is known of it, for tables."""
         if self.kind is Kind.EXACT:
