@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from davi import files, gaps, page, report
+from davi import estimates, files, gaps, page, report
 from davi.cli.closing import closing, to_try
 from davi.cli.loading import Opened, open_images, open_run
-from davi.cli.normalizing import normalized
+from davi.cli.normalizing import estimated
 from davi.cli.options import Request
 from davi.data import Images, evenly
 from davi.data.cache import location
@@ -26,7 +27,7 @@ from davi.formatting import duration, size
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.metrics import read_metrics
-from davi.model import Hierarchy, Model
+from davi.model import Hierarchy, Model, Unnormalized, WithPartition
 from davi.progress import ProgressBar
 from davi.run_folder import METRICS
 from davi.runs import MODEL, RECIPE
@@ -48,16 +49,21 @@ def run(request: Request) -> int:
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")
     if not options.no_figures:
         _make_room(folder / FIGURES)
-    model = normalized(request, model, folder, opened.train)
-    result, measured = _numbers(request, model, info, folder, opened)
+    if options.estimates:
+        model = estimated(request, model, folder, opened.train)
+    unknown = isinstance(model, WithPartition) and model.partition is None
+    result, measured = (None, "") if unknown else _numbers(request, model, info, folder, opened)
     limit = min(options.limit or _LIMIT, len(images))
     with ProgressBar("inspecting", limit) as progress:
-        found = inspect(model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress)
+        training = None if opened.split == "train" else opened.train
+        found = inspect(
+            model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress, training=training
+        )
     records = read_metrics(folder) if (folder / METRICS).is_file() else []
     divided, no_gap = _gap(folder, model, info, images, opened.split)
     contents = page.Contents(
         title=folder.resolve().name,
-        facts=_facts(info, model, result, records, folder),
+        facts=_facts(info, model, opened, records, folder),
         result=result,
         measured=measured,
         inspection=found,
@@ -65,16 +71,25 @@ def run(request: Request) -> int:
         levels=model.levels,
         records=records,
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,
-        remedy=str(to_try(model, folder, result) or ""),
+        remedy="" if result is None else str(to_try(model, folder, result) or ""),
         gap=divided,
         no_gap=no_gap,
+        no_result=_UNKNOWN.format(name=model.name, folder=shlex.quote(str(folder))),
+        estimates=estimates.kept(model.saved, folder) if isinstance(model.saved, Unnormalized) else (),
+        no_estimates=f"Not compared: davi inspect {shlex.quote(str(folder))} --estimates estimates it with several "
+        "numbers of temperatures, in minutes, and keeps that.",
     )
     sections = page.write(contents, target)
     if not options.no_figures:
         page.save_figures(sections, folder / FIGURES)
         print(f"figures as PNG and SVG: {folder / FIGURES}")
-    print(closing(result, folder, target))
+    print(f"open:   {target}" if result is None else closing(result, folder, target))
     return 0
+
+
+_UNKNOWN = (
+    "{name} has no partition function yet, without which there is no likelihood; davi evaluate {folder} estimates it"
+)
 
 
 def _make_room(figures: Path) -> None:
@@ -171,13 +186,13 @@ def _about_others(protocol: Protocol, model: Model, info: Mapping[str, Any], ima
 
 
 def _facts(
-    info: Mapping[str, Any], model: Model, result: Result, records: Sequence[Mapping[str, Any]], folder: Path
+    info: Mapping[str, Any], model: Model, opened: Opened, records: Sequence[Mapping[str, Any]], folder: Path
 ) -> list[tuple[str, str]]:
     """What stands at the top of the page: model, data, date and training time, as far as they are known."""
     layers = f", {model.num_layers} latent layers" if isinstance(model, Hierarchy) else ""
     colors = "binary" if model.levels == 2 else f"{model.levels} levels"
-    known = result.protocol.data.set
-    name = result.protocol.set if known is None else Path(known).name or known
+    known = opened.protocol.get("set")
+    name = opened.images.name if known is None else Path(known).name or known
     facts = [
         ("Model", f"{info['name']}, {info['parameters']:,} parameters{layers}"),
         ("Data", f"{name}, {size(model.shape)}, {colors}"),

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from davi import partition
+from davi import estimates, partition
 from davi.cli.options import Request
 from davi.data import Images
 from davi.errors import UserError
@@ -50,6 +50,35 @@ def normalized(request: Request, model: Model, folder: Path, train: Images | Non
     except UserError as error:  # a run may be read-only, and minutes of work shall not be lost
         where = f"not kept: {error}"
     print(f"log Z: {where}", file=sys.stderr)
+    return network.normalized(found).eval()
+
+
+def estimated(request: Request, model: Model, folder: Path, train: Images | None) -> Model:
+    """The model, after its partition function was estimated with every number of temperatures that is compared
+    (:data:`davi.estimates.TEMPERATURES`) and not yet kept, from both ends. If it was not known, it is now: by the
+    most temperatures.
+
+    Arguments:
+        request, model, folder, train: as of :func:`normalized`.
+
+    Raises:
+        UserError: if the model needs no partition function, none can be estimated, or it cannot be kept.
+    """
+    network = model.saved
+    if not isinstance(network, Unnormalized) or not isinstance(model, WithPartition):
+        raise UserError(
+            f"--estimates: got it for {model.name}, which needs no partition function; expected no such option"
+        )
+    known = {one.temperatures for one in estimates.kept(network, folder) if one.reverse is not None}
+    missing = [count for count in estimates.TEMPERATURES if count not in known]
+    for count in missing:
+        with ProgressBar(f"estimating log Z, {count:,} temperatures", unit="steps") as progress:
+            how = Annealing(count, reverse=True)
+            estimates.keep(network, folder, partition.estimate(network, train, how, request.options.seed, progress))
+    if model.partition is not None:
+        return model
+    found = estimates.kept(network, folder)[-1]
+    partition.write(network, folder, found)
     return network.normalized(found).eval()
 
 

@@ -260,6 +260,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         "--out", type=_ending(".html", ".htm"), metavar="FILE.html", help="default: RUN/inspection.html"
     )
     parser.add_argument("--no-figures", action="store_true", help="write the page alone, no figures as files")
+    parser.add_argument(
+        "--estimates", action="store_true", help="compare estimates of a partition function, which takes minutes"
+    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:

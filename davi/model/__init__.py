@@ -17,14 +17,18 @@
 
 Beside these stand small capabilities: :class:`Conditional` (classes), :class:`Classifying` (log p(y | x)),
 :class:`DataInitialized`, :class:`Staged` (parts that are trained one after the other), :class:`Summable` (an energy
-whose partition function can be summed), :class:`WithPartition` (a model whose likelihood needs one).
+whose partition function can be summed), :class:`WithPartition` (a model whose likelihood needs one),
+:class:`WithChain` (a Markov chain that can be followed), :class:`WithFilters` (hidden units that can be shown as what
+they look for).
 """
 
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
+from davi.model.chain import WithChain
 from davi.model.classifying import Classifying
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
+from davi.model.filters import WithFilters
 from davi.model.harmonium import Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
@@ -58,6 +62,8 @@ __all__ = [
     "Summable",
     "Temperature",
     "Unnormalized",
+    "WithChain",
+    "WithFilters",
     "WithPartition",
     "ask_early",
     "known",

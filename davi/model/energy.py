@@ -24,6 +24,7 @@ from davi.batch import Batch
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model.base import Model, Temperature, check_draw
+from davi.model.chain import WithChain
 from davi.model.network import Network
 
 NEGATIVE_LOG_Z = "negative_log_z"
@@ -49,7 +50,7 @@ class Unnormalized(Network, ABC):
         return batch.x
 
 
-class Energy(Unnormalized, ABC):
+class Energy(Unnormalized, WithChain, ABC):
     """An unnormalized probability over integer images (module docstring). By itself it makes no claim about log p(x);
     :class:`Normalized` does."""
 
@@ -69,6 +70,22 @@ class Energy(Unnormalized, ABC):
 
         At another temperature T all energies, those of hidden units as well, are divided by T.
         """
+
+    # Chains, whose states are the images unless a subclass says otherwise
+
+    def chain_states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return x
+
+    @torch.no_grad()
+    def chain_gibbs(self, states: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        return self.gibbs(states, steps, generator)
+
+    @torch.no_grad()
+    def chain_free_energy(self, states: Tensor) -> Tensor:
+        return self.free_energy(states)
+
+    def chain_images(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        return states
 
     @property
     def claim(self) -> Kind:

@@ -108,6 +108,22 @@ class Harmonium(Energy, Summable, ABC):
             v = self.visible.sample(self.visible_input(h), generator, temperature)
         return v
 
+    @torch.no_grad()
+    def chain_states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.state(x, generator)
+
+    @torch.no_grad()
+    def chain_gibbs(self, states: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        return self.state_gibbs(states, steps, generator)
+
+    @torch.no_grad()
+    def chain_free_energy(self, states: Tensor) -> Tensor:
+        return self.state_free_energy(states) - self.log_volume()
+
+    @torch.no_grad()
+    def chain_images(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.images(states)
+
     # The path from independent units
 
     @final

@@ -23,7 +23,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from davi.layers.units import Bits, Units
-from davi.model import DataInitialized, Harmonium
+from davi.model import DataInitialized, Harmonium, WithFilters
+from davi.model.filters import per_level
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class RBMConfig:
 
 
 @final
-class RBM(Harmonium, DataInitialized):
+class RBM(Harmonium, DataInitialized, WithFilters):
     """A restricted Boltzmann machine (module docstring)."""
 
     name = "rbm"
@@ -78,6 +79,16 @@ class RBM(Harmonium, DataInitialized):
 
     def images(self, v: Tensor) -> Tensor:
         return v.long()
+
+    @property
+    def filter_layers(self) -> int:
+        return 1
+
+    @torch.no_grad()
+    def receptive_fields(self, layer: int) -> Tensor:
+        """The couplings of every hidden unit."""
+        alone = torch.eye(self.config.hidden, dtype=self.c.dtype, device=self.c.device)
+        return per_level(self.visible_input(alone) - self.visible_field(), self.visible)
 
     @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:

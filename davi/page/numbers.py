@@ -36,6 +36,11 @@ def in_one_line(result: Result) -> str:
     return "; ".join(part for part in (head.value, head.beside, head.claim) if part)
 
 
+def head(contents: Contents) -> Headline:
+    """What stands at the top of the page: its number, or why there is none."""
+    return Headline("No likelihood", "", contents.no_result) if contents.result is None else headline(contents.result)
+
+
 def headline(result: Result) -> Headline:
     """The number of the page in words."""
     unit = Unit.of(result)
@@ -61,6 +66,7 @@ def _beside(result: Result, unit: Unit) -> str:
 def comparison(contents: Contents, _: int) -> Section:
     """The model beside the baselines."""
     result, unit = contents.result, contents.unit
+    assert result is not None
     known = [baseline for baseline in result.baselines if baseline.bits_per_dim is not None]
     if not known:
         return Section("comparison", _COMPARISON, (Prose("Left out: no baseline was measured."),))
@@ -99,7 +105,17 @@ def comparison(contents: Contents, _: int) -> Section:
 
 def details(contents: Contents, _: int) -> Section:
     """All numbers, everything they depend on, and the recipe, folded away."""
-    result, unit = contents.result, contents.unit
+    folds = [] if contents.result is None else _folds(contents.result, contents)
+    if contents.recipe is None:
+        folds.append(Fold("Recipe", (Prose("Left out: the run holds no recipe."),)))
+    else:
+        folds.append(Fold("Recipe", (Prose(_RECIPE), Source(_cut(contents.recipe)))))
+    return Section("details", "Details", tuple(folds))
+
+
+def _folds(result: Result, contents: Contents) -> list[Fold]:
+    """The numbers, and everything they depend on."""
+    unit = contents.unit
     measured: list[Block] = [
         Prose(contents.measured),
         Table(
@@ -113,12 +129,7 @@ def details(contents: Contents, _: int) -> Section:
         rows = tuple((measure.name, in_words(measure), measure.rule) for measure in result.measures)
         measured.append(Table("Other measures", ("measure", "value", "what it is"), rows))
     protocol = Table("Everything the numbers depend on", ("", ""), tuple(_protocol(result.protocol)))
-    folds = [Fold("All numbers", tuple(measured)), Fold("Protocol and hashes", (protocol,))]
-    if contents.recipe is None:
-        folds.append(Fold("Recipe", (Prose("Left out: the run holds no recipe."),)))
-    else:
-        folds.append(Fold("Recipe", (Prose(_RECIPE), Source(_cut(contents.recipe)))))
-    return Section("details", "Details", tuple(folds))
+    return [Fold("All numbers", tuple(measured)), Fold("Protocol and hashes", (protocol,))]
 
 
 _RECIPE = "Every option the run was made with, defaults included. davi train accepts it as it stands."
