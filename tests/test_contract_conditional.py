@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import toys
-from contract import names, seeded, small, some_images
+from contract import model_of, names, seeded, small, some_images
 from torch import Tensor
 
 from davi.evidence import About
@@ -30,8 +30,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 @pytest.fixture
 def model(network: Network) -> Model:
-    assert isinstance(network, Model)
-    return network
+    return model_of(network)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,15 @@ class Units(ABC):
         """log m of states ``[B, *shape]``: ``[B]``, nats; 0 unless a kind of units says otherwise."""
         return states.new_zeros(len(states))
 
+    def log_prob(self, states: Tensor, natural: Tensor) -> Tensor:
+        """log p of states ``[B, *shape]`` given natural parameters: ``[B]``, nats."""
+        return (natural * states).flatten(1).sum(1) + self.log_base(states) - self.log_partition(natural)
+
+    def gauge_fixed(self, natural: Tensor) -> Tensor:
+        """Of all natural parameters ``[..., *shape]`` that give the same distribution, those that stand for them; the
+        parameters themselves where no two give the same. It is an orthogonal projection."""
+        return natural
+
     @property
     @abstractmethod
     def log2_states(self) -> float:
@@ -97,7 +106,10 @@ class Bits(Units):
         return mean.logit()
 
     def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-        return torch.bernoulli((natural / temperature).sigmoid(), generator=generator)
+        p = (natural / temperature).sigmoid()
+        # Three times as fast as torch.bernoulli on a CPU. Between 0 and 1, without 0: what is impossible stays off.
+        noise = 1.0 - torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
+        return (noise <= p).to(p.dtype)
 
     @property
     def log2_states(self) -> float:
@@ -112,6 +124,10 @@ class Bits(Units):
 @final
 class Potts(Units):
     """Units that take one of several values, as one-hot vectors along the last dimension of the shape."""
+
+    def gauge_fixed(self, natural: Tensor) -> Tensor:
+        """Those that sum to 0 over the values: to add a number to all of them changes nothing."""
+        return natural - natural.mean(-1, keepdim=True)
 
     def log_partition(self, natural: Tensor) -> Tensor:
         return natural.logsumexp(-1).flatten(1).sum(1)
@@ -133,8 +149,8 @@ class Potts(Units):
     def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         values = self.shape[-1]
         p = (natural / temperature).softmax(-1).reshape(-1, values)
-        drawn = torch.multinomial(p, 1, generator=generator).view(natural.shape[:-1])
-        return one_hot(drawn, values).to(natural.dtype)
+        drawn = torch.multinomial(p, 1, generator=generator).view(*natural.shape[:-1], 1)
+        return torch.zeros_like(natural).scatter_(-1, drawn, 1.0)
 
     @property
     def log2_states(self) -> float:
@@ -177,3 +193,59 @@ class GaussianUnits(Units):
 
     def states(self, first: int, count: int, like: Tensor) -> Tensor:
         raise TypeError("real units have no list of states")
+
+
+@final
+class Joined(Units):
+    """Units of two kinds side by side, each flattened: ``[a, b]``.
+
+    Arguments:
+        first: the units in front.
+        second: those behind them; so few that all their states can be listed at once.
+    """
+
+    def __init__(self, first: Units, second: Units) -> None:
+        super().__init__((math.prod(first.shape) + math.prod(second.shape),))
+        self.first, self.second = first, second
+
+    def split(self, both: Tensor) -> tuple[Tensor, Tensor]:
+        """States or parameters ``[B, a + b]`` of the two kinds: ``[B, *first.shape]`` and ``[B, *second.shape]``."""
+        cut = math.prod(self.first.shape)
+        first, second = both[:, :cut], both[:, cut:]
+        return first.reshape(-1, *self.first.shape), second.reshape(-1, *self.second.shape)
+
+    def join(self, first: Tensor, second: Tensor) -> Tensor:
+        """Undo :meth:`split`."""
+        return torch.cat([first.flatten(1), second.flatten(1)], 1)
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        first, second = self.split(natural)
+        return self.first.log_partition(first) + self.second.log_partition(second)
+
+    def mean(self, natural: Tensor) -> Tensor:
+        first, second = self.split(natural)
+        return self.join(self.first.mean(first), self.second.mean(second))
+
+    def natural(self, mean: Tensor) -> Tensor:
+        first, second = self.split(mean)
+        return self.join(self.first.natural(first), self.second.natural(second))
+
+    def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        first, second = self.split(natural)
+        drawn = self.first.sample(first, generator, temperature)
+        return self.join(drawn, self.second.sample(second, generator, temperature))
+
+    def log_base(self, states: Tensor) -> Tensor:
+        first, second = self.split(states)
+        return self.first.log_base(first) + self.second.log_base(second)
+
+    @property
+    def log2_states(self) -> float:
+        return self.first.log2_states + self.second.log2_states
+
+    def states(self, first: int, count: int, like: Tensor) -> Tensor:
+        numbers = torch.arange(first, first + count, device=like.device)
+        fast = round(2**self.second.log2_states)
+        lowest, highest = first // fast, (first + count - 1) // fast
+        ahead = self.first.states(lowest, highest - lowest + 1, like)[numbers // fast - lowest]
+        return self.join(ahead, self.second.states(0, fast, like)[numbers % fast])

@@ -180,8 +180,7 @@ class Harmonium(Energy, Summable, ABC):
         """
         inputs = self.hidden_input(v) if inputs is None else inputs
         inputs = self.visible_input(self.hidden.sample(_spread(beta, inputs) * inputs, generator))
-        along = _spread(beta, inputs)
-        return self.visible.sample((1.0 - along) * base + along * inputs, generator)
+        return self.visible.sample(torch.lerp(base, inputs, _spread(beta, inputs)), generator)
 
     # Exact sums
 

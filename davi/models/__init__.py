@@ -6,6 +6,7 @@ from davi.layers.causal import register
 from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
+from davi.models.dbn import DBN
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
@@ -24,6 +25,7 @@ from davi.models.vlae import VLAE
 _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
     BIVA,
+    DBN,
     GatedPixelCNN,
     HVI,
     IAFVAE,
@@ -49,6 +51,7 @@ for _model in _ALL:
 
 __all__ = [
     "BIVA",
+    "DBN",
     "HVI",
     "IAFVAE",
     "MODELS",

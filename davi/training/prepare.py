@@ -17,7 +17,7 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.layers.checkpointed import Checkpointed
-from davi.model import DataInitialized, Hierarchy, Network
+from davi.model import DataInitialized, Hierarchy, Network, Staged
 from davi.objectives import EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
@@ -118,13 +118,16 @@ def begin(
 def initialize(
     model: Network, loader: BatchLoader, stage: Stage, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Show some training images to a network with data-dependent initialization, before the first step of its stage.
+    """Set what follows from the parts before it, and show some training images to a network with data-dependent
+    initialization, before the first step of its stage.
 
     Weights of the whole model that are in ``kept`` stay.
 
     The images are chosen and presented with generators of their own: those of the run are not touched.
     """
     part = stage.trained(model)
+    if stage.part is not None and isinstance(model, Staged):
+        kept = kept | model.begin_part(stage.part, kept)
     if not isinstance(part, DataInitialized) or not part.images_wanted:
         return
     seed = noise_seed(stage.config.seed, 0, 0, 0)  # one number more than those of a step
