@@ -252,7 +252,7 @@ def _draws(model: Model, batch: Batch, samples: int, generator: Generator | None
             yield model.elbo(x, context, generator)
         return
     first = model.evidence(x, generator, y)
-    rest = 0 if first.kind is Kind.EXACT and first.log_weight_fn is None else samples - 1
+    rest = 0 if first.log_weight_fn is None and _same_again(first) else samples - 1
     yield first
     del first  # whose tensors would stay in memory
     if not rest:
@@ -268,9 +268,14 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
     """Log importance weights of the draws, ``[B]``; without latents the only weight is the claim itself."""
     if evidence.log_weight is not None:
         return evidence.log_weight
-    if evidence.kind is not Kind.EXACT and samples > 1:
+    if samples > 1 and not _same_again(evidence):
         raise UserError(f"samples: got {samples}, expected 1: {type(model).__name__} has no importance weights")
     return evidence.log_px
+
+
+def _same_again(evidence: Evidence) -> bool:
+    """Whether another draw would say the same: of a claim that is exact or for which nothing was drawn."""
+    return evidence.kind is Kind.EXACT or evidence.deterministic
 
 
 def check_images(model: Model, images: Images) -> None:

@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -113,9 +114,29 @@ class Partition:
     chains: int | None = None
     temperatures: int | None = None
 
+    @property
+    def standard_error(self) -> float | None:
+        """Of log Z, nats: that of Z, divided by Z; None where it is exact, or not known."""
+        if self.kind is Kind.EXACT or self.high is None:
+            return None
+        return math.expm1(self.high - self.log_z) / 3.0
+
+
+class WithPartition(ABC):
+    """A model whose claim is minus log Z and something that does not depend on Z; without Z it can only be drawn
+    from."""
+
+    partition: Partition | None
+    """What is known of Z; None: nothing."""
+
+    @property
+    @abstractmethod
+    def claim(self) -> Kind:
+        """The kind of its claim, were Z known exactly."""
+
 
 @final
-class Normalized(Model):
+class Normalized(Model, WithPartition):
     """An energy with its partition function: log p(v) = -F(v) - log Z, as exact as log Z is.
 
     Arguments:
@@ -138,15 +159,29 @@ class Normalized(Model):
         """The energy."""
         return self.energy
 
+    @property
+    def claim(self) -> Kind:
+        """The energy's."""
+        return self.energy.claim
+
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
-        """Minus the free energy, minus log Z."""
+        """Minus the free energy, minus log Z. Of an energy of real units it is the bound with one draw of the noise, and
+        its log-weight is the bound itself."""
         self.check_images(x)
         self.check_labels(y, len(x))
         partition = known(self.partition, self.name)
         negative = -self.energy.free_energy(x, generator)
         log_z = torch.full_like(negative, partition.log_z)
         terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
-        return Evidence(terms, Kind.weakest(partition.kind, self.energy.claim), dims=self.dims)
+        kind = Kind.weakest(partition.kind, self.claim)
+        if self.claim is Kind.EXACT:
+            return Evidence(terms, kind, dims=self.dims, deterministic=True)
+
+        def log_weight_fn(joint: bool = False) -> Tensor:
+            """The same for the joint density: that of the noise, uniform in a cell of volume 1, is 1."""
+            return negative - log_z
+
+        return Evidence(terms, kind, log_weight_fn, dims=self.dims)
 
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
