@@ -234,7 +234,10 @@ def _measured(result: Result) -> list[tuple[str, Quantity]]:
     """Rows of the table: the headline, the sum of one draw's terms, and these."""
     samples, log_p = result.bound.samples, result.log_p
     rows: list[tuple[str, Quantity]]
-    if result.kind is not Kind.LOWER_BOUND:
+    if result.estimated_bound:
+        rows = [(f"{log_p}, estimated bound" if samples == 1 else f"L_{samples}, estimated", result.bound)]
+        rows += [(f"{log_p}, estimated bound", result.elbo)] if samples > 1 else []
+    elif result.kind is not Kind.LOWER_BOUND:
         rows = [(log_p if result.kind is Kind.EXACT else f"{log_p}, estimated", result.bound)]
     elif samples == 1:
         rows = [(f"{log_p}, {result.claim}" if result.kl is None else f"{log_p} >= {result.claim}", result.elbo)]

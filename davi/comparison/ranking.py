@@ -12,12 +12,12 @@ cancels in the paired difference to a reference model,
 .. math:: d_n = \log p(x_n) - \log p_\mathrm{ref}(x_n), \qquad
           \bar d \pm \frac{s_d}{\sqrt N}, \qquad s_d^2 = \frac 1{N-1} \sum_n (d_n - \bar d)^2
 
-where each :math:`\log p` stands for the claim made about it. An estimated partition function has one error
-for all images, which does not cancel: the squares of those of both models are added to the square of the error. The 95 %
-interval is Student's. A difference is called significant if it is at least two standard errors and its interval leaves out zero. Where images are patches, the error
-is clustered by file with G - 1 degrees of freedom, and with fewer than five files there is no interval and no
-significance (:mod:`davi.evaluation.clusters`). All of this is about the choice of test images; training again with
-another seed moves the numbers as well, which no single run can tell.
+where each :math:`\log p` stands for the claim made about it. An estimated partition function has one error for all
+images, which does not cancel: the squares of those of both models are added to the square of the error. The 95 %
+interval is Student's. A difference is called significant if it is at least two standard errors and its interval leaves
+out zero. Where images are patches, the error is clustered by file with G - 1 degrees of freedom, and with fewer than
+five files there is no interval and no significance (:mod:`davi.evaluation.clusters`). All of this is about the choice
+of test images; training again with another seed moves the numbers as well, which no single run can tell.
 
 A run is not ranked on images that it was trained on, whatever their split is called (:func:`trained_on_these`).
 

@@ -50,6 +50,8 @@ def headline(result: Result) -> Headline:
         Kind.LOWER_BOUND: f"lower bound on the log-likelihood{_bound_name(result)}",
         Kind.ESTIMATE: "estimate of the log-likelihood, which may err on either side",
     }[result.kind]
+    if result.estimated_bound:
+        claim = f"estimate of a lower bound on the log-likelihood{_bound_name(result)}"
     of = "" if result.about is About.X else f", {result.log_p}"
     sign = ", shown as -log p" if unit.key == "nats" else ""
     value = f"{unit.text(unit.cost(result.bound))} {unit.name}"
@@ -174,7 +176,12 @@ def _measured(result: Result, unit: Unit) -> Iterator[tuple[str, ...]]:
     kind, samples = str(result.kind), result.bound.samples
     if result.kind is not Kind.LOWER_BOUND:
         cost = both_errors(result, unit.key, cost=True) or unit.text(unit.cost(result.bound))
-        yield f"-{result.log_p}", cost, kind
+        which = f"-{result.log_p}"
+        if result.estimated_bound:
+            which += f", {'lower bound' if samples == 1 else f'L_{samples}'} with an estimated log Z"
+        yield which, cost, kind
+        if result.estimated_bound and samples > 1:
+            yield f"-{result.log_p}, lower bound with an estimated log Z", unit.text(unit.cost(result.elbo)), kind
     else:
         if samples > 1:
             yield f"-L_{samples}, importance-weighted", unit.text(unit.cost(result.bound)), kind
