@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d, conv2d, softplus
 from davi.batch import Batch
 from davi.errors import OptionError, UserError
 from davi.evidence import Kind
+from davi.layers.pixel_units import GaussianPixels
 from davi.layers.pooled_bits import PooledBits
 from davi.layers.units import Units
 from davi.model import Partition
@@ -92,6 +93,25 @@ def test_units_are_the_exponential_family_of_their_states(shape: tuple[int, int,
     torch.testing.assert_close(units.pooled_mean(natural)[0], torch.tensordot(p, units.pool(states), 1))
     (slope,) = torch.autograd.grad(a.sum(), natural)
     torch.testing.assert_close(units.mean(natural), slope, rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(0.0, 1.0), (0.3, 0.30001), (0.0, 1e-9)])
+def test_a_small_step_on_the_path_keeps_its_digits(lower: float, upper: float) -> None:
+    units = PooledBits((2, 3, 5), 2)
+    natural = 30.0 * torch.randn(4, 2, 3, 5, dtype=torch.float64, generator=seeded())
+    found = units.log_partition_change(natural, lower, upper)
+    grid = torch.linspace(lower, upper, 4001, dtype=torch.float64)[:, None, None, None]
+    slopes = torch.stack([(x * units.mean(grid * x)).flatten(1).sum(1) for x in natural])  # dA / d beta
+    expected = torch.trapezoid(slopes, grid.flatten())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
+    single = units.log_partition_change(natural.float(), lower, upper).double()
+    torch.testing.assert_close(single, found, rtol=1e-5, atol=0.0)
+
+
+def test_natural_parameters_of_a_mean() -> None:
+    units = PooledBits((2, 3, 2), 2)
+    natural = torch.randn(3, 2, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(units.natural(units.mean(natural)), natural)
 
 
 def test_blocks_of_one_unit_are_bits() -> None:
@@ -228,27 +248,31 @@ def test_log_odds_and_scale_follow_the_images() -> None:
     binary.initialize(x)
     p = binary.b.detach().sigmoid().flatten()
     torch.testing.assert_close(p, torch.tensor([502.5 / 2005, 2.5 / 2005], dtype=torch.float64))
-    kept = layer((1, 5, 5), 1, 3, 1, levels=9)
-    kept.initialize(torch.full((4, 1, 5, 5), 3), kept=["mean"])
-    assert float(kept.mean) == 4.5
-    assert float(kept.std) == pytest.approx(12.0**-0.5)
+    gray = layer((2, 5, 5), 1, 3, 1, levels=9)
+    gray.initialize(8 * x, kept=["pixels.mean"])
+    assert isinstance(gray.pixels, GaussianPixels)
+    assert torch.equal(gray.pixels.mean, torch.full((2, 5, 5), 4.5, dtype=torch.float64))
+    expected = torch.tensor([12.0 + 1.0 / 12.0, 1.0 / 12.0], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(gray.pixels.std, expected.view(2, 1, 1).expand(2, 5, 5))
 
 
 def test_gray_levels_are_real_units() -> None:
     """One pixel: the integral over it, by quadrature; and the density of the noise around an integer."""
     rbm = layer((1, 1, 1), 2, 1, 1, levels=7)
     rbm.initialize(torch.tensor([0, 1, 6, 6]).view(4, 1, 1, 1))
-    assert float(rbm.mean) == pytest.approx(3.75)
+    assert isinstance(rbm.pixels, GaussianPixels)
+    mean, std = rbm.pixels.mean, rbm.pixels.std
+    assert float(mean) == pytest.approx(3.75)
     grid = torch.linspace(-20.0, 20.0, 40001, dtype=torch.float64)
     density = (-rbm.state_free_energy(grid.view(-1, 1, 1, 1)).detach()).exp()
     assert float(rbm.log_partition()) == pytest.approx(math.log(float(density.sum()) * 1e-3), abs=1e-9)
     x = torch.arange(7).view(7, 1, 1, 1)
     v = rbm.state(x, seeded())
     assert torch.equal(rbm.images(v), x)
-    expected = rbm.state_free_energy(v) + math.log(float(rbm.std))
+    expected = rbm.state_free_energy(v) + math.log(float(std))
     torch.testing.assert_close(rbm.free_energy(x, seeded()), expected)
     assert rbm.claim is Kind.LOWER_BOUND
-    middle = (x.double() + 0.5 - rbm.mean) / rbm.std
+    middle = (x.double() + 0.5 - mean) / std
     torch.testing.assert_close(rbm.expected_levels(middle), x.double())
 
 
@@ -285,8 +309,8 @@ def test_the_bound_never_exceeds_what_is_summed(layers: tuple[tuple[int, int, in
     assert claim.kind is Kind.LOWER_BOUND
     for i in (0, 77, 411):
         draws, drawn = 4000, model.evidence(x[i : i + 1].expand(4000, -1, -1, -1), seeded())
-        weights = drawn.log_weight
-        assert weights is not None
+        assert drawn.log_weight is not None
+        weights = drawn.log_weight.detach()
         torch.testing.assert_close(weights, drawn.log_px.detach(), rtol=0.0, atol=1e-10)
         error = float((weights - truth[i]).exp().std()) / draws**0.5
         assert float((weights - truth[i]).exp().mean()) == pytest.approx(1.0, abs=5.0 * error + 1e-9)
@@ -300,15 +324,13 @@ def test_the_bound_is_a_sum_over_hidden_states(monkeypatch: pytest.MonkeyPatch) 
     h = hidden_states(network.layer(0).hidden)
     monkeypatch.setattr(PooledBits, "sample", lambda *args: h)
     evidence = model.evidence(x.expand(len(h), -1, -1, -1))
-    q = (-evidence.terms["negative_log_q/1"].detach()).exp()
+    assert evidence.log_weight_fn is not None
+    weights, joint = (evidence.log_weight_fn(joint=alone).detach() for alone in (False, True))
+    q = (joint - weights).exp()
     assert float(q.sum()) == pytest.approx(1.0, abs=1e-12)
     truth = float(log_p(network, 0, x.double()))
-    weights = evidence.log_px.detach()
-    assert math.log(float((q * weights.exp()).sum())) == pytest.approx(truth, abs=1e-10)
-    assert float((q * weights).sum()) < truth
-    assert evidence.log_weight_fn is not None
-    joint = evidence.log_weight_fn(joint=True).detach()
     assert float(joint.logsumexp(0)) == pytest.approx(truth, abs=1e-10)
+    assert float((q * weights).sum()) < truth
 
 
 def test_the_bound_is_tight_where_units_are_independent_given_the_image() -> None:
@@ -335,7 +357,7 @@ def test_one_layer_is_its_machine() -> None:
     evidence = model.evidence(x)
     assert evidence.kind is Kind.EXACT
     assert evidence.log_weight is None
-    assert float(evidence.log_px.exp().sum()) == pytest.approx(1.0, abs=1e-10)
+    assert float(evidence.log_px.detach().exp().sum()) == pytest.approx(1.0, abs=1e-10)
     estimated = network.normalized(Partition(1.0, Kind.ESTIMATE))
     assert estimated.evidence(x).kind is Kind.ESTIMATE
 
@@ -353,7 +375,7 @@ def test_the_bound_of_gray_levels_is_of_the_noisy_image() -> None:
     density = -0.5 * (n[:, None] - mean).square().sum(2) - 4.5 * math.log(2.0 * math.pi)
     pooled = rbm.hidden.pool(h)
     above = log_p(network, 1, pooled) - pooled.flatten(1).sum(1) * math.log(4.0)
-    expected = ((density + above).logsumexp(1) - 9.0 * rbm.std.log().item()).exp()
+    expected = ((density + above).logsumexp(1) + rbm.log_volume()).exp()
     weights = evidence.log_weight
     assert weights is not None
     found = weights.exp()

@@ -56,8 +56,22 @@ class PooledBits(Units):
     def log_partition(self, natural: Tensor) -> Tensor:
         return self._log_z(natural).flatten(1).sum(1)
 
+    def log_partition_change(self, natural: Tensor, lower: float, upper: float) -> Tensor:
+        # Relative to the highest parameter, or to the 0 of a block that is off, no exponent is positive: nothing
+        # overflows, and the argument of the logarithm is at least the probability of what is highest.
+        there = self._blocks(natural.new_ones(1, *self.shape), 0.0)
+        inputs = self._blocks(natural, 0.0)
+        highest = self._blocks(natural, -math.inf).amax(2).relu()
+        below = torch.cat([inputs - highest[:, :, None], -highest[:, :, None]], 2)
+        weights = torch.cat([there, torch.ones_like(there[:, :, :1])], 2) * (lower * below).exp()
+        rest = (weights * torch.expm1((upper - lower) * below)).sum(2) / weights.sum(2)
+        return ((upper - lower) * highest + torch.log1p(rest)).flatten(1).sum(1)
+
     def mean(self, natural: Tensor) -> Tensor:
         return self._units(self._probabilities(natural))
+
+    def natural(self, mean: Tensor) -> Tensor:
+        return mean.log() - self.spread(torch.log1p(-self._blocks(mean, 0.0).sum(2)))
 
     def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         cumulative = self._probabilities(natural / temperature).cumsum(2)

@@ -43,8 +43,18 @@ from torch.nn.functional import conv_transpose2d
 from davi.batch import Batch
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
-from davi.layers.units import Units
-from davi.model import Model, Network, Partition, Staged, Temperature, Unnormalized, WithFilters, WithPartition, known
+from davi.model import (
+    Model,
+    Network,
+    Partition,
+    Staged,
+    Temperature,
+    Unnormalized,
+    WithChain,
+    WithFilters,
+    WithPartition,
+    known,
+)
 from davi.model.base import check_draw
 from davi.models.conv_rbm import ConvRBM, ConvRBMConfig
 
@@ -84,7 +94,7 @@ class ConvDBNConfig:
 
 
 @final
-class ConvDBN(Unnormalized, Staged, WithFilters):
+class ConvDBN(Unnormalized, Staged, WithChain, WithFilters):
     """A convolutional deep belief network (module docstring)."""
 
     name = "conv_dbn"
@@ -125,12 +135,19 @@ class ConvDBN(Unnormalized, Staged, WithFilters):
         """Pooled units of the layer below, drawn from the bottom up; images for the first layer."""
         below = self._number(name)
         if not below:
-            return batch
-        state = self.layer(0).state(batch.x, generator)
-        for number in range(below):
-            layer = self.layer(number)
+            return batch._replace(y=None)
+        return Batch(self._pooled_below(batch.x, below, generator).to(torch.uint8), start=batch.start)
+
+    def energy_images(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+        return self.view(f"layer_{len(self.layers)}", batch, generator).x
+
+    def _pooled_below(self, x: Tensor, number: int, generator: Generator | None) -> Tensor:
+        """What a layer sees of images, drawn from the bottom up."""
+        state = self.layer(0).state(x, generator)
+        for below in range(number):
+            layer = self.layer(below)
             state = layer.hidden.pool(layer.hidden.sample(layer.hidden_input(state), generator))
-        return batch._replace(x=state.to(torch.uint8))
+        return state
 
     def _number(self, name: str) -> int:
         names = [f"layer_{number + 1}" for number in range(len(self.layers))]
@@ -138,7 +155,33 @@ class ConvDBN(Unnormalized, Staged, WithFilters):
             raise KeyError(f"got {name}, expected {' or '.join(names)}")
         return names.index(name)
 
-    # What units look for
+    # What can be looked at
+
+    @torch.no_grad()
+    def chain_states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """What the top layer sees, drawn from the bottom up."""
+        return self._pooled_below(x, len(self.layers) - 1, generator)
+
+    def chain_gibbs(self, states: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        return self.energy.state_gibbs(states, steps, generator)
+
+    def chain_free_energy(self, states: Tensor) -> Tensor:
+        return self.energy.chain_free_energy(states)
+
+    @torch.no_grad()
+    def chain_images(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        """Drawn on the way down."""
+        return self.descend(states, generator)
+
+    @torch.no_grad()
+    def descend(self, state: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Integer images drawn on the way down from what the top layer sees, ``[B, K, h, w]``; energies are divided by
+        the temperature, the place of a unit in its block is always drawn evenly."""
+        for number in reversed(range(len(self.layers) - 1)):
+            layer = self.layer(number)
+            inputs = layer.visible_input(layer.hidden.unpool(state, generator))
+            state = layer.visible.sample(inputs, generator, temperature)
+        return self.layer(0).images(state)
 
     @property
     def filter_layers(self) -> int:
@@ -281,28 +324,30 @@ class NormalizedConvDBN(Model, WithPartition):
         partition = known(self.partition, self.name)
         *below, top = map(self.network.layer, range(len(self.network.layers)))
         state = self.network.layer(0).state(x, generator)
-        terms: dict[str, Tensor] = {}
+        log_joint, negative_log_q = dict[str, Tensor](), dict[str, Tensor]()
         for number, layer in enumerate(below):
             inputs = layer.hidden_input(state)
             h = layer.hidden.sample(inputs, generator)
             pooled = layer.hidden.pool(h)
-            terms[f"units/{number}" if number else "reconstruction"] = _log_prob(
-                layer.visible, layer.visible_input(h), state
+            log_joint[f"hidden/{number}" if number else "reconstruction"] = layer.visible.log_prob(
+                state, layer.visible_input(h)
             )
-            terms[f"within_blocks/{number + 1}"] = layer.hidden.log_unpool(pooled)
-            terms[f"negative_log_q/{number + 1}"] = -_log_prob(layer.hidden, inputs, h)
+            log_joint[f"within_blocks/{number + 1}"] = layer.hidden.log_unpool(pooled)
+            negative_log_q[f"negative_log_q/{number + 1}"] = -layer.hidden.log_prob(h, inputs)
             state = pooled
-        terms["negative_free_energy"] = -top.state_free_energy(state)
-        terms["negative_log_z"] = torch.full_like(terms["negative_free_energy"], -partition.log_z)
+        log_joint["negative_free_energy"] = -top.state_free_energy(state)
+        log_joint["negative_log_z"] = torch.full_like(log_joint["negative_free_energy"], -partition.log_z)
         image = "reconstruction" if below else "negative_free_energy"
-        terms[image] = terms[image] + self.network.layer(0).log_volume()
+        log_joint[image] = log_joint[image] + self.network.layer(0).log_volume()
 
         def log_weight_fn(joint: bool = False) -> Tensor:
-            kept = [term for name, term in terms.items() if not (joint and name.startswith("negative_log_q"))]
-            return torch.stack(kept).double().sum(0)
+            summed = log_joint if joint else terms
+            return torch.stack([term.double() for term in summed.values()]).sum(0)
 
-        kind = Kind.weakest(partition.kind, self.claim)
-        return Evidence(terms, kind, None if self.claim is Kind.EXACT else log_weight_fn, dims=self.dims)
+        kind, terms = Kind.weakest(partition.kind, self.claim), {**log_joint, **negative_log_q}
+        if self.claim is Kind.EXACT:
+            return Evidence(terms, kind, dims=self.dims, deterministic=True)
+        return Evidence(terms, kind, log_weight_fn, dims=self.dims)
 
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """From the ends of ``n`` Gibbs chains of the top layer, which begin with uniform noise, one pass down.
@@ -316,13 +361,4 @@ class NormalizedConvDBN(Model, WithPartition):
         top = self.network.energy
         noise = torch.randint(top.levels, (n, *top.shape), generator=generator, device=top.b.device)
         state = top.state_gibbs(top.state(noise, generator), top.chain_steps, generator, factor)
-        for number in reversed(range(len(self.network.layers) - 1)):
-            layer = self.network.layer(number)
-            inputs = layer.visible_input(layer.hidden.unpool(state, generator))
-            state = layer.visible.sample(inputs, generator, factor)
-        return self.network.layer(0).images(state)
-
-
-def _log_prob(units: Units, natural: Tensor, states: Tensor) -> Tensor:
-    """log p(u | natural parameters) of states ``[B, *shape]``: ``[B]``, nats."""
-    return (natural * states).flatten(1).sum(1) + units.log_base(states) - units.log_partition(natural)
+        return self.network.descend(state, generator, factor)

@@ -10,8 +10,8 @@ units send down is the adjoint map, the full convolution with the same filters, 
 one c for a channel of hidden units, and one b for a channel of visible ones.
 
 Visible units are binary for images of two levels. For others they are real, of variance 1 given the hidden units:
-integers with uniform noise, less the mean of the training images and divided by their standard deviation, one of each
-for a channel.
+integers with uniform noise, standardized by the mean and the standard deviation of a channel over all pixels of the
+training images (:mod:`davi.layers.pixel_units`).
 
 Near its borders an image is seen by fewer filters; no row of it is left out. If a block does not fit, the last one is
 smaller.
@@ -33,13 +33,10 @@ from torch.nn.functional import conv2d, conv_transpose2d, fold
 
 from davi.errors import OptionError
 from davi.evidence import Kind
-from davi.flows import Dequantization
+from davi.layers.pixel_units import SMOOTHING, BinaryPixels, GaussianPixels
 from davi.layers.pooled_bits import PooledBits
-from davi.layers.units import Bits, GaussianUnits, Units
+from davi.layers.units import Units
 from davi.model import DataInitialized, Harmonium
-
-SMOOTHING = 5.0
-"""Images of even noise that are added to those from which log odds are taken."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,7 @@ class ConvRBM(Harmonium, DataInitialized):
     name = "conv_rbm"
     Config = ConvRBMConfig
     config: ConvRBMConfig
-    mean: Tensor
-    std: Tensor
+    images_wanted = 5000
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: ConvRBMConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
@@ -77,20 +73,17 @@ class ConvRBM(Harmonium, DataInitialized):
         if size > min(height, width):
             expected = f"expected at most {min(height, width)}"
             raise OptionError("filter_size", f"got {size} for maps of {height}x{width}, {expected}")
-        self.binary = levels == 2
-        self._visible: Units = Bits(self.shape) if self.binary else GaussianUnits(self.shape)
+        self.pixels = (
+            BinaryPixels(self.shape, levels) if levels == 2 else GaussianPixels(self.shape, levels, shared=True)
+        )
         self.hidden_units = PooledBits((filters, height - size + 1, width - size + 1), config.pool)
         self.weight = nn.Parameter(config.weight_std * torch.randn(filters, channels, size, size))
         self.b = nn.Parameter(torch.zeros(channels, 1, 1))
         self.c = nn.Parameter(torch.full((filters, 1, 1), config.hidden_bias))
-        if not self.binary:
-            self.dequantization = Dequantization(levels, 0.0, float(levels))
-            self.register_buffer("mean", torch.full((channels, 1, 1), levels / 2.0))
-            self.register_buffer("std", torch.full((channels, 1, 1), levels / 12.0**0.5))
 
     @property
     def visible(self) -> Units:
-        return self._visible
+        return self.pixels.units
 
     @property
     def hidden(self) -> PooledBits:
@@ -117,37 +110,28 @@ class ConvRBM(Harmonium, DataInitialized):
         return fold(patches, self.shape[1:], self.config.filter_size)
 
     def state(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        dtype = self.weight.dtype
-        if self.binary:
-            return x.to(dtype)
-        return (self.dequantization(x, generator, dtype).y - self.mean) / self.std
+        return self.pixels.state(x, self.weight.dtype, generator)
 
     def images(self, v: Tensor) -> Tensor:
-        return v.long() if self.binary else self.dequantization.quantize(v * self.std + self.mean)
+        return self.pixels.images(v)
 
     def expected_levels(self, v: Tensor) -> Tensor:
         """Expected visible units as levels of a pixel, real numbers ``[B, *shape]``."""
-        return v if self.binary else (v * self.std + self.mean - 0.5).clamp(0.0, self.levels - 1.0)
+        if not isinstance(self.pixels, GaussianPixels):
+            return v
+        return (v * self.pixels.std + self.pixels.mean - 0.5).clamp(0.0, self.levels - 1.0)
 
     def log_volume(self) -> Tensor:
-        if self.binary:
-            return super().log_volume()
-        return -self.std.log().expand(self.shape).sum()
+        return self.pixels.log_volume() if isinstance(self.pixels, GaussianPixels) else super().log_volume()
 
     @property
     def claim(self) -> Kind:
-        return Kind.EXACT if self.binary else Kind.LOWER_BOUND
+        return self.pixels.claim
 
     @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        """Set b to the log odds of each channel; for real units the mean and the standard deviation instead."""
-        values = images.double().transpose(0, 1).flatten(1)
-        if self.binary:
-            more = SMOOTHING * self.dims / self.shape[0]
-            found = {"b": ((values.sum(1) + 0.5 * more) / (values.shape[1] + more)).logit()}
-        else:
-            variance = values.var(1, correction=0) + 1.0 / 12.0  # of uniform noise
-            found = {"mean": values.mean(1) + 0.5, "std": variance.sqrt()}
-        for name, value in found.items():
-            if name not in kept:
-                getattr(self, name).copy_(value.view(-1, 1, 1))
+        """Set b to smoothed log odds of each channel; for real units the mean and the standard deviation instead."""
+        self.pixels.fit(images, [name for name in ("mean", "std") if f"pixels.{name}" in kept])
+        if "b" not in kept and isinstance(self.pixels, BinaryPixels):
+            p = (images.double().mean((0, 2, 3)) * len(images) + 0.5 * SMOOTHING) / (len(images) + SMOOTHING)
+            self.b.copy_(p.logit().view(-1, 1, 1))
