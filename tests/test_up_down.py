@@ -158,15 +158,24 @@ def test_what_cannot_be_trained_is_refused(untied: bool, steps: tuple[int, ...],
 
 
 def go(run: Path, words: Sequence[str] = (), resume: bool = False) -> None:
-    """Trains the network with classes layer by layer and then up-down, two steps each."""
+    """Trains the network with classes layer by layer, one step each, and then up-down, two steps."""
     recipe = recipes.load("dbn_digits_tiny", ["--model.hidden", "[8, 64]", *words])
     assert recipe.training is not None
-    config = replace(recipe.training, steps=2, validate_every=2)
-    stages = [replace(stage, config=replace(stage.config, steps=2, validate_every=2)) for stage in recipe.stages]
+    stages = [
+        replace(stage, config=replace(stage.config, steps=count))
+        for stage, count in zip(recipe.stages, (1, 1, 2), strict=True)
+    ]
     sets = of("digits", binarization="threshold", validation=50)
     torch.manual_seed(1)
     model = recipes.build(recipe, sets.shape, sets.levels, len(sets.classes))
-    train(model, sets, config, run, recipe.to_dict(), resume=resume, print_fn=lambda line: None, stages=stages)
+    told = recipe.to_dict()
+    train(model, sets, recipe.training, run, told, resume=resume, print_fn=lambda line: None, stages=stages)
+
+
+def interrupted(self: Signals) -> Signals:
+    """A signal is there from the beginning."""
+    self.received = 2
+    return self
 
 
 def test_stopped_at_every_step_it_ends_as_if_nothing_had_happened(
@@ -175,8 +184,8 @@ def test_stopped_at_every_step_it_ends_as_if_nothing_had_happened(
     whole, run = tmp_path / "whole", tmp_path / "run"
     go(whole)
     with monkeypatch.context() as patch:
-        patch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 2) or self)
-        for step in range(1, 6):
+        patch.setattr(Signals, "__enter__", interrupted)
+        for step in (1, 2, 3):
             with pytest.raises(Interrupted) as caught:
                 go(run, resume=True)
             assert caught.value.step == step
