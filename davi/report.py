@@ -225,9 +225,7 @@ def _log_z(log_z: LogZ) -> list[str]:
     lines = []
     for name, text in log_z.facts():
         lines += labeled(name, text)
-    for i, warning in enumerate(log_z.warnings):
-        lines += labeled("" if i else "warning", warning)
-    return lines
+    return lines + (labeled("warning", "; ".join(log_z.warnings)) if log_z.warnings else [])
 
 
 def _measured(result: Result) -> list[tuple[str, Quantity]]:
