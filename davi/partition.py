@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from davi import derived
+from davi import derived, estimates
 from davi.batch import Batch
 from davi.data import Images, evenly
 from davi.data.binarization import binarized
@@ -62,6 +62,15 @@ class Annealing:
         made = (partition.temperatures, partition.chains, base)
         same = all(want in (None, have) for want, have in zip(wanted, made, strict=True))
         return same and (not self.reverse or partition.reverse is not None)
+
+    def like(self, partition: Partition) -> Annealing:
+        """The same, and what it leaves open as an earlier estimate was made."""
+        return Annealing(
+            self.temperatures or partition.temperatures,
+            self.chains or partition.chains,
+            self.base or (UNIFORM if partition.base_images == 0 else None),
+            self.reverse or partition.reverse is not None,
+        )
 
 
 def normalized(network: Unnormalized, run: Path) -> Model:
@@ -163,11 +172,14 @@ def _reverse(found: PartitionEstimate) -> dict[str, float | int]:
 
 
 def write(network: Unnormalized, run: Path, partition: Partition) -> Path:
-    """Keep a partition function in the folder of a run; its file.
+    """Keep a partition function in the folder of a run, an estimate also among those of other numbers of temperatures
+    (:mod:`davi.estimates`); its file.
 
     Raises:
         UserError: if it cannot be written.
     """
+    if partition.temperatures is not None:
+        estimates.keep(network, run, partition)
     numbers = {name: getattr(partition, name) for name in ("log_z", *_NUMBERS)}
     tensors = {name: torch.tensor(float(x), dtype=torch.float64) for name, x in numbers.items() if x is not None}
     return derived.write(run, NAME, digest(network.energy.state_dict()), {"kind": partition.kind.name}, tensors)

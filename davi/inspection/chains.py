@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from davi.data import Images, evenly
+from davi.data.binarization import binarized
 from davi.evaluation.autocorrelation import autocorrelation
 from davi.inspection.views import Chains, Filters, Strip
 from davi.model import WithChain, WithFilters
@@ -71,7 +72,7 @@ def follow(
     labels = ("original", *(f"{steps:,} {'step' if steps == 1 else 'steps'}" for steps in PICTURES))
     row = torch.stack(pictures, 1).cpu()  # [strips, pictures, C, H, W]
     strips = [Strip("chain", name, labels, row[i]) for i, name in enumerate(names)]
-    known = None if training is None else evenly(training, min(len(images), len(training)))
+    known = None if training is None else _as_seen(evenly(training, min(len(images), len(training))), images.levels)
     found = Chains(
         discarded=DISCARDED,
         free_energy=autocorrelation(torch.stack(energies, 1)),
@@ -81,6 +82,11 @@ def follow(
         samples=energies[-1].cpu(),
     )
     return found, strips
+
+
+def _as_seen(training: Images, levels: int) -> Images:
+    """Training images as the network sees them: those that are drawn anew at each presentation are kept gray."""
+    return training if training.levels == levels else binarized(training, "dynamic", Generator().manual_seed(0))
 
 
 def _free_energies(network: WithChain, images: Images, device: torch.device, generator: Generator) -> Tensor:
