@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from davi import recipes
 from davi.data import geometry_of
 from davi.evidence import Kind
-from davi.model import Model, Network, Partition, Summable, Unnormalized
+from davi.model import Energy, Model, Network, Partition, Summable, Unnormalized
 from davi.models import MODELS
 
 TINY = [name for name in recipes.names() if name.endswith("_tiny")]
