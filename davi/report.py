@@ -225,9 +225,7 @@ def _log_z(log_z: LogZ) -> list[str]:
     lines = []
     for name, text in log_z.facts():
         lines += labeled(name, text)
-    for i, warning in enumerate(log_z.warnings):
-        lines += labeled("" if i else "warning", warning)
-    return lines
+    return lines + (labeled("warning", "; ".join(log_z.warnings)) if log_z.warnings else [])
 
 
 def _measured(result: Result) -> list[tuple[str, Quantity]]:
@@ -298,7 +296,7 @@ def _measures(result: Result) -> list[str]:
 def in_words(measure: Measure) -> str:
     """The value of a measure with its unit and error, what kind of claim it is, and how many numbers it is the mean
     of."""
-    number = f"{measure.value:.6g}"
+    number = f"{measure.value:.6g}" if measure.interval is None else f"{measure.value:.4g}"
     if measure.standard_error is not None:
         number = significant(Statistic(measure.value, measure.standard_error), 4)
     value = f"{number} {measure.unit}"
