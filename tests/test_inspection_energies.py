@@ -14,7 +14,7 @@ from contract import small
 from inspected import contents
 from test_page import Read
 
-from davi import estimates, page, partition
+from davi import derived, estimates, page, partition
 from davi.cli import main
 from davi.data import Images
 from davi.errors import UserError
@@ -222,7 +222,7 @@ def test_a_damaged_list_of_estimates_is_named(run: Path) -> None:
     network, _ = load_network(run)
     assert isinstance(network, RBM)
     weights = digest(network.state_dict())
-    estimates.derived.write(run, estimates.NAME, weights, {}, {"log_z": torch.zeros(2), "temperatures": torch.zeros(3)})
+    derived.write(run, estimates.NAME, weights, {}, {"log_z": torch.zeros(2), "temperatures": torch.zeros(3)})
     with pytest.raises(UserError, match=r"estimates\.safetensors: got no list of estimates, expected one; delete it$"):
         estimates.kept(network, run)
 
