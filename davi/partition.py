@@ -125,11 +125,11 @@ def estimate(
     energy = network.energy
     if not isinstance(energy, Harmonium):
         raise UserError(
-            f"{network.name}: got an energy of more than 2^{MOST_STATES} states that is no Harmonium, expected one: "
-            "nothing else is known to be estimated"
+            f"{network.name}: got a partition function that can be neither summed, with at most 2^{MOST_STATES} terms, "
+            "nor estimated, expected visible and hidden units (a Harmonium)"
         )
     if how.base == DATA and images is None:
-        raise UserError(f"base: got {DATA}, expected {UNIFORM}: the run has no training images")
+        raise UserError(f"--ais-base: got {DATA}, expected {UNIFORM}: the run has no training images")
     place = energy.visible_field().device
     generator = Generator(place).manual_seed(seed)
     begin, count = None, 0

@@ -221,6 +221,12 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path, capsys: Captu
         assert lines[-1].startswith(f"davi: {option}: got it for rbm, whose partition function is known exactly; ")
 
 
+def test_a_gap_that_there_is_not_is_refused_before_anything_is_estimated(unknown: Path, capsys: Capture) -> None:
+    assert say("evaluate", unknown, "--gap") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("davi: --gap: got it for rbm, which has no latents; ")
+    assert not kept(unknown).exists()
+
+
 def test_verbs_that_need_a_likelihood_say_how_to_get_it(unknown: Path, capsys: Capture) -> None:
     remedy = f"davi evaluate {unknown} estimates it\n"
     assert say("score", unknown) == 2
