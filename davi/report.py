@@ -24,8 +24,9 @@ from davi import __version__, records
 from davi.evaluation import KL, Array, Evaluation, Measure, clusters
 from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS, INACTIVE_NATS, INACTIVE_RULE
 from davi.evaluation.baselines import Baseline
-from davi.evaluation.claims import both_errors, kind_in_words
+from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
 from davi.evaluation.clusters import Groups
+from davi.evaluation.log_z import LogZ
 from davi.evaluation.result import (
     Bound,
     DataFacts,
@@ -202,8 +203,12 @@ def to_terminal(result: Result) -> str:
     units = result.units
     lines = heading(result.protocol, units)
     lines += [row(name, values, units) for name, values in _measured(result)]
-    lines += _error_of_log_z(result)
+    for unit in units:
+        if (words := both_errors(result, unit)) is not None:
+            lines += labeled(f"both errors, {UNITS[unit]}", words)
     lines += labeled("kind of claim", kind_in_words(result))
+    if result.log_z is not None:
+        lines += _log_z(result.log_z)
     if result.baselines:
         lines += ["", "for comparison"]
         for baseline in result.baselines:
@@ -215,32 +220,28 @@ def to_terminal(result: Result) -> str:
     return "\n".join([*lines, "", *_layers(result), *_measures(result), *told_of(result.protocol)])
 
 
-def _error_of_log_z(result: Result) -> list[str]:
-    """What is known of log Z behind an estimate, and the error that it adds."""
-    if result.log_z is None:
-        return []
+def _log_z(log_z: LogZ) -> list[str]:
+    """What is known of log Z, and whether to trust it."""
     lines = []
-    for unit in result.units:
-        if (words := both_errors(result, unit)) is not None:
-            lines += labeled("" if lines else "with both errors", f"{words}, {UNITS[unit]}")
-    for name, text in result.log_z.facts():
+    for name, text in log_z.facts():
         lines += labeled(name, text)
-    for i, warning in enumerate(result.log_z.warnings):
-        lines += labeled("" if i else "warning", warning)
-    return lines
+    return lines + (labeled("warning", "; ".join(log_z.warnings)) if log_z.warnings else [])
 
 
 def _measured(result: Result) -> list[tuple[str, Quantity]]:
     """Rows of the table: the headline, the sum of one draw's terms, and these."""
     samples, log_p = result.bound.samples, result.log_p
     rows: list[tuple[str, Quantity]]
-    if result.kind is not Kind.LOWER_BOUND:
+    if result.estimated_bound:
+        rows = [(f"{log_p}, estimated bound" if samples == 1 else f"L_{samples}, estimated", result.bound)]
+        rows += [(f"{log_p}, estimated bound", result.elbo)] if samples > 1 else []
+    elif result.kind is not Kind.LOWER_BOUND:
         rows = [(log_p if result.kind is Kind.EXACT else f"{log_p}, estimated", result.bound)]
     elif samples == 1:
         rows = [(f"{log_p}, {result.claim}" if result.kl is None else f"{log_p} >= {result.claim}", result.elbo)]
     else:
         rows = [(f"{log_p} >= L_{samples}", result.bound), (result.claim, result.elbo)]
-    parts = [(f"  {name}", values) for name, values in result.terms.items()]
+    parts = [(f"  {name}", values) for name, values in terms_with_errors(result).items()]
     if result.kl is not None:
         parts.append(("  KL divergence", result.kl.total))
     return rows + parts if len(parts) > 1 else rows
@@ -295,7 +296,7 @@ def _measures(result: Result) -> list[str]:
 def in_words(measure: Measure) -> str:
     """The value of a measure with its unit and error, what kind of claim it is, and how many numbers it is the mean
     of."""
-    number = f"{measure.value:.6g}"
+    number = f"{measure.value:.6g}" if measure.interval is None else f"{measure.value:.4g}"
     if measure.standard_error is not None:
         number = significant(Statistic(measure.value, measure.standard_error), 4)
     value = f"{number} {measure.unit}"

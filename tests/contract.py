@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from davi import recipes
 from davi.data import geometry_of
 from davi.evidence import Kind
-from davi.model import Model, Network, Partition, Summable, Unnormalized
+from davi.model import Energy, Model, Network, Partition, Summable, Unnormalized
 from davi.models import MODELS
 
 TINY = [name for name in recipes.names() if name.endswith("_tiny")]
@@ -41,6 +41,17 @@ def class_of(name: str) -> type[Network]:
 def names(kind: type) -> list[str]:
     """The ``_tiny`` recipes and the toys whose networks have a capability."""
     return [name for name in (*TINY, *toys.TOYS) if issubclass(class_of(name), kind)]
+
+
+def energies_that_claim(kind: Kind) -> list[str]:
+    """The ``_tiny`` recipes and the toys whose free energies say so much of integer images."""
+    return [name for name in names(Energy) if _energy(name).claim is kind]
+
+
+def _energy(name: str) -> Energy:
+    network = shaken(name)
+    assert isinstance(network, Energy)
+    return network
 
 
 def shake(network: M) -> M:

@@ -22,12 +22,13 @@ from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.evaluation.baseline_cache import cached_baselines
 from davi.evaluation.gap_result import GapResult
+from davi.evaluation.log_z import LogZ
 from davi.evaluation.result import Protocol, Result
 from davi.formatting import duration, size
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.metrics import read_metrics
-from davi.model import Hierarchy, Model, Unnormalized, WithPartition
+from davi.model import Hierarchy, Model, Partition, Unnormalized, WithPartition
 from davi.progress import ProgressBar
 from davi.run_folder import METRICS
 from davi.runs import MODEL, RECIPE
@@ -146,9 +147,16 @@ def _evaluated(
         return None, "cannot be read"
     if why := _about_others(result.protocol, model, info, images, split):
         return None, why
+    if isinstance(model, WithPartition) and _other_log_z(result.log_z, model.partition):
+        return None, "is with another partition function than the run holds now"
     if result.protocol.model.weights_sha256 is None:
         return result, "does not say which weights it is of, since an older version wrote it; davi evaluate says so"
     return result, ""
+
+
+def _other_log_z(told: LogZ | None, known: Partition | None) -> bool:
+    """Whether a result takes another log Z than is known now."""
+    return told is not None and known is not None and told.log_z != known.log_z
 
 
 def _gap(

@@ -186,7 +186,7 @@ def _add_annealing(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ais-temperatures", type=_whole(2), metavar="N", help="of annealed importance sampling (default: 14501)"
     )
-    group.add_argument("--ais-chains", type=_whole(1), metavar="N", help="(default: 100)")
+    group.add_argument("--ais-chains", type=_whole(2), metavar="N", help="(default: 100)")
     group.add_argument(
         "--ais-base",
         type=_one_of("data", "uniform"),

@@ -36,6 +36,7 @@ from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
+from davi.evaluation.chib import ChibEstimate
 from davi.evaluation.classification import ClassLikelihood, ErrorRate
 from davi.evaluation.log_z import LogZ, log_z_of
 from davi.evaluation.measure import LeftOut
@@ -57,6 +58,7 @@ Watch = Callable[[int, Tensor], None]
 
 METERS: tuple[type[Meter], ...] = (
     ActiveUnits,
+    ChibEstimate,
     InactiveLayers,
     ErrorRate,
     ClassLikelihood,

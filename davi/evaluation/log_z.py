@@ -19,8 +19,7 @@ LOG_Z = "log Z"
 """Its name in tables."""
 
 NO_LOW = "no lower limit: three standard errors of Z reach below 0"
-NO_HIGH = "no limits: a single chain has no standard error"
-"""What is said in place of limits that are infinite, for which JSON has no word."""
+"""What is said in place of a limit that is infinite, for which JSON has no word."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,14 @@ class LogZ:
         """The standard error that it adds, in ``"nats"`` or in ``"bits_per_dim"``."""
         return self.standard_error if unit == "nats" else self.bits_per_dim_error
 
+    @property
+    def error_of_difference(self) -> float:
+        """Its standard error in a comparison with another model, nats: 0 where it is exact; infinite where it is not
+        known, or so large that log Z has no lower limit."""
+        if self.kind is Kind.EXACT:
+            return 0.0
+        return math.inf if self.low is None or self.standard_error is None else self.standard_error
+
     def facts(self) -> list[tuple[str, str]]:
         """Names and texts of everything that is known of it, for tables."""
         if self.kind is Kind.EXACT:
@@ -119,9 +126,6 @@ def log_z_of(partition: Partition, claim: Kind, dims: int) -> LogZ:
     exact = partition.kind is Kind.EXACT
     error = partition.standard_error
     low, high = (partition.log_z,) * 2 if exact else (_finite(partition.low), _finite(partition.high))
-    unlimited = ""
-    if not exact and partition.high is not None:
-        unlimited = NO_HIGH if high is None else NO_LOW if low is None else ""
     back = None
     if partition.reverse is not None:
         ends = _finite(partition.reverse_low), _finite(partition.reverse_high)
@@ -134,7 +138,7 @@ def log_z_of(partition: Partition, claim: Kind, dims: int) -> LogZ:
         bits_per_dim_error=None if error is None else -bits_per_dim(error, dims),
         low=low,
         high=high,
-        unlimited=unlimited,
+        unlimited=NO_LOW if partition.low == -math.inf else "",
         effective_samples=partition.effective_samples,
         chains=partition.chains,
         temperatures=partition.temperatures,
@@ -147,8 +151,6 @@ def log_z_of(partition: Partition, claim: Kind, dims: int) -> LogZ:
 
 def _warnings(partition: Partition) -> list[str]:
     """Why not to trust an estimate, and what to do."""
-    if partition.high == math.inf:
-        return ["a single chain says nothing of its own error; more chains do: --ais-chains 100"]
     found = []
     effective, chains = partition.effective_samples, partition.chains
     if effective is not None and chains is not None and effective < 0.5 * chains:

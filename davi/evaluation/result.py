@@ -237,6 +237,11 @@ class Result:
         return "log-likelihood" if self.kind is Kind.EXACT else "estimate"
 
     @property
+    def estimated_bound(self) -> bool:
+        """Whether it is an estimate only since log Z is one, and would else be a lower bound."""
+        return self.kind is Kind.ESTIMATE and self.log_z is not None and self.log_z.claim is Kind.LOWER_BOUND
+
+    @property
     def depends_on_samples(self) -> bool:
         """Whether another number of importance samples would be another claim."""
         return not self.deterministic and self.kind is not Kind.EXACT

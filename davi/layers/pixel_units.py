@@ -116,7 +116,7 @@ class BinaryPixels(PixelUnits):
     def field(self, images: Tensor) -> Tensor:
         """Log odds."""
         p = (images.double().sum(0) + 0.5 * SMOOTHING) / (len(images) + SMOOTHING)
-        return p.logit()
+        return self.units.natural(p)
 
 
 @final
@@ -142,7 +142,8 @@ class PottsPixels(PixelUnits):
     def field(self, images: Tensor) -> Tensor:
         """Log frequencies, in the gauge of the units."""
         counts = torch.stack([(images == level).sum(0) for level in range(self.levels)], -1)
-        return self.units.gauge_fixed((counts.double() + SMOOTHING / self.levels).log())
+        p = (counts.double() + SMOOTHING / self.levels) / (len(images) + SMOOTHING)
+        return self.units.natural(p)
 
 
 @final

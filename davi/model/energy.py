@@ -27,6 +27,9 @@ from davi.model.base import Model, Temperature, check_draw
 from davi.model.chain import WithChain
 from davi.model.network import Network
 
+NEGATIVE_LOG_Z = "negative_log_z"
+"""Name of the term that is minus log Z."""
+
 
 class Unnormalized(Network, ABC):
     """A network whose probabilities are known up to the partition function of an energy: its own, or that of a part.
@@ -206,7 +209,7 @@ class Normalized(Model, WithPartition):
         partition = known(self.partition, self.name)
         negative = -self.energy.free_energy(x, generator)
         log_z = torch.full_like(negative, partition.log_z)
-        terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
+        terms = {"negative_free_energy": negative, NEGATIVE_LOG_Z: -log_z}
         kind = Kind.weakest(partition.kind, self.claim)
         if self.claim is Kind.EXACT:
             return Evidence(terms, kind, dims=self.dims, deterministic=True)

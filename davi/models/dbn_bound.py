@@ -17,7 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from torch import Generator, Tensor
@@ -26,12 +26,10 @@ from davi.distributions import Bernoulli, Categorical, Distribution
 from davi.errors import UserError
 from davi.evidence import About, Evidence, Kind
 from davi.layers.units import Bits, Potts
-from davi.model import Classifying, LatentModel, Network, Partition, Temperature, WithPartition, known
+from davi.model import Classifying, Conditional, LatentModel, Network, Partition, Temperature, WithPartition, known
 from davi.model.base import check_draw
+from davi.models.dbn_layers import BeliefNetwork
 from davi.models.label_rbm import LabelRBM
-
-if TYPE_CHECKING:
-    from davi.models.dbn import DBN
 
 
 class NormalizedDBN(LatentModel, WithPartition):
@@ -43,7 +41,7 @@ class NormalizedDBN(LatentModel, WithPartition):
         partition: of the machine at the top; None: it is not known, and only samples can be drawn.
     """
 
-    def __init__(self, network: DBN, partition: Partition | None) -> None:
+    def __init__(self, network: BeliefNetwork, partition: Partition | None) -> None:
         super().__init__(network.shape, network.levels, network.config, network.classes)
         self.network = network
         self.partition = partition
@@ -136,7 +134,7 @@ class NormalizedDBN(LatentModel, WithPartition):
 
 
 @final
-class ClassifyingDBN(NormalizedDBN, Classifying):
+class ClassifyingDBN(NormalizedDBN, Classifying, Conditional):
     """A deep belief network of images and classes."""
 
     def log_class_probabilities(self, x: Tensor) -> Tensor:
