@@ -68,7 +68,6 @@ __all__ = [
     "WithChain",
     "WithCouplings",
     "WithFilters",
-    "WithFilters",
     "WithPartition",
     "ask_early",
     "known",
