@@ -9,7 +9,7 @@ from torch import Tensor
 
 from davi.evidence import Kind
 from davi.inspection import Chains, Filters
-from davi.model import Partition, WithPartition
+from davi.model import Partition, Unnormalized, WithPartition
 from davi.page import energy_charts, pixels, signed, strips
 from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table, Tile, Tiles
 from davi.page.contents import Contents
@@ -151,11 +151,19 @@ def free_energies(contents: Contents, _: int) -> Section | None:
         "are differences of log-probabilities. Short marks at the bottom are means. Training images that lie below "
         "others are what the model has learned by heart: overfitting. Ends of chains that lie below all images are "
         "probable for the model, but are none that the data hold; ends far above them mean that the chains have not "
-        "found what is probable.",
+        "found what is probable." + _of_which_layer(contents),
         "The comparison of free energies of training and validation images is that of A Practical Guide to Training "
         "Restricted Boltzmann Machines (Hinton, 2012).",
     )
     return Section("free-energies", "Free energies", (figure,))
+
+
+def _of_which_layer(contents: Contents) -> str:
+    """Whose free energies they are, where these are not those of images."""
+    network = contents.model.saved
+    if not isinstance(network, Unnormalized) or network.energy is network:
+        return ""
+    return " They are those of the top layer, of units that were drawn on the way up from an image."
 
 
 def _parted(found: Chains, contents: Contents) -> str:
