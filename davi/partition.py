@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -147,7 +148,7 @@ def estimate(
             progress,
             how.reverse,
         )
-    return dataclasses.replace(found.partition(), base_images=count, seed=seed, **_reverse(found))
+    return _partition_of(found, count, seed)
 
 
 def _seen(network: Unnormalized, images: Images, place: torch.device, generator: Generator) -> Tensor:
@@ -163,12 +164,14 @@ _PASS = 1000
 """Images a pass."""
 
 
-def _reverse(found: PartitionEstimate) -> dict[str, float | int]:
-    """What the chains say that walked the other way."""
-    back = found.reverse
+def _partition_of(found: PartitionEstimate, base_images: int, seed: int) -> Partition:
+    """Everything that is known of an estimate."""
+    partition, back = dataclasses.replace(found.partition(), base_images=base_images, seed=seed), found.reverse
     if back is None:
-        return {}
-    return {"reverse": back.log_z, "reverse_low": back.low, "reverse_high": back.high, "sweeps": back.sweeps}
+        return partition
+    return dataclasses.replace(
+        partition, reverse=back.log_z, reverse_low=back.low, reverse_high=back.high, sweeps=back.sweeps
+    )
 
 
 def write(network: Unnormalized, run: Path, partition: Partition) -> Path:
@@ -191,8 +194,11 @@ def _partition(tensors: Mapping[str, Tensor], kind: Kind, run: Path) -> Partitio
     if log_z is None or log_z.ndim or not bool(log_z.isfinite()):
         got = "nothing" if log_z is None else f"{log_z.tolist()}"[:50]
         raise UserError(f"{derived.path_of(run, NAME)}: got log_z {got}, expected one finite number; delete it")
-    more = {name: float(tensors[name]) for name in _NUMBERS if name in tensors and not tensors[name].ndim}
-    if any(math.isnan(value) for value in more.values()):
-        raise UserError(f"{derived.path_of(run, NAME)}: got a number that is none, expected numbers; delete it")
-    counts = {name: int(more.pop(name)) for name in _COUNTS if name in more}
-    return Partition(float(log_z), kind, **more, **counts)
+    more: dict[str, Any] = {
+        name: float(tensors[name]) for name in _NUMBERS if name in tensors and not tensors[name].ndim
+    }
+    for name, value in more.items():
+        if math.isnan(value) or (name in _COUNTS and math.isinf(value)):
+            raise UserError(f"{derived.path_of(run, NAME)}: got {name} {value}, expected a number; delete it")
+    more |= {name: int(more[name]) for name in _COUNTS if name in more}
+    return Partition(float(log_z), kind, **more)
