@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,5 +69,5 @@ def _number(one: Partition, name: str) -> float:
 
 def _estimate(tensors: Mapping[str, Tensor], i: int) -> Partition:
     numbers = {name: float(tensors[name][i]) for name in _FIELDS if name in tensors}
-    known = {name: int(x) if name in _WHOLE else x for name, x in numbers.items() if not math.isnan(x)}
+    known: dict[str, Any] = {name: int(x) if name in _WHOLE else x for name, x in numbers.items() if not math.isnan(x)}
     return Partition(kind=Kind.ESTIMATE, **known)

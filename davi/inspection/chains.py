@@ -20,10 +20,10 @@ CHAINS, DISCARDED, STEPS = 64, 1000, 2000
 """Chains, at most; their steps before anything is measured, and after."""
 
 PICTURES = (1, 2, 5, 10, 20, 100, 1000)
-"""Steps after which two of the chains are looked at."""
+"""Steps after which chains are looked at that are shown on their way."""
 
 STRIPS, ENDS = 2, 25
-"""Chains that are shown on their way, and at their end."""
+"""Chains that an inspection shows on their way, and at their end."""
 
 
 def filters_of(network: WithFilters) -> tuple[Filters, ...]:
@@ -58,7 +58,7 @@ def follow(
     Returns:
         What was measured, and a strip for each of the chains that are shown.
     """
-    first, names = begin[0][:STRIPS], begin[1][:STRIPS]
+    first, names = begin
     others = evenly(images, min(CHAINS - len(first), len(images))).pixels.to(first)
     states = network.chain_states(torch.cat([first, others]), generator)
     pictures, energies = [first], []

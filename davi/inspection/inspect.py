@@ -19,7 +19,7 @@ from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evidence import Kind, bits_per_dim
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
-from davi.inspection.chains import DISCARDED, STEPS, filters_of, follow
+from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
@@ -109,7 +109,8 @@ def inspect(
         strips = strips_of(model, *beginning, Generator(device).manual_seed(seed))
         chains = None
         if isinstance(network, WithChain):
-            generator, begin = Generator(device).manual_seed(seed), beginning[:2]
+            generator = Generator(device).manual_seed(seed)
+            begin = (beginning[0][:STRIPS], beginning[1][:STRIPS])
             chains, more = follow(network, inspected, training, begin, generator, told.following(passes))
             strips += tuple(more)
         filters = filters_of(network) if isinstance(network, WithFilters) else ()

@@ -6,6 +6,7 @@ from davi.layers.causal import register
 from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
+from davi.models.conv_dbn import ConvDBN
 from davi.models.dbn import DBN
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.hvi import HVI
@@ -25,6 +26,7 @@ from davi.models.vlae import VLAE
 _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
     BIVA,
+    ConvDBN,
     DBN,
     GatedPixelCNN,
     HVI,
@@ -60,6 +62,7 @@ __all__ = [
     "VAE",
     "VLAE",
     "AttentiveVAE",
+    "ConvDBN",
     "GatedPixelCNN",
     "LadderVAE",
     "MixturePosteriorVAE",

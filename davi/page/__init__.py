@@ -169,8 +169,8 @@ def absent(contents: Contents, sections: Sequence[Section]) -> str:
     """The sentences that name the sections a page does not have; empty where it has all."""
     anchors = {section.anchor for section in sections}
     missing = [part for part in PARTS if part.name and part.anchor not in anchors]
-    unknown = [part.name for part in missing if _unknown(part, contents)]
-    others = [part.name for part in missing if not _unknown(part, contents)]
+    unknown = [part.name for part in missing if _applies(part, contents) and _unknown(part, contents)]
+    others = [part.name for part in missing if part.name not in unknown]
     told = [f"Does not apply to this model: {', '.join(others)}."] if others else []
     told += [f"Left out, since no likelihood is known: {', '.join(unknown)}."] if unknown else []
     return " ".join(told)

@@ -8,11 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from davi.evidence import Kind
-from davi.formatting import listed
 from davi.inspection import Chains, Filters
 from davi.model import Partition, WithPartition
 from davi.page import energy_charts, pixels, signed, strips
-from davi.page.blocks import Block, Chart, Figure, Prose, Section, Table, Tile, Tiles
+from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table, Tile, Tiles
 from davi.page.contents import Contents
 from davi.page.energy_charts import Interval
 from davi.page.images import reduced
@@ -168,8 +167,8 @@ def _parted(found: Chains, contents: Contents) -> str:
     within = f" ± {error:.1f}" if error > 0 else ""
     where = "above" if gap >= 0 else "below"
     return (
-        f"{contents.inspection.set} lies {abs(gap):.1f}{within} nats {where} the training images on average, over "
-        f"{len(found.images)} and {len(found.training)} images."
+        f"The images of {contents.inspection.set} lie {abs(gap):.1f}{within} nats {where} the training images on "
+        f"average ({len(found.images)} and {len(found.training)} of them)."
     )
 
 
@@ -212,7 +211,7 @@ def partition(contents: Contents, _: int) -> Section | None:
         "Belief Networks (Salakhutdinov and Murray, ICML 2008); estimates from both ends are those of Sandwiching the "
         "marginal likelihood using bidirectional Monte Carlo (Grosse et al., 2015).",
     )
-    return Section("partition", title, (*blocks, figure, _table(kept)))
+    return Section("partition", title, (*blocks, figure, Fold("The same as a table", (_table(kept),))))
 
 
 def _in_use(now: Partition | None) -> str:
@@ -221,12 +220,16 @@ def _in_use(now: Partition | None) -> str:
         return "The partition function is not known: no number on this page is a likelihood."
     if now.kind is Kind.EXACT:
         return f"log Z = {now.log_z:.4f} nats, exactly: it was summed over all states."
-    parts = [f"chains: {now.chains}"] if now.chains else []
-    parts += [f"temperatures: {now.temperatures:,}"] if now.temperatures else []
-    parts += [f"effective samples: {now.effective_samples:.1f}"] if now.effective_samples else []
-    how = f" ({listed(parts)})" if parts else ""
     between = "" if now.low is None or now.high is None else f", three standard errors {_ends_of(now.low, now.high)}"
-    return f"The numbers of this page take log Z = {now.log_z:.2f} nats, an estimate{between}{how}."
+    return f"The numbers of this page take log Z = {now.log_z:.2f} nats, an estimate{between}{_made(now)}."
+
+
+def _made(one: Partition) -> str:
+    """Of what an estimate was made; empty where that is not known."""
+    if one.chains is None or one.temperatures is None or one.effective_samples is None:
+        return ""
+    chains = f"{one.chains} chains, which count as {one.effective_samples:.1f} independent ones"
+    return f"; it comes from {one.temperatures:,} temperatures and {chains}"
 
 
 def _ends_of(low: float | None, high: float | None) -> str:
@@ -244,16 +247,17 @@ def _interval(one: Partition, value: float, low: float | None, high: float | Non
 
 
 def _table(kept: list[Partition]) -> Table:
+    def told(value: float, low: float | None, high: float | None) -> str:
+        return f"{value:.2f} ({_ends_of(low, high)})"
+
     rows = tuple(
         (
             f"{one.temperatures:,}",
-            f"{one.log_z:.2f}",
-            _ends_of(one.low, one.high),
+            told(one.log_z, one.low, one.high),
             "unknown" if one.effective_samples is None else f"{one.effective_samples:.1f} of {one.chains}",
-            "not made" if one.reverse is None else f"{one.reverse:.2f}",
-            "" if one.reverse is None else _ends_of(one.reverse_low, one.reverse_high),
+            "not made" if one.reverse is None else told(one.reverse, one.reverse_low, one.reverse_high),
         )
         for one in kept
     )
-    head = ("temperatures", "log Z, nats", "three standard errors", "effective samples", "reverse", "its interval")
-    return Table("Estimates of log Z", head, rows)
+    head = ("temperatures", "forward", "effective samples", "reverse")
+    return Table("Estimates of log Z with three standard errors, nats", head, rows)

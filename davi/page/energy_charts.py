@@ -54,7 +54,7 @@ def correlation(rho: NDArray[np.float64], time: float | None) -> Figure:
     shown = len(rho) if time is None else min(len(rho), max(20, round(8 * time)))
     with style():
         figure, axes = empty()
-        lags, values = thinned(np.arange(shown), rho[:shown])
+        lags, values = thinned(range(shown), rho[:shown].tolist())
         axes.plot(lags, values, color=BLUE)
         axes.axhline(0, color=MUTED, linewidth=0.6)
         if time is not None:

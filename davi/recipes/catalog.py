@@ -40,6 +40,7 @@ CATALOG: dict[str, Entry] = {
     "biva_mnist": Entry(30_116_706, "GPU days"),
     "biva_mnist_small": Entry(769_746, "15 minutes, CPU"),
     "biva_photos": Entry(273_932, "15 minutes, CPU"),
+    "conv_dbn_digits_tiny": Entry(31, "seconds, CPU"),
     "gated_pixelcnn_cifar10": Entry(13_796_352, "GPU days"),
     "gated_pixelcnn_cifar10_small": Entry(271_634, "15 minutes, CPU"),
     "gated_pixelcnn_digits": Entry(74_321, "2 minutes, CPU"),
