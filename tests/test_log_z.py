@@ -54,8 +54,8 @@ def test_infinite_limits_are_null_and_a_word() -> None:
     assert told["unlimited"].startswith("no lower limit")
     assert records.read(LogZ, told, "file") == found
     texts = dict(found.facts())
-    assert texts["log Z, interval"].startswith("at most 100.09; no lower limit")
-    assert "at least 99.00; no upper limit" in texts["log Z, reverse estimate"]
+    assert texts["log Z, interval"].startswith("at most 100.090; no lower limit")
+    assert "at least 99.000; no upper limit" in texts["log Z, reverse estimate"]
 
 
 def test_the_error_is_that_of_z() -> None:

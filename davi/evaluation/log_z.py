@@ -94,14 +94,15 @@ class LogZ:
             return [(LOG_Z, f"{self.log_z:.4f} nats (exact, a sum)")]
         number = significant(Statistic(self.log_z, self.standard_error), 2)
         rows = [(LOG_Z, f"{number} nats ({self._how()})")]
+        digits = max(2, len(number.partition(" ")[0].partition(".")[2]))
         if self.low is not None or self.high is not None or self.unlimited:
-            rows.append((f"{LOG_Z}, interval", _limits(self.low, self.high, self.unlimited)))
+            rows.append((f"{LOG_Z}, interval", _limits(self.low, self.high, self.unlimited, digits)))
         if self.effective_samples is not None and self.chains is not None:
             effective = f"{self.effective_samples:.0f} of {self.chains} chains"
             rows.append((f"{LOG_Z}, effective samples", effective))
         if (back := self.reverse) is not None:
-            ends = _limits(back.low, back.high, "no upper limit" if back.high is None else "no lower limit")
-            rows.append((f"{LOG_Z}, reverse estimate", f"{back.log_z:.2f} nats, {ends}; an indicator, no bound"))
+            ends = _limits(back.low, back.high, "no upper limit" if back.high is None else "no lower limit", digits)
+            rows.append((f"{LOG_Z}, reverse estimate", f"{back.log_z:.{digits}f} nats, {ends}; an indicator, no bound"))
         return rows
 
     def _how(self) -> str:
@@ -174,12 +175,13 @@ def _disagree(partition: Partition) -> bool:
     return high < back_low or back_high < low  # type: ignore[operator]  # none of them is None
 
 
-def _limits(low: float | None, high: float | None, otherwise: str) -> str:
+def _limits(low: float | None, high: float | None, otherwise: str, digits: int) -> str:
     """An interval in words; of one without a limit, the other limit."""
     if low is not None and high is not None:
-        return f"{low:.2f} to {high:.2f} (three standard errors)"
-    limit = f"at most {high:.2f}; " if high is not None else f"at least {low:.2f}; " if low is not None else ""
-    return f"{limit}{otherwise}"
+        return f"{low:.{digits}f} to {high:.{digits}f} (three standard errors)"
+    if high is not None:
+        return f"at most {high:.{digits}f}; {otherwise}"
+    return otherwise if low is None else f"at least {low:.{digits}f}; {otherwise}"
 
 
 def _finite(value: float | None) -> float | None:
