@@ -70,6 +70,7 @@ class Evidence:
             expectation may have either sign. Only together all layers are the KL divergence of q(z | x) from p(z).
         about: log p(x), unless the model knows of classes: log p(x | y), log p(y | x) or log p(x, y).
         dims: values in one image, C * H * W, for :attr:`bits_per_dim`; None where that makes no sense.
+        deterministic: nothing was drawn for the terms: asked again, the model says the same.
 
     Example:
         >>> import torch
@@ -93,6 +94,7 @@ class Evidence:
     no_divergence: frozenset[str] = frozenset()
     about: About = About.X
     dims: int | None = None
+    deterministic: bool = False
 
     @cached_property
     def log_px(self) -> Tensor:

@@ -24,6 +24,7 @@ from davi import __version__, records
 from davi.evaluation import KL, Array, Evaluation, Measure, clusters
 from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS, INACTIVE_NATS, INACTIVE_RULE
 from davi.evaluation.baselines import Baseline
+from davi.evaluation.claims import both_errors, kind_in_words
 from davi.evaluation.clusters import Groups
 from davi.evaluation.result import (
     Bound,
@@ -40,12 +41,6 @@ from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
 from davi.formatting import UNITS, in_units, significant, size
 from davi.quantity import Quantity, Statistic, from_bits
-
-_CLAIMS = {
-    Kind.EXACT: "exact: this is {}",
-    Kind.LOWER_BOUND: "lower bound: {} is at least this",
-    Kind.ESTIMATE: "estimate: {} may be more or less; not to be ranked among bounds",
-}
 
 _TOLD_APART = (ACTIVE_UNITS, INACTIVE_LAYERS)
 """Measures that have a place of their own in a result."""
@@ -79,6 +74,8 @@ def result_of(evaluation: Evaluation, baselines: Sequence[Baseline], protocol: P
         about=evaluation.about,
         measures=tuple(measure for measure in evaluation.measures if measure.name not in _TOLD_APART),
         left_out=evaluation.left_out,
+        deterministic=evaluation.deterministic,
+        log_z=evaluation.log_z,
     )
 
 
@@ -205,7 +202,8 @@ def to_terminal(result: Result) -> str:
     units = result.units
     lines = heading(result.protocol, units)
     lines += [row(name, values, units) for name, values in _measured(result)]
-    lines += labeled("kind of claim", _CLAIMS[result.kind].format(result.log_p))
+    lines += _error_of_log_z(result)
+    lines += labeled("kind of claim", kind_in_words(result))
     if result.baselines:
         lines += ["", "for comparison"]
         for baseline in result.baselines:
@@ -215,6 +213,21 @@ def to_terminal(result: Result) -> str:
                 note = f"{baseline.name}: {baseline.note}"
                 lines += textwrap.wrap(note, COLUMNS, initial_indent="  ", subsequent_indent="    ")
     return "\n".join([*lines, "", *_layers(result), *_measures(result), *told_of(result.protocol)])
+
+
+def _error_of_log_z(result: Result) -> list[str]:
+    """What is known of log Z behind an estimate, and the error that it adds."""
+    if result.log_z is None:
+        return []
+    lines = []
+    for unit in result.units:
+        if (words := both_errors(result, unit)) is not None:
+            lines += labeled("" if lines else "with both errors", f"{words}, {UNITS[unit]}")
+    for name, text in result.log_z.facts():
+        lines += labeled(name, text)
+    for i, warning in enumerate(result.log_z.warnings):
+        lines += labeled("" if i else "warning", warning)
+    return lines
 
 
 def _measured(result: Result) -> list[tuple[str, Quantity]]:
@@ -287,10 +300,11 @@ def in_words(measure: Measure) -> str:
         number = significant(Statistic(measure.value, measure.standard_error), 4)
     value = f"{number} {measure.unit}"
     cap = "" if measure.cap is None else f"{'at' if measure.at_cap else 'below'} the cap of {measure.cap:.4g}"
+    ends = "" if measure.interval is None else "95 % interval {:.4g} to {:.4g}".format(*measure.interval)
     images = "" if measure.images is None else f"{measure.images:,} images"
     draws = "" if measure.draws is None else f"{measure.draws:,} draws"
     kind = "" if measure.kind is None else str(measure.kind)
-    told = ", ".join(part for part in (kind, cap, images, draws) if part)
+    told = ", ".join(part for part in (kind, cap, ends, images, draws) if part)
     return f"{value} ({told})" if told else value
 
 

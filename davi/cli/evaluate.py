@@ -10,6 +10,7 @@ from typing import Any
 from davi import gaps, measurements, records, report
 from davi.cli.closing import to_try
 from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.normalizing import normalized
 from davi.cli.options import Request
 from davi.data import evenly
 from davi.data.cache import location
@@ -28,6 +29,7 @@ def run(request: Request) -> int:
     options = request.options
     model, info, folder = open_run(request)
     opened = open_images(request, info, folder)
+    model = normalized(request, model, folder, opened.train)
     if options.gap:
         return _gap(request, model, info, folder, opened)
     images, samples = opened.images, options.importance_samples or 1

@@ -12,6 +12,7 @@ from typing import Any
 from davi import files, gaps, page, report
 from davi.cli.closing import closing, to_try
 from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.normalizing import normalized
 from davi.cli.options import Request
 from davi.data import Images, evenly
 from davi.data.cache import location
@@ -47,6 +48,7 @@ def run(request: Request) -> int:
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")
     if not options.no_figures:
         _make_room(folder / FIGURES)
+    model = normalized(request, model, folder, opened.train)
     result, measured = _numbers(request, model, info, folder, opened)
     limit = min(options.limit or _LIMIT, len(images))
     with ProgressBar("inspecting", limit) as progress:

@@ -15,14 +15,16 @@
        └─ Energy             free energies and Gibbs chains; no claim by itself
           └─ Harmonium       of visible and hidden units
 
-Beside these stand small capabilities: :class:`Conditional` (classes), :class:`DataInitialized`, :class:`Staged` (parts
-that are trained one after the other), :class:`Summable` (an energy whose partition function can be summed).
+Beside these stand small capabilities: :class:`Conditional` (classes), :class:`Classifying` (log p(y | x)),
+:class:`DataInitialized`, :class:`Staged` (parts that are trained one after the other), :class:`Summable` (an energy
+whose partition function can be summed), :class:`WithPartition` (a model whose likelihood needs one).
 """
 
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
-from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, known
+from davi.model.classifying import Classifying
+from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
 from davi.model.harmonium import Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
@@ -36,6 +38,7 @@ __all__ = [
     "Autoregressive",
     "CausalModel",
     "Choose",
+    "Classifying",
     "Conditional",
     "DataInitialized",
     "Energy",
@@ -55,6 +58,7 @@ __all__ = [
     "Summable",
     "Temperature",
     "Unnormalized",
+    "WithPartition",
     "ask_early",
     "known",
 ]

@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -19,6 +20,7 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
+from davi.batch import Batch
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model.base import Model, Temperature, check_draw
@@ -37,6 +39,11 @@ class Unnormalized(Network, ABC):
     @abstractmethod
     def normalized(self, partition: Partition | None) -> Model:
         """The model that it is with that partition function; without one, a model that can only be drawn from."""
+
+    def energy_images(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+        """What the energy sees of a batch of images: integers of its shape, ``[B, C, H, W]``. Estimates of the
+        partition function begin with their mean."""
+        return batch.x
 
 
 class Energy(Unnormalized, ABC):
@@ -103,6 +110,11 @@ class Partition:
             contains 0. Both are ``log_z`` where it is exact.
         effective_samples: of the chains behind an estimate, as a number of independent ones; None where it is exact.
         chains, temperatures: of annealed importance sampling; None where it is exact.
+        base_images: training images whose mean the chains begin with; 0: they begin with uniform noise.
+        seed: of the chains.
+        reverse, reverse_low, reverse_high: log Z from chains that walk the other way, and three standard errors below
+            and above; None where it was not made.
+        sweeps: steps of the Markov chains that these begin with.
     """
 
     log_z: float
@@ -112,10 +124,36 @@ class Partition:
     effective_samples: float | None = None
     chains: int | None = None
     temperatures: int | None = None
+    base_images: int | None = None
+    seed: int | None = None
+    reverse: float | None = None
+    reverse_low: float | None = None
+    reverse_high: float | None = None
+    sweeps: int | None = None
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of log Z, nats: that of Z, divided by Z; None where it is exact, or not known."""
+        if self.kind is Kind.EXACT or self.high is None or self.high == math.inf:
+            return None
+        return math.expm1(self.high - self.log_z) / 3.0
+
+
+class WithPartition(ABC):
+    """A model whose claim is minus log Z and something that does not depend on Z; without Z it can only be drawn
+    from."""
+
+    partition: Partition | None
+    """What is known of Z; None: nothing."""
+
+    @property
+    @abstractmethod
+    def claim(self) -> Kind:
+        """The kind of its claim, were Z known exactly."""
 
 
 @final
-class Normalized(Model):
+class Normalized(Model, WithPartition):
     """An energy with its partition function: log p(v) = -F(v) - log Z, as exact as log Z is.
 
     Arguments:
@@ -138,6 +176,11 @@ class Normalized(Model):
         """The energy."""
         return self.energy
 
+    @property
+    def claim(self) -> Kind:
+        """The energy's."""
+        return self.energy.claim
+
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         """Minus the free energy, minus log Z."""
         self.check_images(x)
@@ -146,7 +189,8 @@ class Normalized(Model):
         negative = -self.energy.free_energy(x, generator)
         log_z = torch.full_like(negative, partition.log_z)
         terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
-        return Evidence(terms, Kind.weakest(partition.kind, self.energy.claim), dims=self.dims)
+        kind = Kind.weakest(partition.kind, self.claim)
+        return Evidence(terms, kind, dims=self.dims, deterministic=self.claim is Kind.EXACT)
 
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
@@ -170,7 +214,7 @@ def known(partition: Partition | None, name: str) -> Partition:
     """
     if partition is None:
         raise UserError(
-            f"{name}: got no partition function, expected one: without it there is no likelihood; davi evaluate "
-            "estimates it and keeps it in the run's folder"
+            f"{name}: got no partition function, expected one: without it there is no likelihood; davi evaluate RUN "
+            "estimates it and keeps it in the folder of the run"
         )
     return partition
