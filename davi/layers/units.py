@@ -66,6 +66,11 @@ class Units(ABC):
         """log m of states ``[B, *shape]``: ``[B]``, nats; 0 unless a kind of units says otherwise."""
         return states.new_zeros(len(states))
 
+    def gauge_fixed(self, natural: Tensor) -> Tensor:
+        """Of all natural parameters ``[..., *shape]`` that give the same distribution, those that stand for them; the
+        parameters themselves where no two give the same. It is an orthogonal projection."""
+        return natural
+
     @property
     @abstractmethod
     def log2_states(self) -> float:
@@ -116,6 +121,10 @@ class Bits(Units):
 class Potts(Units):
     """Units that take one of several values, as one-hot vectors along the last dimension of the shape."""
 
+    def gauge_fixed(self, natural: Tensor) -> Tensor:
+        """Those that sum to 0 over the values: to add a number to all of them changes nothing."""
+        return natural - natural.mean(-1, keepdim=True)
+
     def log_partition(self, natural: Tensor) -> Tensor:
         return natural.logsumexp(-1).flatten(1).sum(1)
 
@@ -136,8 +145,8 @@ class Potts(Units):
     def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         values = self.shape[-1]
         p = (natural / temperature).softmax(-1).reshape(-1, values)
-        drawn = torch.multinomial(p, 1, generator=generator).view(natural.shape[:-1])
-        return one_hot(drawn, values).to(natural.dtype)
+        drawn = torch.multinomial(p, 1, generator=generator).view(*natural.shape[:-1], 1)
+        return torch.zeros_like(natural).scatter_(-1, drawn, 1.0)
 
     @property
     def log2_states(self) -> float:

@@ -17,7 +17,8 @@
 
 Beside these stand small capabilities: :class:`Conditional` (classes), :class:`Classifying` (log p(y | x)),
 :class:`DataInitialized`, :class:`Staged` (parts that are trained one after the other), :class:`Summable` (an energy
-whose partition function can be summed), :class:`WithPartition` (a model whose likelihood needs one).
+whose partition function can be summed), :class:`WithFilters` (hidden units that can be shown as what they look for),
+:class:`WithPartition` (a model whose likelihood needs one).
 """
 
 from davi.model.autoregressive import Autoregressive
@@ -25,6 +26,7 @@ from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
 from davi.model.classifying import Classifying
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
+from davi.model.filters import WithFilters
 from davi.model.harmonium import Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
@@ -58,6 +60,7 @@ __all__ = [
     "Summable",
     "Temperature",
     "Unnormalized",
+    "WithFilters",
     "WithPartition",
     "ask_early",
     "known",

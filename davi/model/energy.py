@@ -182,7 +182,8 @@ class Normalized(Model, WithPartition):
         return self.energy.claim
 
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
-        """Minus the free energy, minus log Z."""
+        """Minus the free energy, minus log Z. Of an energy of real units it is the bound with one draw of the noise, and
+        its log-weight is the bound itself."""
         self.check_images(x)
         self.check_labels(y, len(x))
         partition = known(self.partition, self.name)
@@ -190,7 +191,14 @@ class Normalized(Model, WithPartition):
         log_z = torch.full_like(negative, partition.log_z)
         terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
         kind = Kind.weakest(partition.kind, self.claim)
-        return Evidence(terms, kind, dims=self.dims, deterministic=self.claim is Kind.EXACT)
+        if self.claim is Kind.EXACT:
+            return Evidence(terms, kind, dims=self.dims, deterministic=True)
+
+        def log_weight_fn(joint: bool = False) -> Tensor:
+            """The same for the joint density: that of the noise, uniform in a cell of volume 1, is 1."""
+            return negative - log_z
+
+        return Evidence(terms, kind, log_weight_fn, dims=self.dims)
 
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """The ends of ``n`` Gibbs chains from uniform noise, :attr:`Energy.chain_steps` long.
