@@ -102,6 +102,8 @@ def test_the_hidden_units_of_a_recipe_are_those_of_the_file(tmp_path: Path, caps
     assert import_(path, tmp_path / "run", "--model.weight_std", "0.5", "--model.hidden", "4") == 0
     assert import_(path, tmp_path / "other", "--model.hidden", "5") == 2
     assert capsys.readouterr().err == f"davi: {path}: model.hidden: got 5, expected 4 as in the file\n"
+    assert import_(path, tmp_path / "other", "--model.visible", "potts") == 2
+    assert f"davi: {path}: model.visible: got potts, expected binary" in capsys.readouterr().err
 
 
 def without(name: str) -> Callable[[Path], None]:

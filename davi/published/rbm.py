@@ -99,6 +99,9 @@ def imported(arrays: Mapping[str, NDArray[Any]], given: Given) -> Imported:
     asked = given.options.get("hidden", len(hidden))
     if asked != len(hidden):
         raise UserError(f"model.hidden: got {asked}, expected {len(hidden)} as in the file")
+    units = given.options.get("visible", "auto")
+    if units not in ("auto", "binary"):
+        raise UserError(f"model.visible: got {units}, expected binary: the units of such arrays are 0 or 1")
     config = parse(RBMConfig, {**given.options, "hidden": len(hidden)}, "model")
     tensors = {name: torch.from_numpy(_finite(name, arrays[name])) for name in REQUIRED}
     state = {"weight": tensors["W"], "b": tensors["b"].view(shape), "c": tensors["c"]}
