@@ -40,7 +40,7 @@ def model(energy: Harmonium) -> Normalized:
 
 @torch.no_grad()
 def test_the_partition_function_is_the_integral_over_all_states(energy: Harmonium) -> None:
-    """By the trapezoidal rule, whose error is far below 1e-10 for a density that is analytic and vanishes at the ends."""
+    """By the trapezoidal rule, whose error is far below 1e-10: the density is analytic and vanishes at the ends."""
     axis = torch.linspace(-15.0, 15.0, 301, dtype=torch.float64)
     v = torch.cartesian_prod(axis, axis).view(-1, *SHAPE)
     log_z = (-energy.state_free_energy(v)).logsumexp(0) + 2.0 * (axis[1] - axis[0]).log()
@@ -99,11 +99,11 @@ def test_the_chain_leaves_the_density_alone(energy: Harmonium) -> None:
 
 
 def test_samples_are_images_in_the_cells_of_the_states(model: Normalized) -> None:
-    """Mass outside of the range goes to the cells at its ends, so each image is drawn at least as often as it weighs."""
+    """Mass outside of the range goes to the cells at its ends: each image is drawn at least as often as it weighs."""
     n = 4000
     counts = torch.bincount(place(model.sample(n, generator=seeded()), LEVELS), minlength=9) / n
     x = all_images(model).repeat(DRAWS, 1, 1, 1)
     with torch.no_grad():
         masses = model.evidence(x, seeded()).log_px.exp().view(DRAWS, 9).mean(0)
     assert bool((counts > masses - 5.0 * (masses / n).sqrt()).all())
-    assert float(counts[4]) == pytest.approx(float(masses[4]), abs=0.04)  # the cell that has no end: 5 errors
+    assert float(counts[4]) == pytest.approx(float(masses[4]), abs=0.04)  # the cell without an end; five errors

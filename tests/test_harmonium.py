@@ -130,7 +130,7 @@ def test_the_smaller_layer_is_summed_over(wide: bool) -> None:
 def test_a_sum_in_pieces_is_the_same_and_holds_no_more_than_a_piece(
     hidden: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With 2^9 states of 12 visible units or 9 hidden ones, 32 numbers at a time: the memory does not grow with them."""
+    """2^9 states of 9 hidden or 9 visible units, 32 numbers at a time: the memory does not grow with their number."""
     torch.manual_seed(0)
     model = RBM((1, 3, 4 if hidden == 9 else 3), 2, RBMConfig(hidden, weight_std=1.0)).double()
     whole = model.log_partition()
