@@ -3,8 +3,8 @@
 python benchmarks/rbm_mnist.py --runs FOLDER --minutes 30 --core 0
 
 500 hidden units, trained by persistent chains (the recipe ``rbm_mnist``) and by CD-25. Test log-likelihoods are by
-annealed importance sampling, forward and back, and, on a few images, by RAISE, which errs on the low side. The published
-number is for other images: its authors binarized MNIST themselves.
+annealed importance sampling, forward and back, and, on a few images, by RAISE, which errs on the low side. The
+published number is for other images: its authors binarized MNIST themselves.
 """
 
 from __future__ import annotations
