@@ -41,7 +41,7 @@ CHAINS = 100
 SWEEPS = 1000
 """Of the tempered chains that a reverse estimate begins with."""
 
-FEW = 0.1
+FEW = 0.5
 """An estimate that rests on a smaller share of its chains is in doubt."""
 
 
