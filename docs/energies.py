@@ -1,13 +1,14 @@
-"""The figure of a restricted Boltzmann machine on handwritten digits, in :doc:`concepts/inspection`.
+r"""The figure of a restricted Boltzmann machine on handwritten digits, in :doc:`concepts/inspection`.
 
 ::
 
-    davi train rbm_digits --run RUN
-    davi inspect RUN --estimates
+    davi train rbm_digits_tiny --run RUN --model.hidden 64 --training.steps 4000 --training.batch_size 100 \
+        --training.objective.chains 100
+    for n in 100 300 1000 3000 14501; do davi evaluate RUN --ais-temperatures $n --ais-reverse; done
     python docs/energies.py RUN
 
 writes ``docs/_static/rbm.svg``: filters, a Markov chain with the autocorrelation of its free energy, and the estimates
-of the partition function that the inspection has left in the run's folder.
+of the partition function that are kept in the run's folder.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def normalized(request: Request, model: Model, folder: Path, train: Images | Non
 
 def estimated(request: Request, model: Model, folder: Path, train: Images | None) -> Model:
     """The model, after its partition function was estimated with every number of temperatures that is compared
-    (:data:`davi.estimates.TEMPERATURES`) and not yet kept, from both ends. If it was not known, it is now: by the
-    most temperatures.
+    (:data:`davi.estimates.TEMPERATURES`) and not yet kept, with the most of them from both ends. If it was not known,
+    it is now.
 
     Arguments:
         request, model, folder, train: as of :func:`normalized`.
@@ -66,14 +66,14 @@ def estimated(request: Request, model: Model, folder: Path, train: Images | None
     """
     network = model.saved
     if not isinstance(network, Unnormalized) or not isinstance(model, WithPartition):
-        raise UserError(
-            f"--estimates: got it for {model.name}, which needs no partition function; expected no such option"
-        )
-    known = {one.temperatures for one in estimates.kept(network, folder) if one.reverse is not None}
-    missing = [count for count in estimates.TEMPERATURES if count not in known]
-    for count in missing:
+        why = "which needs no partition function"
+        raise UserError(f"--estimates: got it for {model.name}, {why}; expected no such option")
+    most = max(estimates.TEMPERATURES)
+    for count in estimates.TEMPERATURES:
+        how = Annealing(count, reverse=count == most)
+        if any(how.fits(one) for one in estimates.kept(network, folder)):
+            continue
         with ProgressBar(f"estimating log Z, {count:,} temperatures", unit="steps") as progress:
-            how = Annealing(count, reverse=True)
             estimates.keep(network, folder, partition.estimate(network, train, how, request.options.seed, progress))
     if model.partition is not None:
         return model

@@ -62,8 +62,8 @@ CHIB_IMAGES = 20
 CHIB_STEPS = 30
 """S, for the measure."""
 CHIB_RULE = (
-    f"log p(x): the mean bound of all images, and by how much Chib-style estimates (S = {CHIB_STEPS}) of some lie above "
-    "theirs; in expectation at most log p(x), but for an estimated partition function"
+    f"log p(x): the mean bound of all images, and by how much Chib-style estimates (S = {CHIB_STEPS}) of some lie "
+    "above theirs; in expectation at most log p(x), but for an estimated partition function"
 )
 """What it is, in the words that go into every result."""
 _BEFORE, _UPHILL = 10, 2

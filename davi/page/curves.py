@@ -43,6 +43,7 @@ def curves(contents: Contents, _: int) -> Section:
         suffix, heading = (f"-{number}", f"Stage {stage}") if stage else ("", "")
         for figures, where in (
             (_figures(of_train, of_validation, marks, contents.unit), shown),
+            (_of_energies(of_train, of_validation, marks, contents.unit), shown),
             (_rate(of_train, marks), rates),
         ):
             where += (replace(figure, name=figure.name + suffix, title=heading) for figure in figures)
@@ -113,6 +114,32 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
         )
 
 
+def _of_energies(train: Records, validation: Records, marks: Sequence[Mark], unit: Unit) -> Iterator[Figure]:
+    """What is known of an energy in training: its likelihood, and how validation images part from training images."""
+    likelihood = Curve("training", *_series(train, "terms", "log_likelihood"))
+    if likelihood.x:
+        cost = [_scaled(likelihood, lambda nats: unit.of_nats(-nats))]
+        yield Figure(
+            "curve-likelihood",
+            (Chart(charts.lines(cost, unit.name, "step", marks, cut=True), _told(cost, unit.name)),),
+            f"Cost of a training image in {unit.name}, estimated along the way; lower is better.",
+            "Importance chains follow the weights, a Gibbs step at each update, and estimate log Z of the moment. The "
+            "estimate errs more the longer training goes on; davi evaluate makes one of the weights at the end.",
+            "Importance sampling along the path of training is that of annealed importance sampling (Neal, Statistics "
+            "and Computing 2001).",
+        )
+    gap = [Curve("gap", *_series(validation, "free_energy_gap"))]
+    if gap[0].x:
+        yield Figure(
+            "curve-gap",
+            (Chart(charts.lines(gap, "free energy, nats", "step", marks), _told(gap, "nats")),),
+            "How far the free energy of validation images is above that of training images.",
+            "Both are measured with the same weights, on equally many images, so that log Z plays no part. Where the "
+            "gap grows, the model overfits.",
+            "The comparison of A Practical Guide to Training Restricted Boltzmann Machines (Hinton, 2012).",
+        )
+
+
 def _rate(train: Records, marks: Sequence[Mark]) -> Iterator[Figure]:
     rate = [Curve("learning rate", *_series(train, "learning_rate"))]
     if rate[0].x:
@@ -134,14 +161,22 @@ def _pair(train: Records, validation: Records, key: str) -> list[Curve]:
     return [curve for curve in both if curve.x]
 
 
-def _series(records: Records, key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of the records in which both are numbers that can be drawn."""
-    points = [
-        (float(record["step"]), float(record[key]))
-        for record in records
-        if _drawable(record["step"]) and _drawable(record.get(key))
-    ]
+def _series(records: Records, *keys: str) -> tuple[list[float], list[float]]:
+    """Steps and values of the records in which both are numbers that can be drawn.
+
+    Arguments:
+        records: with steps.
+        keys: of the value, one inside the other.
+    """
+    found = [(record["step"], _value(record, keys)) for record in records]
+    points = [(float(step), float(value)) for step, value in found if _drawable(step) and _drawable(value)]
     return [x for x, _ in points], [y for _, y in points]
+
+
+def _value(record: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        record = record.get(key) if isinstance(record, Mapping) else None
+    return record
 
 
 def _drawable(value: Any) -> bool:
