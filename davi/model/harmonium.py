@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +39,26 @@ from davi.model.energy import Energy, Summable
 _IN_CACHE, _ON_DEVICE = 2**16, 2**24
 """Natural parameters that a sum over states holds at once, on a CPU and on an accelerator. On a CPU it takes twice as
 long with a hundred times more."""
+
+
+class Clamped(NamedTuple):
+    """A harmonium whose visible units are held at some states.
+
+    Arguments:
+        v: the states, ``[B, *visible.shape]``.
+        inputs: natural parameters of the hidden units, ``[B, *hidden.shape]``.
+        free_energy: F of the states, ``[B]``, nats.
+    """
+
+    v: Tensor
+    inputs: Tensor
+    free_energy: Tensor
+
+    def split(self, first: int) -> tuple[Clamped, Clamped]:
+        """The first so many of them, and the others."""
+        pairs = [(tensor[:first], tensor[first:]) for tensor in self]
+        one, other = zip(*pairs, strict=True)
+        return Clamped(*one), Clamped(*other)
 
 
 class Harmonium(Energy, Summable, ABC):
@@ -82,8 +102,8 @@ class Harmonium(Energy, Summable, ABC):
         """The integer images of visible states, ``[B, C, H, W]``."""
 
     def log_volume(self) -> Tensor:
-        """log |dv/dx|, by which the density of a real state becomes one of a dequantized image; a scalar, nats, 0 for
-        discrete units."""
+        r""":math:`\log |\mathrm{d}v / \mathrm{d}x|`, by which the density of a real state becomes one of a dequantized
+        image; a scalar, nats, 0 for discrete units."""
         return self.visible_field().new_zeros(())
 
     # The energy
@@ -93,7 +113,20 @@ class Harmonium(Energy, Summable, ABC):
 
     def state_free_energy(self, v: Tensor) -> Tensor:
         """F of visible states ``[B, *visible.shape]``: ``[B]``, nats."""
-        return -self._linear(self.visible_field(), v) - self.hidden.log_partition(self.hidden_input(v))
+        return self.clamp(v).free_energy
+
+    def clamp(self, v: Tensor) -> Clamped:
+        """Visible states ``[B, *visible.shape]`` with their free energies and what they send up."""
+        inputs = self.hidden_input(v)
+        return Clamped(v, inputs, -self._linear(self.visible_field(), v) - self.hidden.log_partition(inputs))
+
+    def forward(self, x: Tensor, clamped: bool = False, beside: Tensor | None = None) -> Any:
+        """:meth:`free_energy` of integer images; or, for training that needs more of them, :meth:`clamp` of their
+        states and of those ``beside`` them, which come last."""
+        if not clamped:
+            return self.free_energy(x)
+        v = self.state(x)
+        return self.clamp(v if beside is None else torch.cat([v, beside]))
 
     @torch.no_grad()
     def gibbs(self, x: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
@@ -146,10 +179,10 @@ class Harmonium(Energy, Summable, ABC):
             beta: one for all, or ``[B]``.
             base: a, ``[*visible.shape]``.
         """
-        along = _spread(beta, v)
-        field = (1.0 - along) * base + along * self.visible_field()
+        along = beta.to(v.dtype) if isinstance(beta, Tensor) else beta
+        linear = (1.0 - along) * _dot(base, v) + along * _dot(self.visible_field(), v) + self.visible.log_base(v)
         inputs = self.hidden_input(v)
-        return -self._linear(field, v) - self.hidden.log_partition(_spread(beta, inputs) * inputs)
+        return -linear - self.hidden.log_partition(_spread(beta, inputs) * inputs)
 
     @final
     def path_log_ratio(self, v: Tensor, inputs: Tensor, lower: float, upper: float, base: Tensor) -> Tensor:
@@ -216,7 +249,7 @@ class Harmonium(Energy, Summable, ABC):
 
 def _dot(field: Tensor, states: Tensor) -> Tensor:
     """field . state of each, ``[B]``."""
-    return (field * states).flatten(1).sum(1)
+    return states.flatten(1) @ field.flatten()
 
 
 def _spread(beta: Tensor | float, like: Tensor) -> Tensor | float:

@@ -18,7 +18,7 @@ from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.layers.checkpointed import Checkpointed
 from davi.model import DataInitialized, Hierarchy, Network, Staged
-from davi.objectives import EvidenceConfig, Objective, ObjectiveConfig, make_objective
+from davi.objectives import ContrastiveConfig, EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
@@ -99,6 +99,8 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
         raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
     if isinstance(config, EvidenceConfig) and config.mutual_information_weight:
         raise UserError("training.compute.shard: got true with mutual_information_weight, expected false")
+    if isinstance(config, ContrastiveConfig):
+        raise UserError(f"training.compute.shard: got true with {config.name}, expected false: chains need all weights")
     if _chooses(make_objective(config)):
         raise UserError(f"training.compute.shard: got true with {config.name}, expected false: not all weights move")
 
@@ -181,13 +183,12 @@ class Prepared(NamedTuple):
 
     Arguments:
         network: the part as every process calls it, whose gradients are averaged.
-        optimizer: of its weights.
-        optimizer_of: the same as the state holds it.
+        optimizer: of its weights, as the state holds it. Accelerate's wrapper would look for optional packages in every
+            step, and has nothing to add: losses are not scaled, and gradients are summed over parts by the loop.
     """
 
     network: nn.Module
-    optimizer: Any
-    optimizer_of: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
 
 
 def prepared(accelerator: Accelerator, state: State, processes: Processes, print_fn: PrintFunction) -> Prepared:
@@ -199,11 +200,11 @@ def prepared(accelerator: Accelerator, state: State, processes: Processes, print
     state.parts = cut(state, state.config.batch_size, processes, print_fn)
     prepare_blocks(state.trained, state.config.compute)
     if state.sharers is not None:
-        return Prepared(state.model, state.optimizer, state.optimizer)
-    network, optimizer = accelerator.prepare(state.trained, state.optimizer)
+        return Prepared(state.model, state.optimizer)
+    network = accelerator.prepare(state.trained)
     if isinstance(network, DistributedDataParallel):
         network.broadcast_buffers = False
-    return Prepared(network, optimizer, state.optimizer)
+    return Prepared(network, state.optimizer)
 
 
 @contextmanager
