@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Evidence", "Hierarchy", "Kind", "LatentModel", "Model", "Run", "__version__"]
-__all__ += ["build", "load", "show", "train"]
+__all__ += ["build", "import_rbm", "load", "show", "train"]
 
 _HOMES = {
     "Evidence": "davi.evidence",
@@ -184,6 +184,46 @@ def load(run: str | Path) -> Model:
 
     model, _ = load_model(run, lambda line: warnings.warn(line, stacklevel=4))
     return model
+
+
+def import_rbm(
+    source: Any,
+    run: str | Path,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    data: str | Path | None = None,
+    **options: Any,
+) -> Run:
+    """A run of a restricted Boltzmann machine that another program has trained, as ``davi import rbm`` makes it.
+
+    Arguments:
+        source: a fitted ``sklearn.neural_network.BernoulliRBM``; a mapping with the couplings ``W`` ``[V, H]``, the
+            fields ``b`` ``[V]`` of visible and ``c`` ``[H]`` of hidden units, and perhaps ``shape``; or the path of a
+            ``.npz`` file with such arrays.
+        run: the run's folder, new or empty.
+        shape: (C, H, W) of the images, whose pixels are the visible units in this order; None: that of the source, or
+            of the named set, or else (1, 1, V).
+        data: images it is for, a name or a path as for :func:`train`; None: they are named when it is evaluated.
+        options: of these images (:class:`davi.data.DataConfig`), such as ``binarization="threshold"``.
+
+    Raises:
+        davi.errors.UserError: a ``ValueError`` of one line, if the arrays do not fit each other or the images, or are
+            not finite.
+
+    Example:
+        >>> import davi, numpy as np
+        >>> from sklearn.neural_network import BernoulliRBM
+        >>> fitted = BernoulliRBM(3, n_iter=1, random_state=0).fit(np.eye(4))
+        >>> davi.import_rbm(fitted, "runs/theirs", shape=(1, 2, 2)).samples(5).shape
+        4 visible units, read as the pixels of 1x2x2 (channels, rows, columns), 3 hidden
+        images of 1x2x2 with 2 levels; data set: unknown: give --data when evaluating
+        the run is runs/theirs
+        torch.Size([5, 1, 2, 2])
+    """
+    from davi.cli.import_ import import_rbm
+    from davi.run import Run
+
+    return Run(import_rbm(source, Path(run).expanduser(), shape, data, options))
 
 
 def show(images: Any, levels: Any = 256, columns: int | None = None, scale: int | None = None) -> PIL.Image.Image:

@@ -16,14 +16,16 @@ LOG_Z = 7.577492827519375
 def golden() -> RBM:
     """W_ij = .8 sin(i + 2 j + 1), b_i = .1 (i - 2), c_j = .2 (j - 1), in float64."""
     model = RBM(SHAPE, 2, RBMConfig(HIDDEN)).double().eval()
-    dtype = torch.float64
     with torch.no_grad():
-        model.weight.copy_(
-            torch.tensor([[0.8 * math.sin(i + 2 * j + 1) for j in range(HIDDEN)] for i in range(6)], dtype=dtype)
-        )
-        model.b.copy_(torch.tensor([0.1 * (i - 2) for i in range(6)], dtype=dtype).view(SHAPE))
-        model.c.copy_(torch.tensor([0.2 * (j - 1) for j in range(HIDDEN)], dtype=dtype))
+        model.weight.copy_(_exact([[0.8 * math.sin(i + 2 * j + 1) for j in range(HIDDEN)] for i in range(6)]))
+        model.b.copy_(_exact([0.1 * (i - 2) for i in range(6)]).view(SHAPE))
+        model.c.copy_(_exact([0.2 * (j - 1) for j in range(HIDDEN)]))
     return model
+
+
+def _exact(numbers: list[float] | list[list[float]]) -> Tensor:
+    """In float64; torch would round them to float32."""
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def states() -> Tensor:

@@ -73,7 +73,7 @@ KINDS = (
         "davi/models/conv_rbm.py",
         "patches = self.weight.flatten(1).T",
         "patches = self.weight.flip(2, 3).flatten(1).T",
-        ("test_conv_dbn.py::test_what_is_sent_down_is_the_adjoint",),
+        ("test_conv_rbm.py::test_what_is_sent_down_is_the_adjoint",),
     ),
     Mutant(
         "places-in-blocks-for-nothing",

@@ -45,8 +45,7 @@ def base_of(model: RBM) -> Tensor:
 def log_joint(model: RBM, beta: float, base: Tensor) -> Tensor:
     """Minus the energy at a place of the path of every pair of states, by loops over its terms, ``[V, H]``. The fields
     and couplings of Potts units are made to sum to zero here."""
-    w = model.weight.view(*model.visible.shape, -1)
-    b = model.b
+    w, b = model.weight.view(*model.visible.shape, -1), model.b.detach()
     if model.levels > 2:
         w, b = w - w.mean(-2, keepdim=True), b - b.mean(-1, keepdim=True)
     w, b, c, a = w.reshape(-1, len(model.c)), b.flatten(), model.c, base.flatten()

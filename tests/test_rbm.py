@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from contract import all_images, assert_frequencies, seeded
@@ -81,7 +83,7 @@ def potts() -> RBM:
 
 
 @pytest.mark.parametrize("make", [golden, potts])
-def test_the_likelihood_gradient_is_that_of_free_energies(make: type[RBM]) -> None:
+def test_the_likelihood_gradient_is_that_of_free_energies(make: Callable[[], RBM]) -> None:
     """d log p(x) = -dF(x) + E[dF] with the expectation under the model, by autograd of the enumerated log p."""
     model = make()
     v = model.visible.states(0, round(2**model.visible.log2_states), model.b)
@@ -112,8 +114,9 @@ def log_p_by_terms(model: RBM, weight: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Of all images, from parameters as they are: no gauge, no code of the model."""
     x = all_images(model).flatten(1)  # [N, pixels]
     w = weight.view(model.dims, model.levels, -1)
-    fields = torch.stack([sum(b.view(model.dims, -1)[i, row[i]] for i in range(model.dims)) for row in x])
-    inputs = torch.stack([c + sum(w[i, row[i]] for i in range(model.dims)) for row in x])
+    pixels = torch.arange(model.dims)
+    fields = b.view(model.dims, -1)[pixels, x].sum(1)
+    inputs = c + w[pixels, x].sum(1)
     return (fields + inputs.exp().log1p().sum(1)).log_softmax(0)
 
 

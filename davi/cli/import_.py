@@ -14,7 +14,10 @@ from davi.config import load_yaml, override, parse, to_dict
 from davi.data import DataConfig, geometry_of
 from davi.data.sources import check_options
 from davi.errors import UserError, one_line
+from davi.keywords import DATA, assignments, check_known
+from davi.models import RBM
 from davi.published.importers import IMPORTERS, Form, read_weights
+from davi.published.rbm import arrays_of, imported
 from davi.published.reader import Given, Imported, Known
 from davi.published.recognition import Kind
 from davi.recipes import Recipe
@@ -38,16 +41,33 @@ def run(request: Request) -> int:
     own = given.get("data") or {}
     candidates = partial(known, form) if base is None else tuple
     path = Path(options.file)
-    found = _read(
-        options.form, path, Given(given.get("model") or {}, named_geometry(own), candidates), options.mismatches
-    )
+    if options.shape is not None and not form.shapeless:
+        raise UserError(f"--shape: cannot be used with davi import {options.form}, whose files tell it")
+    told = Given(given.get("model") or {}, named_geometry(own), candidates, options.shape)
+    found = _read(options.form, path, told, options.mismatches)
+    keep(found, form.model, Path(options.run), own, path.name)
+    return 0
+
+
+def keep(found: Imported, model_name: str, folder: Path, own: Mapping[str, Any], source: str) -> None:
+    """Write the run, and say what it is.
+
+    Arguments:
+        found: what others have published.
+        model_name: of the model.
+        folder: of the run, new or empty.
+        own: options of the images, as the user or the recipe gives them.
+        source: where the weights are from.
+
+    Raises:
+        UserError: if the images are not those of the model, or the folder cannot be written.
+    """
     theirs = found.data if own.get("set") in (None, found.data.get("set")) else {}
     data = _data({**theirs, **own}, found.shape, found.levels, bool(own))
-    folder = Path(options.run)
-    recipe = Recipe(folder.name, f"imported from {path.name}", form.model, found.config, data, None)
+    recipe = Recipe(folder.name, f"imported from {source}", model_name, found.config, data, None)
     model = recipes.build(recipe, found.shape, found.levels)
     model.load_state_dict(found.state)
-    create_whole(folder, recipe.to_dict(), model, {"imported": path.name})
+    create_whole(folder, recipe.to_dict(), model, {"imported": source})
     for note in found.notes:
         print(note)
     where = "unknown: give --data when evaluating" if data is None else data.set
@@ -55,7 +75,22 @@ def run(request: Request) -> int:
         where += f" ({data.binarization} binarization)"
     print(f"images of {'x'.join(map(str, found.shape))} with {found.levels} levels; data set: {where}")
     print(f"the run is {folder}")
-    return 0
+
+
+def import_rbm(
+    source: Any, folder: Path, shape: Shape | None, data: str | Path | None, options: Mapping[str, Any]
+) -> Path:
+    """:func:`davi.import_rbm`; the folder of the run."""
+    check_known(options, DATA, "davi.import_rbm")
+    own = override({}, assignments("data", {**({} if data is None else {"set": str(data)}), **options})).get("data", {})
+    given = Given(geometry=named_geometry(own), shape=None if shape is None else tuple(shape))
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        found, name = read_weights("rbm", path, given), path.name
+    else:
+        found, name = imported(arrays_of(source), given), type(source).__name__
+    keep(found, RBM.name, folder, own, name)
+    return folder
 
 
 def model_options(name: str, recipe: Recipe, untold: Sequence[str]) -> dict[str, Any]:

@@ -58,6 +58,15 @@ def _temperature(text: str) -> float | tuple[float, ...]:
     return _not_negative(text)
 
 
+def _shape(text: str) -> tuple[int, int, int]:
+    """Reads three whole numbers with commas between them."""
+    parts = [part.strip() for part in text.strip("()[] ").split(",")]
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and 0 < len(part) < 9 for part in parts):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected channels, height and width, such as 1,28,28")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
 def _ending(*suffixes: str) -> Callable[[str], str]:
     """Reads the path of a file with one of the endings."""
 
@@ -317,6 +326,7 @@ FORMS = {
     "attentive": "Keras weights of the Deep Attentive VAE's authors (.h5)",
     "nvae": "a checkpoint of NVAE's (.pt)",
     "vdvae": "weights of the Very Deep VAE's (.th)",
+    "rbm": "arrays W [V, H], b and c of any restricted Boltzmann machine (.npz)",
 }
 """The forms of published weights, and what ``--help`` says about them."""
 
@@ -327,6 +337,9 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="DIR", required=True, help="folder of the run that is made, new or empty")
     parser.add_argument("--recipe", metavar="RECIPE", help="take what the file does not tell from this recipe")
     parser.add_argument("--data", metavar="SET", help="set the model is for, or path of a .npy or .npz file")
+    parser.add_argument(
+        "--shape", type=_shape, metavar="C,H,W", help="channels, height and width of the images, for an RBM's file"
+    )
     parser.add_argument("--mismatches", action="store_true", help="print everything in the file that does not fit")
 
 
@@ -415,7 +428,8 @@ VERBS: dict[str, Verb] = {
         ("model", "data"),
         "What the file does not tell can be given as --model.OPTION and --data.OPTION.\n"
         "  davi import attentive final_model.h5 --run runs/published\n"
-        "  davi import vdvae cifar10-seed1-model-ema.th --recipe very_deep_vae_cifar10 --run runs/published",
+        "  davi import vdvae cifar10-seed1-model-ema.th --recipe very_deep_vae_cifar10 --run runs/published\n"
+        "  davi import rbm theirs.npz --run runs/theirs --data binarized_mnist",
     ),
 }
 """All verbs, in the order in which they are shown."""

@@ -33,9 +33,14 @@ _DEFLATE_RATIO = 1032  # the most that one compressed byte can stand for (zlib's
 _FEW = 4
 """The user is asked about levels when fewer than one in so many occurs."""
 _INFERRED_LEVELS = {"bool": 2, "uint8": 256, "uint16": 65536}
-_WHOLE, _NAMES = "bui", "U"
-"""NumPy's letters of the types that hold whole numbers or truth values, and strings."""
-_EXPECTED = {_WHOLE: "whole numbers from 0 (such as uint8) or bool", _NAMES: "strings"}
+_WHOLE, _NAMES, FLOATS, INTEGERS = "bui", "U", "f", "ui"
+"""NumPy's letters of the types that hold whole numbers or truth values, strings, real numbers, and whole numbers."""
+_EXPECTED = {
+    _WHOLE: "whole numbers from 0 (such as uint8) or bool",
+    _NAMES: "strings",
+    FLOATS: "floating-point numbers",
+    INTEGERS: "whole numbers",
+}
 
 
 def read_images(path: Path, levels: int | None, name: str) -> Images:
@@ -149,13 +154,26 @@ def read_array(path: Path, key: str = "images") -> NDArray[Any]:
         return _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
 
 
-def read_beside(path: Path, names: Sequence[str], kinds: str = _WHOLE) -> NDArray[Any] | None:
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays that a ``.npz`` file holds.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    with OneLine(path, "a whole .npz file"), zipfile.ZipFile(path) as archive:
+        return list(_members(archive))
+
+
+def read_beside(
+    path: Path, names: Sequence[str], kinds: str = _WHOLE, largest: int | None = None
+) -> NDArray[Any] | None:
     """The first of some arrays that a ``.npz`` file holds; None if it holds none of them.
 
     Arguments:
         path: the file.
         names: of the arrays.
         kinds: NumPy's letters of the types that the array may have.
+        largest: numbers that it may hold; None: as many as the file bears out.
 
     Raises:
         UserError: as :func:`read_array` does.
@@ -163,7 +181,7 @@ def read_beside(path: Path, names: Sequence[str], kinds: str = _WHOLE) -> NDArra
     with OneLine(path, "a whole .npz file"), zipfile.ZipFile(path.expanduser()) as archive:
         members = _members(archive)
         name = next((name for name in names if name in members), None)
-        return None if name is None else _read_member(archive, members[name], path, kinds)
+        return None if name is None else _read_member(archive, members[name], path, kinds, largest)
 
 
 def length(path: Path, key: str = "images") -> int | None:
@@ -232,17 +250,19 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, kinds: str = _WHOLE) -> NDArray[Any]:
+def _read_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, kinds: str = _WHOLE, largest: int | None = None
+) -> NDArray[Any]:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path}: got packing method {member.compress_type}, expected 0 or 8, as NumPy writes")
     if member.file_size > member.compress_size * _DEFLATE_RATIO or member.compress_size > path.stat().st_size:
         raise UserError(f"{path}: promises {member.file_size} bytes, expected no more than the file can hold")
     with archive.open(member) as file:
         # ZipExtFile is a binary reader in all but the declared type.
-        return _read_stream(cast(BinaryIO, file), member.file_size, str(path), kinds)
+        return _read_stream(cast(BinaryIO, file), member.file_size, str(path), kinds, largest)
 
 
-def _read_stream(file: BinaryIO, size: int, name: str, kinds: str = _WHOLE) -> NDArray[Any]:
+def _read_stream(file: BinaryIO, size: int, name: str, kinds: str = _WHOLE, largest: int | None = None) -> NDArray[Any]:
     """The array in a stream of ``size`` bytes in NPY format."""
     start = io.BytesIO(file.read(_PREFIX))
     shape, fortran_order, dtype = _read_header(start, name)
@@ -251,7 +271,10 @@ def _read_stream(file: BinaryIO, size: int, name: str, kinds: str = _WHOLE) -> N
     if dtype.kind not in kinds:
         raise UserError(f"{name}: got {dtype.name}, expected {_EXPECTED[kinds]}")
     if not shape or min(shape) < 1:
-        raise UserError(f"{name}: got shape {shape}, expected at least one image and one pixel")
+        least = "one image and one pixel" if kinds == _WHOLE else "one dimension and one number"
+        raise UserError(f"{name}: got shape {shape}, expected at least {least}")
+    if largest is not None and math.prod(shape) > largest:
+        raise UserError(f"{name}: got an array of shape {shape}, expected at most {largest} numbers")
     promised = math.prod(shape) * dtype.itemsize  # Python's integers: no product is too large for them
     held = size - start.tell()
     if held != promised:

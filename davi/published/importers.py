@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from davi.errors import UserError
-from davi.models import NVAE, AttentiveVAE, VeryDeepVAE
+from davi.models import NVAE, RBM, AttentiveVAE, VeryDeepVAE
 from davi.published.attentive.files import import_h5
 from davi.published.nvae.files import import_nvae
+from davi.published.rbm import import_rbm
 from davi.published.reader import Given, Imported
 from davi.published.recognition import REMEDIES, WORDS, Kind, recognized
 from davi.published.torch_files import check_file
@@ -31,6 +32,8 @@ class Form:
     read: Callable[[Path, Given], Imported]
     untold: tuple[str, ...] = ()
     """Options of the model that no such file tells and without which its numbers would be wrong: never a default."""
+    shapeless: bool = False
+    """Such a file need not tell the shape of the images, and the user may give it."""
 
 
 _ATTENTIVE_SETS: dict[tuple[tuple[int, int, int], int], dict[str, Any]] = {
@@ -50,6 +53,7 @@ IMPORTERS: dict[Kind, Form] = {
     "attentive": Form(AttentiveVAE.name, _attentive),
     "nvae": Form(NVAE.name, import_nvae),
     "vdvae": Form(VeryDeepVAE.name, import_vdvae, NORMALIZATION),
+    "rbm": Form(RBM.name, import_rbm, shapeless=True),
 }
 """Name of a form, as ``davi import`` takes it -> who reads it."""
 

@@ -37,11 +37,13 @@ class Given:
             user's own alone.
         geometry: shape (C, H, W) and levels of the recipe's images; None without a recipe.
         known: without a recipe, all that come with the program for this model.
+        shape: (C, H, W) of the images, as the user gives it.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     geometry: tuple[Shape, int] | None = None
     known: Callable[[], Iterable[Known]] = tuple
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from davi.data.arrays import array_names
 from davi.errors import UserError
+from davi.published import rbm
 from davi.published.nvae import names as nvae
 from davi.published.torch_files import check_file, load_state, safetensors_header, weights_among
 from davi.published.vdvae import names as vdvae
 
-Kind = Literal["attentive", "nvae", "vdvae", "davi", "optimizer"]
+Kind = Literal["attentive", "nvae", "vdvae", "rbm", "davi", "optimizer"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -20,6 +23,7 @@ WORDS: dict[Kind, str] = {
     "attentive": "a Keras file (HDF5)",
     "nvae": "an NVAE checkpoint",
     "vdvae": "a VDVAE checkpoint",
+    "rbm": "the arrays of an RBM (.npz)",
     "davi": "a model that davi wrote",
     "optimizer": "the state of an optimizer",
 }
@@ -27,6 +31,7 @@ REMEDIES: dict[Kind, str] = {
     "attentive": "davi import attentive reads it",
     "nvae": "davi import nvae reads it",
     "vdvae": "davi import vdvae reads it",
+    "rbm": "davi import rbm reads it",
     "davi": "davi evaluate and davi train --from use it as it is",
     "optimizer": "the weights are in the file next to it, *-model.th or *-model-ema.th",
 }
@@ -45,9 +50,12 @@ def recognized(path: Path) -> Kind | None:
                 return "attentive"
         if _is_ours(safetensors_header(path)):
             return "davi"
+        archive = zipfile.is_zipfile(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     try:
+        if archive and rbm.are_names(array_names(path)):
+            return "rbm"
         return _of_torch(load_state(path))
     except UserError:
         return None
