@@ -119,9 +119,10 @@ def test_curves_of_the_likelihood_and_the_gap(tmp_path: Path) -> None:
     train_records = [record for record in records if record["kind"] == "train"]
     gaps = [record["gap"] for record in records if record["kind"] == "validation"]
     (likelihood,), (gap,) = (figures[name].charts() for name in ("curve-likelihood", "curve-gap"))
-    first, last = (-train_records[place]["terms"]["log_likelihood"] for place in (0, -1))
+    unit = contents(records=records).unit
+    first, last = (unit.of_nats(-train_records[place]["terms"]["log_likelihood"]) for place in (0, -1))
     assert f"from {first:.4g} at step 1 to {last:.4g} at step 5" in likelihood.alt
-    assert f"from {gaps[0]:.4g} at step 4 to {gaps[-1]:.4g} at step 5" in gap.alt
+    assert f"from {unit.of_nats(gaps[0]):.4g} at step 4 to {unit.of_nats(gaps[-1]):.4g} at step 5" in gap.alt
     plain = [{**record, "terms": {"free_energy": 1.0}, "gap": None} for record in records]
     assert "curve-loss" in [figure.name for figure in curves(contents(records=plain), 96).figures()]
 
