@@ -43,6 +43,17 @@ def names(kind: type) -> list[str]:
     return [name for name in (*TINY, *toys.TOYS) if issubclass(class_of(name), kind)]
 
 
+def energies_that_claim(kind: Kind) -> list[str]:
+    """The ``_tiny`` recipes and the toys whose free energies say so much of integer images."""
+    return [name for name in names(Energy) if _energy(name).claim is kind]
+
+
+def _energy(name: str) -> Energy:
+    network = shaken(name)
+    assert isinstance(network, Energy)
+    return network
+
+
 def shake(network: M) -> M:
     """Move every weight, so that no gate or bias is at its neutral value."""
     with torch.no_grad():

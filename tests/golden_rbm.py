@@ -16,12 +16,13 @@ LOG_Z = 7.577492827519375
 def golden() -> RBM:
     """W_ij = .8 sin(i + 2 j + 1), b_i = .1 (i - 2), c_j = .2 (j - 1), in float64."""
     model = RBM(SHAPE, 2, RBMConfig(HIDDEN)).double().eval()
-    weight = [[0.8 * math.sin(i + 2 * j + 1) for j in range(HIDDEN)] for i in range(6)]
-    b, c = [0.1 * (i - 2) for i in range(6)], [0.2 * (j - 1) for j in range(HIDDEN)]
-    values = (torch.tensor(value, dtype=torch.float64) for value in (weight, b, c))
+    dtype = torch.float64
     with torch.no_grad():
-        for parameter, value in zip((model.weight, model.b, model.c), values, strict=True):
-            parameter.copy_(value.view_as(parameter))
+        model.weight.copy_(
+            torch.tensor([[0.8 * math.sin(i + 2 * j + 1) for j in range(HIDDEN)] for i in range(6)], dtype=dtype)
+        )
+        model.b.copy_(torch.tensor([0.1 * (i - 2) for i in range(6)], dtype=dtype).view(SHAPE))
+        model.c.copy_(torch.tensor([0.2 * (j - 1) for j in range(HIDDEN)], dtype=dtype))
     return model
 
 

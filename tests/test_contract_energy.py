@@ -1,5 +1,6 @@
 """What every energy promises: a free energy, a chain that leaves its distribution alone, and with its partition
-function a probability. On images of four binary pixels, so that all states can be listed."""
+function a probability. On images of four binary pixels, so that all states can be listed. What real units promise
+instead is tested in test_contract_energy_real.py."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import math
 import pytest
 import torch
 import toys
-from contract import all_images, assert_frequencies, model_of, names, place, seeded, small
+from contract import all_images, assert_frequencies, energies_that_claim, model_of, place, seeded, small
 from torch import Tensor
 from toys.boltzmann import Boltzmann
 
@@ -35,7 +36,7 @@ def of(name: str) -> Energy:
     return found
 
 
-@pytest.fixture(params=names(Energy))
+@pytest.fixture(params=energies_that_claim(Kind.EXACT))
 def energy(request: pytest.FixtureRequest) -> Energy:
     return of(request.param)
 

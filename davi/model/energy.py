@@ -165,8 +165,8 @@ class Normalized(Model, WithPartition):
         return self.energy.claim
 
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
-        """Minus the free energy, minus log Z. Of an energy of real units it is the bound with one draw of the noise, and
-        its log-weight is the bound itself."""
+        """Minus the free energy, minus log Z. Of an energy of real units it is the bound with one draw of the noise,
+        and its log-weight is the bound itself."""
         self.check_images(x)
         self.check_labels(y, len(x))
         partition = known(self.partition, self.name)

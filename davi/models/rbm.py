@@ -48,8 +48,8 @@ class RBMConfig:
         hidden: binary hidden units.
         weight_std: standard deviation of the initial couplings.
         hidden_bias: initial c of all hidden units; -4 makes them rarely active at first.
-        visible: binary, for two levels; potts, one-hot units for any number of levels; gaussian, for standardized pixels;
-            auto: binary for two levels, potts for more.
+        visible: binary, for two levels; potts, one-hot units for any number of levels; gaussian, for standardized
+            pixels; auto: binary for two levels, potts for more.
         conditional_std: standard deviation of a Gaussian pixel given the hidden units, in standard deviations of the
             pixel over the training images; below 1 pixels may depend on each other closely.
     """
@@ -143,8 +143,8 @@ class RBM(Harmonium, DataInitialized, WithCouplings, WithFilters):
 
     @torch.no_grad()
     def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        """Set b to the field of independent pixels (:meth:`davi.layers.pixel_units.PixelUnits.field`): smoothed log odds
-        or log frequencies, 0 for Gaussian units, whose means and standard deviations are set instead."""
+        """Set b to the field of independent pixels (:meth:`davi.layers.pixel_units.PixelUnits.field`): smoothed log
+        odds or log frequencies; 0 for Gaussian units, whose means and standard deviations are set instead."""
         self.pixels.fit(images, [name for name in ("mean", "std") if f"pixels.{name}" in kept])
         if "b" not in kept:
             self.b.copy_(self.pixels.field(images))
@@ -158,8 +158,8 @@ class RBM(Harmonium, DataInitialized, WithCouplings, WithFilters):
         .. math:: W_{ilj} \leftarrow W_{ilj} - \bar W_{ij}, \qquad b_{il} \leftarrow b_{il} - \bar b_i, \qquad
                   c_j \leftarrow c_j + \sum_i \bar W_{ij}
 
-        which adds the constant :math:`\sum_i \bar b_i` to all free energies and takes it from log Z. Without Potts units
-        nothing changes.
+        which adds the constant :math:`\sum_i \bar b_i` to all free energies and takes it from log Z. Without Potts
+        units nothing changes.
 
         Arguments:
             weight: W, in the order of the visible units, ``[V, H]``.
