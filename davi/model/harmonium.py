@@ -82,8 +82,8 @@ class Harmonium(Energy, Summable, ABC):
         """The integer images of visible states, ``[B, C, H, W]``."""
 
     def log_volume(self) -> Tensor:
-        """log |dv/dx|, by which the density of a real state becomes one of a dequantized image; a scalar, nats, 0 for
-        discrete units."""
+        r"""The logarithm of :math:`|dv/dx|`, by which the density of a real state becomes one of a dequantized image; a
+        scalar, nats, 0 for discrete units."""
         return self.visible_field().new_zeros(())
 
     # The energy
