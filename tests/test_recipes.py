@@ -64,7 +64,8 @@ def test_every_recipe_is_whole(name: str) -> None:
     assert "\n" not in recipe.description
     assert recipe.data is not None
     assert recipe.training is not None
-    model = on_paper(name)
+    with torch.device("meta"):
+        model = recipes.build(recipe, *data.geometry_of(recipe.data))
     assert (model.shape, model.levels) == data.geometry_of(recipe.data)
     assert sum(parameter.numel() for parameter in model.parameters()) == CATALOG[name].parameters
 
@@ -235,7 +236,10 @@ def test_models_that_do_not_fit_are_refused_in_one_line(
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if name.endswith("_tiny")])
 def test_forms_of_published_weights_are_for_models_of_which_there_are_some(name: str) -> None:
-    published = recipes.load(name).model_name in {form.model for form in IMPORTERS.values()}
+    recipe = recipes.load(name)
+    published = recipe.model_name in {form.model for form in IMPORTERS.values()}
+    if not hasattr(recipe.model, "likelihood"):
+        pytest.skip("a model whose likelihood has no form")
     family = ["model.likelihood.family=logistic_mixture", "model.likelihood.network=null"]
     if published:
         assert recipes.load(name, [*family, "model.likelihood.form=nvae"]).model.likelihood.form == "nvae"

@@ -32,7 +32,6 @@ from torch import Generator, Tensor, nn
 
 from davi.errors import OptionError
 from davi.evidence import Kind
-from davi.flows import Dequantization
 from davi.layers.units import Bits, GaussianUnits, Potts, Units
 
 Visible = Literal["auto", "binary", "gaussian", "potts"]
@@ -163,7 +162,7 @@ class GaussianPixels(PixelUnits):
 
     def __init__(self, shape: tuple[int, int, int], levels: int, conditional_std: float = 1.0) -> None:
         super().__init__(GaussianUnits(shape))
-        self.dequantization = Dequantization(levels, 0.0, float(levels))
+        self.levels = levels
         self.conditional_std = conditional_std
         self.narrowest = max(NARROWEST * levels, _OF_NOISE**0.5)
         self.register_buffer("mean", torch.full(shape, 0.5 * levels))
@@ -174,11 +173,13 @@ class GaussianPixels(PixelUnits):
     std: Tensor
 
     def state(self, x: Tensor, dtype: torch.dtype, generator: Generator | None = None) -> Tensor:
-        return (self.dequantization(x, generator, dtype).y - self.mean) / self.std
+        u = torch.rand(x.shape, generator=generator, dtype=dtype, device=x.device)
+        margin = 4.0 * self.levels * torch.finfo(dtype).eps  # rounding must not take v into another integer's cell
+        return (x.to(dtype) + u.clamp(margin, 1.0 - margin) - self.mean) / self.std
 
     def images(self, v: Tensor) -> Tensor:
         """What lies outside the range of the levels becomes the first or the last one."""
-        return self.dequantization.quantize(v * self.std + self.mean)
+        return (v * self.std + self.mean).floor().clamp(0, self.levels - 1).long()
 
     def field(self, images: Tensor) -> Tensor:
         """0: the states have the mean 0."""
