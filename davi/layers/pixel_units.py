@@ -194,7 +194,7 @@ class GaussianPixels(PixelUnits):
             self._set_std(variance + _OF_NOISE)
 
     def log_volume(self) -> Tensor:
-        """log |dv/dx|, a scalar, nats."""
+        r"""The logarithm of :math:`|dv/dx|`, a scalar, nats."""
         return -self.std.log().sum()
 
     def _set_std(self, variance: Tensor) -> None:
