@@ -6,8 +6,9 @@ Each argument is one launch, in order: two processes are forked that train, or g
 to FOLDER/RUN.said, in the end with their exit status. Forking spares the import of torch each time; the environment is
 that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
 killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each keeps a share of the
-weights; with ``chains`` a Boltzmann machine is trained, whose objective has chains of all kinds; with ``stages`` a model
-of two parts, four steps of which are for the first; with ``lagging`` most of the steps move the inference network alone.
+weights; with ``chains`` a Boltzmann machine is trained, whose objective has chains of all kinds; with ``stages`` a
+model of two parts, four steps of which are for the first; with ``lagging`` most of the steps move the inference network
+alone.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import torch
 from tiny import sets, vae
 from torch import Tensor
 
-from davi.runs import load_model
 from davi.models.rbm import RBM, RBMConfig
+from davi.runs import load_model
 from davi.training import TrainingConfig, train
 from davi.training.optimizer import make_optimizer
 from davi.training.sections import OptimizerConfig, ScheduleConfig
