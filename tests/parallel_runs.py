@@ -6,8 +6,9 @@ Each argument is one launch, in order: two processes are forked that train, or g
 to FOLDER/RUN.said, in the end with their exit status. Forking spares the import of torch each time; the environment is
 that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
 killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each keeps a share of the
-weights; with ``chains`` a Boltzmann machine is trained, whose objective has a state; with ``stages`` a model of two
-parts, four steps of which are for the first; with ``lagging`` most of the steps move the inference network alone.
+weights; with ``chains`` a Boltzmann machine is trained, whose objective has chains of all kinds; with ``stages`` a
+model of two parts, four steps of which are for the first; with ``lagging`` most of the steps move the inference network
+alone.
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ from typing import Any
 import torch
 import torch._dynamo  # every first optimizer step imports it: once here is enough for all forks
 from tiny import RECIPE, sets, vae
-from toys.boltzmann import Boltzmann, BoltzmannConfig
 from toys.halves import Halves, HalvesConfig
-from toys.persistent import PersistentConfig, PersistentContrastiveDivergence
 
 from davi.errors import UserError
 from davi.model import Hierarchy, Network
-from davi.objectives import OBJECTIVES, EvidenceConfig, LaggingConfig, ObjectiveConfig
+from davi.models.rbm import RBM, RBMConfig
+from davi.objectives import ContrastiveConfig, EvidenceConfig, LaggingConfig, ObjectiveConfig
 from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
 from davi.training.sections import CheckpointConfig, ComputeConfig, OptimizerConfig, ScheduleConfig, StepFilterConfig
@@ -61,7 +61,8 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
 def objective_of(*options: str) -> ObjectiveConfig:
     """What is minimized."""
     if "chains" in options:
-        return PersistentConfig()
+        chains = {"chains": 12, "tempering_levels": 3, "trajectory_chains": 4}
+        return ContrastiveConfig(**chains, centered=True, sparsity_target=0.1)
     return LaggingConfig(inner_steps=2, window=1, rounds=1, patience=1) if "lagging" in options else EvidenceConfig()
 
 
@@ -69,12 +70,11 @@ def model_of(*options: str) -> Network:
     """The model; its initial weights are always the same."""
     if not {"chains", "stages"} & {*options}:
         return vae()
-    OBJECTIVES[PersistentContrastiveDivergence.name] = PersistentContrastiveDivergence
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if "stages" in options:
             return Halves((1, 4, 4), 2, HalvesConfig())
-        return Boltzmann((1, 4, 4), 2, BoltzmannConfig())
+        return RBM((1, 4, 4), 2, RBMConfig(5))
 
 
 def stages_of(config: TrainingConfig, *options: str) -> tuple[Stage, ...]:

@@ -11,6 +11,7 @@ import torch
 from tiny import sets, vae
 from torch import Tensor
 
+from davi.models.rbm import RBM, RBMConfig
 from davi.runs import load_model
 from davi.training import TrainingConfig, train
 from davi.training.optimizer import make_optimizer
@@ -109,3 +110,13 @@ def test_the_fused_step_is_the_plain_one() -> None:
         for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
             # Four steps of 0.01; each rounds differently, and Adam divides small gradients by small numbers.
             torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-5)
+
+
+def test_weight_decay_spares_the_fields_of_an_energy() -> None:
+    for visible in ("binary", "potts"):
+        model = RBM((1, 2, 2), 2, RBMConfig(3, visible=visible))
+        groups = make_optimizer(model, OptimizerConfig("sgd", weight_decay=0.1), 0.01).param_groups
+        decayed, spared = ({id(parameter) for parameter in group["params"]} for group in groups)
+        assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+        assert decayed == {id(model.weight)}
+        assert spared == {id(model.b), id(model.c)}

@@ -15,7 +15,6 @@ from parallel_runs import config, model_of, stages_of
 from safetensors.torch import load_file
 from tiny import RECIPE, sets, vae
 from torch import nn
-from toys import register
 
 import davi
 from davi.errors import UserError
@@ -72,9 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone(folder / "single", 2, 9)
     alone(folder / "single-adamw", 2, 9, "adamw")
     alone(folder / "single-lagging", 2, 9, "lagging")
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch)
-        alone(folder / "single-chains", 2, 9, "chains")
+    alone(folder / "single-chains", 2, 9, "chains")
     for name in ("onward", "onward-in-shares"):
         shutil.copytree(folder / "single", folder / name)
         shutil.rmtree(folder / name / "checkpoints" / "step-00000009")
@@ -123,9 +120,14 @@ def test_the_state_of_an_objective_is_changed_by_all(folder: Path) -> None:
     kept = [
         load_file(checkpoint_folders(folder / name)[-1] / "others.safetensors") for name in ("chains", "single-chains")
     ]
-    chains, expected = (tensors["objective/chains"] for tensors in kept)
-    assert torch.equal(chains, expected)
-    assert chains.flatten(1).any(1).all()
+    for name in ("chains", "trajectory/states"):
+        moved, expected = (tensors[f"objective/{name}"] for tensors in kept)
+        assert torch.equal(moved, expected)
+        assert moved.flatten(1).any(1).all()
+    own, other = ({name: x for name, x in tensors.items() if name.startswith("objective/")} for tensors in kept)
+    for name, tensor in own.items():  # sums in another order
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, equal_nan=True, msg=name)
+    assert own["objective/accepted"][1, 0] == 60.0  # twelve chains, every other step
     check_weights(folder / "chains", folder / "single-chains")
 
 

@@ -34,6 +34,15 @@ def test_warmup_then_cosine() -> None:
     assert rate(schedule, 405) == pytest.approx(1e-4, rel=1e-9)
 
 
+def test_a_straight_line_after_warmup() -> None:
+    line = ScheduleConfig("linear", warmup_steps=10, initial_learning_rate=0.0, final_learning_rate=0.2)
+    schedule = Schedule(TrainingConfig(steps=50, learning_rate=1.0, schedule=line), 7)
+    rates = [schedule.learning_rate(step, 0.0) for step in (0, 5, 10, 20, 30, 50)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.8, 0.6, 0.2])
+    clock = Schedule(TrainingConfig(minutes=1.0, learning_rate=1.0, schedule=ScheduleConfig("linear")), 7)
+    assert clock.learning_rate(3, 30.0) == pytest.approx(0.5 * (1.0 + 1e-4))
+
+
 def test_restarts_of_300_and_600_epochs() -> None:
     restarts = replace(PAPER, name="cosine_restarts", first_period_epochs=300.0)
     config = TrainingConfig(epochs=905, learning_rate=1e-2, schedule=restarts)

@@ -3,8 +3,8 @@
 from davi.evaluation.bounds import Progress, evaluate, importance_bound, measuring
 from davi.evaluation.measure import LeftOut, Measure
 from davi.evaluation.partition_estimate import PartitionEstimate, ReverseEstimate, estimate_partition
-from davi.evaluation.raise_estimate import RaiseEstimate, raise_estimate
 from davi.evaluation.record import KL, RECONSTRUCTION, Array, Evaluation
+from davi.evaluation.reverse_annealing import RaiseEstimate, raise_estimate
 from davi.evaluation.streaming import LogMeanExp
 from davi.evaluation.weights import Weights
 

@@ -72,7 +72,7 @@ def raise_estimate(
         energy: with its weights.
         x: integer images, ``[N, C, H, W]``.
         base_images: images whose mean the base has, not those of ``x``; None: all fields of the base are zero.
-        temperatures: as of :func:`davi.evaluation.partition_estimate.estimate_partition`.
+        temperatures: as of :func:`~davi.evaluation.estimate_partition`.
         chains: of each image.
         generator: of all draws, on the device of the weights.
         progress: called after each temperature.
