@@ -1,25 +1,77 @@
-"""Partition functions of a run's energies, which turn them into models."""
+"""Partition functions of a run's energies, which turn them into models: summed, or estimated by annealed importance
+sampling, and kept in ``RUN/derived/partition.safetensors``."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from davi import derived
+from davi import derived, estimates
+from davi.batch import Batch
+from davi.data import Images, evenly
+from davi.data.binarization import binarized
 from davi.errors import UserError
+from davi.evaluation.annealing import STANDARD_TEMPERATURES
+from davi.evaluation.partition_estimate import CHAINS, PartitionEstimate, estimate_partition
 from davi.evidence import Kind
 from davi.files import digest
-from davi.model import Model, Partition, Summable, Unnormalized
+from davi.model import Harmonium, Model, Partition, Summable, Unnormalized
+from davi.model.joint import evaluating
 
 NAME = "partition"
 MOST_STATES = 24
 """Base-2 logarithm of the longest sum that is made without being asked."""
-_NUMBERS = ("low", "high", "effective_samples", "chains", "temperatures")
+
+BASE_IMAGES = 10_000
+"""Training images whose mean an estimate begins with, at most."""
+
+DATA, UNIFORM = "data", "uniform"
+"""What an estimate begins with: independent units with the mean of training images, or uniform noise."""
+
+_COUNTS = ("chains", "temperatures", "base_images", "seed", "sweeps")
+_NUMBERS = ("low", "high", "effective_samples", "reverse", "reverse_low", "reverse_high", *_COUNTS)
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How a partition function is to be estimated; None: as it was, or else the default.
+
+    Arguments:
+        temperatures: how many, from 2 (default: 14,501, the schedule of Salakhutdinov and Murray).
+        chains: how many (default: 100).
+        base: ``"data"``, the mean of training images (default, where there are some), or ``"uniform"``.
+        reverse: whether chains walk the other way as well.
+    """
+
+    temperatures: int | None = None
+    chains: int | None = None
+    base: str | None = None
+    reverse: bool = False
+
+    def fits(self, partition: Partition) -> bool:
+        """Whether an estimate was made in this way."""
+        base = UNIFORM if partition.base_images == 0 else DATA
+        wanted = (self.temperatures, self.chains, self.base)
+        made = (partition.temperatures, partition.chains, base)
+        same = all(want in (None, have) for want, have in zip(wanted, made, strict=True))
+        return same and (not self.reverse or partition.reverse is not None)
+
+    def like(self, partition: Partition) -> Annealing:
+        """The same, and what it leaves open as an earlier estimate was made."""
+        return Annealing(
+            self.temperatures or partition.temperatures,
+            self.chains or partition.chains,
+            self.base or (UNIFORM if partition.base_images == 0 else None),
+            self.reverse or partition.reverse is not None,
+        )
 
 
 def normalized(network: Unnormalized, run: Path) -> Model:
@@ -50,12 +102,87 @@ def normalized(network: Unnormalized, run: Path) -> Model:
     return network.normalized(partition).eval()
 
 
+def estimate(
+    network: Unnormalized,
+    images: Images | None,
+    how: Annealing,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Partition:
+    """Estimate the partition function of an energy by annealed importance sampling, on its device, without gradients.
+
+    Arguments:
+        network: an energy, or what has one.
+        images: for training, to begin with their mean; None: there are none.
+        how: it is estimated.
+        seed: of all draws.
+        progress: told how many temperatures are done.
+
+    Raises:
+        UserError: if the energy has no path from independent units (:class:`davi.model.Harmonium`), there are no images
+            although their mean is asked for, or the estimate is not finite.
+    """
+    energy = network.energy
+    if not isinstance(energy, Harmonium):
+        raise UserError(
+            f"{network.name}: got a partition function that can be neither summed, with at most 2^{MOST_STATES} terms, "
+            "nor estimated, expected visible and hidden units (a Harmonium)"
+        )
+    if how.base == DATA and images is None:
+        raise UserError(f"--ais-base: got {DATA}, expected {UNIFORM}: the run has no training images")
+    place = energy.visible_field().device
+    generator = Generator(place).manual_seed(seed)
+    begin, count = None, 0
+    with evaluating(network), torch.inference_mode():
+        if images is not None and how.base != UNIFORM:
+            chosen = evenly(images, min(BASE_IMAGES, len(images)))
+            if chosen.levels != network.levels:  # drawn anew at each presentation, and kept gray
+                chosen = binarized(chosen, "dynamic", Generator().manual_seed(seed))
+            begin, count = _seen(network, chosen, place, generator), len(chosen)
+        found = estimate_partition(
+            energy,
+            begin,
+            how.temperatures or STANDARD_TEMPERATURES,
+            how.chains or CHAINS,
+            generator,
+            progress,
+            how.reverse,
+        )
+    return _partition_of(found, count, seed)
+
+
+def _seen(network: Unnormalized, images: Images, place: torch.device, generator: Generator) -> Tensor:
+    """What the energy sees of images, on the CPU."""
+    labels = images.labels if network.classes else None
+    batch = Batch(images.pixels, labels)
+    parts = batch.parts(max(1, -(-len(images) // _PASS)))
+    moved = (Batch(part.x.to(place), None if part.y is None else part.y.to(place)) for part in parts)
+    return torch.cat([network.energy_images(part, generator).cpu() for part in moved])
+
+
+_PASS = 1000
+"""Images a pass."""
+
+
+def _partition_of(found: PartitionEstimate, base_images: int, seed: int) -> Partition:
+    """Everything that is known of an estimate."""
+    partition, back = dataclasses.replace(found.partition(), base_images=base_images, seed=seed), found.reverse
+    if back is None:
+        return partition
+    return dataclasses.replace(
+        partition, reverse=back.log_z, reverse_low=back.low, reverse_high=back.high, sweeps=back.sweeps
+    )
+
+
 def write(network: Unnormalized, run: Path, partition: Partition) -> Path:
-    """Keep a partition function in the folder of a run; its file.
+    """Keep a partition function in the folder of a run, an estimate also among those of other numbers of temperatures
+    (:mod:`davi.estimates`); its file.
 
     Raises:
         UserError: if it cannot be written.
     """
+    if partition.temperatures is not None:
+        estimates.keep(network, run, partition)
     numbers = {name: getattr(partition, name) for name in ("log_z", *_NUMBERS)}
     tensors = {name: torch.tensor(float(x), dtype=torch.float64) for name, x in numbers.items() if x is not None}
     return derived.write(run, NAME, digest(network.energy.state_dict()), {"kind": partition.kind.name}, tensors)
@@ -67,6 +194,11 @@ def _partition(tensors: Mapping[str, Tensor], kind: Kind, run: Path) -> Partitio
     if log_z is None or log_z.ndim or not bool(log_z.isfinite()):
         got = "nothing" if log_z is None else f"{log_z.tolist()}"[:50]
         raise UserError(f"{derived.path_of(run, NAME)}: got log_z {got}, expected one finite number; delete it")
-    more = {name: float(tensors[name]) for name in _NUMBERS if name in tensors and not tensors[name].ndim}
-    counts = {name: int(more.pop(name)) for name in ("chains", "temperatures") if name in more}
-    return Partition(float(log_z), kind, **more, **counts)
+    more: dict[str, Any] = {
+        name: float(tensors[name]) for name in _NUMBERS if name in tensors and not tensors[name].ndim
+    }
+    for name, value in more.items():
+        if math.isnan(value) or (name in _COUNTS and math.isinf(value)):
+            raise UserError(f"{derived.path_of(run, NAME)}: got {name} {value}, expected a number; delete it")
+    more |= {name: int(more[name]) for name in _COUNTS if name in more}
+    return Partition(float(log_z), kind, **more)

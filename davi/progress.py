@@ -137,10 +137,11 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
     Arguments:
         what: a word for the work.
         images: number of images, for the rate; None where the total of the work is that number.
+        unit: that the rate counts.
     """
 
-    def __init__(self, what: str, images: int | None = None) -> None:
-        self._what, self._images = what, images
+    def __init__(self, what: str, images: int | None = None, unit: str = "images") -> None:
+        self._what, self._images, self._unit = what, images, unit
         self._began = self._said = time.monotonic()
         columns = (TextColumn(what), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self._bar = Bar(*columns, words="" if _display() is None else what, stderr=True, transient=True)
@@ -156,7 +157,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         """So much of the whole is done."""
         now = time.monotonic()
         share, seconds = done / total, max(now - self._began, 1e-9)
-        rate = f"{share * (self._images or total) / seconds:.3g} images/s"
+        rate = f"{share * (self._images or total) / seconds:.3g} {self._unit}/s"
         left = f"{seconds * (1.0 - share) / share:.0f} s left" if done else ""
         if self._bar.in_notebook:
             self._bar.update(share, f"{self._what}, {rate}, {left}")

@@ -24,7 +24,9 @@ from davi import __version__, records
 from davi.evaluation import KL, Array, Evaluation, Measure, clusters
 from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS, INACTIVE_NATS, INACTIVE_RULE
 from davi.evaluation.baselines import Baseline
+from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
 from davi.evaluation.clusters import Groups
+from davi.evaluation.log_z import LogZ
 from davi.evaluation.result import (
     Bound,
     DataFacts,
@@ -40,12 +42,6 @@ from davi.evidence import Kind, bits_per_dim
 from davi.files import replace_text, writing
 from davi.formatting import UNITS, in_units, significant, size
 from davi.quantity import Quantity, Statistic, from_bits
-
-_CLAIMS = {
-    Kind.EXACT: "exact: this is {}",
-    Kind.LOWER_BOUND: "lower bound: {} is at least this",
-    Kind.ESTIMATE: "estimate: {} may be more or less; not to be ranked among bounds",
-}
 
 _TOLD_APART = (ACTIVE_UNITS, INACTIVE_LAYERS)
 """Measures that have a place of their own in a result."""
@@ -79,6 +75,8 @@ def result_of(evaluation: Evaluation, baselines: Sequence[Baseline], protocol: P
         about=evaluation.about,
         measures=tuple(measure for measure in evaluation.measures if measure.name not in _TOLD_APART),
         left_out=evaluation.left_out,
+        deterministic=evaluation.deterministic,
+        log_z=evaluation.log_z,
     )
 
 
@@ -205,7 +203,12 @@ def to_terminal(result: Result) -> str:
     units = result.units
     lines = heading(result.protocol, units)
     lines += [row(name, values, units) for name, values in _measured(result)]
-    lines += labeled("kind of claim", _CLAIMS[result.kind].format(result.log_p))
+    for unit in units:
+        if (words := both_errors(result, unit)) is not None:
+            lines += labeled(f"both errors, {UNITS[unit]}", words)
+    lines += labeled("kind of claim", kind_in_words(result))
+    if result.log_z is not None:
+        lines += _log_z(result.log_z)
     if result.baselines:
         lines += ["", "for comparison"]
         for baseline in result.baselines:
@@ -217,17 +220,28 @@ def to_terminal(result: Result) -> str:
     return "\n".join([*lines, "", *_layers(result), *_measures(result), *told_of(result.protocol)])
 
 
+def _log_z(log_z: LogZ) -> list[str]:
+    """What is known of log Z, and whether to trust it."""
+    lines = []
+    for name, text in log_z.facts():
+        lines += labeled(name, text)
+    return lines + (labeled("warning", "; ".join(log_z.warnings)) if log_z.warnings else [])
+
+
 def _measured(result: Result) -> list[tuple[str, Quantity]]:
     """Rows of the table: the headline, the sum of one draw's terms, and these."""
     samples, log_p = result.bound.samples, result.log_p
     rows: list[tuple[str, Quantity]]
-    if result.kind is not Kind.LOWER_BOUND:
+    if result.estimated_bound:
+        rows = [(f"{log_p}, estimated bound" if samples == 1 else f"L_{samples}, estimated", result.bound)]
+        rows += [(f"{log_p}, estimated bound", result.elbo)] if samples > 1 else []
+    elif result.kind is not Kind.LOWER_BOUND:
         rows = [(log_p if result.kind is Kind.EXACT else f"{log_p}, estimated", result.bound)]
     elif samples == 1:
         rows = [(f"{log_p}, {result.claim}" if result.kl is None else f"{log_p} >= {result.claim}", result.elbo)]
     else:
         rows = [(f"{log_p} >= L_{samples}", result.bound), (result.claim, result.elbo)]
-    parts = [(f"  {name}", values) for name, values in result.terms.items()]
+    parts = [(f"  {name}", values) for name, values in terms_with_errors(result).items()]
     if result.kl is not None:
         parts.append(("  KL divergence", result.kl.total))
     return rows + parts if len(parts) > 1 else rows
@@ -282,15 +296,16 @@ def _measures(result: Result) -> list[str]:
 def in_words(measure: Measure) -> str:
     """The value of a measure with its unit and error, what kind of claim it is, and how many numbers it is the mean
     of."""
-    number = f"{measure.value:.6g}"
+    number = f"{measure.value:.6g}" if measure.interval is None else f"{measure.value:.4g}"
     if measure.standard_error is not None:
         number = significant(Statistic(measure.value, measure.standard_error), 4)
     value = f"{number} {measure.unit}"
     cap = "" if measure.cap is None else f"{'at' if measure.at_cap else 'below'} the cap of {measure.cap:.4g}"
+    ends = "" if measure.interval is None else "95 % interval {:.4g} to {:.4g}".format(*measure.interval)
     images = "" if measure.images is None else f"{measure.images:,} images"
     draws = "" if measure.draws is None else f"{measure.draws:,} draws"
     kind = "" if measure.kind is None else str(measure.kind)
-    told = ", ".join(part for part in (kind, cap, images, draws) if part)
+    told = ", ".join(part for part in (kind, cap, ends, images, draws) if part)
     return f"{value} ({told})" if told else value
 
 

@@ -38,7 +38,7 @@ from davi.kept import IMAGES, PREFIX
 from davi.keywords import DATA, assignments, check_known, model_keywords
 from davi.measurements import Measured
 from davi.metrics import read_metrics
-from davi.model import Model, Temperature
+from davi.model import Model, Temperature, WithPartition
 from davi.notebook import Page
 from davi.recipes import Recipe
 from davi.run_folder import METRICS, run_folder
@@ -295,7 +295,8 @@ class Run:
             importance_samples: K, draws of each image; 1: the evidence lower bound.
             options: those of the program: ``limit`` (only so many images, spread evenly), ``split`` (``"test"``,
                 ``"validation"``, ``"train"`` or ``"all"``), ``data`` (a path or a name: other images), ``seed``,
-                ``batch_size``, ``device``.
+                ``batch_size``, ``device``; of an energy ``ais_temperatures``, ``ais_chains``, ``ais_base``,
+                ``ais_reverse``, ``ais_again``.
 
         Returns:
             The numbers with their protocol (``.result``) and those of each image (``.elbo``, ``.bound``: nats,
@@ -307,6 +308,8 @@ class Run:
         words = self._words(importance_samples=importance_samples, **options)
         with contextlib.redirect_stdout(io.StringIO()):  # the table is the value's own representation
             evaluate_verb.run(parse(["evaluate", *words]))
+        if isinstance(self.__dict__.get("model"), WithPartition):
+            del self.model  # whose partition function may have been estimated: it is loaded anew
         return measurements.load(self.folder)
 
     def gap(self, **options: Any) -> GapResult:

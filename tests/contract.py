@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from davi import recipes
 from davi.data import geometry_of
 from davi.evidence import Kind
-from davi.model import Energy, Model, Network, Normalized, Partition, Summable
+from davi.model import Energy, Model, Network, Partition, Summable, Unnormalized
 from davi.models import MODELS
 
 TINY = [name for name in recipes.names() if name.endswith("_tiny")]
@@ -94,11 +94,13 @@ def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0)
 
 
 def model_of(network: Network) -> Model:
-    """What gives images a probability: the network itself, or an energy with its partition function."""
-    if isinstance(network, Energy):
-        assert isinstance(network, Summable)
+    """What gives images a probability: the network itself, or an energy, or a network that has one at its top, with
+    the partition function."""
+    if isinstance(network, Unnormalized):
+        energy = network.energy
+        assert isinstance(energy, Summable)
         with torch.no_grad():
-            return Normalized(network, Partition(float(network.log_partition()), Kind.EXACT)).eval()
+            return network.normalized(Partition(float(energy.log_partition()), Kind.EXACT)).eval()
     assert isinstance(network, Model)
     return network
 

@@ -26,7 +26,20 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"models"}),
     frozenset({"coding", "evaluation", "inspection", "objectives", "published"}),
-    frozenset({"comparison", "derived", "gaps", "latents", "measurements", "metrics", "page", "partition", "pictures"})
+    frozenset(
+        {
+            "comparison",
+            "derived",
+            "estimates",
+            "gaps",
+            "latents",
+            "measurements",
+            "metrics",
+            "page",
+            "partition",
+            "pictures",
+        }
+    )
     | {"recalibration", "report", "runs", "scoring", "training"},
     frozenset({"recipes"}),
     frozenset({"__init__", "__main__", "cli", "keywords", "notebook", "run"}),

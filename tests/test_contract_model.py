@@ -16,7 +16,7 @@ from torch import Tensor
 import davi
 from davi import Kind, Model
 from davi.layers import DepthAttention
-from davi.model import Energy, Network
+from davi.model import Network, Unnormalized
 from davi.repetition import repeat_images
 from davi.runs import load_model, save_model
 
@@ -38,7 +38,7 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     toys.register(monkeypatch)
 
 
-@pytest.fixture(params=[*names(Model), *names(Energy)])
+@pytest.fixture(params=[*names(Model), *names(Unnormalized)])
 def network(request: pytest.FixtureRequest) -> Network:
     return shaken(request.param)
 

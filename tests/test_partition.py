@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,21 @@ import pytest
 import torch
 import toys
 from contract import shaken
+from golden_rbm import SHAPE, golden
 from torch import Generator, Tensor, nn
 from toys.boltzmann import Boltzmann
 
 import davi
-from davi import derived
+from davi import derived, partition
+from davi.data import Images
 from davi.errors import UserError
+from davi.evaluation.partition_estimate import PartitionEstimate, estimate_partition
 from davi.evidence import Kind
 from davi.files import digest, read_tensors
-from davi.model import Energy, Network, Normalized, Summable
+from davi.model import Energy, Network, Normalized, Partition, Summable
 from davi.models import MODELS
-from davi.partition import NAME
+from davi.models.rbm import RBM
+from davi.partition import NAME, Annealing
 from davi.runs import load_model, load_network, save_model
 
 
@@ -192,3 +197,65 @@ def test_a_normalized_model_is_saved_as_its_energy(run: Path, tmp_path: Path) ->
     again = tmp_path / "again.safetensors"
     save_model(again, loaded(run))
     assert again.read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_what_can_be_neither_summed_nor_estimated_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^fields: got a partition function that can be neither summed, .* estimated, "
+    ):
+        partition.estimate(Fields((1, 2, 2), 2, FieldsConfig()), None, Annealing())
+
+
+def random_images(levels: int) -> Images:
+    pixels = torch.randint(levels, (50, *SHAPE), generator=Generator().manual_seed(0), dtype=torch.uint8)
+    return Images(pixels, levels, "random/train")
+
+
+QUICK = Annealing(temperatures=5, chains=4)
+
+
+def test_an_estimate_begins_with_the_mean_of_training_images_where_there_are_some() -> None:
+    energy = golden().float()
+    assert partition.estimate(energy, random_images(2), QUICK).base_images == 50
+    uniform = partition.estimate(energy, None, QUICK)
+    assert uniform.base_images == 0
+    asked = partition.estimate(energy, random_images(2), dataclasses.replace(QUICK, base="uniform"))
+    assert asked == uniform
+    with pytest.raises(UserError, match=r"^--ais-base: got data, expected uniform: the run has no training images$"):
+        partition.estimate(energy, None, dataclasses.replace(QUICK, base="data"))
+
+
+def test_images_that_are_drawn_at_each_presentation_are_drawn_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def told(energy: Energy, images: Tensor, *rest: object) -> PartitionEstimate:
+        seen.append(images)
+        return estimate_partition(golden(), images, 5, 4)
+
+    monkeypatch.setattr(partition, "estimate_partition", told)
+    gray = random_images(16)
+    partition.estimate(golden(), gray, QUICK)
+    assert seen[0].shape == gray.pixels.shape
+    assert seen[0].unique().tolist() == [0, 1]
+    assert float(seen[0][gray.pixels == 15].float().mean()) == 1.0
+    assert float(seen[0][gray.pixels == 0].float().mean()) == 0.0
+
+
+def test_everything_that_is_known_of_an_estimate_is_kept(tmp_path: Path) -> None:
+    run = run_of(golden().float(), tmp_path / "run")
+    network, _ = load_network(run)
+    assert isinstance(network, RBM)
+    whole = Partition(
+        7.5, Kind.ESTIMATE, -math.inf, 7.9, 3.25, 4, 5, base_images=0, seed=2, reverse=7.6, reverse_low=7.0,
+        reverse_high=math.inf, sweeps=30,
+    )  # fmt: skip
+    partition.write(network, run, whole)
+    assert loaded(run).partition == whole
+
+
+@pytest.mark.parametrize("name", ["low", "chains"])
+def test_numbers_that_are_none_are_named(run: Path, name: str) -> None:
+    tensors = {"log_z": torch.tensor(1.0, dtype=torch.float64), name: torch.tensor(math.nan, dtype=torch.float64)}
+    derived.write(run, NAME, digest(load_network(run)[0].state_dict()), {"kind": "ESTIMATE"}, tensors)
+    with pytest.raises(UserError, match=rf"partition\.safetensors: got {name} nan, expected a number; delete it$"):
+        loaded(run)

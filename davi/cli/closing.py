@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from davi import recipes
+from davi.evaluation.claims import both_errors
 from davi.evaluation.result import Result
 from davi.evidence import Kind
 from davi.model import Model
@@ -59,8 +60,10 @@ def _number(result: Result) -> str:
     first, second = result.units
     costs, error = result.bound, result.bound.in_unit(first).standard_error
     within = "" if error is None else f" ± {error:.{_DIGITS[first]}f}"
+    both = both_errors(result, first, cost=True)
+    number = f"{_cost(costs, first)}{within}" if both is None else f"{both},"
     line = (
-        f"{result.protocol.set} costs {_CLAIMS[result.kind]}{_cost(costs, first)}{within} {_WORDS[first]} "
+        f"{result.protocol.set} costs {_CLAIMS[result.kind]}{number} {_WORDS[first]} "
         f"({_cost(costs, second)} {_WORDS[second]})"
     )
     for baseline in result.baselines:

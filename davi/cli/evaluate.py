@@ -10,6 +10,7 @@ from typing import Any
 from davi import gaps, measurements, records, report
 from davi.cli.closing import to_try
 from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.normalizing import normalized
 from davi.cli.options import Request
 from davi.data import evenly
 from davi.data.cache import location
@@ -19,7 +20,8 @@ from davi.evaluation.baseline_cache import cached_baselines
 from davi.evaluation.baselines import Baseline
 from davi.evaluation.gap_result import GapResult
 from davi.evaluation.result import Protocol, Result
-from davi.model import Model
+from davi.evidence import Kind
+from davi.model import Model, WithPartition
 from davi.progress import ProgressBar
 
 
@@ -28,6 +30,11 @@ def run(request: Request) -> int:
     options = request.options
     model, info, folder = open_run(request)
     opened = open_images(request, info, folder)
+    if options.gap and isinstance(model, WithPartition) and model.claim is Kind.EXACT:
+        raise UserError(
+            f"--gap: got it for {model.name}, which has no latents; expected a model whose claim is a bound"
+        )
+    model = normalized(request, model, folder, opened.train)
     if options.gap:
         return _gap(request, model, info, folder, opened)
     images, samples = opened.images, options.importance_samples or 1

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from davi import files, gaps, page, report
+from davi import estimates, files, gaps, page, report
 from davi.cli.closing import closing, to_try
 from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.normalizing import estimated
 from davi.cli.options import Request
 from davi.data import Images, evenly
 from davi.data.cache import location
@@ -20,12 +22,13 @@ from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.evaluation.baseline_cache import cached_baselines
 from davi.evaluation.gap_result import GapResult
+from davi.evaluation.log_z import LogZ
 from davi.evaluation.result import Protocol, Result
 from davi.formatting import duration, size
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.metrics import read_metrics
-from davi.model import Hierarchy, Model
+from davi.model import Hierarchy, Model, Partition, Unnormalized, WithPartition
 from davi.progress import ProgressBar
 from davi.run_folder import METRICS
 from davi.runs import MODEL, RECIPE
@@ -47,15 +50,21 @@ def run(request: Request) -> int:
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")
     if not options.no_figures:
         _make_room(folder / FIGURES)
-    result, measured = _numbers(request, model, info, folder, opened)
+    if options.estimates:
+        model = estimated(request, model, folder, opened.train)
+    unknown = isinstance(model, WithPartition) and model.partition is None
+    result, measured = (None, "") if unknown else _numbers(request, model, info, folder, opened)
     limit = min(options.limit or _LIMIT, len(images))
     with ProgressBar("inspecting", limit) as progress:
-        found = inspect(model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress)
+        training = None if opened.split == "train" else opened.train
+        found = inspect(
+            model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress, training=training
+        )
     records = read_metrics(folder) if (folder / METRICS).is_file() else []
     divided, no_gap = _gap(folder, model, info, images, opened.split)
     contents = page.Contents(
         title=folder.resolve().name,
-        facts=_facts(info, model, result, records, folder),
+        facts=_facts(info, model, opened, records, folder),
         result=result,
         measured=measured,
         inspection=found,
@@ -63,16 +72,25 @@ def run(request: Request) -> int:
         levels=model.levels,
         records=records,
         recipe=(folder / RECIPE).read_text(encoding="utf-8", errors="replace") if (folder / RECIPE).is_file() else None,
-        remedy=str(to_try(model, folder, result) or ""),
+        remedy="" if result is None else str(to_try(model, folder, result) or ""),
         gap=divided,
         no_gap=no_gap,
+        no_result=_UNKNOWN.format(name=model.name, folder=shlex.quote(str(folder))),
+        estimates=estimates.kept(model.saved, folder) if isinstance(model.saved, Unnormalized) else (),
+        no_estimates=f"Not compared: davi inspect {shlex.quote(str(folder))} --estimates estimates it with several "
+        "numbers of temperatures, in minutes, and keeps that.",
     )
     sections = page.write(contents, target)
     if not options.no_figures:
         page.save_figures(sections, folder / FIGURES)
         print(f"figures as PNG and SVG: {folder / FIGURES}")
-    print(closing(result, folder, target))
+    print(f"open:   {target}" if result is None else closing(result, folder, target))
     return 0
+
+
+_UNKNOWN = (
+    "{name} has no partition function yet, without which there is no likelihood; davi evaluate {folder} estimates it"
+)
 
 
 def _make_room(figures: Path) -> None:
@@ -129,9 +147,16 @@ def _evaluated(
         return None, "cannot be read"
     if why := _about_others(result.protocol, model, info, images, split):
         return None, why
+    if isinstance(model, WithPartition) and _other_log_z(result.log_z, model.partition):
+        return None, "is with another partition function than the run holds now"
     if result.protocol.model.weights_sha256 is None:
         return result, "does not say which weights it is of, since an older version wrote it; davi evaluate says so"
     return result, ""
+
+
+def _other_log_z(told: LogZ | None, known: Partition | None) -> bool:
+    """Whether a result takes another log Z than is known now."""
+    return told is not None and known is not None and told.log_z != known.log_z
 
 
 def _gap(
@@ -169,13 +194,13 @@ def _about_others(protocol: Protocol, model: Model, info: Mapping[str, Any], ima
 
 
 def _facts(
-    info: Mapping[str, Any], model: Model, result: Result, records: Sequence[Mapping[str, Any]], folder: Path
+    info: Mapping[str, Any], model: Model, opened: Opened, records: Sequence[Mapping[str, Any]], folder: Path
 ) -> list[tuple[str, str]]:
     """What stands at the top of the page: model, data, date and training time, as far as they are known."""
     layers = f", {model.num_layers} latent layers" if isinstance(model, Hierarchy) else ""
     colors = "binary" if model.levels == 2 else f"{model.levels} levels"
-    known = result.protocol.data.set
-    name = result.protocol.set if known is None else Path(known).name or known
+    known = opened.protocol.get("set")
+    name = opened.images.name if known is None else Path(known).name or known
     facts = [
         ("Model", f"{info['name']}, {info['parameters']:,} parameters{layers}"),
         ("Data", f"{name}, {size(model.shape)}, {colors}"),

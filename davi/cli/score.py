@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.normalizing import check_likelihood
 from davi.cli.options import Request
 from davi.cli.sets import anchored, of_run, tell
 from davi.data import Images, load
@@ -40,6 +41,7 @@ def run(request: Request) -> int:
     """Score, rank, write the table and the pictures; the exit status."""
     options = request.options
     model, info, folder = open_run(request)
+    check_likelihood(model, folder)
     target = Path(options.out or folder / "scores.csv")
     if not target.parent.is_dir():
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")

@@ -178,6 +178,23 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="images a pass (default: 100)")
     parser.add_argument("--no-baselines", action="store_true", help="do not measure other methods for comparison")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_annealing(parser)
+
+
+def _add_annealing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("partition functions of energies, where they are no short sum")
+    group.add_argument(
+        "--ais-temperatures", type=_whole(2), metavar="N", help="of annealed importance sampling (default: 14501)"
+    )
+    group.add_argument("--ais-chains", type=_whole(2), metavar="N", help="(default: 100)")
+    group.add_argument(
+        "--ais-base",
+        type=_one_of("data", "uniform"),
+        metavar="BASE",
+        help="begin with the mean of training images, data (default where there are some), or with uniform noise",
+    )
+    group.add_argument("--ais-reverse", action="store_true", help="let chains walk the other way as well, to compare")
+    group.add_argument("--ais-again", action="store_true", help="do not use the estimate that is kept")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -243,6 +260,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         "--out", type=_ending(".html", ".htm"), metavar="FILE.html", help="default: RUN/inspection.html"
     )
     parser.add_argument("--no-figures", action="store_true", help="write the page alone, no figures as files")
+    parser.add_argument(
+        "--estimates", action="store_true", help="compare estimates of a partition function, which takes minutes"
+    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -337,7 +357,8 @@ VERBS: dict[str, Verb] = {
         "measure how probable a trained model finds images",
         _add_evaluate,
         ("data",),
-        f"The numbers are also written to RUN/evaluation.json.\n{_IMAGES}"
+        "The numbers are also written to RUN/evaluation.json. An energy's partition function is estimated once, and\n"
+        f"again for other --ais-... options; it is kept in RUN/derived.\n{_IMAGES}"
         "  davi evaluate runs/demo --importance-samples 100 --data.root DIR\n"
         "--gap measures the bound for 1, 2, 4, ... K draws, and how much the encoder (amortization gap) and the form\n"
         "of its posteriors (family gap) lose, and writes RUN/gap.json; smaller --gap-... where a model is slow.\n"

@@ -12,11 +12,12 @@ cancels in the paired difference to a reference model,
 .. math:: d_n = \log p(x_n) - \log p_\mathrm{ref}(x_n), \qquad
           \bar d \pm \frac{s_d}{\sqrt N}, \qquad s_d^2 = \frac 1{N-1} \sum_n (d_n - \bar d)^2
 
-where each :math:`\log p` stands for the claim made about it. The 95 % interval is Student's. A difference is called
-significant if it is at least two standard errors and its interval leaves out zero. Where images are patches, the error
-is clustered by file with G - 1 degrees of freedom, and with fewer than five files there is no interval and no
-significance (:mod:`davi.evaluation.clusters`). All of this is about the choice of test images; training again with
-another seed moves the numbers as well, which no single run can tell.
+where each :math:`\log p` stands for the claim made about it. An estimated partition function has one error for all
+images, which does not cancel: the squares of those of both models are added to the square of the error. The 95 %
+interval is Student's. A difference is called significant if it is at least two standard errors and its interval leaves
+out zero. Where images are patches, the error is clustered by file with G - 1 degrees of freedom, and with fewer than
+five files there is no interval and no significance (:mod:`davi.evaluation.clusters`). All of this is about the choice
+of test images; training again with another seed moves the numbers as well, which no single run can tell.
 
 A run is not ranked on images that it was trained on, whatever their split is called (:func:`trained_on_these`).
 
@@ -27,6 +28,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TypeVar, cast
@@ -46,8 +48,9 @@ CONDITIONS = (
     *("kind", "about", "importance_samples", "split", "images", "shape", "levels", "binarization", "images_sha256"),
     "labels_sha256",
     "trained_on_these_images",
+    "were_log_z_known",
 )
-"""Fields that must agree for rows to be ranked; importance samples only matter where the claim is not exact."""
+"""Fields that must agree for rows to be ranked; importance samples only matter where something is drawn."""
 
 _EXPLAIN = ("set", "binarization_seed", "chosen")
 """Fields that say why other images were measured. That the same images go by another name is no difference."""
@@ -63,7 +66,8 @@ T = TypeVar("T")
 RULE = (
     "Differences are those of the claims about log p(x), paired over the same images, with the standard error of their "
     "mean and Student's 95 % interval. Significant: at least two standard errors, and zero outside of the interval. "
-    "All errors are over test images. Each run is one seed: another training seed would add to them."
+    "All errors are over test images and, where it is estimated, of log Z. Each run is one seed: another training seed "
+    "would add to them."
 )
 
 
@@ -104,10 +108,10 @@ def _label(number: int) -> str:
 def _protocol(entry: Entry) -> Conditions:
     """All fields that decide about ranking or explain why rows cannot be ranked."""
     result = entry.measured.result
-    protocol, data = result.protocol, result.protocol.data
+    protocol, data, log_z = result.protocol, result.protocol.data, result.log_z
     return Conditions(
         kind=str(result.kind),
-        importance_samples=None if result.kind is Kind.EXACT else result.bound.samples,
+        importance_samples=result.bound.samples if result.depends_on_samples else None,
         split=protocol.split,
         images=protocol.images,
         shape=data.shape,
@@ -120,6 +124,7 @@ def _protocol(entry: Entry) -> Conditions:
         trained_on_these_images="yes" if trained_on_these(protocol) else "no",
         about=result.about,
         labels_sha256=protocol.labels_sha256,
+        were_log_z_known=str(log_z.claim) if log_z is not None and result.kind is Kind.ESTIMATE else None,
     )
 
 
@@ -163,6 +168,8 @@ def _row(
     notes = list(entry.notes)
     if step is not None and entry.reached is not None and entry.reached > step:
         notes.append(f"measured after step {step}, training has gone on to step {entry.reached}; evaluate it again")
+    if result.log_z is not None:
+        notes += result.log_z.warnings
     if rollbacks:
         notes.append(f"training was rolled back {rollbacks} times after losses that were not finite")
     return Row(
@@ -182,13 +189,17 @@ def _row(
         notes=tuple(notes),
         to_reference=to_reference,
         to_row_above=to_row_above,
+        log_z_error=None if result.log_z is None else result.log_z.error("nats"),
+        bits_per_dim_log_z_error=None if result.log_z is None else result.log_z.error("bits_per_dim"),
     )
 
 
 def _difference(entry: Entry, other: Entry | None, groups: Groups | None) -> Pair | None:
     if other is None:
         return None
-    return paired(entry.measured.bound, other.measured.bound, entry.measured.result.protocol.dims, groups)
+    results = entry.measured.result, other.measured.result
+    errors = [result.log_z.error_of_difference for result in results if result.log_z is not None]
+    return paired(entry.measured.bound, other.measured.bound, results[0].protocol.dims, groups, errors)
 
 
 def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str]:
@@ -196,6 +207,12 @@ def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str
     notes = []
     if not ranked:
         notes.append("not ranked: these images, or some of them, are training images of the run")
+    if ranked and any(row.kind is Kind.ESTIMATE for row in rows):
+        notes.append(
+            "estimates may lie on either side of log p(x), so they are not ranked among bounds or exact values"
+        )
+    if ranked and len(rows) > 1 and any(row.log_z_error is not None for row in rows):
+        notes.append("errors of log Z are the same for all images: they do not cancel in differences, which have both")
     if groups is not None:
         patches = clusters.in_words(len(groups), len(set(groups.tolist())))
         few = "" if clusters.tells(groups) else f"; {clusters.FEW}"
@@ -209,25 +226,31 @@ def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str
     return notes
 
 
-def paired(values: Array, reference: Array, dims: int, groups: Groups | None = None) -> Pair:
-    """Mean difference of two models over the same images.
+def paired(
+    values: Array, reference: Array, dims: int, groups: Groups | None = None, common: Sequence[float] = ()
+) -> Pair:
+    r"""Mean difference of two models over the same images.
 
     Arguments:
         values: claims of one model about log p(x), ``[N]``, nats.
         reference: those of the other about the same images, ``[N]``, nats.
         dims: values in one image.
         groups: the file of each image, where several are cut from one.
+        common: standard errors of what all images share, independent of each other, nats: they do not cancel, and
+            :math:`s^2 / N + \sum_i c_i^2` is the square of the error; one that is infinite leaves no interval.
     """
     difference = values - reference
-    both = quantity(difference, dims, groups)
-    (mean, error), bits = (both.nats.mean, both.nats.standard_error), both.bits_per_dim
+    mean, error = float(difference.mean()), clusters.standard_error(difference, groups)
+    if error is not None and common:
+        error = math.hypot(error, *common) if max(common) < math.inf else None
+    bits, bits_error = bits_per_dim(mean, dims), None if error is None else -bits_per_dim(error, dims)
     if error is None or not clusters.tells(groups):
-        return Pair(Interval(mean, error, None), Interval(bits.mean, bits.standard_error, None), False)
+        return Pair(Interval(mean, error, None), Interval(bits, bits_error, None), False)
     reach = float(stdtrit(clusters.witnesses(difference, groups) - 1, 0.975)) * error
     ends = (mean - reach, mean + reach)
     bits_ends = (bits_per_dim(ends[1], dims), bits_per_dim(ends[0], dims))
     significant = bool(abs(mean) >= 2.0 * error and abs(mean) > reach)
-    return Pair(Interval(mean, error, ends), Interval(bits.mean, bits.standard_error, bits_ends), significant)
+    return Pair(Interval(mean, error, ends), Interval(bits, bits_error, bits_ends), significant)
 
 
 def _stated(entries: Sequence[Entry]) -> dict[str, dict[str, object]]:
@@ -250,6 +273,8 @@ def _differences(groups: Sequence[Group]) -> dict[str, dict[str, object]]:
     found = {field: {group.label: getattr(group.protocol, field) for group in groups} for field in fields}
     if _differ(found["about"]):
         del found["labels_sha256"]  # models without classes have no labels
+    if _differ(found["kind"]):
+        del found["were_log_z_known"]  # which tells apart what is of one kind
     if not _differ(found["images_sha256"]):
         found = {field: values for field, values in found.items() if field not in _EXPLAIN}
     return {field: values for field, values in found.items() if _differ(values)}

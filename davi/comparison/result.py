@@ -58,6 +58,9 @@ class Row(Quantity, _Run):
         active_units: of all layers; None where they were not counted.
         rollbacks: in training.
         notes: what else has to be said, a line each.
+        log_z_error: standard error that an estimated log Z adds to that over images, the same for all images, nats;
+            None where nothing is estimated, or that error is not known.
+        bits_per_dim_log_z_error: the same in bits per dimension.
         to_reference: difference to the reference of the group; None for the reference, and where nothing is ranked.
         to_row_above: difference to the row above.
     """
@@ -71,6 +74,12 @@ class Row(Quantity, _Run):
     notes: tuple[str, ...]
     to_reference: Pair | None
     to_row_above: Pair | None
+    log_z_error: float | None = left_out()
+    bits_per_dim_log_z_error: float | None = left_out()
+
+    def error_of_log_z(self, unit: str) -> float | None:
+        """What an estimated log Z adds, in ``"nats"`` or in ``"bits_per_dim"``."""
+        return self.log_z_error if unit == "nats" else self.bits_per_dim_log_z_error
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Conditions:
 
     kind: str
     importance_samples: int | None
-    """None where they do not matter, since the claim is exact."""
+    """None where they do not matter, since the claim is exact or nothing is drawn for it."""
     split: str
     images: int
     shape: tuple[int, ...]
@@ -93,6 +102,8 @@ class Conditions:
     about: About = field(default=About.X, metadata=LEFT_OUT)
     labels_sha256: str | None = left_out()
     """Of the classes that the models were told."""
+    were_log_z_known: str | None = left_out()
+    """The kind that an estimate would have, were the partition function behind it exact."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def _heading(group: Group, result: Comparison, mark: Mark = _plain) -> str:
         f"{label}{mark(protocol.set)}: {protocol.images} images{split}{chosen}, {shape}, "
         f"{protocol.levels} levels, binarization {mark(protocol.binarization)}; "
         f"{protocol.kind}{'' if protocol.kind == str(Kind.EXACT) else ' of'} log p({protocol.about}){draws}"
+        f"{'' if protocol.were_log_z_known is None else f', {protocol.were_log_z_known} but for log Z'}"
     )
 
 
@@ -95,6 +96,7 @@ def _numbers(group: Group) -> Columns:
     columns = {
         "rank": [rank(row) for row in rows],
         UNITS[unit]: [with_error(row.in_unit(unit), DIGITS[unit]) for row in rows],
+        **_errors_of_log_z(rows, unit),
         "parameters": [or_dash(row.parameters, "{:,}") for row in rows],
         "steps": [or_dash(row.step) for row in rows],
         "time": ["-" if row.seconds is None else duration(row.seconds) for row in rows],
@@ -104,6 +106,13 @@ def _numbers(group: Group) -> Columns:
         counts = ["-" if (of := row.active_units) is None else f"{of.active}/{of.units}" for row in rows]
         columns["active units"] = counts
     return columns
+
+
+def _errors_of_log_z(rows: Sequence[Row], unit: str) -> Columns:
+    """What an estimated log Z adds to the errors; no column where none is estimated."""
+    if all(row.error_of_log_z(unit) is None for row in rows):
+        return {}
+    return {"± from log Z": [or_dash(row.error_of_log_z(unit), f"{{:.{DIGITS[unit]}f}}") for row in rows]}
 
 
 def _pairs(group: Group, mark: Mark = _plain) -> Columns:

@@ -2,8 +2,11 @@
 
 from davi.evaluation.bounds import Progress, evaluate, importance_bound, measuring
 from davi.evaluation.measure import LeftOut, Measure
+from davi.evaluation.partition_estimate import PartitionEstimate, ReverseEstimate, estimate_partition
+from davi.evaluation.raise_estimate import RaiseEstimate, raise_estimate
 from davi.evaluation.record import KL, RECONSTRUCTION, Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp
+from davi.evaluation.weights import Weights
 
 __all__ = [
     "KL",
@@ -13,8 +16,14 @@ __all__ = [
     "LeftOut",
     "LogMeanExp",
     "Measure",
+    "PartitionEstimate",
     "Progress",
+    "RaiseEstimate",
+    "ReverseEstimate",
+    "Weights",
+    "estimate_partition",
     "evaluate",
     "importance_bound",
     "measuring",
+    "raise_estimate",
 ]

@@ -88,10 +88,10 @@ def base_field(
     zero = torch.zeros_like(energy.visible_field())
     if images is None:
         return zero
-    total = smoothing * energy.visible.mean(zero.double())
+    total = smoothing * energy.visible.mean(zero.double()[None])
     for part in images.split(1000):
         total = total + energy.state(part.to(zero.device), generator).double().sum(0)
-    return energy.visible.natural(total / (len(images) + smoothing)).to(zero.dtype)
+    return energy.visible.natural(total / (len(images) + smoothing))[0].to(zero.dtype)
 
 
 @torch.no_grad()

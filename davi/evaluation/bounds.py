@@ -36,6 +36,9 @@ from davi.data.protocol import digest
 from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
+from davi.evaluation.chib import ChibEstimate
+from davi.evaluation.classification import ClassLikelihood, ErrorRate
+from davi.evaluation.log_z import LogZ, log_z_of
 from davi.evaluation.measure import LeftOut
 from davi.evaluation.meter import Meter
 from davi.evaluation.mutual_information import ModelInformation, TopInformation, TopRate
@@ -43,7 +46,7 @@ from davi.evaluation.rate_floor import RateFloor
 from davi.evaluation.record import Array, Evaluation
 from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import About, Evidence, Kind
-from davi.model import Hierarchy, Model
+from davi.model import Hierarchy, Model, WithPartition
 from davi.model.joint import evaluating
 from davi.repetition import repeat_images
 
@@ -55,7 +58,10 @@ Watch = Callable[[int, Tensor], None]
 
 METERS: tuple[type[Meter], ...] = (
     ActiveUnits,
+    ChibEstimate,
     InactiveLayers,
+    ErrorRate,
+    ClassLikelihood,
     ModelInformation,
     RateFloor,
     TopInformation,
@@ -175,6 +181,8 @@ def evaluate(
         no_divergence=frozenset().union(*(batch.no_divergence for batch in batches)),
         about=batches[0].about,
         labels_sha256=None if labels is None else files.digest({"labels": labels}),
+        deterministic=all(batch.deterministic for batch in batches),
+        log_z=_log_z(model),
     )
     _refuse_non_finite(evaluation)
     found = (meter.measure(evaluation) for meter in meters)
@@ -201,6 +209,7 @@ class _Batch:
     kind: Kind
     no_divergence: frozenset[str]
     about: About
+    deterministic: bool
 
 
 def _measure(
@@ -216,7 +225,7 @@ def _measure(
     b = len(batch.x)
     weights, sums, draws, kind = LogMeanExp(), dict[str, Tensor](), 0, Kind.EXACT
     no_divergence: frozenset[str] = frozenset()
-    about = About.X
+    about, deterministic = About.X, True
     for evidence in _draws(model, batch, samples, generator, chunk):
         for name, term in evidence.terms.items():
             total = double(term).unflatten(0, (b, -1)).sum(1)  # [B]
@@ -226,7 +235,7 @@ def _measure(
             weights.add(drawn)
             watch(drawn)
         kind, no_divergence = Kind.weakest(kind, evidence.kind), evidence.no_divergence
-        about = evidence.about
+        about, deterministic = evidence.about, deterministic and evidence.deterministic
         draws += len(evidence.log_px) // b
         progress(draws * b)
     if draws < samples:  # an exact model is done after one pass
@@ -234,7 +243,7 @@ def _measure(
     terms = {name: _array(total / draws) for name, total in sums.items()}
     # With one draw the ELBO is the better estimate of L_1: its KL divergences are in closed form where there is one.
     bound = _array(weights.result()) if samples > 1 else np.sum(list(terms.values()), 0)
-    return _Batch(bound, terms, kind, no_divergence, about)
+    return _Batch(bound, terms, kind, no_divergence, about, deterministic)
 
 
 def _draws(model: Model, batch: Batch, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
@@ -271,6 +280,13 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
     if samples > 1 and not _same_again(evidence):
         raise UserError(f"samples: got {samples}, expected 1: {type(model).__name__} has no importance weights")
     return evidence.log_px
+
+
+def _log_z(model: Model) -> LogZ | None:
+    """The partition function behind a model's claim."""
+    if not isinstance(model, WithPartition) or model.partition is None:
+        return None
+    return log_z_of(model.partition, model.claim, model.dims)
 
 
 def _same_again(evidence: Evidence) -> bool:

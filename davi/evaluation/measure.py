@@ -27,6 +27,7 @@ class Measure:
         images: over which it was taken; None: over all.
         draws: of the latents, for each image; of the model, where it is not about images.
         cap: no such number can be larger, whatever the model, given how it was taken; None: there is no such limit.
+        interval: of 95 %, where it is not the value with two standard errors to both sides.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Measure:
     images: int | None = None
     draws: int | None = None
     cap: float | None = left_out()
+    interval: tuple[float, ...] | None = left_out()
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and len(self.interval) != 2:
+            raise ValueError(f"interval: got {len(self.interval)} numbers, expected two")
 
     @property
     def at_cap(self) -> bool:

@@ -8,8 +8,9 @@ have seen.
 
 **The reverse estimate** walks from the energy back to the base, :math:`\log Z_0 - \log \frac 1M \sum_m w'_m`. Were the
 states at its beginning exact draws from the energy, it would be too large on average, as the forward one is too small,
-and log Z would lie between the two. They are the ends of long Markov chains: nothing guarantees that these have reached
-all that is probable. It is therefore an indicator, no bound. Where the two disagree, at least one of them is wrong.
+and log Z would lie between the two. They are the ends of long, tempered Markov chains (:mod:`davi.model.tempering`), of
+which nothing guarantees that they have reached all that is probable. It is therefore an indicator, no bound. Where the
+two disagree, at least one of them is wrong.
 
 References:
     On the Quantitative Analysis of Deep Belief Networks, R. Salakhutdinov, I. Murray, ICML 2008,
@@ -32,12 +33,16 @@ from davi.evaluation.annealing import STANDARD_TEMPERATURES, Progress, anneal, a
 from davi.evaluation.weights import Weights, of_chains
 from davi.evidence import Kind
 from davi.model import Harmonium, Partition
+from davi.model.tempering import tempered_chains
 
 CHAINS = 100
 """Chains of an estimate, unless told otherwise."""
 
 SWEEPS = 1000
-"""Steps of Gibbs sampling before the chains of a reverse estimate walk back."""
+"""Of the tempered chains that a reverse estimate begins with."""
+
+FEW = 0.5
+"""An estimate that rests on a smaller share of its chains is in doubt."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,16 @@ class ReverseEstimate:
     Arguments:
         log_base: log Z of the base, nats.
         weights: w' of the chains, of mean Z_0 / Z if the chains began with exact draws.
-        sweeps: steps of the Markov chains that the draws come from.
+        sweeps: of the tempered chains that they began with.
+        levels: of their ladder.
+        acceptance: the lowest of a pair of levels; near 0, the chains were hardly tempered.
     """
 
     log_base: float
     weights: Weights
     sweeps: int
+    levels: int
+    acceptance: float
 
     @property
     def log_z(self) -> float:
@@ -118,6 +127,30 @@ class PartitionEstimate:
         """How many chains there are."""
         return len(self.weights.logs)
 
+    @property
+    def disagree(self) -> bool:
+        """Whether the intervals of the two estimates, of three standard errors each, have nothing in common."""
+        return self.reverse is not None and (self.reverse.low > self.high or self.reverse.high < self.low)
+
+    def doubts(self) -> tuple[str, ...]:
+        """Reasons not to trust it, as sentences; that there are none proves nothing."""
+        found = []
+        if self.effective_samples < FEW * self.chains:
+            found.append(
+                f"the estimate rests on {self.effective_samples:.3g} effective samples of {self.chains} chains: more "
+                "temperatures would help, and log Z may be larger"
+            )
+        if self.low == -math.inf:
+            found.append(
+                "the interval of the mean weight, of three standard errors, contains 0: log Z has no lower limit"
+            )
+        if self.reverse is not None and self.disagree:
+            found.append(
+                f"forward {self.log_z:.6g} and reverse {self.reverse.log_z:.6g} disagree by more than their errors: at "
+                "least one of them is wrong"
+            )
+        return tuple(found)
+
     def partition(self) -> Partition:
         """What a model needs of it: an estimate."""
         return Partition(
@@ -151,14 +184,15 @@ def estimate_partition(
         generator: of all draws, on the device of the weights.
         progress: called with the temperatures and sweeps that are done, and their number.
         reverse: estimate it from the other end as well.
-        sweeps: of the Markov chains that a reverse estimate begins with.
+        sweeps: of the tempered chains that a reverse estimate begins with, at least 4.
 
     Raises:
-        ValueError: if there are no chains, or the temperatures do not rise from 0 to 1.
+        ValueError: if there are fewer than 2 chains, which alone have an error, or the temperatures do not rise from 0
+            to 1.
         UserError: if the estimate is not finite.
     """
-    if chains < 1:
-        raise ValueError(f"chains: got {chains}, expected 1 or more")
+    if chains < 2:
+        raise ValueError(f"chains: got {chains}, expected 2 or more")
     betas = checked(temperatures)
     steps = len(betas) - 1
     total = (2 * steps + sweeps) if reverse else steps
@@ -171,10 +205,13 @@ def estimate_partition(
         )
     if not reverse:
         return PartitionEstimate(log_base, weights, base, betas)
-    v = energy.visible.sample(base.expand(chains, *base.shape), generator)
-    v = energy.state_gibbs(v, sweeps, generator)
-    back = of_chains(anneal_back(energy, base, betas, v, generator, _part(progress, steps + sweeps, total)))
-    return PartitionEstimate(log_base, weights, base, betas, ReverseEstimate(log_base, back, sweeps))
+    report = _part(progress, steps, total)
+    tempered = tempered_chains(energy, base, chains, sweeps, generator=generator, progress=report)
+    report = _part(progress, steps + sweeps, total)
+    back = of_chains(anneal_back(energy, base, betas, tempered.states[-1], generator, report))
+    lowest = float(tempered.acceptance.nan_to_num(1.0).min())
+    reversed_ = ReverseEstimate(log_base, back, sweeps, len(tempered.betas), lowest)
+    return PartitionEstimate(log_base, weights, base, betas, reversed_)
 
 
 def _part(progress: Progress | None, before: int, total: int) -> Progress | None:

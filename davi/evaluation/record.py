@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from davi.evaluation.clusters import Groups
+from davi.evaluation.log_z import LogZ
 from davi.evaluation.measure import LeftOut, Measure
 from davi.evidence import About, Kind
 
@@ -47,6 +48,8 @@ class Evaluation:
         labels_sha256: of the classes of the measured images, where the model was told them.
         measures: further numbers about the model, those that it has (:mod:`davi.evaluation.meter`).
         left_out: those that it does not have, though models of its kind have them, and why.
+        deterministic: nothing was drawn for the numbers: they do not depend on K, seed and batch size.
+        log_z: the partition function behind the claim; None where there is none.
     """
 
     elbo: Array
@@ -71,6 +74,8 @@ class Evaluation:
     labels_sha256: str | None = None
     measures: tuple[Measure, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    deterministic: bool = False
+    log_z: LogZ | None = None
 
     def __len__(self) -> int:
         return len(self.elbo)

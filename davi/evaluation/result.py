@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from davi.evaluation.baselines import Baseline
+from davi.evaluation.log_z import LogZ
 from davi.evaluation.measure import LeftOut, Measure
 from davi.evidence import About, Kind
 from davi.quantity import Quantity
@@ -204,6 +205,8 @@ class Result:
         about: what the claim is about.
         measures: further numbers about the model.
         left_out: those that it does not have, and why.
+        deterministic: nothing was drawn for the numbers: they do not depend on K and seed.
+        log_z: the partition function behind the claim, whose error all images share; None where there is none.
         format: of the file.
     """
 
@@ -218,6 +221,8 @@ class Result:
     about: About = field(default=About.X, metadata=LEFT_OUT)
     measures: tuple[Measure, ...] = field(default=(), metadata=LEFT_OUT)
     left_out: tuple[LeftOut, ...] = field(default=(), metadata=LEFT_OUT)
+    deterministic: bool = field(default=False, metadata=LEFT_OUT)
+    log_z: LogZ | None = field(default=None, metadata=LEFT_OUT)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -230,6 +235,16 @@ class Result:
         if self.kind is Kind.LOWER_BOUND:
             return "lower bound" if self.kl is None else "ELBO"
         return "log-likelihood" if self.kind is Kind.EXACT else "estimate"
+
+    @property
+    def estimated_bound(self) -> bool:
+        """Whether it is an estimate only since log Z is one, and would else be a lower bound."""
+        return self.kind is Kind.ESTIMATE and self.log_z is not None and self.log_z.claim is Kind.LOWER_BOUND
+
+    @property
+    def depends_on_samples(self) -> bool:
+        """Whether another number of importance samples would be another claim."""
+        return not self.deterministic and self.kind is not Kind.EXACT
 
     @property
     def log_p(self) -> str:

@@ -18,8 +18,10 @@ Example:
 from davi.inspection.inspect import inspect
 from davi.inspection.views import (
     BitMaps,
+    Chains,
     Chosen,
     DepthAttentionView,
+    Filters,
     Inspection,
     Layer,
     Progressive,
@@ -30,8 +32,10 @@ from davi.inspection.views import (
 
 __all__ = [
     "BitMaps",
+    "Chains",
     "Chosen",
     "DepthAttentionView",
+    "Filters",
     "Inspection",
     "Layer",
     "Progressive",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,9 +16,10 @@ from davi.distributions import Latent, WithMean
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evaluation.activity import ACTIVE_UNITS
-from davi.evidence import bits_per_dim
+from davi.evidence import Kind, bits_per_dim
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
+from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
@@ -26,7 +27,18 @@ from davi.inspection.views import Chosen, Inspection, Shown
 from davi.inspection.walks import depths_of, pixels_of, shown_of
 from davi.layers.autoregressive_pixels import reporting
 from davi.layers.causal_attention import SpatialAttentive
-from davi.model import Autoregressive, CausalModel, Hierarchy, LatentModel, Model
+from davi.model import (
+    Autoregressive,
+    CausalModel,
+    Hierarchy,
+    LatentModel,
+    Model,
+    Partition,
+    Unnormalized,
+    WithChain,
+    WithFilters,
+    WithPartition,
+)
 
 CHOSEN = 4
 """Images of each role."""
@@ -44,10 +56,12 @@ def inspect(
     seed: int = 0,
     batch_size: int = 50,
     progress: Progress | None = None,
+    training: Images | None = None,
 ) -> Inspection:
     """Look into a model, without gradients, in eval mode (restored afterwards), on the model's device.
 
-    Memory is that of walks with ``batch_size`` images; what is kept of them is small.
+    Memory is that of walks with ``batch_size`` images; what is kept of them is small. Where a partition function is not
+    known, images are ranked by what is known of their probability: all but a constant.
 
     Arguments:
         model: the model.
@@ -58,6 +72,8 @@ def inspect(
         seed: of all draws.
         batch_size: images per pass. Draws depend on it.
         progress: told how much is done after every batch, in images times passes.
+        training: the images that the model was trained on, if they are known, whose free energies stand beside the
+            others'.
 
     Returns:
         Everything on the CPU; the same for the same seed and batch size.
@@ -68,11 +84,12 @@ def inspect(
     """
     _check(samples, temperatures)
     passes = 1 + (len(depths_of(model.num_layers)) if isinstance(model, Hierarchy) else 0)
+    network = model.saved
 
     n = min(limit, len(images))
     draws = len(temperatures) + min(2, n) if isinstance(model, Autoregressive) else 0
-    told = _Told(progress, n, passes, draws)
-    evaluation = evaluate(model, images, 1, batch_size, seed, limit, lambda done, _: told.reached(done))
+    told = _Told(progress, n, passes + isinstance(network, WithChain), draws)
+    evaluation = evaluate(_ranking(model), images, 1, batch_size, seed, limit, lambda done, _: told.reached(done))
     inspected, places = evenly(images, limit), positions(len(images), limit).tolist()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     found = Found()
@@ -88,7 +105,15 @@ def inspect(
             found = _of_pixels(model, x, labels, Generator(device).manual_seed(seed))
         if isinstance(model, Hierarchy):
             found = look_into(model, inspected, shown, evaluation, device, lambda done: told.reached(n + done))
-        strips = strips_of(model, *_typical_first(x, names, labels), Generator(device).manual_seed(seed))
+        beginning = _typical_first(x, names, labels)
+        strips = strips_of(model, *beginning, Generator(device).manual_seed(seed))
+        chains = None
+        if isinstance(network, WithChain):
+            generator = Generator(device).manual_seed(seed)
+            begin = (beginning[0][:STRIPS], beginning[1][:STRIPS])
+            chains, more = follow(network, inspected, training, begin, generator, told.following(passes))
+            strips += tuple(more)
+        filters = filters_of(network) if isinstance(network, WithFilters) else ()
     return Inspection(
         images=n,
         seed=seed,
@@ -107,7 +132,17 @@ def inspect(
         strips=strips,
         examples=evenly(inspected, min(samples, n)).pixels.cpu(),
         receptive=found.receptive,
+        filters=filters,
+        chains=chains,
     )
+
+
+def _ranking(model: Model) -> Model:
+    """The model, or one that ranks images as it does where it needs a partition function that is not known."""
+    if not isinstance(model, WithPartition) or model.partition is not None:
+        return model
+    assert isinstance(model.saved, Unnormalized)
+    return model.saved.normalized(Partition(0.0, Kind.ESTIMATE)).eval()
 
 
 def _of_pixels(model: Autoregressive, x: Tensor, y: Tensor | None, generator: Generator) -> Found:
@@ -137,6 +172,14 @@ class _Told:
         """So many images times passes are done."""
         self._passed = done
         self._tell(0)
+
+    def following(self, passes: int) -> Callable[[int], None]:
+        """What is called with the steps of chains that are done; they count as one more pass."""
+
+        def moved(step: int) -> None:
+            self.reached(self._images * passes + self._images * step // (DISCARDED + STEPS))
+
+        return moved
 
     def drawing(self, pixels: int, of: int) -> None:
         """So many pixels of a call are drawn."""
@@ -205,13 +248,13 @@ def _chosen(
     if isinstance(model, LatentModel):
         likelihood = model.decode(model.latents(originals.to(device)))
         reconstructions, pixels = list(pixels_of(likelihood)), shown_of(likelihood)
-    dims = evaluation.dims
+    dims, ranked_only = evaluation.dims, isinstance(model, WithPartition) and model.partition is None
     chosen = tuple(
         Chosen(
             role,
             places[i],
             name_of(images, places[i]),
-            bits_per_dim(float(evaluation.elbo[i]), dims),
+            None if ranked_only else bits_per_dim(float(evaluation.elbo[i]), dims),
             original,
             picture,
         )

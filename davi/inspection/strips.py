@@ -1,7 +1,7 @@
-"""Strips of pictures: interpolations, variations, completions and Markov chains.
+"""Strips of pictures: interpolations, variations and completions; Markov chains are in :mod:`davi.inspection.chains`.
 
 Which of them a model has is a question of its kind: latents can be interpolated and drawn anew below the top layers,
-pixels that are predicted one after the other can be completed, and a Markov chain can be followed.
+and pixels that are predicted one after the other can be completed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from davi.inspection.views import Strip
 from davi.inspection.walks import pixels_of
-from davi.model import Autoregressive, Hierarchy, Invertible, LatentModel, Model, Normalized
+from davi.model import Autoregressive, Hierarchy, Invertible, LatentModel, Model
 from davi.model.walks import walk
 from davi.repetition import repeat_images
 
@@ -22,9 +22,6 @@ STEPS = 8
 
 _MOST_ROWS = 4
 """Rows of variations: of more layers, some at equal distances."""
-
-_CHAIN = (1, 2, 5, 10, 20, 100, 1000)
-"""Steps of a Markov chain after which it is looked at."""
 
 
 def strips_of(
@@ -52,8 +49,6 @@ def strips_of(
             _completions(model, images[i : i + 1], names[i], generator, None if labels is None else labels[i : i + 1])
             for i in range(min(2, len(images)))
         ]
-    if isinstance(model, Normalized):
-        found += [_chain(model, images[i : i + 1], names[i], generator) for i in range(min(2, len(images)))]
     return tuple(found)
 
 
@@ -131,13 +126,3 @@ def _completions(model: Autoregressive, image: Tensor, name: str, generator: Gen
     pictures = torch.cat([image.to(drawn), half.to(drawn), drawn]).cpu()
     names = ("original", "given", *(f"draw {i + 1}" for i in range(STEPS)))
     return Strip("completions", name, names, pictures, rows)
-
-
-def _chain(model: Normalized, image: Tensor, name: str, generator: Generator) -> Strip:
-    """One Markov chain that begins at an image."""
-    states, done = [image], 0
-    for steps in _CHAIN:
-        states.append(model.energy.gibbs(states[-1], steps - done, generator))
-        done = steps
-    labels = ("original", *(f"{steps:,} {'step' if steps == 1 else 'steps'}" for steps in _CHAIN))
-    return Strip("chain", name, labels, torch.cat([state.to(image) for state in states]).cpu())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from davi.evaluation import Measure
+from davi.evaluation.autocorrelation import Autocorrelation
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,8 @@ class Chosen:
             median of all.
         index: of the image in the set.
         name: such as ``test image 17``.
-        bits_per_dim: by the claim of the model, the ELBO with one draw where that is the ELBO.
+        bits_per_dim: by the claim of the model, the ELBO with one draw where that is the ELBO; None where the partition
+            function is not known, without which images can be ranked all the same.
         original: integers ``[C, H, W]``.
         reconstruction: p(x | z) at the posterior means, as ``Inspection.pixels`` says, ``[C, H, W]``; None without
             latents.
@@ -70,7 +72,7 @@ class Chosen:
     role: Literal["best", "typical", "worst"]
     index: int
     name: str
-    bits_per_dim: float
+    bits_per_dim: float | None
     original: Tensor
     reconstruction: Tensor | None
 
@@ -237,6 +239,45 @@ class ReceptiveField:
 
 
 @dataclass(frozen=True, eq=False)
+class Filters:
+    """What units of a layer look for (:class:`davi.model.WithFilters`).
+
+    Arguments:
+        layer: 1 is next to the image.
+        units: of the layer.
+        fields: of those with the largest norms, largest first, ``[n, C, H, W]``.
+
+    References:
+        Sparse deep belief net model for visual area V2, H. Lee, C. Ekanadham, A. Ng, NeurIPS 2007,
+        https://papers.nips.cc/paper/2007/hash/4daa3db355ef2b0e64b472968cb70f0d-Abstract.html
+    """
+
+    layer: int
+    units: int
+    fields: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Markov chains that were followed together (:class:`davi.model.WithChain`), each from an image of its own.
+
+    Arguments:
+        discarded: steps before anything was measured.
+        free_energy: its autocorrelation in the steps after these.
+        ends: images of some of the last states, integers ``[n, C, H, W]``.
+        training, images, samples: free energies, float64, nats: of training images (None without any), of the inspected
+            images, and of the last states of all chains.
+    """
+
+    discarded: int
+    free_energy: Autocorrelation
+    ends: Tensor
+    training: Tensor | None
+    images: Tensor
+    samples: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Inspection:
     """A look into a model. What it cannot have is empty or None.
 
@@ -260,6 +301,8 @@ class Inspection:
         examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``.
         receptive: what pixels depend on, of a model that has a causal network.
         strips: interpolations, variations, completions, chains: those that a model of this kind has.
+        filters: of every layer of hidden units, of a network that has filters.
+        chains: of a network that is drawn from by a Markov chain.
     """
 
     images: int
@@ -279,3 +322,5 @@ class Inspection:
     strips: tuple[Strip, ...] = ()
     examples: Tensor | None = None
     receptive: ReceptiveField | None = None
+    filters: tuple[Filters, ...] = ()
+    chains: Chains | None = None

@@ -154,15 +154,20 @@ class GaussianPixels(PixelUnits):
         levels: of the images.
         conditional_std: standard deviation of a pixel given the hidden units, where units have the variance 1; in
             standard deviations of the pixel over the training images.
+        shared: whether the mean and the standard deviation are those of all pixels of a channel, as a convolution wants
+            them, in place of each pixel's own.
 
     Before :meth:`fit` the mean and the standard deviation are those of pixels all of whose values are equally probable.
     """
 
     claim = Kind.LOWER_BOUND
 
-    def __init__(self, shape: tuple[int, int, int], levels: int, conditional_std: float = 1.0) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], levels: int, conditional_std: float = 1.0, shared: bool = False
+    ) -> None:
         super().__init__(GaussianUnits(shape))
         self.levels = levels
+        self.shared = shared
         self.conditional_std = conditional_std
         self.narrowest = max(NARROWEST * levels, _OF_NOISE**0.5)
         self.register_buffer("mean", torch.full(shape, 0.5 * levels))
@@ -187,7 +192,8 @@ class GaussianPixels(PixelUnits):
 
     @torch.no_grad()
     def fit(self, images: Tensor, kept: Container[str] = ()) -> None:
-        variance, mean = torch.var_mean(images.double(), 0, correction=0)
+        over = (0, 2, 3) if self.shared else (0,)
+        variance, mean = (x[0] for x in torch.var_mean(images.double(), over, correction=0, keepdim=True))
         if "mean" not in kept:
             self.mean.copy_(mean + 0.5)  # that of the noise
         if "std" not in kept:

@@ -66,6 +66,10 @@ class Units(ABC):
         """log m of states ``[B, *shape]``: ``[B]``, nats; 0 unless a kind of units says otherwise."""
         return states.new_zeros(len(states))
 
+    def log_prob(self, states: Tensor, natural: Tensor) -> Tensor:
+        """log p of states ``[B, *shape]`` given natural parameters: ``[B]``, nats."""
+        return (natural * states).flatten(1).sum(1) + self.log_base(states) - self.log_partition(natural)
+
     def gauge_fixed(self, natural: Tensor) -> Tensor:
         """Of all natural parameters ``[..., *shape]`` that give the same distribution, those that stand for them; the
         parameters themselves where no two give the same. It is an orthogonal projection."""
@@ -102,10 +106,11 @@ class Bits(Units):
         return mean.logit()
 
     def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
-        p = (natural / temperature).sigmoid()
+        natural = natural.detach()
+        p = (natural if temperature == 1.0 else natural / temperature).sigmoid()
         # Three times as fast as torch.bernoulli on a CPU. Between 0 and 1, without 0: what is impossible stays off.
-        noise = 1.0 - torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
-        return (noise <= p).to(p.dtype)
+        noise = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device).neg_().add_(1.0)
+        return noise.le_(p)
 
     @property
     def log2_states(self) -> float:
@@ -189,3 +194,59 @@ class GaussianUnits(Units):
 
     def states(self, first: int, count: int, like: Tensor) -> Tensor:
         raise TypeError("real units have no list of states")
+
+
+@final
+class Joined(Units):
+    """Units of two kinds side by side, each flattened: ``[a, b]``.
+
+    Arguments:
+        first: the units in front.
+        second: those behind them; so few that all their states can be listed at once.
+    """
+
+    def __init__(self, first: Units, second: Units) -> None:
+        super().__init__((math.prod(first.shape) + math.prod(second.shape),))
+        self.first, self.second = first, second
+
+    def split(self, both: Tensor) -> tuple[Tensor, Tensor]:
+        """States or parameters ``[B, a + b]`` of the two kinds: ``[B, *first.shape]`` and ``[B, *second.shape]``."""
+        cut = math.prod(self.first.shape)
+        first, second = both[:, :cut], both[:, cut:]
+        return first.reshape(-1, *self.first.shape), second.reshape(-1, *self.second.shape)
+
+    def join(self, first: Tensor, second: Tensor) -> Tensor:
+        """Undo :meth:`split`."""
+        return torch.cat([first.flatten(1), second.flatten(1)], 1)
+
+    def log_partition(self, natural: Tensor) -> Tensor:
+        first, second = self.split(natural)
+        return self.first.log_partition(first) + self.second.log_partition(second)
+
+    def mean(self, natural: Tensor) -> Tensor:
+        first, second = self.split(natural)
+        return self.join(self.first.mean(first), self.second.mean(second))
+
+    def natural(self, mean: Tensor) -> Tensor:
+        first, second = self.split(mean)
+        return self.join(self.first.natural(first), self.second.natural(second))
+
+    def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
+        first, second = self.split(natural)
+        drawn = self.first.sample(first, generator, temperature)
+        return self.join(drawn, self.second.sample(second, generator, temperature))
+
+    def log_base(self, states: Tensor) -> Tensor:
+        first, second = self.split(states)
+        return self.first.log_base(first) + self.second.log_base(second)
+
+    @property
+    def log2_states(self) -> float:
+        return self.first.log2_states + self.second.log2_states
+
+    def states(self, first: int, count: int, like: Tensor) -> Tensor:
+        numbers = torch.arange(first, first + count, device=like.device)
+        fast = round(2**self.second.log2_states)
+        lowest, highest = first // fast, (first + count - 1) // fast
+        ahead = self.first.states(lowest, highest - lowest + 1, like)[numbers // fast - lowest]
+        return self.join(ahead, self.second.states(0, fast, like)[numbers % fast])

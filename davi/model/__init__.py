@@ -17,17 +17,20 @@
 
 Beside these stand small capabilities: :class:`Conditional` (classes), :class:`Classifying` (log p(y | x)),
 :class:`DataInitialized`, :class:`Staged` (parts that are trained one after the other), :class:`Summable` (an energy
-whose partition function can be summed), :class:`WithFilters` (hidden units that can be shown as what they look for),
-:class:`WithPartition` (a model whose likelihood needs one).
+whose partition function can be summed), :class:`WithPartition` (a model whose likelihood needs one),
+:class:`WithChain` (a Markov chain that can be followed), :class:`WithCouplings` (a harmonium whose couplings are one
+matrix), :class:`WithFilters` (hidden units that can be shown as what they look for).
 """
 
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
+from davi.model.chain import WithChain
 from davi.model.classifying import Classifying
+from davi.model.couplings import Couplings, WithCouplings
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
 from davi.model.filters import WithFilters
-from davi.model.harmonium import Harmonium
+from davi.model.harmonium import Clamped, Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
 from davi.model.latent import LatentModel
@@ -40,8 +43,10 @@ __all__ = [
     "Autoregressive",
     "CausalModel",
     "Choose",
+    "Clamped",
     "Classifying",
     "Conditional",
+    "Couplings",
     "DataInitialized",
     "Energy",
     "Harmonium",
@@ -60,6 +65,8 @@ __all__ = [
     "Summable",
     "Temperature",
     "Unnormalized",
+    "WithChain",
+    "WithCouplings",
     "WithFilters",
     "WithPartition",
     "ask_early",

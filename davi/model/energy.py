@@ -20,10 +20,15 @@ from typing import ClassVar, final
 import torch
 from torch import Generator, Tensor
 
+from davi.batch import Batch
 from davi.errors import UserError
 from davi.evidence import Evidence, Kind
 from davi.model.base import Model, Temperature, check_draw
+from davi.model.chain import WithChain
 from davi.model.network import Network
+
+NEGATIVE_LOG_Z = "negative_log_z"
+"""Name of the term that is minus log Z."""
 
 
 class Unnormalized(Network, ABC):
@@ -39,8 +44,13 @@ class Unnormalized(Network, ABC):
     def normalized(self, partition: Partition | None) -> Model:
         """The model that it is with that partition function; without one, a model that can only be drawn from."""
 
+    def energy_images(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+        """What the energy sees of a batch of images: integers of its shape, ``[B, C, H, W]``. Estimates of the
+        partition function begin with their mean."""
+        return batch.x
 
-class Energy(Unnormalized, ABC):
+
+class Energy(Unnormalized, WithChain, ABC):
     """An unnormalized probability over integer images (module docstring). By itself it makes no claim about log p(x);
     :class:`Normalized` does."""
 
@@ -60,6 +70,22 @@ class Energy(Unnormalized, ABC):
 
         At another temperature T all energies, those of hidden units as well, are divided by T.
         """
+
+    # Chains, whose states are the images unless a subclass says otherwise
+
+    def chain_states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return x
+
+    @torch.no_grad()
+    def chain_gibbs(self, states: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        return self.gibbs(states, steps, generator)
+
+    @torch.no_grad()
+    def chain_free_energy(self, states: Tensor) -> Tensor:
+        return self.free_energy(states)
+
+    def chain_images(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        return states
 
     @property
     def claim(self) -> Kind:
@@ -104,6 +130,11 @@ class Partition:
             contains 0. Both are ``log_z`` where it is exact.
         effective_samples: of the chains behind an estimate, as a number of independent ones; None where it is exact.
         chains, temperatures: of annealed importance sampling; None where it is exact.
+        base_images: training images whose mean the chains begin with; 0: they begin with uniform noise.
+        seed: of the chains.
+        reverse, reverse_low, reverse_high: log Z from chains that walk the other way, and three standard errors below
+            and above; None where it was not made.
+        sweeps: steps of the Markov chains that these begin with.
     """
 
     log_z: float
@@ -113,11 +144,17 @@ class Partition:
     effective_samples: float | None = None
     chains: int | None = None
     temperatures: int | None = None
+    base_images: int | None = None
+    seed: int | None = None
+    reverse: float | None = None
+    reverse_low: float | None = None
+    reverse_high: float | None = None
+    sweeps: int | None = None
 
     @property
     def standard_error(self) -> float | None:
         """Of log Z, nats: that of Z, divided by Z; None where it is exact, or not known."""
-        if self.kind is Kind.EXACT or self.high is None:
+        if self.kind is Kind.EXACT or self.high is None or self.high == math.inf:
             return None
         return math.expm1(self.high - self.log_z) / 3.0
 
@@ -172,7 +209,7 @@ class Normalized(Model, WithPartition):
         partition = known(self.partition, self.name)
         negative = -self.energy.free_energy(x, generator)
         log_z = torch.full_like(negative, partition.log_z)
-        terms = {"negative_free_energy": negative, "negative_log_z": -log_z}
+        terms = {"negative_free_energy": negative, NEGATIVE_LOG_Z: -log_z}
         kind = Kind.weakest(partition.kind, self.claim)
         if self.claim is Kind.EXACT:
             return Evidence(terms, kind, dims=self.dims, deterministic=True)
@@ -205,7 +242,7 @@ def known(partition: Partition | None, name: str) -> Partition:
     """
     if partition is None:
         raise UserError(
-            f"{name}: got no partition function, expected one: without it there is no likelihood; davi evaluate "
-            "estimates it and keeps it in the run's folder"
+            f"{name}: got no partition function, expected one: without it there is no likelihood; davi evaluate RUN "
+            "estimates it and keeps it in the folder of the run"
         )
     return partition

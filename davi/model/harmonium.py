@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Generator, Tensor
@@ -36,8 +36,29 @@ from torch import Generator, Tensor
 from davi.layers.units import Units
 from davi.model.energy import Energy, Summable
 
-_AT_ONCE = 2**22
-"""Natural parameters that a sum over states holds at once."""
+_IN_CACHE, _ON_DEVICE = 2**16, 2**24
+"""Natural parameters that a sum over states holds at once, on a CPU and on an accelerator. On a CPU it takes twice as
+long with a hundred times more."""
+
+
+class Clamped(NamedTuple):
+    """A harmonium whose visible units are held at some states.
+
+    Arguments:
+        v: the states, ``[B, *visible.shape]``.
+        inputs: natural parameters of the hidden units, ``[B, *hidden.shape]``.
+        free_energy: F of the states, ``[B]``, nats.
+    """
+
+    v: Tensor
+    inputs: Tensor
+    free_energy: Tensor
+
+    def split(self, first: int) -> tuple[Clamped, Clamped]:
+        """The first so many of them, and the others."""
+        pairs = [(tensor[:first], tensor[first:]) for tensor in self]
+        one, other = zip(*pairs, strict=True)
+        return Clamped(*one), Clamped(*other)
 
 
 class Harmonium(Energy, Summable, ABC):
@@ -92,7 +113,20 @@ class Harmonium(Energy, Summable, ABC):
 
     def state_free_energy(self, v: Tensor) -> Tensor:
         """F of visible states ``[B, *visible.shape]``: ``[B]``, nats."""
-        return -self._linear(self.visible_field(), v) - self.hidden.log_partition(self.hidden_input(v))
+        return self.clamp(v).free_energy
+
+    def clamp(self, v: Tensor) -> Clamped:
+        """Visible states ``[B, *visible.shape]`` with their free energies and what they send up."""
+        inputs = self.hidden_input(v)
+        return Clamped(v, inputs, -self._linear(self.visible_field(), v) - self.hidden.log_partition(inputs))
+
+    def forward(self, x: Tensor, clamped: bool = False, beside: Tensor | None = None) -> Any:
+        """:meth:`free_energy` of integer images; or, for training that needs more of them, :meth:`clamp` of their
+        states and of those ``beside`` them, which come last."""
+        if not clamped:
+            return self.free_energy(x)
+        v = self.state(x)
+        return self.clamp(v if beside is None else torch.cat([v, beside]))
 
     @torch.no_grad()
     def gibbs(self, x: Tensor, steps: int = 1, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
@@ -107,6 +141,22 @@ class Harmonium(Energy, Summable, ABC):
             h = self.hidden.sample(self.hidden_input(v), generator, temperature)
             v = self.visible.sample(self.visible_input(h), generator, temperature)
         return v
+
+    @torch.no_grad()
+    def chain_states(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.state(x, generator)
+
+    @torch.no_grad()
+    def chain_gibbs(self, states: Tensor, steps: int = 1, generator: Generator | None = None) -> Tensor:
+        return self.state_gibbs(states, steps, generator)
+
+    @torch.no_grad()
+    def chain_free_energy(self, states: Tensor) -> Tensor:
+        return self.state_free_energy(states) - self.log_volume()
+
+    @torch.no_grad()
+    def chain_images(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.images(states)
 
     # The path from independent units
 
@@ -129,10 +179,10 @@ class Harmonium(Energy, Summable, ABC):
             beta: one for all, or ``[B]``.
             base: a, ``[*visible.shape]``.
         """
-        along = _spread(beta, v)
-        field = (1.0 - along) * base + along * self.visible_field()
+        along = beta.to(v.dtype) if isinstance(beta, Tensor) else beta
+        linear = (1.0 - along) * _dot(base, v) + along * _dot(self.visible_field(), v) + self.visible.log_base(v)
         inputs = self.hidden_input(v)
-        return -self._linear(field, v) - self.hidden.log_partition(_spread(beta, inputs) * inputs)
+        return -linear - self.hidden.log_partition(_spread(beta, inputs) * inputs)
 
     @final
     def path_log_ratio(self, v: Tensor, inputs: Tensor, lower: float, upper: float, base: Tensor) -> Tensor:
@@ -179,7 +229,8 @@ class Harmonium(Energy, Summable, ABC):
         other = copy.deepcopy(self).double()
         by_hidden = self.hidden.log2_states <= self.visible.log2_states
         units, width = (self.hidden, self.visible) if by_hidden else (self.visible, self.hidden)
-        count, at_once = round(2**units.log2_states), max(1, _AT_ONCE // max(1, _size(width)))
+        at_once = max(1, (_IN_CACHE if own.device.type == "cpu" else _ON_DEVICE) // max(1, _size(width)))
+        count = round(2**units.log2_states)
         like = own.new_empty(0, dtype=torch.float64)
         total = like.new_full((), -torch.inf)
         for first in range(0, count, at_once):
@@ -198,7 +249,7 @@ class Harmonium(Energy, Summable, ABC):
 
 def _dot(field: Tensor, states: Tensor) -> Tensor:
     """field . state of each, ``[B]``."""
-    return (field * states).flatten(1).sum(1)
+    return states.flatten(1) @ field.flatten()
 
 
 def _spread(beta: Tensor | float, like: Tensor) -> Tensor | float:

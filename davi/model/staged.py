@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container
 
 from torch import Generator
 
@@ -30,3 +31,17 @@ class Staged(ABC):
     @abstractmethod
     def view(self, name: str, batch: Batch, generator: Generator | None = None) -> Batch:
         """The batch on which the part is trained, made from a batch of images by the parts before it."""
+
+    def begin_part(self, name: str, kept: Container[str] = ()) -> frozenset[str]:
+        """Set weights with which the stage of a part begins and that follow from the parts before it. Training calls it
+        once, before the first step of the stage and before the part is shown any images
+        (:class:`~davi.model.DataInitialized`), without gradients; nothing may be drawn.
+
+        Arguments:
+            name: of the part.
+            kept: names of weights of the whole that stay as they are: those that another model has lent.
+
+        Returns:
+            Names of the weights that have been set; the images do not change them any more.
+        """
+        return frozenset()

@@ -28,6 +28,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -169,6 +170,7 @@ def tempered_chains(
     sweeps: int,
     most: int = 64,
     generator: Generator | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tempered:
     """Chains that begin with independent units, after so many sweeps of all levels, each followed by swaps.
 
@@ -182,6 +184,7 @@ def tempered_chains(
         sweeps: at least 4.
         most: levels that the ladder may have.
         generator: of the draws; None: torch's default one.
+        progress: called with how many sweeps are done, and of how many.
 
     Raises:
         ValueError: one line.
@@ -202,6 +205,8 @@ def tempered_chains(
             ladder = respaced(betas, meter.mean(), most)
             states, betas, meter = moved_to(states, betas, ladder), ladder, AcceptanceMeter(ladder)
             due *= 2
+        if progress is not None:
+            progress(number + 1, sweeps)
     return Tempered(states, betas, meter.mean())
 
 

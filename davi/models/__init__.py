@@ -6,6 +6,8 @@ from davi.layers.causal import register
 from davi.model import CausalModel, Network
 from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
+from davi.models.conv_dbn import ConvDBN
+from davi.models.dbn import DBN
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
@@ -24,6 +26,8 @@ from davi.models.vlae import VLAE
 _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
     BIVA,
+    ConvDBN,
+    DBN,
     GatedPixelCNN,
     HVI,
     IAFVAE,
@@ -49,6 +53,7 @@ for _model in _ALL:
 
 __all__ = [
     "BIVA",
+    "DBN",
     "HVI",
     "IAFVAE",
     "MODELS",
@@ -57,6 +62,7 @@ __all__ = [
     "VAE",
     "VLAE",
     "AttentiveVAE",
+    "ConvDBN",
     "GatedPixelCNN",
     "LadderVAE",
     "MixturePosteriorVAE",

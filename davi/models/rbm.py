@@ -37,7 +37,7 @@ from torch import Generator, Tensor, nn
 from davi.evidence import Kind
 from davi.layers.pixel_units import GaussianPixels, Visible, make_pixel_units
 from davi.layers.units import Bits, Units
-from davi.model import DataInitialized, Harmonium, WithFilters
+from davi.model import Couplings, DataInitialized, Harmonium, WithCouplings, WithFilters
 from davi.model.filters import per_level
 
 
@@ -72,7 +72,7 @@ class RBMConfig:
 
 
 @final
-class RBM(Harmonium, DataInitialized, WithFilters):
+class RBM(Harmonium, DataInitialized, WithCouplings, WithFilters):
     """A restricted Boltzmann machine (module docstring).
 
     Raises:
@@ -105,6 +105,10 @@ class RBM(Harmonium, DataInitialized, WithFilters):
     def claim(self) -> Kind:
         return self.pixels.claim
 
+    @property
+    def couplings(self) -> Couplings:
+        return Couplings(self.weight, self.b, self.c)
+
     def visible_field(self) -> Tensor:
         return self.visible.gauge_fixed(self.b)
 
@@ -115,7 +119,8 @@ class RBM(Harmonium, DataInitialized, WithFilters):
         return torch.addmm(self.c, self.visible.gauge_fixed(v).flatten(1), self.weight)
 
     def visible_input(self, h: Tensor) -> Tensor:
-        return self.visible.gauge_fixed(self.b + (h @ self.weight.T).view(-1, *self.visible.shape))
+        inputs = torch.addmm(self.b.flatten(), h, self.weight.T)
+        return self.visible.gauge_fixed(inputs.view(-1, *self.visible.shape))
 
     def state(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         return self.pixels.state(x, self.weight.dtype, generator)

@@ -7,9 +7,10 @@ from davi.objectives.bounds import EvidenceConfig, balancing, negative_elbo, obj
 from davi.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
 from davi.objectives.evidence import EvidenceObjective
 from davi.objectives.lagging import LaggingConfig, LaggingObjective
+from davi.objectives.up_down import UpDownConfig, UpDownObjective
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    cls.name: cls for cls in (ContrastiveObjective, EvidenceObjective, LaggingObjective)
+    cls.name: cls for cls in (ContrastiveObjective, EvidenceObjective, LaggingObjective, UpDownObjective)
 }
 """Name in recipes -> class."""
 
@@ -38,6 +39,8 @@ __all__ = [
     "Outcome",
     "Progress",
     "Role",
+    "UpDownConfig",
+    "UpDownObjective",
     "balancing",
     "make_objective",
     "negative_elbo",

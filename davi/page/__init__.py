@@ -20,8 +20,18 @@ from davi import __version__
 from davi.errors import UserError
 from davi.files import replace_text, writing
 from davi.layers.causal_attention import SpatialAttentive
-from davi.model import Autoregressive, CausalModel, Hierarchy, Invertible, LatentModel, Model, Normalized
-from davi.page import attention, bits, curves, gap, images, information, latents, numbers, receptive, strips
+from davi.model import (
+    Autoregressive,
+    CausalModel,
+    Hierarchy,
+    Invertible,
+    LatentModel,
+    Model,
+    WithChain,
+    WithFilters,
+    WithPartition,
+)
+from davi.page import attention, bits, curves, energies, gap, images, information, latents, numbers, receptive, strips
 from davi.page.blocks import Chart, Section
 from davi.page.contents import Contents
 from davi.page.pixels import data_uri
@@ -45,15 +55,18 @@ class Part:
     Arguments:
         anchor: of its section.
         name: in the sentence that says what does not apply to a model; empty where its place is another's.
-        wants: the capability that a model must have, or several of which one is enough.
+        wants: the capability that a model must have, or the network that its run holds, or several of which one is
+            enough.
         build: makes the section, with images of at most so many pixels a side; None where a model that could have such
             a part has none.
+        likelihood: whether it shows likelihoods, and is left out where none are known.
     """
 
     anchor: str
     name: str
     wants: type | UnionType
     build: Callable[[Contents, int], Section | None]
+    likelihood: bool = False
 
 
 PARTS = (
@@ -64,16 +77,19 @@ PARTS = (
     Part("interpolation", "interpolation", LatentModel | Invertible, strips.section("interpolation")),
     Part("variations", "variations that keep the top layers", Hierarchy, strips.section("variations")),
     Part("completions", "", Autoregressive, strips.section("completions")),
-    Part("chain", "", Normalized, strips.section("chain")),
+    Part("chain", "", WithChain, energies.chain),
+    Part("filters", "", WithFilters, energies.filters),
+    Part("free-energies", "", WithChain, energies.free_energies),
+    Part("partition", "", WithPartition, energies.partition),
     Part("bits", "where the bits go", Hierarchy | Autoregressive, bits.bits),
     Part("receptive", "", CausalModel, receptive.receptive),
     Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
-    Part("information", "mutual information", Hierarchy, information.information),
+    Part("information", "mutual information", Hierarchy, information.information, likelihood=True),
     Part("gap", "the variational gap", LatentModel, gap.gap),
     Part("depth", "attention over depth", Hierarchy, attention.depth),
     Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
     Part("curves", "learning curves", Model, curves.curves),
-    Part("comparison", "comparison with baselines", Model, numbers.comparison),
+    Part("comparison", "comparison with baselines", Model, numbers.comparison, likelihood=True),
     Part("details", "details", Model, numbers.details),
 )
 """The page, from top to bottom."""
@@ -135,16 +151,29 @@ def compose(contents: Contents, longest: int) -> list[Section]:
         contents: what they show.
         longest: of the sides of an image, in pixels of its picture.
     """
-    wanted = (part for part in PARTS if isinstance(contents.model, part.wants))
-    made = (part.build(contents, longest) for part in wanted)
+    made = (
+        part.build(contents, longest) for part in PARTS if _applies(part, contents) and not _unknown(part, contents)
+    )
     return [section for section in made if section is not None]
 
 
-def absent(sections: Sequence[Section]) -> str:
-    """The sentence that names the sections a page does not have; empty where it has all."""
+def _applies(part: Part, contents: Contents) -> bool:
+    return isinstance(contents.model, part.wants) or isinstance(contents.model.saved, part.wants)
+
+
+def _unknown(part: Part, contents: Contents) -> bool:
+    return part.likelihood and contents.result is None
+
+
+def absent(contents: Contents, sections: Sequence[Section]) -> str:
+    """The sentences that name the sections a page does not have; empty where it has all."""
     anchors = {section.anchor for section in sections}
-    names = [part.name for part in PARTS if part.name and part.anchor not in anchors]
-    return f"Does not apply to this model: {', '.join(names)}." if names else ""
+    missing = [part for part in PARTS if part.name and part.anchor not in anchors]
+    unknown = [part.name for part in missing if _applies(part, contents) and _unknown(part, contents)]
+    others = [part.name for part in missing if part.name not in unknown]
+    told = [f"Does not apply to this model: {', '.join(others)}."] if others else []
+    told += [f"Left out, since no likelihood is known: {', '.join(unknown)}."] if unknown else []
+    return " ".join(told)
 
 
 def render(contents: Contents, sections: Sequence[Section]) -> str:
@@ -158,9 +187,10 @@ def render(contents: Contents, sections: Sequence[Section]) -> str:
     return environment.get_template("page.html").render(
         title=contents.title,
         facts=contents.facts,
-        head=numbers.headline(contents.result),
+        head=numbers.head(contents),
+        better="" if contents.result is None else " Lower is better.",
         sections=sections,
-        absent=absent(sections),
+        absent=absent(contents, sections),
         version=__version__,
         style=Markup(files.joinpath("style.css").read_text(encoding="utf-8")),  # our own file
         uri=data_uri,

@@ -126,7 +126,7 @@ def lines(curves: Sequence[Curve], y_label: str, x_label: str, marks: Sequence[M
         cut: values of the first tenth of the range of x may lie above the frame, so that the rest can be read.
     """
     with style():
-        figure, axes = _empty()
+        figure, axes = empty()
         for curve, color, dashes in zip(curves, (BLUE, VERMILION, GREEN), ("-", "--", ":"), strict=False):
             x, y = thinned(curve.x, curve.y)
             marker = "o" if len(x) <= 40 else None
@@ -163,7 +163,7 @@ def bars(
         x_label: of the numbers.
     """
     with style():
-        figure, axes = _empty()
+        figure, axes = empty()
         places = np.arange(len(heights))
         fill = ["none" if empty else BLUE for empty in hollow]
         edge = [VERMILION if empty else BLUE for empty in hollow]
@@ -201,7 +201,7 @@ def bounds(
         y_label: with the unit.
     """
     with style():
-        figure, axes = _empty()
+        figure, axes = empty()
         axes.errorbar(counts, costs, errors, color=BLUE, marker="o", markersize=2.8, ecolor=MUTED, elinewidth=0.8)
         axes.set_xscale("log")
         axes.set_xlim(0.8, 1.3 * counts[-1])
@@ -236,7 +236,7 @@ def levels(values: Sequence[float], names: Sequence[str], texts: Sequence[str], 
         label: with the unit.
     """
     with style():
-        figure, axes = _empty((SIZE[0], 0.7 + 0.32 * len(values)))
+        figure, axes = empty((SIZE[0], 0.7 + 0.32 * len(values)))
         places = np.arange(len(values))
         axes.barh(places, values, 0.62, color=[BLUE, *[MUTED] * (len(values) - 1)])
         for place, value, text in zip(places, values, texts, strict=True):
@@ -315,7 +315,8 @@ def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[NDArray[np.float64]
     return np.append(means[0], across[-1]), np.append(means[1], up[-1])
 
 
-def _empty(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+def empty(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, to be drawn on within :func:`style`."""
     figure = Figure(figsize=size, dpi=72, layout="constrained")
     return figure, figure.add_subplot()
 

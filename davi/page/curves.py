@@ -11,6 +11,7 @@ from davi.page import charts
 from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table
 from davi.page.charts import PURPLE, VERMILION, Curve, Mark
 from davi.page.contents import Contents
+from davi.page.energy_curves import energy_figures
 from davi.page.units import Unit
 
 _MOST_EVENTS = 50
@@ -76,7 +77,9 @@ def _counted(events: Records) -> str:
 def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: Unit) -> Iterator[Figure]:
     marked = " Vertical lines mark rollbacks, short ticks warnings; both are listed below." if marks else ""
     cost = [_scaled(curve, unit.of_bits) for curve in _pair(train, validation, "bits_per_dim")]
-    loss = [] if cost else _pair(train, validation, "loss")
+    energy = list(energy_figures(train, validation, marks, unit))
+    yield from energy
+    loss = [] if cost or energy else _pair(train, validation, "loss")
     if loss:
         yield Figure(
             "curve-loss",

@@ -37,7 +37,8 @@ def samples(contents: Contents, longest: int) -> Section:
             "samples",
             (Tiles(tiles, large=True),),
             f"Drawn from the model at temperature {first:g}, not selected.{reduced(found, longest)}",
-            _what_pixels(contents, first) + " The number above is about temperature 1.",
+            _what_pixels(contents, first)
+            + ("" if contents.result is None else " The number above is about temperature 1."),
             "Every paper of the family shows such samples, many of them at temperatures below 1.",
         )
     ]
@@ -135,6 +136,8 @@ def _chosen(contents: Contents, longest: int) -> Block:
         f"Original on the left, reconstruction on the right, and the cost of the image in {unit.name}."
         if pairs
         else f"Images of {found.set} and what each costs, in {unit.name}."
+        if contents.result is not None
+        else f"Images of {found.set}, ranked by their probability; what each costs is not known."
     )
     made = (
         f" A reconstruction shows {_SHOWN[found.pixels]} p(x | z) at the posterior means of the latents."
@@ -154,12 +157,14 @@ def _chosen(contents: Contents, longest: int) -> Block:
 
 
 def _beside(item: Chosen, levels: int, unit: Unit, longest: int) -> Tile:
-    cost = f"{unit.short(unit.of_bits(item.bits_per_dim))} {unit.name}"
+    known = item.bits_per_dim is not None
+    cost = f"{unit.short(unit.of_bits(item.bits_per_dim or 0.0))} {unit.name}"
     room = pixels.MIDDLE if item.reconstruction is None else pixels.TILE
-    pictures = [pixels.image(item.original, levels, f"{item.name}, original, {cost}.", longest, room)]
+    alt = f"{item.name}, original{f', {cost}' if known else ''}."
+    pictures = [pixels.image(item.original, levels, alt, longest, room)]
     if item.reconstruction is not None:
         pictures.append(pixels.image(item.reconstruction, levels, f"{item.name}, reconstruction.", longest))
-    return Tile(tuple(pictures), f"{item.name} · {cost}")
+    return Tile(tuple(pictures), f"{item.name} · {cost}" if known else item.name)
 
 
 def reduced(inspection: Inspection, longest: int) -> str:

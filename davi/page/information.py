@@ -22,6 +22,7 @@ _UNKNOWN = "Left out: an older version has measured this model; davi evaluate me
 def information(contents: Contents, _: int) -> Section:
     """The three measures, and those that the model does not have."""
     result = contents.result
+    assert result is not None
     rows = tuple(
         (measure.name, in_words(measure), measure.rule) for measure in result.measures if measure.name in _NAMES
     )

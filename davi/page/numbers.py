@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from davi.evaluation import clusters
+from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
 from davi.evaluation.result import Protocol, Result
 from davi.evidence import About, Kind
 from davi.formatting import UNITS, significant, size
@@ -36,6 +37,11 @@ def in_one_line(result: Result) -> str:
     return "; ".join(part for part in (head.value, head.beside, head.claim) if part)
 
 
+def head(contents: Contents) -> Headline:
+    """What stands at the top of the page: its number, or why there is none."""
+    return Headline("No likelihood", "", contents.no_result) if contents.result is None else headline(contents.result)
+
+
 def headline(result: Result) -> Headline:
     """The number of the page in words."""
     unit = Unit.of(result)
@@ -44,10 +50,14 @@ def headline(result: Result) -> Headline:
         Kind.LOWER_BOUND: f"lower bound on the log-likelihood{_bound_name(result)}",
         Kind.ESTIMATE: "estimate of the log-likelihood, which may err on either side",
     }[result.kind]
+    if result.estimated_bound:
+        claim = f"estimate of a lower bound on the log-likelihood{_bound_name(result)}"
     of = "" if result.about is About.X else f", {result.log_p}"
     sign = ", shown as -log p" if unit.key == "nats" else ""
     value = f"{unit.text(unit.cost(result.bound))} {unit.name}"
-    return Headline(value, _beside(result, unit), f"{claim}{of}{sign}; {_images(result.protocol)}")
+    both = both_errors(result, unit.key, cost=True)
+    errors = "" if both is None else f": {both}"
+    return Headline(value, _beside(result, unit), f"{claim}{of}{sign}{errors}; {_images(result.protocol)}")
 
 
 def _beside(result: Result, unit: Unit) -> str:
@@ -61,6 +71,7 @@ def _beside(result: Result, unit: Unit) -> str:
 def comparison(contents: Contents, _: int) -> Section:
     """The model beside the baselines."""
     result, unit = contents.result, contents.unit
+    assert result is not None
     known = [baseline for baseline in result.baselines if baseline.bits_per_dim is not None]
     if not known:
         return Section("comparison", _COMPARISON, (Prose("Left out: no baseline was measured."),))
@@ -99,7 +110,17 @@ def comparison(contents: Contents, _: int) -> Section:
 
 def details(contents: Contents, _: int) -> Section:
     """All numbers, everything they depend on, and the recipe, folded away."""
-    result, unit = contents.result, contents.unit
+    folds = [] if contents.result is None else _folds(contents.result, contents)
+    if contents.recipe is None:
+        folds.append(Fold("Recipe", (Prose("Left out: the run holds no recipe."),)))
+    else:
+        folds.append(Fold("Recipe", (Prose(_RECIPE), Source(_cut(contents.recipe)))))
+    return Section("details", "Details", tuple(folds))
+
+
+def _folds(result: Result, contents: Contents) -> list[Fold]:
+    """The numbers, and everything they depend on."""
+    unit = contents.unit
     measured: list[Block] = [
         Prose(contents.measured),
         Table(
@@ -109,16 +130,15 @@ def details(contents: Contents, _: int) -> Section:
         ),
         Prose(_explained(result, unit)),
     ]
+    if result.log_z is not None:
+        measured.append(Table("The partition function", ("", ""), tuple(result.log_z.facts())))
+        words = kind_in_words(result)
+        measured.append(Prose(f"{words[0].upper()}{words[1:]}."))
     if result.measures:
         rows = tuple((measure.name, in_words(measure), measure.rule) for measure in result.measures)
         measured.append(Table("Other measures", ("measure", "value", "what it is"), rows))
     protocol = Table("Everything the numbers depend on", ("", ""), tuple(_protocol(result.protocol)))
-    folds = [Fold("All numbers", tuple(measured)), Fold("Protocol and hashes", (protocol,))]
-    if contents.recipe is None:
-        folds.append(Fold("Recipe", (Prose("Left out: the run holds no recipe."),)))
-    else:
-        folds.append(Fold("Recipe", (Prose(_RECIPE), Source(_cut(contents.recipe)))))
-    return Section("details", "Details", tuple(folds))
+    return [Fold("All numbers", tuple(measured)), Fold("Protocol and hashes", (protocol,))]
 
 
 _RECIPE = "Every option the run was made with, defaults included. davi train accepts it as it stands."
@@ -155,12 +175,18 @@ def _measured(result: Result, unit: Unit) -> Iterator[tuple[str, ...]]:
     """Rows of the table: the bound, the ELBO and its parts."""
     kind, samples = str(result.kind), result.bound.samples
     if result.kind is not Kind.LOWER_BOUND:
-        yield f"-{result.log_p}", unit.text(unit.cost(result.bound)), kind
+        cost = both_errors(result, unit.key, cost=True) or unit.text(unit.cost(result.bound))
+        which = f"-{result.log_p}"
+        if result.estimated_bound:
+            which += f", {'lower bound' if samples == 1 else f'L_{samples}'} with an estimated log Z"
+        yield which, cost, kind
+        if result.estimated_bound and samples > 1:
+            yield f"-{result.log_p}, lower bound with an estimated log Z", unit.text(unit.cost(result.elbo)), kind
     else:
         if samples > 1:
             yield f"-L_{samples}, importance-weighted", unit.text(unit.cost(result.bound)), kind
         yield f"-{result.claim}", unit.text(unit.cost(result.elbo)), kind
-    parts = [(f"-{name}", unit.cost(values)) for name, values in result.terms.items()]
+    parts = [(f"-{name}", unit.cost(values)) for name, values in terms_with_errors(result).items()]
     if result.kl is not None:
         parts.append(("KL divergence of all layers", result.kl.total.in_unit(unit.key)))
     if len(parts) > 1:

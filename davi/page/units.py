@@ -33,6 +33,11 @@ class Unit:
         """The usual unit of the images of a result."""
         return cls(result.units[0], result.protocol.dims)
 
+    @classmethod
+    def usual(cls, levels: int, dims: int) -> Unit:
+        """The usual unit of images of so many levels and values: nats for binary ones."""
+        return cls("nats" if levels == 2 else "bits_per_dim", dims)
+
     @property
     def name(self) -> str:
         """As it is written."""

@@ -22,7 +22,7 @@ from davi.data.protocol import digest as digest_of_images
 from davi.errors import UserError
 from davi.evaluation.record import Array
 from davi.files import digest
-from davi.model import Model, Normalized
+from davi.model import Model, WithPartition
 
 NAME = "calibration"
 FORMAT = 1
@@ -45,7 +45,7 @@ class Kept:
         labels = None if images.labels is None else hashlib.sha256(images.labels.cpu().numpy().tobytes()).hexdigest()
         device = next((parameter.device.type for parameter in model.parameters()), "cpu")
         told = [FORMAT, torch.__version__, PIL.__version__, device, model.name, to_dict(model.config), model.classes]
-        told += [model.partition.log_z if isinstance(model, Normalized) and model.partition else None]
+        told += [model.partition.log_z if isinstance(model, WithPartition) and model.partition else None]
         told += [digest_of_images(images), images.shape, images.levels, labels, list(options)]
         self.key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
 

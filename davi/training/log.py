@@ -42,17 +42,29 @@ def summary(
     return {"nats": -total, "bits_per_dim": bits_per_dim(total, dims), "kl": kl, "terms": dict(terms), **told}
 
 
+_WORDS = {
+    "gap": "gap to training images",
+    "log_z": "log Z",
+    "effective_samples": "effective chains",
+    "swap_acceptance": "swaps accepted",
+    "levels": "levels",
+}
+"""Records of objectives without a claim that the user is told, by the names that they get."""
+
+
 def _step(record: Mapping[str, Any]) -> str:
     stage = f"{record['stage']}: " if record.get("stage") else ""
     return f"{stage}step {record['step']}" + (f"/{record['total_steps']}" if record.get("total_steps") else "")
 
 
 def _numbers(record: Mapping[str, Any], gap: str = "  ") -> str:
-    """The claim in both units; of an objective that makes none its loss and terms."""
+    """The claim in both units; of an objective that makes none its loss, its terms, and what else it reports."""
     if "nats" in record:
         return f"{record['nats']:.2f} nats{gap}{record['bits_per_dim']:.3f} bits/dim"
-    terms = (f"{name} {value:.4g}" for name, value in record["terms"].items())
-    return gap.join((f"loss {record['loss']:.4g}", *terms))
+    terms = {name.replace("_", " "): value for name, value in record["terms"].items()}
+    loss = {} if record["loss"] in terms.values() else {"loss": record["loss"]}
+    more = {words: record[name] for name, words in _WORDS.items() if name in record}
+    return gap.join(f"{name} {value:.4g}" for name, value in (loss | terms | more).items())
 
 
 def _divergence(record: Mapping[str, Any]) -> str:

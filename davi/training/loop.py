@@ -36,6 +36,7 @@ from davi.training.parallel import (
     SharedLog,
     noise_seed,
     parts_of_batch,
+    seed_draws,
     shared_log,
 )
 from davi.training.prepare import Prepared
@@ -156,7 +157,7 @@ def _train(
     prepared: Prepared | None = None
     with Signals(patient=processes.count > 1) as signals:
         while True:
-            if prepared is None or prepared.optimizer_of is not state.optimizer:
+            if prepared is None or prepared.optimizer is not state.optimizer:
                 prepared = prepare.prepared(accelerator, state, processes, print_fn)
             log_of_run = shared_log(processes, run, state.step, print_fn, state.config.tensorboard)
             with log_of_run as log, prepare.enough_for_batch_norms(state):
@@ -266,7 +267,7 @@ class _Job:
         """
         state = self.state
         self.statistics.begin_part()
-        torch.manual_seed(noise_seed(state.config.seed, step, part))
+        seed_draws(noise_seed(state.config.seed, step, part), state.device)
         batch = state.stage.view(state.model, parts[part])
         # Not Accelerate's own mixed precision: that rewrites the model's forward and is global to the process.
         # Distributions compute in float32 whatever the network's outputs are.
@@ -287,8 +288,9 @@ class _Job:
     def _end_step(self, at: Progress, loss: float) -> None:
         """What the objective does after an update, with draws that are the same in all processes."""
         state = self.state
-        if type(state.objective).end_step is not Objective.end_step:  # seeding takes as long as a small layer
-            torch.manual_seed(noise_seed(state.config.seed, state.step, state.parts))  # no part has that number
+        if type(state.objective).end_step is not Objective.end_step:
+            seed = noise_seed(state.config.seed, state.step, state.parts)  # no part has that number
+            seed_draws(seed, state.device)
             outcome = Outcome(loss, state.loader.sampler.batches_per_epoch, self.recorder.validation_batches)
             state.objective.end_step(state.trained, at, outcome)
             self.objective_state.share()

@@ -18,18 +18,20 @@ References:
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+import copy
 
-from davi.model import Network
+import torch
+from torch import nn
+
+from davi.model import Harmonium, Network
 from davi.training.adam import AdamInsideRoot
 from davi.training.sections import OptimizerConfig
 from davi.training.sharded import local
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:
-    """The optimizer of the recipe. Weight decay spares single numbers: decaying a gate would close it.
+    """The optimizer of the recipe. Weight decay spares single numbers: decaying a gate would close it. It spares the
+    fields of a harmonium as well, which say how often units are on.
 
     Arguments:
         model: what it trains.
@@ -37,9 +39,10 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> to
         rate: the learning rate to begin with.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    spared = {id(p) for p in _fields(model, parameters)} | {id(p) for p in parameters if not p.ndim}
     groups = [
-        {"params": [p for p in parameters if p.ndim], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if not p.ndim], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in spared], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     betas, eps = config.betas, config.eps
@@ -54,6 +57,16 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> to
     return adam(groups, lr=rate, betas=betas, eps=eps, fused=True)
 
 
+def _fields(model: nn.Module, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Those of which the fields of a harmonium are made; none of other models."""
+    if not isinstance(model, Harmonium):
+        return []
+    with torch.enable_grad():
+        total = model.visible_field().sum() + model.hidden_field().sum()
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    return [parameter for parameter, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
+
 class Average:
     """The moving average of a model's weights and buffers (module docstring).
 
@@ -64,40 +77,26 @@ class Average:
 
     def __init__(self, model: Network, decay: float) -> None:
         self.decay = decay
-        # AveragedModel keeps its counter where it is told, and by default on the CPU: reading it there costs nothing,
-        # whereas on an accelerator it would stall every step.
-        self._averaged = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
-        self._averaged.eval().requires_grad_(False)
-
-    @property
-    def model(self) -> Network:
-        """The averaged model, in eval mode."""
-        module = self._averaged.module
-        assert isinstance(module, Network)
-        return module
-
-    @property
-    def updates(self) -> int:
+        self.updates = 0
         """Number of updates so far."""
-        return int(self._averaged.n_averaged)
-
-    @updates.setter
-    def updates(self, n: int) -> None:
-        self._averaged.n_averaged.fill_(n)
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        """The averaged model, in eval mode."""
 
     def decay_at(self, t: int) -> float:
         """d_t, the weight of the old average in the update after ``t`` updates."""
         return 0.0 if t == 0 else min(self.decay, (1 + t) / (10 + t))
 
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights of the model."""
-        self._averaged.update_parameters(model)
-
-    @torch.no_grad()
-    def _mix(
-        self, averaged: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], _: object
-    ) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(local(averaged), local(current), 1.0 - self.decay_at(self.updates))
-        else:
-            torch._foreach_copy_(list(averaged), list(current))
+        averaged, current = (local([*one.parameters(), *one.buffers()]) for one in (self.model, model))
+        pairs = list(zip(averaged, current, strict=True))
+        real = [pair for pair in pairs if pair[0].is_floating_point()] if self.updates else []
+        copied = [pair for pair in pairs if not (self.updates and pair[0].is_floating_point())]
+        if real:
+            own, new = (list(side) for side in zip(*real, strict=True))
+            torch._foreach_lerp_(own, new, 1.0 - self.decay_at(self.updates))
+        if copied:
+            own, new = (list(side) for side in zip(*copied, strict=True))
+            torch._foreach_copy_(own, new)
+        self.updates += 1

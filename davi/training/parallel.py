@@ -181,6 +181,17 @@ def noise_seed(*key: int) -> int:
     return int(np.random.SeedSequence((*key, 1)).generate_state(1, np.uint64)[0])
 
 
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed torch's default generators, of which work on ``device`` draws.
+
+    On a CPU alone it is quicker than ``torch.manual_seed``, which notes a traceback for devices that are not there.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 class RunningStatistics:
     """The buffers of a model over the parts of one step (module docstring).
 

@@ -17,8 +17,8 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.layers.checkpointed import Checkpointed
-from davi.model import DataInitialized, Hierarchy, Network
-from davi.objectives import EvidenceConfig, Objective, ObjectiveConfig, make_objective
+from davi.model import DataInitialized, Hierarchy, Network, Staged
+from davi.objectives import ContrastiveConfig, EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
@@ -99,6 +99,8 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
         raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
     if isinstance(config, EvidenceConfig) and config.mutual_information_weight:
         raise UserError("training.compute.shard: got true with mutual_information_weight, expected false")
+    if isinstance(config, ContrastiveConfig):
+        raise UserError(f"training.compute.shard: got true with {config.name}, expected false: chains need all weights")
     if _chooses(make_objective(config)):
         raise UserError(f"training.compute.shard: got true with {config.name}, expected false: not all weights move")
 
@@ -118,13 +120,16 @@ def begin(
 def initialize(
     model: Network, loader: BatchLoader, stage: Stage, processes: Processes, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Show some training images to a network with data-dependent initialization, before the first step of its stage.
+    """Set what follows from the parts before it, and show some training images to a network with data-dependent
+    initialization, before the first step of its stage.
 
     Weights of the whole model that are in ``kept`` stay.
 
     The images are chosen and presented with generators of their own: those of the run are not touched.
     """
     part = stage.trained(model)
+    if stage.part is not None and isinstance(model, Staged):
+        kept = kept | model.begin_part(stage.part, kept)
     if not isinstance(part, DataInitialized) or not part.images_wanted:
         return
     seed = noise_seed(stage.config.seed, 0, 0, 0)  # one number more than those of a step
@@ -178,13 +183,12 @@ class Prepared(NamedTuple):
 
     Arguments:
         network: the part as every process calls it, whose gradients are averaged.
-        optimizer: of its weights.
-        optimizer_of: the same as the state holds it.
+        optimizer: of its weights, as the state holds it. Accelerate's wrapper would look for optional packages in every
+            step, and has nothing to add: losses are not scaled, and gradients are summed over parts by the loop.
     """
 
     network: nn.Module
-    optimizer: Any
-    optimizer_of: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
 
 
 def prepared(accelerator: Accelerator, state: State, processes: Processes, print_fn: PrintFunction) -> Prepared:
@@ -196,11 +200,11 @@ def prepared(accelerator: Accelerator, state: State, processes: Processes, print
     state.parts = cut(state, state.config.batch_size, processes, print_fn)
     prepare_blocks(state.trained, state.config.compute)
     if state.sharers is not None:
-        return Prepared(state.model, state.optimizer, state.optimizer)
-    network, optimizer = accelerator.prepare(state.trained, state.optimizer)
+        return Prepared(state.model, state.optimizer)
+    network = accelerator.prepare(state.trained)
     if isinstance(network, DistributedDataParallel):
         network.broadcast_buffers = False
-    return Prepared(network, optimizer, state.optimizer)
+    return Prepared(network, state.optimizer)
 
 
 @contextmanager

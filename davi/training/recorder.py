@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Generator
+
 from davi.batch import Batch
-from davi.data import evenly
+from davi.data import Images, evenly
+from davi.data.binarization import binarized
 from davi.metrics import read_metrics
 from davi.objectives import Progress
 from davi.objectives.remedies import remedy
@@ -17,7 +20,7 @@ from davi.training import checkpoint
 from davi.training.failure import MOST_ROLLBACKS, NotFiniteError, spoiled
 from davi.training.log import summary
 from davi.training.monitor import Monitor
-from davi.training.parallel import Processes, SharedLog
+from davi.training.parallel import Processes, SharedLog, noise_seed
 from davi.training.sharded import whole, whole_again
 from davi.training.state import State
 from davi.training.validation import last_validation, validate, validation_batch
@@ -168,12 +171,23 @@ class Recorder:
         some, began, batch_size = evenly(images, config.validation_images or None), self.clock(), self._batch_size()
         with whole_again(state.average.model):
             record = validate(state.average.model, some, batch_size, config.seed, self.processes, state.stage)
+            if state.objective.compares_training_images:
+                train = self._training_images(len(some))
+                other = validate(state.average.model, train, batch_size, config.seed, self.processes, state.stage)
+                record |= {"training_loss": other["loss"], "gap": record["loss"] - other["loss"]}
         record["images_per_second"] = len(some) / max(self.clock() - began, 1e-9)
         epoch = self.schedule.epoch(state.within(state.step, self.now)[0])
         record = {**self.told, "epoch": epoch, "seconds": self.now, **record}
         self.log.validation(state.step, **record)
         self.validated = (state.step, record)
         self._look("validation", record)
+
+    def _training_images(self, count: int) -> Images:
+        """So many training images, always the same, presented as validation images are."""
+        some, binarization = evenly(self.state.sets.train, count), self.state.loader.augment.binarization
+        if binarization != "dynamic":
+            return some
+        return binarized(some, binarization, Generator().manual_seed(noise_seed(self.state.config.seed, count)))
 
     def validation_batches(self) -> Iterator[Batch]:
         """The validation images as the trained part sees them; nothing where there are none."""

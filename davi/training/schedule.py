@@ -5,7 +5,8 @@ A warm-up of length w rises linearly, :math:`\eta_s = \eta_0 + (\eta - \eta_0)\,
 .. math:: \eta_s = \eta_T + \frac{1}{2} (\eta - \eta_T) (1 + \cos \pi p)
 
 with p the share used up of what remains after the warm-up, or of the current period when the cosine restarts. In place
-of the cosine there may be n stairs, each m times as long as the one before it, with the rate
+of the cosine there may be a straight line, :math:`\eta + (\eta_T - \eta)\, p`, or n stairs, each m times as long as the
+one before it, with the rate
 
 .. math:: \eta_i = \eta \, (\eta_T / \eta)^{i / (n - 1)}, \qquad i = 0 \ldots n - 1
 
@@ -108,6 +109,8 @@ class Schedule:
             return self._rate_of_stair(self._after_warmup(step, seconds))
         if schedule.name == "exponential":
             return highest * schedule.decay ** (step + 1 - self._warmup_steps())
+        if schedule.name == "linear":
+            return highest + (schedule.final_learning_rate - highest) * self._after_warmup(step, seconds)
         rest = self._after_warmup(step, seconds) if schedule.name == "cosine" else self._in_period(step)
         swing = 0.5 * (highest - schedule.final_learning_rate)
         return schedule.final_learning_rate + swing * (1.0 + math.cos(math.pi * rest))

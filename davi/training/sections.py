@@ -76,11 +76,11 @@ class ScheduleConfig:
 
     Arguments:
         name: constant; cosine from the highest rate to ``final_learning_rate`` over what the warm-up leaves of the
-            budget; cosine_restarts in periods of growing length; staircase, stairs of growing length with a constant
-            rate each, from the highest on the first to ``final_learning_rate`` on the last in equal ratios;
-            exponential, by a constant factor with every step.
+            budget; linear, the same in a straight line; cosine_restarts in periods of growing length; staircase, stairs
+            of growing length with a constant rate each, from the highest on the first to ``final_learning_rate`` on the
+            last in equal ratios; exponential, by a constant factor with every step.
         initial_learning_rate: where the warm-up begins.
-        final_learning_rate: where every cosine ends, and the last stair.
+        final_learning_rate: where every cosine and the straight line ends, and the last stair.
         warmup_steps, warmup_epochs, warmup_fraction: length of the linear warm-up, at most one of them.
         first_period_epochs: first period of cosine_restarts, counted from the end of the warm-up.
         period_multiplier: each further period or stair is that many times longer.
@@ -88,7 +88,7 @@ class ScheduleConfig:
         decay: factor of exponential, 0 to below 1; the first step after the warm-up has it already.
     """
 
-    name: Literal["constant", "cosine", "cosine_restarts", "staircase", "exponential"] = "cosine"
+    name: Literal["constant", "cosine", "linear", "cosine_restarts", "staircase", "exponential"] = "cosine"
     initial_learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
     warmup_steps: int = 0
