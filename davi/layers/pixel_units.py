@@ -166,8 +166,8 @@ class GaussianPixels(PixelUnits):
         self, shape: tuple[int, int, int], levels: int, conditional_std: float = 1.0, shared: bool = False
     ) -> None:
         super().__init__(GaussianUnits(shape))
-        self.shared = shared
         self.levels = levels
+        self.shared = shared
         self.conditional_std = conditional_std
         self.narrowest = max(NARROWEST * levels, _OF_NOISE**0.5)
         self.register_buffer("mean", torch.full(shape, 0.5 * levels))
