@@ -6,8 +6,8 @@ The same images, 784 visible and 500 hidden units, batches of 100, persistent co
 100 chains, one learning rate, which stays as it is: scikit-learn's BernoulliRBM, the package rbms (where it is
 installed: ``pip install rbms``) and DAVI. Each has the same seconds of training, and is measured in the same way: its
 arrays become a run, and ``davi evaluate`` estimates log Z by annealed importance sampling. The arm ``davi_falling`` is
-DAVI with what the others do not have, a rate that falls to 0 and averaged weights. What FOLDER holds is not done again,
-so an interrupted benchmark goes on where it stopped.
+DAVI with the centered gradient, which rbms has as well, a rate that falls to 0, and averaged weights. What FOLDER holds
+is not done again, so an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ RECIPE = "rbm_mnist"
 BATCH, CHAINS = 100, 100
 OURS: dict[str, tuple[str, ...]] = {
     "davi": ("--training.schedule={name: constant}", "--training.ema_decay=0"),
-    "davi_falling": ("--training.schedule={name: cosine, final_learning_rate: 0}", "--training.ema_decay=0.999"),
+    "davi_falling": (
+        "--training.schedule={name: cosine, final_learning_rate: 0}",
+        "--training.ema_decay=0.999",
+        "--training.objective.centered=true",
+    ),
 }
 """Options of our arms."""
 
