@@ -143,7 +143,7 @@ def test_a_sum_in_pieces_is_the_same_and_holds_no_more_than_a_piece(
             return found
 
         monkeypatch.setattr(RBM, name, counting)
-    monkeypatch.setattr(harmonium, "_AT_ONCE", 32)
+    monkeypatch.setattr(harmonium, "_IN_CACHE", 32)
     torch.testing.assert_close(model.log_partition(), whole, rtol=0.0, atol=1e-11)
     assert max(sizes) <= 32
     assert sum(sizes) == 2**9 * (12 if hidden == 9 else 16)
