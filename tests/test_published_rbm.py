@@ -293,6 +293,7 @@ def test_arrays_in_memory_and_files_give_the_same_run(tmp_path: Path, capsys: Ca
         ({"W": np.zeros((2, 2))}, {}, "rbm: got no b, c, expected arrays W, b and c"),
         ({**golden(), "b": [0, 0, 0, 0, 0, 0]}, {}, "b: got int64, expected floating-point numbers"),
         (golden(), {"shape": (1, 2, 4)}, "shape: got 1,2,4, 8 pixels, expected 6"),
+        (golden(), {"shape": (2, 3)}, "shape: got 2,3, expected three numbers from 1 to 65536"),
         (golden(), {"binarisation": "threshold"}, "unknown option of davi.import_rbm; did you mean binarization?"),
         ("absent.npz", {}, "absent.npz: no such file"),
     ],

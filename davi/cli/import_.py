@@ -83,7 +83,7 @@ def import_rbm(
     """:func:`davi.import_rbm`; the folder of the run."""
     check_known(options, DATA, "davi.import_rbm")
     own = override({}, assignments("data", {**({} if data is None else {"set": str(data)}), **options})).get("data", {})
-    given = Given(geometry=named_geometry(own), shape=None if shape is None else tuple(shape))
+    given = Given(geometry=named_geometry(own), shape=shape)
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         found, name = read_weights("rbm", path, given), path.name

@@ -139,12 +139,12 @@ def _shape(array: NDArray[Any] | None, given: Given, units: int) -> Shape:
 
 
 def _checked(name: str, shape: tuple[int, ...], units: int) -> Shape:
-    channels, height, width = shape
     text = ",".join(map(str, shape))
-    if not all(1 <= side <= _LARGEST_SIDE for side in shape):
+    if len(shape) != 3 or not all(1 <= side <= _LARGEST_SIDE for side in shape):
         raise UserError(f"{name}: got {text}, expected three numbers from 1 to {_LARGEST_SIDE}")
     if math.prod(shape) != units:
         raise UserError(f"{name}: got {text}, {math.prod(shape)} pixels, expected {units}, the length of b")
+    channels, height, width = shape
     return channels, height, width
 
 
