@@ -25,7 +25,8 @@ from davi.models.conv_rbm import ConvRBM
 def stack(shape: tuple[int, int, int], *layers: tuple[int, int, int], levels: int = 2) -> ConvDBN:
     """Of layers with so many filters, of that size, with blocks of that size."""
     torch.manual_seed(3)
-    found = ConvDBN(shape, levels, ConvDBNConfig(*zip(*layers, strict=True), weight_std=0.8))
+    filters, sizes, pools = zip(*layers, strict=True)
+    found = ConvDBN(shape, levels, ConvDBNConfig(filters, sizes, pools, weight_std=0.8))
     return shake(shake(shake(found))).double()
 
 
