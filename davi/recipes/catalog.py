@@ -41,7 +41,7 @@ CATALOG: dict[str, Entry] = {
     "biva_mnist_small": Entry(769_746, "15 minutes, CPU"),
     "biva_photos": Entry(273_932, "15 minutes, CPU"),
     "conv_dbn_digits_tiny": Entry(31, "seconds, CPU"),
-    "conv_dbn_fashion_mnist": Entry(26_033, "6 minutes, CPU"),
+    "conv_dbn_fashion_mnist": Entry(26_033, "10 minutes, CPU"),
     "dbn_digits": Entry(13_128, "a minute, CPU"),
     "dbn_digits_tiny": Entry(1_158, "seconds, CPU"),
     "dbn_mnist": Entry(1_395_784, "30 minutes, CPU"),
