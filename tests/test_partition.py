@@ -91,6 +91,12 @@ def loaded(run: Path) -> Normalized:
     return model
 
 
+def known(model: Normalized) -> Partition:
+    """What is known of the partition function of a model."""
+    assert model.partition is not None
+    return model.partition
+
+
 def keep(run: Path, log_z: float, kind: Kind = Kind.EXACT) -> None:
     """Leave a partition function of the run's weights in its folder."""
     weights = digest(load_network(run)[0].state_dict())
@@ -101,7 +107,7 @@ def test_it_is_summed_and_kept(run: Path) -> None:
     model = loaded(run)
     assert isinstance(model.energy, Boltzmann)
     log_z = float(model.energy.log_partition().detach())
-    assert (model.partition.log_z, model.partition.kind) == (log_z, Kind.EXACT)
+    assert (known(model).log_z, known(model).kind) == (log_z, Kind.EXACT)
     tensors, info = read_tensors(run / "derived" / "partition.safetensors")
     assert {name: (float(x), x.dtype) for name, x in tensors.items()} == {"log_z": (log_z, torch.float64)}
     assert info == {"weights": digest(load_network(run)[0].state_dict()), "options": {"kind": "EXACT"}}
@@ -112,33 +118,33 @@ def test_what_is_kept_is_used(run: Path) -> None:
     written = (run / "derived" / "partition.safetensors").read_bytes()
     for source in (run, run / "model.safetensors"):
         model = loaded(source)
-        assert (model.partition.log_z, model.partition.kind) == (1.25, Kind.EXACT)
+        assert (known(model).log_z, known(model).kind) == (1.25, Kind.EXACT)
     assert (run / "derived" / "partition.safetensors").read_bytes() == written
 
 
 def test_where_nothing_can_be_written_it_is_summed_every_time(run: Path) -> None:
     (run / "derived").write_bytes(b"a file where a folder should be")
-    assert loaded(run).partition.kind is Kind.EXACT
+    assert known(loaded(run)).kind is Kind.EXACT
     assert (run / "derived").is_file()
 
 
 def test_an_estimate_stays_an_estimate(run: Path) -> None:
     keep(run, 1.25, Kind.ESTIMATE)
     model = loaded(run)
-    assert (model.partition.log_z, model.partition.kind) == (1.25, Kind.ESTIMATE)
+    assert (known(model).log_z, known(model).kind) == (1.25, Kind.ESTIMATE)
     assert model.evidence(torch.zeros(2, *model.shape, dtype=torch.int64)).kind is Kind.ESTIMATE
 
 
 def test_that_of_other_weights_is_never_used(run: Path) -> None:
-    before = loaded(run).partition.log_z
+    before = known(loaded(run)).log_z
     network, _ = load_network(run)
     with torch.no_grad():
         next(network.parameters()).add_(0.5)
     save_model(run / "model.safetensors", network)
-    after = loaded(run).partition.log_z
+    after = known(loaded(run)).log_z
     assert isinstance(network, Boltzmann)
     assert after == float(network.log_partition().detach()) != before
-    assert loaded(run).partition.log_z == after
+    assert known(loaded(run)).log_z == after
 
 
 @pytest.mark.parametrize("tensors", [{}, {"log_z": torch.zeros(2)}, {"log_z": torch.tensor(math.nan)}])
@@ -161,7 +167,7 @@ def test_a_damaged_file_is_named_in_one_line(run: Path) -> None:
             davi.load(run)
         assert "\n" not in str(caught.value)
     path.unlink()
-    assert loaded(run).partition.kind is Kind.EXACT
+    assert known(loaded(run)).kind is Kind.EXACT
 
 
 def test_without_one_there_is_no_probability(tmp_path: Path) -> None:
@@ -176,9 +182,7 @@ def test_without_one_there_is_no_probability(tmp_path: Path) -> None:
     assert unknown.sample(3, seed=1).shape == (3, 1, 2, 2)  # which takes none
     assert not (run / "derived").exists()
     keep(run, 2.5, Kind.ESTIMATE)
-    known = loaded(run).partition
-    assert known is not None
-    assert known.log_z == 2.5
+    assert known(loaded(run)).log_z == 2.5
     network, _ = load_network(run)
     with torch.no_grad():
         next(network.parameters()).add_(0.5)
