@@ -61,8 +61,7 @@ def config(accumulate: int, steps: int, *options: str) -> TrainingConfig:
 def objective_of(*options: str) -> ObjectiveConfig:
     """What is minimized."""
     if "chains" in options:
-        chains = {"chains": 12, "tempering_levels": 3, "trajectory_chains": 4}
-        return ContrastiveConfig(**chains, centered=True, sparsity_target=0.1)
+        return ContrastiveConfig(chains=12, tempering_levels=3, trajectory_chains=4, centered=True, sparsity_target=0.1)
     return LaggingConfig(inner_steps=2, window=1, rounds=1, patience=1) if "lagging" in options else EvidenceConfig()
 
 

@@ -76,7 +76,7 @@ def test_the_update_tends_to_that_of_maximum_likelihood() -> None:
 
 
 @pytest.mark.parametrize("levels", [0, 4])
-def test_persistent_chains_have_the_models_distribution(levels: int) -> None:
+def test_persistent_chains_have_the_models_distribution(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 200 chains, after 20 steps and over 300 further ones; the batch has two images."""
     torch.manual_seed(2)
     model, counts = golden(), torch.zeros(64)
@@ -89,7 +89,7 @@ def test_persistent_chains_have_the_models_distribution(levels: int) -> None:
         seen.append(found[1])
         return found
 
-    pcd.chains.advance = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(pcd.chains, "advance", watched)
     with torch.no_grad():
         for step in range(320):
             pcd.loss(model, model, Batch(IMAGES), at(step))
@@ -101,7 +101,7 @@ def test_persistent_chains_have_the_models_distribution(levels: int) -> None:
 
 
 @pytest.mark.parametrize("chains", [3, 7, 100])
-def test_parts_move_their_share_of_any_number_of_chains(chains: int) -> None:
+def test_parts_move_their_share_of_any_number_of_chains(chains: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of the parts together is that of the whole, and each chain is moved once."""
     torch.manual_seed(3)
     model, x = golden(), IMAGES.repeat(2, 1, 1, 1)
@@ -117,7 +117,7 @@ def test_parts_move_their_share_of_any_number_of_chains(chains: int) -> None:
         sizes.append(len(found[1].v))
         return found
 
-    pcd.chains.advance = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(pcd.chains, "advance", watched)
     for start in range(4):
         total = total + pcd.loss(model, model, Batch(x[start : start + 1], start=start), at(0)).value / 4
     assert sum(sizes) == chains
@@ -238,7 +238,7 @@ def test_options_that_do_not_fit_are_refused() -> None:
         ({"sparsity_weight": -1.0}, "^sparsity_weight: got -1.0, expected a number from 0$"),
     ):
         with pytest.raises(ValueError, match=message):
-            ContrastiveConfig(**config)  # type: ignore[arg-type]
+            ContrastiveConfig(**config)
 
 
 def test_couplings_that_are_no_matrix_have_no_centered_gradient() -> None:
@@ -247,13 +247,13 @@ def test_couplings_that_are_no_matrix_have_no_centered_gradient() -> None:
 
         name = "tied"
 
-    Tied.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    Tied.__abstractmethods__ = frozenset()
     made = ContrastiveObjective(replace(PLAIN, centered=True))
     made.check(golden())
     with pytest.raises(
         UserError, match=r"^objective.centered: got true for tied, expected false: its couplings are no"
     ):
-        made.check(Tied.__new__(Tied))
+        made.check(Tied.__new__(Tied))  # type: ignore[type-abstract]
 
 
 def test_real_hidden_units_have_no_sparsity_target(monkeypatch: pytest.MonkeyPatch) -> None:

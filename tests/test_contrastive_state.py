@@ -55,10 +55,16 @@ def go(run: Path, config: TrainingConfig = CONFIG) -> list[str]:
     return lines
 
 
+def received(self: Signals) -> Signals:
+    """As if SIGTERM had come at once."""
+    self.received = 15
+    return self
+
+
 def test_stopped_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
+        patch.setattr(Signals, "__enter__", received)
         for _ in range(1, 5):
             with pytest.raises(Interrupted):
                 go(tmp_path / "run")

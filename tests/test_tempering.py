@@ -80,7 +80,7 @@ def test_chains_reach_the_distribution_and_the_acceptance() -> None:
             parameter.normal_()
     found = tempered_chains(model, torch.zeros(1, 5, 6, dtype=torch.float64), 50, 130, generator=seeded())
     assert 4 <= len(found.betas) <= 6
-    assert (found.betas[0], found.betas[-1]) == (0.0, 1.0)
+    assert found.betas[[0, -1]].tolist() == [0.0, 1.0]
     assert found.betas.diff().min() > 0.0
     assert found.acceptance.min() > 0.2
     assert found.acceptance.max() < 0.42  # the measured mean of 50 chains
@@ -99,7 +99,8 @@ def test_a_ladder_of_normal_energies() -> None:
     wanted = torch.erfc(3.2 * torch.tensor([0.25, 0.25, 0.25, 0.25], dtype=torch.float64))
     found = respaced(betas, torch.erfc(3.2 * betas.diff()), 10)
     torch.testing.assert_close(torch.erfc(3.2 * found.diff()), wanted)
-    assert (found[0], found[-1], found.dtype) == (0.0, 1.0, torch.float64)
+    assert found[[0, -1]].tolist() == [0.0, 1.0]
+    assert found.dtype == torch.float64
     short = respaced(betas, torch.erfc(3.2 * betas.diff()), 4)  # too few: from the top downward, at .3
     torch.testing.assert_close(torch.erfc(3.2 * short.diff()), torch.full((3,), 0.3, dtype=torch.float64))
     assert short[-1] == 1.0
