@@ -192,7 +192,8 @@ class Reader:
 
     def section(self, cls: type[Any], default: Any, values: Mapping[str, Any], prefix: str) -> Any:
         """The dataclass ``cls`` with ``values`` over ``default``'s; ``prefix`` is its dotted key with a final dot."""
-        hints = _hints(cls)
+        known: type = cls  # to mypy, type[Any] cannot be a key of a cache
+        hints = _hints(known)
         given = {}
         for name, value in values.items():
             if name not in hints:
