@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -20,7 +19,7 @@ from davi.data import Images, evenly
 from davi.data.binarization import binarized
 from davi.errors import UserError
 from davi.evaluation.annealing import STANDARD_TEMPERATURES
-from davi.evaluation.partition_estimate import CHAINS, PartitionEstimate, estimate_partition
+from davi.evaluation.partition_estimate import CHAINS, estimate_partition
 from davi.evidence import Kind
 from davi.files import digest
 from davi.model import Harmonium, Model, Partition, Summable, Unnormalized
@@ -36,8 +35,7 @@ BASE_IMAGES = 10_000
 DATA, UNIFORM = "data", "uniform"
 """What an estimate begins with: independent units with the mean of training images, or uniform noise."""
 
-_COUNTS = ("chains", "temperatures", "base_images", "seed", "sweeps")
-_NUMBERS = ("low", "high", "effective_samples", "reverse", "reverse_low", "reverse_high", *_COUNTS)
+_NUMBERS = tuple(field.name for field in dataclasses.fields(Partition) if field.name != "kind")
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def estimate(
             progress,
             how.reverse,
         )
-    return _partition_of(found, count, seed)
+    return dataclasses.replace(found.partition(), base_images=count, seed=seed)
 
 
 def _seen(network: Unnormalized, images: Images, place: torch.device, generator: Generator) -> Tensor:
@@ -164,16 +162,6 @@ _PASS = 1000
 """Images a pass."""
 
 
-def _partition_of(found: PartitionEstimate, base_images: int, seed: int) -> Partition:
-    """Everything that is known of an estimate."""
-    partition, back = dataclasses.replace(found.partition(), base_images=base_images, seed=seed), found.reverse
-    if back is None:
-        return partition
-    return dataclasses.replace(
-        partition, reverse=back.log_z, reverse_low=back.low, reverse_high=back.high, sweeps=back.sweeps
-    )
-
-
 def write(network: Unnormalized, run: Path, partition: Partition) -> Path:
     """Keep a partition function in the folder of a run, an estimate also among those of other numbers of temperatures
     (:mod:`davi.estimates`); its file.
@@ -183,22 +171,17 @@ def write(network: Unnormalized, run: Path, partition: Partition) -> Path:
     """
     if partition.temperatures is not None:
         estimates.keep(network, run, partition)
-    numbers = {name: getattr(partition, name) for name in ("log_z", *_NUMBERS)}
+    numbers = {name: getattr(partition, name) for name in _NUMBERS}
     tensors = {name: torch.tensor(float(x), dtype=torch.float64) for name, x in numbers.items() if x is not None}
     return derived.write(run, NAME, digest(network.energy.state_dict()), {"kind": partition.kind.name}, tensors)
 
 
 def _partition(tensors: Mapping[str, Tensor], kind: Kind, run: Path) -> Partition:
     """A partition function, as a file gives it."""
-    log_z = tensors.get("log_z")
-    if log_z is None or log_z.ndim or not bool(log_z.isfinite()):
-        got = "nothing" if log_z is None else f"{log_z.tolist()}"[:50]
-        raise UserError(f"{derived.path_of(run, NAME)}: got log_z {got}, expected one finite number; delete it")
-    more: dict[str, Any] = {
-        name: float(tensors[name]) for name in _NUMBERS if name in tensors and not tensors[name].ndim
-    }
-    for name, value in more.items():
-        if math.isnan(value) or (name in _COUNTS and math.isinf(value)):
-            raise UserError(f"{derived.path_of(run, NAME)}: got {name} {value}, expected a number; delete it")
-    more |= {name: int(more[name]) for name in _COUNTS if name in more}
-    return Partition(float(log_z), kind, **more)
+    path = derived.path_of(run, NAME)
+    own = {name: tensors[name] for name in _NUMBERS if name in tensors}
+    for name, tensor in own.items():
+        if tensor.ndim or tensor.dtype != torch.float64:
+            got = f"{tensor.tolist()}"[:50]
+            raise UserError(f"{path}: got {name} {got}, expected one number in float64; delete it")
+    return estimates.partition_of({name: float(tensor) for name, tensor in own.items()}, kind, path)

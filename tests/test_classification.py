@@ -86,6 +86,15 @@ def test_error_rate_and_likelihood_of_the_classes() -> None:
     assert likelihood.value == pytest.approx(log_p.mean(), rel=1e-12)
     assert likelihood.standard_error == pytest.approx(log_p.std(ddof=1) / math.sqrt(N), rel=1e-12)
     assert likelihood.kind is Kind.EXACT
+    assert "stands for" not in likelihood.rule
+
+
+def test_a_classifier_that_stands_for_the_model_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Brightness, "class_claim", Kind.ESTIMATE)
+    likelihood = evaluate(model(), images()).measure(CLASS_LIKELIHOOD)
+    assert likelihood is not None
+    assert likelihood.kind is Kind.ESTIMATE
+    assert likelihood.rule.endswith("a classifier that stands for the model's own p(y | x), which is not known")
 
 
 def test_patches_of_a_file_have_no_interval_of_independent_images() -> None:

@@ -224,6 +224,10 @@ def test_what_is_impossible_is_refused_in_one_line() -> None:
         ConvDBNConfig((2, 2), (2, 3), (2,))
     with pytest.raises(ValueError, match=r"^filters: got \[\], expected one positive number for each layer$"):
         ConvDBNConfig((), (), ())
+    with pytest.raises(ValueError, match=r"^weight_std: got -1.0, expected a finite number from 0$"):
+        ConvDBNConfig(weight_std=-1.0)
+    with pytest.raises(ValueError, match=r"^hidden_bias: got inf, expected a finite number$"):
+        ConvDBNConfig(hidden_bias=math.inf)
 
 
 # What units look for

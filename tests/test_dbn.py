@@ -94,6 +94,8 @@ def test_the_evidence_is_the_bound_of_what_was_drawn() -> None:
     joint, q = log_joint(network), log_q(network)
     assert evidence.log_weight is not None
     close(evidence.log_weight, (joint - q)[rows, column])
+    assert evidence.log_weight_fn is not None
+    close(evidence.log_weight_fn(joint=True), joint[rows, column])
     assert list(evidence.terms) == ["reconstruction", "negative_free_energy", "entropy", "negative_log_z"]
     close(evidence.terms["entropy"], -(q.exp() * q).sum(1))
     close(evidence.log_px, joint[rows, column] + evidence.terms["entropy"])
@@ -217,6 +219,9 @@ def test_the_classifier_is_that_of_the_list(labeled: DBN) -> None:
     first = labeled.lower[0]
     p = (first.c + bits(6) @ labeled.recognition[0]).sigmoid()
     close(model.log_class_probabilities(images()), labeled.top.log_class_probabilities(p))
+    own = torch.stack([log_joint(labeled, y).logsumexp(1) for y in range(3)], 1).log_softmax(1)
+    assert float((own - model.log_class_probabilities(images())).abs().max()) > 0.01
+    assert model.class_claim is Kind.ESTIMATE  # not log p(y | x) itself
     assert not isinstance(model_of(shaken()), Classifying)
 
 

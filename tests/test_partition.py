@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from toys.boltzmann import Boltzmann
 
 import davi
-from davi import derived, partition
+from davi import derived, estimates, partition
 from davi.data import Images
 from davi.errors import UserError
 from davi.evaluation.partition_estimate import PartitionEstimate, estimate_partition
@@ -151,7 +151,7 @@ def test_that_of_other_weights_is_never_used(run: Path) -> None:
 def test_what_is_no_number_is_named_in_one_line(run: Path, tensors: dict[str, Tensor]) -> None:
     weights = digest(load_network(run)[0].state_dict())
     path = derived.write(run, NAME, weights, {"kind": "EXACT"}, tensors)
-    match = r"got log_z (nothing|\[0\.0, 0\.0\]|nan), expected one finite number"
+    match = r"got log_z (nothing|\[0\.0, 0\.0\]|nan), expected one (finite )?number"
     with pytest.raises(UserError, match=match) as caught:
         loaded(run)
     assert str(caught.value).startswith(f"{path}: ")
@@ -257,9 +257,61 @@ def test_everything_that_is_known_of_an_estimate_is_kept(tmp_path: Path) -> None
     assert loaded(run).partition == whole
 
 
-@pytest.mark.parametrize("name", ["low", "chains"])
-def test_numbers_that_are_none_are_named(run: Path, name: str) -> None:
-    tensors = {"log_z": torch.tensor(1.0, dtype=torch.float64), name: torch.tensor(math.nan, dtype=torch.float64)}
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("low", math.nan),
+        ("low", math.inf),
+        ("low", 2.0),
+        ("high", 0.5),
+        ("reverse_low", 7.0),
+        ("reverse", math.inf),
+        ("effective_samples", math.inf),
+        ("effective_samples", -1.0),
+        ("chains", math.nan),
+        ("chains", 2.5),
+        ("chains", -3.0),
+        ("log_z", 1e300),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(run: Path, name: str, value: float) -> None:
+    tensors = {key: torch.tensor(1.0, dtype=torch.float64) for key in ("log_z", "reverse")}
+    tensors |= {name: torch.tensor(value, dtype=torch.float64)}
     derived.write(run, NAME, digest(load_network(run)[0].state_dict()), {"kind": "ESTIMATE"}, tensors)
-    with pytest.raises(UserError, match=rf"partition\.safetensors: got {name} nan, expected a number; delete it$"):
+    with pytest.raises(UserError, match=rf"partition\.safetensors: got .*{name}.*, expected .*; delete it$") as caught:
         loaded(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tensor", [torch.tensor(1.0 + 1.0j), torch.zeros(2, dtype=torch.float64)])
+def test_what_is_not_one_number_is_named(run: Path, tensor: Tensor) -> None:
+    tensors = {"log_z": torch.tensor(1.0, dtype=torch.float64), "low": tensor}
+    derived.write(run, NAME, digest(load_network(run)[0].state_dict()), {"kind": "ESTIMATE"}, tensors)
+    with pytest.raises(UserError, match=r"partition\.safetensors: got low .*, expected one number in float64; delete"):
+        loaded(run)
+
+
+def test_chains_whose_weights_are_all_alike_can_be_kept(run: Path) -> None:
+    """Their limits are log Z up to rounding, on either side."""
+    network, _ = load_network(run)
+    assert isinstance(network, Boltzmann)
+    alike = Partition(0.3, Kind.ESTIMATE, 0.3 + 1e-15, 0.3 - 1e-15, 10.0, 10, 5, base_images=0, seed=2**60)
+    partition.write(network, run, alike)
+    assert known(loaded(run)) == alike
+    assert alike.standard_error == 0.0
+
+
+def test_a_limit_beyond_all_bounds_is_no_standard_error() -> None:
+    assert Partition(0.0, Kind.ESTIMATE, -1.0, 1e30).standard_error is None
+
+
+def test_estimates_that_cannot_be_are_named(run: Path) -> None:
+    network, _ = load_network(run)
+    assert isinstance(network, Boltzmann)
+    path = estimates.keep(network, run, Partition(1.0, Kind.ESTIMATE, 0.9, 1.1, 9.0, 10, 5))
+    tensors, _ = read_tensors(path)
+    for name in ("log_z", "high"):
+        wrong = {**tensors, name: torch.tensor([math.nan if name == "log_z" else 0.0], dtype=torch.float64)}
+        derived.write(run, estimates.NAME, digest(network.state_dict()), {}, wrong)
+        with pytest.raises(UserError, match=rf"estimates\.safetensors: got .*{name}.*, expected .*; delete it$"):
+            estimates.kept(network, run)

@@ -128,3 +128,15 @@ def test_a_new_ladder_takes_the_nearest_states() -> None:
 def test_what_is_no_ladder_is_refused(chains: int, sweeps: int, most: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tempered_chains(golden(), BASE, chains, sweeps, most)
+
+
+@torch.no_grad()
+def test_chains_on_a_ladder_keep_their_precision_under_autocast() -> None:
+    network = RBM((1, 2, 2), 3, RBMConfig(2))
+    base, betas = network.visible_field(), even_ladder(3)
+    states = network.visible.sample(base.expand(12, *base.shape)).view(3, 4, *base.shape)
+    with torch.autocast("cpu", torch.bfloat16):
+        moved = sweep(network, states, betas, base)
+        swapped, found = swap(network, moved, betas, base)
+    assert moved.dtype == swapped.dtype == torch.float32
+    assert 0.0 < float(found[0]) <= 1.0

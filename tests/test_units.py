@@ -82,6 +82,19 @@ def test_real_draws_have_mean_and_variance(temperature: float) -> None:
     assert float(drawn.var()) == pytest.approx(temperature, abs=4 * temperature * (2 / 20000) ** 0.5)
 
 
+@pytest.mark.parametrize("temperature", [1e-39, 1e-30])
+def test_almost_cold_every_unit_takes_its_most_probable_value(temperature: float) -> None:
+    natural = torch.tensor([[[3.0, 2.0, -5.0], [-40.0, -40.5, -39.5]]])
+    assert Potts((2, 3)).sample(natural, temperature=temperature).argmax(-1).tolist() == [[0, 2]]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_parameters_that_are_no_numbers_are_no_error_of_draws(wrong: float) -> None:
+    """Training refuses the step, whose free energies say so."""
+    drawn = Potts((2, 3)).sample(torch.full((1, 2, 3), wrong))
+    assert drawn.sum(-1).tolist() == [[1.0, 1.0]]
+
+
 @pytest.mark.parametrize("units", KINDS, ids=repr)
 def test_draws_follow_the_generator(units: Units) -> None:
     natural = naturals(units)

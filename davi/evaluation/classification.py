@@ -59,7 +59,8 @@ class _OfClasses(Meter, ABC):
 
     def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:
         assert isinstance(model, Classifying)
-        self._model = model
+        self._model: Classifying = model
+        self._classes = model.classes
         self._found: list[Array] = []
 
     def add(self, batch: Batch) -> None:
@@ -103,7 +104,7 @@ class ErrorRate(_OfClasses):
         return Measure(self.name, "% of the images", percent, None, None, rule, images=n, interval=ends)
 
     def left_out(self) -> str:
-        return "" if self._model.classes else "the model was built without classes"
+        return "" if self._classes else "the model was built without classes"
 
 
 @final
@@ -121,4 +122,7 @@ class ClassLikelihood(_OfClasses):
             return None
         error = clusters.standard_error(values, evaluation.groups)
         rule = "log-probability of an image's class given its pixels; 0 would be certainty, -ln(classes) a blind guess"
-        return Measure(self.name, "nats", float(values.mean()), error, Kind.EXACT, rule, images=len(values))
+        kind = self._model.class_claim
+        if kind is not Kind.EXACT:
+            rule += "; of a classifier that stands for the model's own p(y | x), which is not known"
+        return Measure(self.name, "nats", float(values.mean()), error, kind, rule, images=len(values))

@@ -152,27 +152,11 @@ def log_z_of(partition: Partition, claim: Kind, dims: int) -> LogZ:
 
 def _warnings(partition: Partition) -> list[str]:
     """Why not to trust an estimate, and what to do."""
-    found = []
-    effective, chains = partition.effective_samples, partition.chains
-    if effective is not None and chains is not None and effective < 0.5 * chains:
-        found.append(f"only {effective:.0f} of {chains} chains are effective, fewer than half")
-    if partition.low == -math.inf:
-        found.append("the interval of Z reaches 0: log p(x) may be far lower than estimated")
-    if _disagree(partition):
-        found.append("chains that walk forward and back disagree: at least one of them has missed what is probable")
+    found = partition.doubts()
     if not found:
         return []
     more = "" if partition.temperatures is None else f": --ais-temperatures {2 * partition.temperatures}"
     return [*found, f"likelihoods may be too high; more temperatures help{more}"]
-
-
-def _disagree(partition: Partition) -> bool:
-    """Whether the intervals of the two directions have nothing in common."""
-    ends = (partition.low, partition.high, partition.reverse_low, partition.reverse_high)
-    if any(end is None for end in ends):
-        return False
-    low, high, back_low, back_high = ends
-    return high < back_low or back_high < low  # type: ignore[operator]  # none of them is None
 
 
 def _limits(low: float | None, high: float | None, otherwise: str, digits: int) -> str:

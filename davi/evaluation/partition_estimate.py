@@ -41,9 +41,6 @@ CHAINS = 100
 SWEEPS = 1000
 """Of the tempered chains that a reverse estimate begins with."""
 
-FEW = 0.5
-"""An estimate that rests on a smaller share of its chains is in doubt."""
-
 
 @dataclass(frozen=True)
 class ReverseEstimate:
@@ -130,29 +127,15 @@ class PartitionEstimate:
     @property
     def disagree(self) -> bool:
         """Whether the intervals of the two estimates, of three standard errors each, have nothing in common."""
-        return self.reverse is not None and (self.reverse.low > self.high or self.reverse.high < self.low)
+        return self.partition().disagree
 
     def doubts(self) -> tuple[str, ...]:
-        """Reasons not to trust it, as sentences; that there are none proves nothing."""
-        found = []
-        if self.effective_samples < FEW * self.chains:
-            found.append(
-                f"the estimate rests on {self.effective_samples:.3g} effective samples of {self.chains} chains: more "
-                "temperatures would help, and log Z may be larger"
-            )
-        if self.low == -math.inf:
-            found.append(
-                "the interval of the mean weight, of three standard errors, contains 0: log Z has no lower limit"
-            )
-        if self.reverse is not None and self.disagree:
-            found.append(
-                f"forward {self.log_z:.6g} and reverse {self.reverse.log_z:.6g} disagree by more than their errors: at "
-                "least one of them is wrong"
-            )
-        return tuple(found)
+        """Reasons not to trust it (:meth:`davi.model.Partition.doubts`); that there are none proves nothing."""
+        return self.partition().doubts()
 
     def partition(self) -> Partition:
         """What a model needs of it: an estimate."""
+        back = self.reverse
         return Partition(
             self.log_z,
             Kind.ESTIMATE,
@@ -161,6 +144,10 @@ class PartitionEstimate:
             self.effective_samples,
             self.chains,
             len(self.temperatures),
+            reverse=None if back is None else back.log_z,
+            reverse_low=None if back is None else back.low,
+            reverse_high=None if back is None else back.high,
+            sweeps=None if back is None else back.sweeps,
         )
 
 

@@ -149,7 +149,10 @@ class Potts(Units):
 
     def sample(self, natural: Tensor, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         values = self.shape[-1]
-        p = (natural / temperature).softmax(-1).reshape(-1, values)
+        # Relative to the highest parameter nothing overflows, however low the temperature. Weights that are no numbers
+        # are noticed by their free energies: what is drawn of them plays no part, but must not be an error.
+        below = (natural - natural.amax(-1, keepdim=True)) / temperature
+        p = below.softmax(-1).nan_to_num(1.0).reshape(-1, values)
         drawn = torch.multinomial(p, 1, generator=generator).view(*natural.shape[:-1], 1)
         return torch.zeros_like(natural).scatter_(-1, drawn, 1.0)
 

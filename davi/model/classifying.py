@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
+
+from davi.evidence import Kind
 
 
 class Classifying(ABC):
     """A network that knows log p(y | x): a joint model of images and classes, or a classifier."""
+
+    class_claim: ClassVar[Kind] = Kind.EXACT
+    """How what it says of classes relates to its log p(y | x): an estimate where something stands for that."""
 
     @abstractmethod
     def log_class_probabilities(self, x: Tensor) -> Tensor:

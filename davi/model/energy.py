@@ -30,6 +30,12 @@ from davi.model.network import Network
 NEGATIVE_LOG_Z = "negative_log_z"
 """Name of the term that is minus log Z."""
 
+FEW = 0.5
+"""An estimate that rests on a smaller share of its chains is in doubt."""
+
+_OVERFLOW = 700.0
+"""Nats whose exponential is almost too large for a float64."""
+
 
 class Unnormalized(Network, ABC):
     """A network whose probabilities are known up to the partition function of an energy: its own, or that of a part.
@@ -156,7 +162,29 @@ class Partition:
         """Of log Z, nats: that of Z, divided by Z; None where it is exact, or not known."""
         if self.kind is Kind.EXACT or self.high is None or self.high == math.inf:
             return None
-        return math.expm1(self.high - self.log_z) / 3.0
+        above = self.high - self.log_z
+        return math.expm1(max(0.0, above)) / 3.0 if above < _OVERFLOW else None
+
+    @property
+    def disagree(self) -> bool:
+        """Whether the intervals of the two directions have nothing in common."""
+        ends = (self.low, self.high, self.reverse_low, self.reverse_high)
+        if any(end is None for end in ends):
+            return False
+        low, high, back_low, back_high = ends
+        return high < back_low or back_high < low  # type: ignore[operator]  # none of them is None
+
+    def doubts(self) -> tuple[str, ...]:
+        """Reasons not to trust an estimate, as parts of a sentence; that there are none proves nothing."""
+        found = []
+        effective, chains = self.effective_samples, self.chains
+        if effective is not None and chains is not None and effective < FEW * chains:
+            found.append(f"only {effective:.0f} of {chains} chains are effective, fewer than half")
+        if self.low == -math.inf:
+            found.append("the interval of Z reaches 0: log p(x) may be far lower than estimated")
+        if self.disagree:
+            found.append("chains that walk forward and back disagree: at least one of them has missed what is probable")
+        return tuple(found)
 
 
 class WithPartition(ABC):

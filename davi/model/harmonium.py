@@ -181,7 +181,7 @@ class Harmonium(Energy, Summable, ABC):
         """
         along = beta.to(v.dtype) if isinstance(beta, Tensor) else beta
         linear = (1.0 - along) * _dot(base, v) + along * _dot(self.visible_field(), v) + self.visible.log_base(v)
-        inputs = self.hidden_input(v)
+        inputs = self.hidden_input(v).to(v.dtype)
         return -linear - self.hidden.log_partition(_spread(beta, inputs) * inputs)
 
     @final
@@ -213,7 +213,8 @@ class Harmonium(Energy, Summable, ABC):
         ``inputs`` are :meth:`hidden_input` of the states, where they are known already.
         """
         inputs = self.hidden_input(v) if inputs is None else inputs
-        inputs = self.visible_input(self.hidden.sample(_spread(beta, inputs) * inputs, generator))
+        inputs = inputs.to(base.dtype)  # which autocast may have made less precise than beta has to be
+        inputs = self.visible_input(self.hidden.sample(_spread(beta, inputs) * inputs, generator)).to(base.dtype)
         return self.visible.sample(torch.lerp(base, inputs, _spread(beta, inputs)), generator)
 
     # Exact sums

@@ -33,6 +33,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -86,6 +87,10 @@ class ConvDBNConfig:
                 raise ValueError(
                     f"{name}: got {len(given)} numbers, expected one for each of {len(self.filters)} layers"
                 )
+        if not 0 <= self.weight_std < math.inf:
+            raise ValueError(f"weight_std: got {self.weight_std}, expected a finite number from 0")
+        if not math.isfinite(self.hidden_bias):
+            raise ValueError(f"hidden_bias: got {self.hidden_bias}, expected a finite number")
 
     def layer(self, number: int) -> ConvRBMConfig:
         """The options of a layer, counted from 0."""

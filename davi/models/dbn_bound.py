@@ -73,11 +73,11 @@ class NormalizedDBN(LatentModel, WithPartition):
             entropies.append(-layer.hidden.log_prob(layer.hidden.mean(inputs), inputs))
             log_q.append(layer.hidden.log_prob(state, inputs))
         log_z = torch.full_like(entropies[0], partition.log_z)
-        joint = {**terms, "negative_log_z": -log_z}
+        log_joint = {**terms, "negative_log_z": -log_z}
 
-        def log_weight_fn(joint_alone: bool = False) -> Tensor:
-            total = torch.stack([term.double() for term in joint.values()]).sum(0)
-            return total if joint_alone else total - torch.stack(log_q).double().sum(0)
+        def log_weight_fn(joint: bool = False) -> Tensor:
+            total = torch.stack([term.double() for term in log_joint.values()]).sum(0)
+            return total if joint else total - torch.stack(log_q).double().sum(0)
 
         about = About.X_AND_Y if self.classes else About.X
         kind = Kind.weakest(partition.kind, self.claim)
@@ -137,7 +137,10 @@ class NormalizedDBN(LatentModel, WithPartition):
 class ClassifyingDBN(NormalizedDBN, Classifying, Conditional):
     """A deep belief network of images and classes."""
 
+    class_claim = Kind.ESTIMATE
+
     def log_class_probabilities(self, x: Tensor) -> Tensor:
-        """Of the machine at the top, given probabilities that are computed on the way up."""
+        """Of the machine at the top, given probabilities that are computed on the way up. They stand for hidden states,
+        over which log p(y | x) of the network itself is a sum, so this is an estimate of that."""
         self.check_images(x)
         return self.network.log_class_probabilities(x)
