@@ -62,9 +62,12 @@ def _numbers(record: Mapping[str, Any], gap: str = "  ") -> str:
     if "nats" in record:
         return f"{record['nats']:.2f} nats{gap}{record['bits_per_dim']:.3f} bits/dim"
     terms = {name.replace("_", " "): value for name, value in record["terms"].items()}
-    loss = {} if record["loss"] in terms.values() else {"loss": record["loss"]}
     more = {words: record[name] for name, words in _WORDS.items() if name in record}
-    return gap.join(f"{name} {value:.4g}" for name, value in (loss | terms | more).items())
+    told = {name: f"{value:.4g}" for name, value in (terms | more).items()}
+    loss = f"{record['loss']:.4g}"
+    if loss not in [told[name] for name in terms]:  # as they are shown: means are taken in another order
+        told = {"loss": loss, **told}
+    return gap.join(f"{name} {text}" for name, text in told.items())
 
 
 def _divergence(record: Mapping[str, Any]) -> str:
