@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/davi inspect $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

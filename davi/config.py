@@ -192,7 +192,8 @@ class Reader:
 
     def section(self, cls: type[Any], default: Any, values: Mapping[str, Any], prefix: str) -> Any:
         """The dataclass ``cls`` with ``values`` over ``default``'s; ``prefix`` is its dotted key with a final dot."""
-        hints = _hints(cls)
+        known: type = cls  # to mypy, type[Any] cannot be a key of a cache
+        hints = _hints(known)
         given = {}
         for name, value in values.items():
             if name not in hints:
@@ -234,6 +235,8 @@ class Reader:
         wrong = UserError(f"{self.where}: {key}: got {shown(value)}, expected {_words(hint)}")
         if value is None or isinstance(value, Mapping):
             raise wrong
+        if _is_already(hint, value):
+            return value
         try:
             result = _parser(hint).parse_object({"value": value}).value
         except (ArgumentError, ValueError, OverflowError):  # an int too large for a float overflows
@@ -276,9 +279,18 @@ class Reader:
         raise UserError(f"{self.where}: unknown key {key}{hint}")
 
 
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
+    """Types of a dataclass's fields; not to be changed by the caller."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _is_already(hint: Any, value: Any) -> bool:
+    """Whether a value is beyond doubt of a plain type or one of some literals, so that nothing has to be read."""
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(one) and value == one for one in get_args(hint))
+    return hint in (bool, int, float) and type(value) is hint and value == value  # NaN is not
 
 
 @functools.cache

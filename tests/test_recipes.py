@@ -106,8 +106,8 @@ def test_the_papers_schedule() -> None:
     middle = (5 + 395 / 2) * 312
     assert schedule.learning_rate(round(middle), 0.0) == pytest.approx((1e-2 + 1e-4) / 2, rel=1e-9)
     assert schedule.learning_rate(400 * 312, 0.0) == pytest.approx(1e-4, rel=1e-9)
-    objective = make_objective(training("attentive_cifar10").objective)
-    weights = [objective.reports(schedule.at(epoch * 312, 0.0))["kl_weight"] for epoch in (0, 8, 16, 399)]
+    objective, model = make_objective(training("attentive_cifar10").objective), davi.build("vae_digits_tiny")
+    weights = [objective.reports(model, schedule.at(epoch * 312, 0.0))["kl_weight"] for epoch in (0, 8, 16, 399)]
     assert weights == pytest.approx([0.1, 0.55, 1.0, 1.0])
 
 

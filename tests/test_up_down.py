@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from contract import assert_frequencies, place, seeded
-from golden_rbm import SHAPE
+from golden_rbm import SHAPE, golden
 from listed_dbn import bits, bounds, images, log_q, log_top, shaken, tied
 from safetensors.torch import load_file
 from tiny import same_files
@@ -137,7 +137,8 @@ def test_in_the_chain_probabilities_stand_for_the_class() -> None:
 
 def test_the_number_of_steps_grows_with_the_budget() -> None:
     objective = UpDownObjective(UpDownConfig(steps=(3, 6, 10)))
-    found = [objective.reports(Progress(0, 0, share))["gibbs_steps"] for share in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)]
+    shares, model = (0.0, 0.33, 0.34, 0.66, 0.67, 1.0), golden()
+    found = [objective.reports(model, Progress(0, 0, share))["gibbs_steps"] for share in shares]
     assert found == [3, 3, 6, 6, 10, 10]
 
 

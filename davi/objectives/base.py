@@ -156,7 +156,7 @@ class Objective(ABC):
             outcome: what else is known of it.
         """
 
-    def reports(self, at: Progress) -> Mapping[str, float]:
+    def reports(self, model: Network, at: Progress) -> Mapping[str, float]:
         """Numbers of the objective itself for the log, such as a weight that changes."""
         return {}
 

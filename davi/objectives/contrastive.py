@@ -33,6 +33,9 @@ from davi.objectives.centering import MeanUnits, center, sparsity
 from davi.objectives.chains import make_chains
 from davi.objectives.trajectory import Trajectory
 
+RECENT = 0.9
+"""Weight of earlier batches in the mean free energy that the log's likelihood is made from."""
+
 
 @dataclass(frozen=True)
 class ContrastiveConfig(ObjectiveConfig):
@@ -97,6 +100,8 @@ class ContrastiveObjective(Objective):
         self.trajectory = Trajectory(config.trajectory_chains) if config.trajectory_chains else None
         self.offsets = MeanUnits(config.centering_decay, "visible", "hidden") if config.centered else None
         self.activity = MeanUnits(config.sparsity_decay, "hidden") if config.sparsity_target else None
+        self.recent: Tensor | None = None
+        """Moving mean of the free energies of images, for the log alone."""
 
     def check(self, model: Network) -> None:
         assert isinstance(model, Harmonium)
@@ -135,11 +140,9 @@ class ContrastiveObjective(Objective):
             if means is not None:
                 means.add(model, images, self.batch_size)
         energy = of_images.detach() - model.log_volume()
-        return Loss(value, {"free_energy": energy, **self._likelihood(energy)}, None)
-
-    def _likelihood(self, energy: Tensor) -> dict[str, Tensor]:
-        """The running estimate of log p of images, nats."""
-        return {} if self.trajectory is None else {"log_likelihood": -energy - self.trajectory.log_z()}
+        mean = energy.double().mean()
+        self.recent = mean if self.recent is None else RECENT * self.recent + (1.0 - RECENT) * mean
+        return Loss(value, {"free_energy": energy}, None)
 
     def after_backward(self, model: Network, at: Progress) -> None:
         if self.activity is not None:
@@ -162,10 +165,11 @@ class ContrastiveObjective(Objective):
         if self.trajectory is not None:
             self.trajectory.follow(model)
 
-    def reports(self, at: Progress) -> Mapping[str, float]:
+    def reports(self, model: Network, at: Progress) -> Mapping[str, float]:
+        assert isinstance(model, Harmonium)
         found = dict(self.chains.reports())
-        if self.trajectory is not None:
-            found |= self.trajectory.reports()
+        if self.trajectory is not None and self.recent is not None:
+            found |= self.trajectory.reports(model, float(self.recent))
         if self.activity is not None:
             found["hidden_mean"] = float(self.activity.mean["hidden"].mean())
         return found

@@ -71,7 +71,7 @@ class EvidenceObjective(Objective):
         evidence = model.evidence(batch.x, generator, *_labels(model, batch))
         return Loss(-evidence.log_px.mean(), evidence.terms, evidence.kind, evidence.no_divergence)
 
-    def reports(self, at: Progress) -> Mapping[str, float]:
+    def reports(self, model: Network, at: Progress) -> Mapping[str, float]:
         return {"kl_weight": self._kl_weight(at)}
 
     def settled(self, at: Progress) -> bool:

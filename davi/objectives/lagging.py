@@ -193,10 +193,14 @@ class LaggingObjective(Objective):
             phase = phase.after_measurement(_information(model, outcome.validation()), config.patience)
         self.phase = phase
 
-    def reports(self, at: Progress) -> Mapping[str, float]:
+    def reports(self, model: Network, at: Progress) -> Mapping[str, float]:
         phase = self.phase
         own = {"aggressive": float(phase.aggressive)} if self.config.inner_steps else {}
-        return {**self.evidence.reports(at), **own, **({"mutual_information": phase.last} if phase.measured else {})}
+        return {
+            **self.evidence.reports(model, at),
+            **own,
+            **({"mutual_information": phase.last} if phase.measured else {}),
+        }
 
     def settled(self, at: Progress) -> bool:
         return self.evidence.settled(at)

@@ -92,7 +92,7 @@ class UpDownObjective(Objective):
             terms = {**terms, "error": wrong.to(value.dtype)}
         return Loss(value, terms, None)
 
-    def reports(self, at: Progress) -> Mapping[str, float]:
+    def reports(self, model: Network, at: Progress) -> Mapping[str, float]:
         return {"gibbs_steps": float(self._steps(at))}
 
     def _steps(self, at: Progress) -> int:

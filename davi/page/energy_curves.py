@@ -22,17 +22,15 @@ def energy_figures(train: Records, validation: Records, marks: Sequence[Mark], u
         marks: events, as they are drawn into all curves.
         unit: of a likelihood.
     """
-    cost = _curve(
-        "training", [(record, _term(record, "log_likelihood")) for record in train], lambda x: unit.of_nats(-x)
-    )
+    cost = _curve("training", [(record, record.get("log_likelihood")) for record in train], lambda x: unit.of_nats(-x))
     if cost.x:
         yield Figure(
             "curve-likelihood",
             (Chart(charts.lines([cost], unit.name, "step", marks, cut=True), _told(cost, unit.name)),),
             f"Estimated cost of a training image in {unit.name}; lower is better.",
-            "The partition function is estimated by importance chains that have followed the weights from the first "
-            f"step on{_counted(train)}. It is that of the weights of the moment, and too optimistic where few chains "
-            "count; the evaluation estimates that of the averaged weights anew.",
+            "The partition function is estimated by importance chains that follow the weights from step to step, and "
+            f"begin again where they have lost them{_counted(train)}. It is that of the weights of the moment; the "
+            "evaluation estimates that of the averaged weights, with more chains and many more temperatures.",
             "Annealed importance sampling along the trajectory of training: Béreux et al., ICLR 2025.",
         )
     gap = _curve("gap", [(record, record.get("gap")) for record in validation], unit.of_nats)
@@ -46,11 +44,6 @@ def energy_figures(train: Records, validation: Records, marks: Sequence[Mark], u
             "overfits.",
             "A Practical Guide to Training Restricted Boltzmann Machines (Hinton, 2012), section 6.",
         )
-
-
-def _term(record: Mapping[str, Any], name: str) -> Any:
-    terms = record.get("terms")
-    return terms.get(name) if isinstance(terms, dict) else None
 
 
 def _curve(label: str, points: Sequence[tuple[Mapping[str, Any], Any]], to: Any) -> Curve:

@@ -43,6 +43,7 @@ def summary(
 
 
 _WORDS = {
+    "log_likelihood": "log p(x)",
     "gap": "gap to training images",
     "log_z": "log Z",
     "effective_samples": "effective chains",

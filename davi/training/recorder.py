@@ -124,7 +124,7 @@ class Recorder:
             "seconds_left": pace["seconds_left"],
             "loss": loss,
             **summary(means, state.trained.dims, state.meters.no_divergence, state.meters.claim),
-            **state.objective.reports(at),
+            **state.objective.reports(state.trained, at),
             "learning_rate": rate,
             "images_per_second": pace["images_per_second"],
             "gradient_norm": state.step_filter.norms[-1] if state.step_filter.norms else None,
