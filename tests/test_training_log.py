@@ -58,3 +58,9 @@ def test_a_loss_that_is_a_term_is_told_once() -> None:
     line = validation_line(record)
     assert line.startswith("validation at step 4: free energy -9.61  gap to training images 1.026")
     assert "loss -9.5  free energy -9.61" in validation_line({**record, "loss": -9.5})
+
+
+def test_the_likelihood_of_a_layer_is_not_called_that_of_images() -> None:
+    record = {"step": 4, "loss": 0.5, "terms": {"free_energy": -9.6}, "log_likelihood": -24.0, "images": 200}
+    assert "free energy -9.6  log p(x) -24  (" in validation_line(record)
+    assert "free energy -9.6  log p(its input) -24  (" in validation_line({**record, "stage": "second"})
