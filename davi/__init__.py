@@ -168,7 +168,8 @@ def build(
 def load(run: str | Path) -> Model:
     """The trained model of a run, with averaged weights where the run kept an average, in eval mode on the CPU.
 
-    Its weights want no gradients, so that evidence costs no graph; ``model.requires_grad_(True)`` changes that.
+    Its weights want no gradients, so that evidence costs no graph; ``model.requires_grad_(True)`` changes that. Without
+    its partition function an energy can only be drawn from; ``davi evaluate`` estimates it.
 
     Arguments:
         run: the run's folder, or a ``model.safetensors`` file. Of a run that has not ended the newest checkpoint is
@@ -176,7 +177,7 @@ def load(run: str | Path) -> Model:
 
     Raises:
         davi.errors.UserError: a ``ValueError`` of one line, if there is no such run, its file is damaged, or what it
-            holds gives images no probability, such as an energy whose partition function is not known.
+            holds is no model of images.
     """
     import warnings
 

@@ -48,6 +48,8 @@ def test_a_thousand_temperatures_find_the_golden_log_z() -> None:
     assert estimate.effective_samples > 499
     assert estimate.doubts() == ()
     assert estimate.reverse is None
+    assert repr(estimate).startswith(f"PartitionEstimate(log Z {estimate.log_z:.4f}, from {estimate.low:.4f} to ")
+    assert repr(estimate).endswith("of 500 chains effective, 1000 temperatures)")
 
 
 def test_a_base_with_the_mean_of_images() -> None:

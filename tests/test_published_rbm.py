@@ -97,6 +97,14 @@ def test_a_named_set_tells_the_shape(tmp_path: Path, capsys: Capture) -> None:
     assert "images [1, 28, 28] of 2 levels, expected [1, 1, 6] of 2" in capsys.readouterr().err
 
 
+def test_gray_images_of_the_same_size_need_a_threshold(tmp_path: Path, capsys: Capture) -> None:
+    path = saved(tmp_path / "a.npz", W=np.zeros((64, 1)), b=np.zeros(64), c=np.zeros(1))
+    assert import_(path, tmp_path / "gray", "--data", "digits") == 2
+    expected = "images [1, 8, 8] of 17 levels, expected [1, 8, 8] of 2; data.binarization: threshold makes bits of them"
+    assert expected in capsys.readouterr().err
+    assert import_(path, tmp_path / "bits", "--data", "digits", "--data.binarization", "threshold") == 0
+
+
 def test_the_hidden_units_of_a_recipe_are_those_of_the_file(tmp_path: Path, capsys: Capture) -> None:
     path = saved(tmp_path / "a.npz", **golden())
     assert import_(path, tmp_path / "run", "--model.weight_std", "0.5", "--model.hidden", "4") == 0

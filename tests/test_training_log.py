@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from davi.metrics import Metrics, read_metrics
-from davi.training.log import Log
+from davi.training.log import Log, validation_line
 
 RECORD: dict[str, Any] = {
     "total_steps": 100,
@@ -50,3 +50,17 @@ def test_beside_a_bar_the_pace_moves_on(tmp_path: Path, monkeypatch: pytest.Monk
         "step 6/100 90.00 nats 0.165 bits/dim 123 im/s 1m30s left",
     ]
     log.metrics.close()
+
+
+def test_a_loss_that_is_a_term_is_told_once() -> None:
+    """Though their means were taken in another order, and differ in the last digits."""
+    record = {"step": 4, "loss": -9.6100001, "terms": {"free_energy": -9.61}, "gap": 1.026, "images": 200}
+    line = validation_line(record)
+    assert line.startswith("validation at step 4: free energy -9.61  gap to training images 1.026")
+    assert "loss -9.5  free energy -9.61" in validation_line({**record, "loss": -9.5})
+
+
+def test_the_likelihood_of_a_layer_is_not_called_that_of_images() -> None:
+    record = {"step": 4, "loss": 0.5, "terms": {"free_energy": -9.6}, "log_likelihood": -24.0, "images": 200}
+    assert "free energy -9.6  log p(x) -24  (" in validation_line(record)
+    assert "free energy -9.6  log p(its input) -24  (" in validation_line({**record, "stage": "second"})

@@ -142,7 +142,8 @@ def _data(values: Mapping[str, Any], shape: Shape, levels: int, asked: bool) -> 
         got = geometry_of(data)
         if got != (shape, levels):
             images = f"images {list(got[0])} of {got[1]} levels, expected {list(shape)} of {levels}"
-            raise UserError(f"data: got {data.set} with {images}")
+            hint = "; data.binarization: threshold makes bits of them" if got[0] == shape and levels == 2 else ""
+            raise UserError(f"data: got {data.set} with {images}{hint}")
     except UserError:
         if asked:
             raise

@@ -77,8 +77,8 @@ def run(request: Request) -> int:
         no_gap=no_gap,
         no_result=_UNKNOWN.format(name=model.name, folder=shlex.quote(str(folder))),
         estimates=estimates.kept(model.saved, folder) if isinstance(model.saved, Unnormalized) else (),
-        no_estimates=f"Not compared: davi inspect {shlex.quote(str(folder))} --estimates estimates it with several "
-        "numbers of temperatures, in minutes, and keeps that.",
+        no_estimates="There are no estimates to compare: davi inspect "
+        f"{shlex.quote(str(folder))} --estimates makes some with several numbers of temperatures, in minutes.",
     )
     sections = page.write(contents, target)
     if not options.no_figures:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from davi.cli.readers import one_of, path_ending, shape, temperature, whole_number, whole_numbers
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -22,71 +24,6 @@ class Verb:
     add: Callable[[argparse.ArgumentParser], None]
     sections: tuple[str, ...]
     example: str
-
-
-def _whole(minimum: int) -> Callable[[str], int]:
-    """Reads a whole number that is at least ``minimum``."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if value < minimum or value >= 2**63:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {minimum}")
-        return value
-
-    return read
-
-
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0")
-    return value
-
-
-def _temperature(text: str) -> float | tuple[float, ...]:
-    """Reads a number, or several with commas between them; in brackets, also one is a list."""
-    if text.startswith("[") and text.endswith("]"):
-        return tuple(map(_not_negative, text[1:-1].split(",")))
-    if "," in text:
-        return tuple(map(_not_negative, text.split(",")))
-    return _not_negative(text)
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    """Reads three whole numbers with commas between them."""
-    parts = [part.strip() for part in text.strip("()[] ").split(",")]
-    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and 0 < len(part) < 9 for part in parts):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected channels, height and width, such as 1,28,28")
-    channels, height, width = map(int, parts)
-    return channels, height, width
-
-
-def _ending(*suffixes: str) -> Callable[[str], str]:
-    """Reads the path of a file with one of the endings."""
-
-    def read(text: str) -> str:
-        if not text.lower().endswith(suffixes):
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a {suffixes[0]} file")
-        return text
-
-    return read
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    """Reads one of the words. argparse's own check says what it found in words that change with Python's version."""
-
-    def read(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {', '.join(choices)}")
-        return text
-
-    return read
 
 
 def _add_recipes(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +76,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR; RECIPE may be left out")
     parser.add_argument(
         "--on-nan",
-        type=_one_of("stop", "rollback"),
+        type=one_of("stop", "rollback"),
         metavar="WHAT",
         help="stop or rollback, if losses stay NaN or infinite (short for --training.step_filter.on_nan)",
     )
@@ -162,14 +99,14 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         help="other images: all of a folder, an array or a file; of a set with test images of its own, these",
     )
     parser.add_argument("--skip-unreadable", action="store_true", help=_SKIP)
-    splits = _one_of("test", "validation", "train", "all")
+    splits = one_of("test", "validation", "train", "all")
     parser.add_argument("--split", type=splits, help="test, validation, train or all (default: test, but see --data)")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
-    positive = _whole(1)
+    positive = whole_number(1)
     parser.add_argument(
         "--importance-samples",
         type=positive,
@@ -182,8 +119,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gap-images", type=positive, metavar="N", help="images, spread evenly (default: 100)")
     parser.add_argument("--gap-steps", type=positive, metavar="N", help="to optimize each q (default: 500)")
-    parser.add_argument("--gap-samples", type=_whole(2), metavar="K", help="draws of each image (default: 5000)")
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument("--gap-samples", type=whole_number(2), metavar="K", help="draws of each image (default: 5000)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="S", help="of all draws (default: 0)")
     parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="images a pass (default: 100)")
     parser.add_argument("--no-baselines", action="store_true", help="do not measure other methods for comparison")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -193,12 +130,12 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_annealing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("partition functions of energies, where they are no short sum")
     group.add_argument(
-        "--ais-temperatures", type=_whole(2), metavar="N", help="of annealed importance sampling (default: 14501)"
+        "--ais-temperatures", type=whole_number(2), metavar="N", help="of annealed importance sampling (default: 14501)"
     )
-    group.add_argument("--ais-chains", type=_whole(2), metavar="N", help="(default: 100)")
+    group.add_argument("--ais-chains", type=whole_number(2), metavar="N", help="(default: 100)")
     group.add_argument(
         "--ais-base",
-        type=_one_of("data", "uniform"),
+        type=one_of("data", "uniform"),
         metavar="BASE",
         help="begin with the mean of training images, data (default where there are some), or with uniform noise",
     )
@@ -217,30 +154,34 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--n", type=_whole(1), metavar="N", help="number of images (default: 64; with --given: 8)")
+    parser.add_argument(
+        "--n", type=whole_number(1), metavar="N", help="number of images (default: 64; with --given: 8)"
+    )
     parser.add_argument(
         "--given",
         metavar="X",
         help="continue images below their first rows, of a model that predicts each pixel from those before it: test, "
         "validation or train of the run, else another set, folder, array or file",
     )
-    parser.add_argument("--rows", type=_whole(0), metavar="K", help="with --given: rows that are kept")
-    parser.add_argument("--draws", type=_whole(1), metavar="D", help="with --given: draws of each image (default: 4)")
+    parser.add_argument("--rows", type=whole_number(0), metavar="K", help="with --given: rows that are kept")
+    parser.add_argument(
+        "--draws", type=whole_number(1), metavar="D", help="with --given: draws of each image (default: 4)"
+    )
     parser.add_argument(
         "--temperature",
-        type=_temperature,
+        type=temperature,
         default=1.0,
         metavar="T",
         help="scale of the priors' spread (default: 1), or one for each layer, the top first: 1,0.9,0.7",
     )
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="S", help="of all draws (default: 0)")
     parser.add_argument(
         "--recalibrate",
         action="store_true",
         help="recompute batch-norm statistics from samples at this temperature; computed once and kept in RUN",
     )
     parser.add_argument(
-        "--out", type=_ending(".png"), metavar="FILE.png", help="default: RUN/samples.png or RUN/completions.png"
+        "--out", type=path_ending(".png"), metavar="FILE.png", help="default: RUN/samples.png or RUN/completions.png"
     )
 
 
@@ -248,15 +189,15 @@ def _add_reconstruct(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
     parser.add_argument(
-        "--n", type=_whole(1), default=32, metavar="N", help="N images, spread evenly over the set (default: 32)"
+        "--n", type=whole_number(1), default=32, metavar="N", help="N images, spread evenly over the set (default: 32)"
     )
-    parser.add_argument("--out", type=_ending(".png"), metavar="FILE.png", help="default: RUN/reconstructions.png")
+    parser.add_argument("--out", type=path_ending(".png"), metavar="FILE.png", help="default: RUN/reconstructions.png")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
-    positive = _whole(1)
+    positive = whole_number(1)
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, spread evenly (default: 100)")
     parser.add_argument(
         "--importance-samples",
@@ -264,9 +205,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="draws of each image, where the run was not evaluated (default: 10)",
     )
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="S", help="of all draws (default: 0)")
     parser.add_argument(
-        "--out", type=_ending(".html", ".htm"), metavar="FILE.html", help="default: RUN/inspection.html"
+        "--out", type=path_ending(".html", ".htm"), metavar="FILE.html", help="default: RUN/inspection.html"
     )
     parser.add_argument("--no-figures", action="store_true", help="write the page alone, no figures as files")
     parser.add_argument(
@@ -274,26 +215,26 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """Reads whole numbers from 1 with commas between them."""
-    return tuple(map(_whole(1), text.strip("[]").split(",")))
-
-
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="S", help="of all draws (default: 0)")
-    parser.add_argument("--batch-size", type=_whole(1), default=100, metavar="B", help="images a pass (default: 100)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="S", help="of all draws (default: 0)")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), default=100, metavar="B", help="images a pass (default: 100)"
+    )
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
-    positive = _whole(1)
-    parser.add_argument("--out", type=_ending(".csv"), metavar="FILE.csv", help="default: RUN/scores.csv")
+    positive = whole_number(1)
+    parser.add_argument("--out", type=path_ending(".csv"), metavar="FILE.csv", help="default: RUN/scores.csv")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="files to show (default: 20)")
     parser.add_argument("--by", metavar="SCORE", help="score that orders the files (default: complexity, or LLR>k)")
     parser.add_argument("--patches", action="store_true", help="also write a row for each patch, FILE-patches.csv")
     parser.add_argument(
-        "--llr", type=_numbers, metavar="K,...", help="k of each LLR>k (default: 1, all but the top layer, one between)"
+        "--llr",
+        type=whole_numbers,
+        metavar="K,...",
+        help="k of each LLR>k (default: 1, all but the top layer, one between)",
     )
     parser.add_argument(
         "--importance-samples", type=positive, default=10, metavar="K", help="draws of each image (default: 10)"
@@ -307,7 +248,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibrate-on",
-        type=_one_of("test", "validation"),
+        type=one_of("test", "validation"),
         default="test",
         metavar="SPLIT",
         help="test (default), or validation, if nothing was chosen on these images",
@@ -318,7 +259,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 def _add_encode(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
-    parser.add_argument("--out", type=_ending(".npz"), metavar="FILE.npz", help="default: RUN/latents.npz")
+    parser.add_argument("--out", type=path_ending(".npz"), metavar="FILE.npz", help="default: RUN/latents.npz")
     _add_measuring(parser)
 
 
@@ -332,13 +273,13 @@ FORMS = {
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("form", type=_one_of(*FORMS), metavar="FORM", help="; ".join(map(": ".join, FORMS.items())))
+    parser.add_argument("form", type=one_of(*FORMS), metavar="FORM", help="; ".join(map(": ".join, FORMS.items())))
     parser.add_argument("file", metavar="FILE", help="the file")
     parser.add_argument("--run", metavar="DIR", required=True, help="folder of the run that is made, new or empty")
     parser.add_argument("--recipe", metavar="RECIPE", help="take what the file does not tell from this recipe")
     parser.add_argument("--data", metavar="SET", help="set the model is for, or path of a .npy or .npz file")
     parser.add_argument(
-        "--shape", type=_shape, metavar="C,H,W", help="channels, height and width of the images, for an RBM's file"
+        "--shape", type=shape, metavar="C,H,W", help="channels, height and width of the images, for an RBM's file"
     )
     parser.add_argument("--mismatches", action="store_true", help="print everything in the file that does not fit")
 

@@ -76,7 +76,7 @@ class ReverseEstimate:
         return self.log_base - self.weights.interval()[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PartitionEstimate:
     """log Z by annealed importance sampling (module docstring).
 
@@ -93,6 +93,15 @@ class PartitionEstimate:
     base: Tensor
     temperatures: tuple[float, ...]
     reverse: ReverseEstimate | None = None
+
+    def __repr__(self) -> str:
+        """What it comes to, in one line: thousands of temperatures would hide it."""
+        back = "" if self.reverse is None else f", reverse {self.reverse.log_z:.4f}"
+        return (
+            f"PartitionEstimate(log Z {self.log_z:.4f}, from {self.low:.4f} to {self.high:.4f}{back}; "
+            f"{self.effective_samples:.1f} of {len(self.log_weights)} chains effective, "
+            f"{len(self.temperatures)} temperatures)"
+        )
 
     @property
     def log_z(self) -> float:

@@ -15,7 +15,7 @@ where of a block that is on each unit is equally probable, :math:`p(h_l \mid p_l
 
 One layer is its machine, with :math:`-F(x) - \log Z`.
 
-Inference that lets layers above have a say (section 3.6 of the paper) belongs to another model, the undirected network
+Inference from below and above together (section 3.6 of the paper) belongs to another model, the undirected network
 
 .. math:: \tilde p(x, h) \propto m(x)\, e^{b \cdot x + \sum_l h_l \cdot (c_l + W_l \star p_{l-1})}
 
@@ -212,7 +212,7 @@ class ConvDBN(Unnormalized, Staged, WithChain, WithFilters):
 
         Arguments:
             x: integer images, ``[B, C, H, W]``.
-            sweeps: of Gibbs sampling, in which layers above have a say; expectations are averaged over the second half.
+            sweeps: of Gibbs sampling, from below and above; expectations are averaged over the second half.
                 0: from the bottom up, each layer given what is expected of the one below it.
             generator: source of the draws.
         """

@@ -13,7 +13,7 @@ inferred on the way up, :math:`q(h^l_j = 1 \mid h^{l-1}) = \sigma(c_l + R_l^\top
           + H(q) - \log Z
 
 **Layer by layer.** Layer l is trained as a restricted Boltzmann machine on states drawn below it; R is the W of that
-machine. A layer that has the sizes of the one below turned round begins as that one turned round,
+machine. A layer whose two sizes are those of the layer below, exchanged, begins as its transpose,
 :math:`W_l = W_{l-1}^\top`, :math:`b_l = c_{l-1}`, :math:`c_l = b_{l-1}`: the two together are then the machine below,
 q is the posterior, and the bound is tight. From there on each step up in the likelihood of the layer lifts the bound.
 

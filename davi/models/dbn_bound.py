@@ -6,7 +6,7 @@ r"""A deep belief network with the partition function of its top: a bound on the
 
 The terms carry these names: ``reconstruction``, ``hidden/1`` and so on, ``negative_free_energy``, ``entropy`` and
 ``negative_log_z``. The entropy of each layer is in closed form given the one below, the rest is one draw. K importance
-weights make a tighter bound (:mod:`davi.evaluation.bounds`), and a Markov chain another
+weights make a tighter bound (:func:`davi.evaluation.evaluate`), and a Markov chain another
 (:mod:`davi.evaluation.chib`).
 
 References:

@@ -45,6 +45,7 @@ class BeliefNetwork(Network, ABC):
     """A restricted Boltzmann machine on top of directed layers of binary units."""
 
     config: DBNConfig
+    """The options it was built with."""
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: DBNConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)

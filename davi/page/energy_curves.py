@@ -24,10 +24,11 @@ def energy_figures(train: Records, validation: Records, marks: Sequence[Mark], u
     """
     cost = _curve("training", [(record, record.get("log_likelihood")) for record in train], lambda x: unit.of_nats(-x))
     if cost.x:
+        what = "what this stage trains on, images or units of a layer," if train[0].get("stage") else "a training image"
         yield Figure(
             "curve-likelihood",
             (Chart(charts.lines([cost], unit.name, "step", marks, cut=True), _told(cost, unit.name)),),
-            f"Estimated cost of a training image in {unit.name}; lower is better.",
+            f"Estimated cost of {what} in {unit.name}; lower is better.",
             "The partition function is estimated by importance chains that follow the weights from step to step, and "
             f"begin again where they have lost them{_counted(train)}. It is that of the weights of the moment; the "
             "evaluation estimates that of the averaged weights, with more chains and many more temperatures.",

@@ -63,9 +63,14 @@ def _numbers(record: Mapping[str, Any], gap: str = "  ") -> str:
     if "nats" in record:
         return f"{record['nats']:.2f} nats{gap}{record['bits_per_dim']:.3f} bits/dim"
     terms = {name.replace("_", " "): value for name, value in record["terms"].items()}
-    loss = {} if record["loss"] in terms.values() else {"loss": record["loss"]}
     more = {words: record[name] for name, words in _WORDS.items() if name in record}
-    return gap.join(f"{name} {value:.4g}" for name, value in (loss | terms | more).items())
+    if record.get("stage") and "log p(x)" in more:  # a stage may train a layer, whose input is no image
+        more = {"log p(its input)" if words == "log p(x)" else words: value for words, value in more.items()}
+    told = {name: f"{value:.4g}" for name, value in (terms | more).items()}
+    loss = f"{record['loss']:.4g}"
+    if loss not in [told[name] for name in terms]:  # as they are shown: means are taken in another order
+        told = {"loss": loss, **told}
+    return gap.join(f"{name} {text}" for name, text in told.items())
 
 
 def _divergence(record: Mapping[str, Any]) -> str:
