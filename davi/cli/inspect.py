@@ -89,7 +89,8 @@ def run(request: Request) -> int:
 
 
 _UNKNOWN = (
-    "{name} has no partition function yet, without which there is no likelihood; davi evaluate {folder} estimates it"
+    "the partition function of this {name} is not known yet, without which there is no likelihood; davi evaluate "
+    "{folder} estimates it"
 )
 
 
