@@ -45,7 +45,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> to
         {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
     ]
     if not config.weight_decay:  # one group in the same order, so that a step takes half of the calls
-        groups = [{"params": [p for group in groups for p in group["params"]]}]
+        groups = [{"params": [p for group in groups for p in group["params"]], "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     betas, eps = config.betas, config.eps
     # A few calls for all tensors, or one for each, on the CPU as well, where it is not torch's own choice.
