@@ -44,7 +44,7 @@ def ours(run: Path, name: str, options: argparse.Namespace, seed: int) -> dict[s
     """Train with DAVI; how that went."""
     objective = f"{{name: contrastive, steps: 1, chains: {CHAINS}, trajectory_chains: 0}}"
     common = [f"--training.objective={objective}", f"--training.batch_size={BATCH}", f"--training.seed={seed}"]
-    common += [f"--training.learning_rate={options.rate}", "--training.optimizer={name: sgd}"]
+    common += [f"--training.learning_rate={options.rate}", "--training.optimizer={name: sgd, momentum: 0}"]
     # Nothing but training: one validation at the end, and no checkpoint before it.
     common += ["--training.validate_every=0", "--training.validation_images=100", f"--model.hidden={options.hidden}"]
     train(run, RECIPE, *common, *OURS[name], f"--minutes={options.seconds / 60}")

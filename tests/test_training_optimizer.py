@@ -120,3 +120,11 @@ def test_weight_decay_spares_the_fields_of_an_energy() -> None:
         assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
         assert decayed == {id(model.weight)}
         assert spared == {id(model.b), id(model.c)}
+
+
+def test_without_weight_decay_there_is_one_group_in_the_same_order() -> None:
+    model = RBM((1, 2, 2), 2, RBMConfig(3))
+    with_decay, without = (make_optimizer(model, OptimizerConfig("adamw", weight_decay=d), 0.01) for d in (0.1, 0.0))
+    orders = [[id(p) for group in one.param_groups for p in group["params"]] for one in (with_decay, without)]
+    assert orders[0] == orders[1]  # by which checkpoints number moments
+    assert [group["weight_decay"] for group in without.param_groups] == [0.0]  # not torch's own

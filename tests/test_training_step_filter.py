@@ -125,6 +125,20 @@ def test_average_in_closed_form() -> None:
     assert not average.model.training
 
 
+def test_without_a_decay_the_average_is_the_newest_weights() -> None:
+    model = Logistic((1, 2, 2), 2).double()
+    average = Average(model, 0.0)
+    for value in (3.0, -1.0):
+        with torch.no_grad():
+            model.gate.fill_(value)
+        average.update(model)
+    assert float(average.model.gate) == -1.0
+    with torch.no_grad():
+        model.gate.fill_(7.0)
+    assert float(average.model.gate) == -1.0  # a copy
+    assert average.updates == 2
+
+
 def test_without_decay_the_average_is_the_newest() -> None:
     model = vae()
     average = Average(model, 0.0)

@@ -146,6 +146,11 @@ class Objective(ABC):
     def validate(self, model: Network, batch: Batch, generator: Generator) -> Loss:
         """What is reported of validation images, with terms ``[B]``; nothing of it is minimized, and no state moves."""
 
+    @property
+    def ends_steps(self) -> bool:
+        """Whether :meth:`end_step` does anything."""
+        return type(self).end_step is not Objective.end_step
+
     def end_step(self, model: Network, at: Progress, outcome: Outcome) -> None:
         """Updates that are not gradients, after each step that was not skipped. Draws are made from torch's default
         generator, which is seeded for it: all processes do the same, and go on with the state of the main one.

@@ -159,6 +159,10 @@ class ContrastiveObjective(Objective):
         energy = model.free_energy(batch.x, generator)
         return Loss(energy.mean(), {"free_energy": energy}, None)
 
+    @property
+    def ends_steps(self) -> bool:
+        return self.trajectory is not None or self.config.tempering_levels > 0
+
     def end_step(self, model: Network, at: Progress, outcome: Outcome) -> None:
         assert isinstance(model, Harmonium)
         self.chains.end_step(at.step)

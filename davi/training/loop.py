@@ -23,7 +23,7 @@ from davi.batch import Batch
 from davi.data import DataSets
 from davi.formatting import duration
 from davi.model import Hierarchy, Network
-from davi.objectives import Loss, Objective, Outcome, Progress, Role
+from davi.objectives import Loss, Outcome, Progress, Role
 from davi.runs import PrintFunction, create
 from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
@@ -288,7 +288,7 @@ class _Job:
     def _end_step(self, at: Progress, loss: float) -> None:
         """What the objective does after an update, with draws that are the same in all processes."""
         state = self.state
-        if type(state.objective).end_step is not Objective.end_step:
+        if state.objective.ends_steps:
             seed = noise_seed(state.config.seed, state.step, state.parts)  # no part has that number
             seed_draws(seed, state.device)
             outcome = Outcome(loss, state.loader.sampler.batches_per_epoch, self.recorder.validation_batches)

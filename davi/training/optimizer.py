@@ -44,6 +44,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> to
         {"params": [p for p in parameters if id(p) not in spared], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
     ]
+    if not config.weight_decay:  # one group in the same order, so that a step takes half of the calls
+        groups = [{"params": [p for group in groups for p in group["params"]], "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     betas, eps = config.betas, config.eps
     # A few calls for all tensors, or one for each, on the CPU as well, where it is not torch's own choice.
@@ -79,24 +81,39 @@ class Average:
         self.decay = decay
         self.updates = 0
         """Number of updates so far."""
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._newest: nn.Module | None = None
+        """Whose weights have yet to be copied: without a decay that waits until somebody looks."""
+
+    @property
+    def model(self) -> Network:
         """The averaged model, in eval mode."""
+        if self._newest is not None:
+            newest, self._newest = self._newest, None
+            self._take_in(newest, 0.0)
+        return self._model
 
     def decay_at(self, t: int) -> float:
         """d_t, the weight of the old average in the update after ``t`` updates."""
         return 0.0 if t == 0 else min(self.decay, (1 + t) / (10 + t))
 
-    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights of the model."""
-        averaged, current = (local([*one.parameters(), *one.buffers()]) for one in (self.model, model))
+        if self.decay:
+            self._take_in(model, self.decay_at(self.updates))
+        else:
+            self._newest = model
+        self.updates += 1
+
+    @torch.no_grad()
+    def _take_in(self, model: nn.Module, decay: float) -> None:
+        averaged, current = (local([*one.parameters(), *one.buffers()]) for one in (self._model, model))
         pairs = list(zip(averaged, current, strict=True))
-        real = [pair for pair in pairs if pair[0].is_floating_point()] if self.updates else []
-        copied = [pair for pair in pairs if not (self.updates and pair[0].is_floating_point())]
+        real = [pair for pair in pairs if pair[0].is_floating_point()] if decay else []
+        copied = [pair for pair in pairs if not (decay and pair[0].is_floating_point())]
         if real:
             own, new = (list(side) for side in zip(*real, strict=True))
-            torch._foreach_lerp_(own, new, 1.0 - self.decay_at(self.updates))
+            torch._foreach_lerp_(own, new, 1.0 - decay)
         if copied:
             own, new = (list(side) for side in zip(*copied, strict=True))
             torch._foreach_copy_(own, new)
-        self.updates += 1
