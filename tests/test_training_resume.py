@@ -17,7 +17,6 @@ import torch
 from killed_runs import CONFIG
 from tiny import RECIPE, same_files, sets, vae
 
-import davi
 from davi import recipes
 from davi.config import to_dict
 from davi.data import load
@@ -259,17 +258,23 @@ def test_a_run_without_a_model_yet_loads_its_average(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in recipes.names() if name.endswith("_tiny")])
 def test_every_model_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """By signals after the first and the second of four steps. Kept are moments, averages, statistics, vectors of
-    penalties."""
+    """By signals after the first and the second of four steps, with two stages before and between these. Kept are
+    moments, averages, statistics, vectors of penalties, chains."""
     recipe = recipes.load(name)
     assert recipe.data is not None
     assert recipe.training is not None
     images = load(recipe.data)
+    classes = len(images.train.classes)
     config = replace(CONFIG, steps=4, batch_size=16, objective=recipe.training.objective)
+    stages = [
+        replace(stage, config=replace(config, steps=4 // len(recipe.stages), objective=stage.config.objective))
+        for stage in recipe.stages
+    ]
 
     def run(folder: Path, resume: bool = False) -> None:
         torch.manual_seed(4)
-        train(davi.build(name), images, config, folder, RECIPE, resume=resume, print_fn=lambda line: None)
+        network = recipes.build(recipe, images.shape, images.levels, classes)
+        train(network, images, config, folder, RECIPE, resume=resume, print_fn=lambda line: None, stages=stages)
 
     run(tmp_path / "whole")
     monkeypatch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 15) or self)
