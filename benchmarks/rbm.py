@@ -113,7 +113,7 @@ def main() -> None:
     settings = {"seconds": options.seconds, "batch_size": BATCH, "chains": CHAINS, "gibbs_steps": 1}
     settings |= {"learning_rate": options.rate, "hidden": options.hidden, "set": "binarized_mnist"}
     low = [name for name, own in rows.items() if any((effective_samples(one) or 100) < 10 for one in own)]
-    result = {
+    result: dict[str, Any] = {
         "settings": settings,
         "versions_of_others": {name: PEERS[name].version() for name in rows if name in PEERS},
     }

@@ -20,7 +20,7 @@ from common import write
 from energies import add_options, begin, evaluate, show, told, train, trained
 
 from davi.data import DataConfig, evenly, load
-from davi.evaluation.raise_estimate import raise_estimate
+from davi.evaluation import raise_estimate
 from davi.model import Harmonium
 from davi.quantity import Statistic
 from davi.runs import load_network

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +78,9 @@ def rbms(images: NDArray[np.float32], rate: float, hidden: int, seed: int) -> tu
     """The package rbms: what its loop does for an update of a Bernoulli-Bernoulli machine."""
     from types import SimpleNamespace
 
-    from rbms.bernoulli_bernoulli.classes import BBRBM
-    from rbms.training.pcd import fit_batch_pcd
+    # A package that only this comparison needs: who runs it installs it.
+    from rbms.bernoulli_bernoulli.classes import BBRBM  # type: ignore[import-not-found]
+    from rbms.training.pcd import fit_batch_pcd  # type: ignore[import-not-found]
 
     torch.manual_seed(seed)
     data, weights = torch.from_numpy(images), torch.ones(BATCH)
@@ -118,7 +120,8 @@ def main() -> None:
         step()
         updates += 1
     elapsed = time.monotonic() - began
-    np.savez(arrays_file, **arrays(), shape=np.array([1, 28, 28]))
+    found: dict[str, Any] = {**arrays(), "shape": np.array([1, 28, 28])}
+    np.savez(arrays_file, **found)
     facts = {
         "steps": updates,
         "training_seconds": round(elapsed, 1),

@@ -19,6 +19,7 @@ References:
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> to
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     spared = {id(p) for p in _fields(model, parameters)} | {id(p) for p in parameters if not p.ndim}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if id(p) not in spared], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
     ]
