@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/davi inspect $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

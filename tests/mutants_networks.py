@@ -15,8 +15,8 @@ _TRAINING = (
     Mutant(
         "average-and-newest-exchanged",
         "davi/training/optimizer.py",
-        "local(current), 1.0 - self.decay_at(self.updates))",
-        "local(current), self.decay_at(self.updates))",
+        "_foreach_lerp_(own, new, 1.0 - decay)",
+        "_foreach_lerp_(own, new, decay)",
         ("test_training_step_filter.py::test_average_in_closed_form",),
     ),
     Mutant(
@@ -29,8 +29,8 @@ _TRAINING = (
     Mutant(
         "gates-decay",
         "davi/training/optimizer.py",
-        '"weight_decay": 0.0}',
-        '"weight_decay": config.weight_decay}',
+        'if id(p) in spared], "weight_decay": 0.0}',
+        'if id(p) in spared], "weight_decay": config.weight_decay}',
         ("test_training_step_filter.py::test_one_step_by_hand",),
     ),
     Mutant(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import contract
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import davi
-from davi import Hierarchy, Kind, LatentModel, Model, recipes
+from davi import Hierarchy, Kind, LatentModel, Model
 from davi.data import Images
 from davi.distributions import Categorical, Distribution, Normal
 from davi.errors import UserError
@@ -29,7 +30,7 @@ from davi.model import Choose, Temperature
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
 
 SEED = 3
-TINY = [name for name in recipes.names() if name.endswith("_tiny")]
+TINY = [name for name in contract.names(Model) if name in contract.TINY]
 ROUNDING = 1e-10
 """Sums of a few hundred float64 numbers in another order."""
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import contract
 import pytest
 import torch
 from killed_runs import CONFIG
@@ -24,7 +25,7 @@ from davi.training import Interrupted, prepare, train
 from davi.training.signals import Signals
 from davi.training.start import Start, take_over
 
-TINY = [name for name in recipes.names() if name.endswith("_tiny")]
+TINY = [name for name in contract.names(Model) if name in contract.TINY]
 SEEING = [
     f"causal.blocks.{i}.{layer}"
     for i in range(2)
