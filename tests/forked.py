@@ -11,9 +11,10 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-VERBS = ("comparing", "drawing", "importing", "inspecting", "listing", "measuring", "training")
+VERBS = ("compare", "evaluate", "import_", "inspect", "recipes", "reconstruct", "sample", "train")
 MODULES = [
     *(f"davi.cli.{verb}" for verb in VERBS),
     "davi.published.attentive.files",
@@ -22,6 +23,7 @@ MODULES = [
     "torch.fx.experimental.symbolic_shapes",  # torch imports these two and sympy at the first use of its meta device
     "torch._dynamo",
 ]
+assert all(map(find_spec, MODULES))  # those that are not there would be left out in silence, and imported in each fork
 SECONDS = 10.0
 """No malformed input may keep the program longer than this."""
 
