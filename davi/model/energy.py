@@ -168,11 +168,10 @@ class Partition:
     @property
     def disagree(self) -> bool:
         """Whether the intervals of the two directions have nothing in common."""
-        ends = (self.low, self.high, self.reverse_low, self.reverse_high)
-        if any(end is None for end in ends):
+        low, high, back_low, back_high = self.low, self.high, self.reverse_low, self.reverse_high
+        if low is None or high is None or back_low is None or back_high is None:
             return False
-        low, high, back_low, back_high = ends
-        return high < back_low or back_high < low  # type: ignore[operator]  # none of them is None
+        return high < back_low or back_high < low
 
     def doubts(self) -> tuple[str, ...]:
         """Reasons not to trust an estimate, as parts of a sentence; that there are none proves nothing."""
@@ -187,12 +186,32 @@ class Partition:
         return tuple(found)
 
 
-class WithPartition(ABC):
+class WithPartition(Model, ABC):
     """A model whose claim is minus log Z and something that does not depend on Z; without Z it can only be drawn
-    from."""
+    from.
 
-    partition: Partition | None
-    """What is known of Z; None: nothing."""
+    Arguments:
+        network: with its weights.
+        partition: of the network's energy; None: it is not known, and only samples can be drawn.
+    """
+
+    network: Network
+    """With its weights."""
+
+    def __init__(self, network: Network, partition: Partition | None) -> None:
+        super().__init__(network.shape, network.levels, network.config, network.classes)
+        self.network = network
+        self.partition = partition
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # of the network, which recipes know
+        """The network's."""
+        return self.network.name
+
+    @property
+    def saved(self) -> Network:
+        """The network."""
+        return self.network
 
     @property
     @abstractmethod
@@ -201,28 +220,20 @@ class WithPartition(ABC):
 
 
 @final
-class Normalized(Model, WithPartition):
+class Normalized(WithPartition):
     """An energy with its partition function: log p(v) = -F(v) - log Z, as exact as log Z is.
 
     Arguments:
-        energy: with its weights.
+        network: the energy, with its weights.
         partition: of these weights; None: it is not known, and only samples can be drawn.
     """
 
-    def __init__(self, energy: Energy, partition: Partition | None) -> None:
-        super().__init__(energy.shape, energy.levels, energy.config)
-        self.energy = energy
-        self.partition = partition
+    network: Energy
 
     @property
-    def name(self) -> str:  # type: ignore[override]  # of the energy, which recipes know
-        """The energy's."""
-        return self.energy.name
-
-    @property
-    def saved(self) -> Network:
+    def energy(self) -> Energy:
         """The energy."""
-        return self.energy
+        return self.network
 
     @property
     def claim(self) -> Kind:

@@ -294,7 +294,7 @@ class ConvDBN(Unnormalized, Staged, WithChain, WithFilters):
 
 
 @final
-class NormalizedConvDBN(Model, WithPartition):
+class NormalizedConvDBN(WithPartition):
     """A convolutional deep belief network with the partition function of its top layer.
 
     Arguments:
@@ -302,20 +302,7 @@ class NormalizedConvDBN(Model, WithPartition):
         partition: of the top layer; None: it is not known, and only samples can be drawn.
     """
 
-    def __init__(self, network: ConvDBN, partition: Partition | None) -> None:
-        super().__init__(network.shape, network.levels, network.config)
-        self.network = network
-        self.partition = partition
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # of the network, which recipes know
-        """The network's."""
-        return self.network.name
-
-    @property
-    def saved(self) -> Network:
-        """The network."""
-        return self.network
+    network: ConvDBN
 
     @property
     def claim(self) -> Kind:

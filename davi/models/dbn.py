@@ -122,7 +122,8 @@ class DBN(BeliefNetwork, Unnormalized, Staged, Conditional, WithChain, WithFilte
     def receptive_fields(self, layer: int) -> Tensor:
         if layer == 1:
             return self.lower[0].receptive_fields(1)
-        weight: Tensor = self.layers[layer - 1].weight  # type: ignore[assignment]  # of bits, [below, own]
+        weight = self.layers[layer - 1].weight  # of bits, [below, own]
+        assert isinstance(weight, Tensor)
         return combined(weight.T, self.receptive_fields(layer - 1))
 
     def chain_states(self, x: Tensor, generator: Generator | None = None) -> Tensor:

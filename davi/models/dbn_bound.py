@@ -26,7 +26,7 @@ from davi.distributions import Bernoulli, Categorical, Distribution
 from davi.errors import UserError
 from davi.evidence import About, Evidence, Kind
 from davi.layers.units import Bits, Potts
-from davi.model import Classifying, Conditional, LatentModel, Network, Partition, Temperature, WithPartition, known
+from davi.model import Classifying, Conditional, LatentModel, Temperature, WithPartition, known
 from davi.model.base import check_draw
 from davi.models.dbn_layers import BeliefNetwork
 from davi.models.label_rbm import LabelRBM
@@ -41,20 +41,7 @@ class NormalizedDBN(LatentModel, WithPartition):
         partition: of the machine at the top; None: it is not known, and only samples can be drawn.
     """
 
-    def __init__(self, network: BeliefNetwork, partition: Partition | None) -> None:
-        super().__init__(network.shape, network.levels, network.config, network.classes)
-        self.network = network
-        self.partition = partition
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # of the network, which recipes know
-        """The network's."""
-        return self.network.name
-
-    @property
-    def saved(self) -> Network:
-        """The network."""
-        return self.network
+    network: BeliefNetwork
 
     @property
     def claim(self) -> Kind:
