@@ -15,7 +15,7 @@ from davi.errors import UserError
 from davi.layers.units import GaussianUnits
 from davi.model import Clamped, Harmonium
 from davi.models.rbm import RBM
-from davi.objectives import ContrastiveConfig, ContrastiveObjective, Progress
+from davi.objectives import ContrastiveConfig, ContrastiveObjective, Loss, Progress
 from davi.objectives.centering import center
 
 PLAIN = ContrastiveConfig(trajectory_chains=0)
@@ -35,6 +35,14 @@ def objective(config: ContrastiveConfig, model: Harmonium, batch_size: int = 2) 
 
 def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def written(model: nn.Module, *losses: Loss) -> list[Tensor]:
+    """The gradient that losses leave, of their mean."""
+    model.zero_grad()
+    for loss in losses:
+        loss.backward(1.0 / len(losses))
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 def of_chains(model: RBM, p: Tensor) -> list[Tensor]:
@@ -57,7 +65,7 @@ def test_the_expected_update_is_that_of_a_power_of_the_transitions(k: int) -> No
     cd = objective(replace(PLAIN, steps=k), model, 2 * n)
     loss = cd.loss(model, model, Batch(IMAGES.repeat(n, 1, 1, 1)), at(0))
     assert loss.claim is None
-    for found, wanted in zip(gradients(model, loss.value), expected, strict=True):
+    for found, wanted in zip(written(model, loss), expected, strict=True):
         # a statistic of one chain is within 0 and 1, or is multiplied by numbers that are
         torch.testing.assert_close(found, wanted, rtol=0.0, atol=4.0 * 0.5 / math.sqrt(2 * n))
 
@@ -84,10 +92,10 @@ def test_persistent_chains_have_the_models_distribution(levels: int, monkeypatch
     seen: list[Clamped] = []
     advance = pcd.chains.advance
 
-    def watched(*arguments: object) -> tuple[Clamped, Clamped]:
-        found = advance(*arguments)  # type: ignore[arg-type]
-        seen.append(found[1])
-        return found
+    def watched(*arguments: object) -> Clamped:
+        both = advance(*arguments)  # type: ignore[arg-type]
+        seen.append(both.split(len(IMAGES))[1])
+        return both
 
     monkeypatch.setattr(pcd.chains, "advance", watched)
     with torch.no_grad():
@@ -111,11 +119,11 @@ def test_parts_move_their_share_of_any_number_of_chains(chains: int, monkeypatch
     sizes = []
     advance = pcd.chains.advance
 
-    def watched(*arguments: object) -> tuple[Clamped, Clamped]:
-        found = advance(*arguments)  # type: ignore[arg-type]
-        moved.append(found[1])
-        sizes.append(len(found[1].v))
-        return found
+    def watched(*arguments: object) -> Clamped:
+        both = advance(*arguments)  # type: ignore[arg-type]
+        moved.append(both.split(1)[1])
+        sizes.append(len(moved[-1].v))
+        return both
 
     monkeypatch.setattr(pcd.chains, "advance", watched)
     for start in range(4):
@@ -133,7 +141,7 @@ def step_of(made: ContrastiveObjective, model: RBM, x: Tensor = IMAGES) -> list[
         parameter.grad = None
     half = len(x) // 2
     for start in (0, half):
-        (made.loss(model, model, Batch(x[start : start + half], start=start), at(0)).value / 2).backward()
+        made.loss(model, model, Batch(x[start : start + half], start=start), at(0)).backward(0.5)
     made.after_backward(model, at(0))
     return [parameter.grad for parameter in (model.weight, model.b, model.c) if parameter.grad is not None]
 

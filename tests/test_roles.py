@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -31,7 +31,8 @@ from davi.objectives import (
     Progress,
     Role,
 )
-from davi.training import recorder, train
+from davi.training import loop, recorder, train
+from davi.training.optimizer import update
 from davi.training.prepare import check_fit, check_shares
 from davi.training.roles import generative_parameters, keep_gradients
 from davi.training.sections import OptimizerConfig, StepFilterConfig
@@ -209,7 +210,6 @@ def test_a_step_moves_what_the_objective_says(
         seen.append((weights, moments))
 
     enter, report = State.enter, recorder.Recorder.report
-    zero_grad = torch.optim.Optimizer.zero_grad
 
     def entered(self: State, place: int) -> None:
         enter(self, place)
@@ -219,15 +219,14 @@ def test_a_step_moves_what_the_objective_says(
         snapshot(self.state)
         report(self, rate, at)
 
-    def cleared(self: torch.optim.Optimizer, *args: Any) -> None:
+    def updated(optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-        if gradients:
-            norms.append(float(torch.cat(gradients).norm()))
-        zero_grad(self, *args)
+        norms.append(float(torch.cat(gradients).norm()))
+        update(optimizer)
 
     monkeypatch.setattr(State, "enter", entered)
     monkeypatch.setattr(recorder.Recorder, "report", reported)
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", cleared)
+    monkeypatch.setattr(loop, "update", updated)
     train(model, sets(), config, tmp_path / "run", RECIPE, print_fn=[].append)
     assert len(seen) == 7
     allowed = {Role.ALL: {*names}, Role.GENERATIVE: {*generative}, Role.INFERENCE: {*names} - generative}

@@ -86,7 +86,7 @@ def test_the_likelihood_that_training_reports_is_right() -> None:
         if step == 150:
             break
         optimizer.zero_grad()
-        loss.value.backward()
+        loss.backward()
         optimizer.step()
         made.end_step(model, Progress(step, 0, 0.0), Outcome(0.0, 1, lambda: iter(())))
     with torch.no_grad():

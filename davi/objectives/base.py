@@ -71,12 +71,22 @@ class Loss(NamedTuple):
         claim: how the sum of the terms relates to log p(x), if they are nats of it; None: they are something else, and
             no bits per dimension are made of them.
         no_divergence: as in :class:`davi.evidence.Evidence`.
+        gradient: adds the gradient of the value, times a number, to those of the parameters, where the objective knows
+            it in closed form; None: autograd does.
     """
 
     value: Tensor
     terms: Mapping[str, Tensor]
     claim: Kind | None
     no_divergence: frozenset[str] = frozenset()
+    gradient: Callable[[float], None] | None = None
+
+    def backward(self, factor: float = 1.0) -> None:
+        """Add the gradient of the value, times a number, to those of the parameters."""
+        if self.gradient is None:
+            (self.value * factor).backward()  # type: ignore[no-untyped-call]
+        else:
+            self.gradient(factor)
 
 
 class Objective(ABC):

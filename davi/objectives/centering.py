@@ -107,15 +107,15 @@ class MeanUnits:
         self.batch = {name: tensors[f"batch_mean/{name}"].clone() for name in self.names}
 
 
-def sparsity(model: Harmonium, images: Clamped, mean: Tensor, target: float, fields_alone: bool) -> Tensor:
+def sparsity(model: Harmonium, inputs: Tensor, mean: Tensor, target: float, fields_alone: bool) -> Tensor:
     """A scalar whose gradient is that of the cross entropy of hidden units and their target (module docstring).
 
     Arguments:
         model: the energy.
-        images: of a part of a batch.
+        inputs: of the hidden units, of the images of a part of a batch, ``[B, *hidden.shape]``.
         mean: q, ``[*hidden.shape]``.
         target: p.
         fields_alone: whether couplings are left alone.
     """
-    inputs = model.hidden_field() if fields_alone else images.inputs.mean(0)
-    return ((mean - target) * inputs).sum()
+    moved = model.hidden_field() if fields_alone else inputs.mean(0)
+    return ((mean - target) * moved).sum()

@@ -51,10 +51,8 @@ class Chains(ABC):
         """Make the state with which training begins."""
 
     @abstractmethod
-    def advance(
-        self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int
-    ) -> tuple[Clamped, Clamped]:
-        """Images, and some of the chains after k further steps.
+    def advance(self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int) -> Clamped:
+        """Images, and behind them some of the chains after k further steps.
 
         Arguments:
             network: the energy as it has to be called.
@@ -99,12 +97,6 @@ def _independent(model: Harmonium, count: int) -> Tensor:
     return model.visible.sample(field.expand(count, *field.shape))
 
 
-def _together(network: nn.Module, x: Tensor, v: Tensor) -> tuple[Clamped, Clamped]:
-    """Images and chains, in one call."""
-    both: Clamped = network(x, True, v)
-    return both.split(len(x))
-
-
 @final
 class FromImages(Chains):
     """New chains at every step, as many as images."""
@@ -112,12 +104,11 @@ class FromImages(Chains):
     def begin(self, model: Harmonium) -> None:
         """There is nothing to keep."""
 
-    def advance(
-        self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int
-    ) -> tuple[Clamped, Clamped]:
+    def advance(self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int) -> Clamped:
         images: Clamped = network(x, True)
         h = model.hidden.sample(images.inputs.detach())
-        return images, model.clamp(_visible(model, h, self.steps))
+        chains = model.clamp(_visible(model, h, self.steps))
+        return Clamped(*(torch.cat(pair) for pair in zip(images, chains, strict=True)))
 
 
 @final
@@ -130,12 +121,10 @@ class Persistent(Chains):
     def begin(self, model: Harmonium) -> None:
         self.h = model.hidden.sample(model.hidden_input(_independent(model, self.count)))
 
-    def advance(
-        self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int
-    ) -> tuple[Clamped, Clamped]:
-        images, chains = _together(network, x, _visible(model, self.h[own], self.steps))
-        self.h[own] = model.hidden.sample(chains.inputs.detach())
-        return images, chains
+    def advance(self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int) -> Clamped:
+        both: Clamped = network(x, True, _visible(model, self.h[own], self.steps))
+        self.h[own] = model.hidden.sample(both.inputs[len(x) :])
+        return both
 
     def state(self) -> dict[str, Tensor]:
         return {"chains": self.h}
@@ -195,10 +184,9 @@ class Tempering(Chains):
         self.v[: self.levels, own] = v
         return v[-1]
 
-    def advance(
-        self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int
-    ) -> tuple[Clamped, Clamped]:
-        return _together(network, x, self._moved(model, own, step))
+    def advance(self, network: nn.Module, model: Harmonium, x: Tensor, own: slice, step: int) -> Clamped:
+        both: Clamped = network(x, True, self._moved(model, own, step))
+        return both
 
     @torch.no_grad()
     def end_step(self, step: int) -> None:

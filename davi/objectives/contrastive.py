@@ -20,17 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
+import torch
 from torch import Generator, Tensor, nn
 
 from davi.batch import Batch
 from davi.errors import UserError
 from davi.layers.units import GaussianUnits
-from davi.model import Harmonium, Network, WithCouplings
+from davi.model import Clamped, Harmonium, Network, WithCouplings
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Outcome, Progress
 from davi.objectives.centering import MeanUnits, center, sparsity
 from davi.objectives.chains import make_chains
+from davi.objectives.energy_gradient import add_gradient
 from davi.objectives.trajectory import Trajectory
 
 RECENT = 0.9
@@ -84,6 +87,21 @@ class ContrastiveConfig(ObjectiveConfig):
             raise ValueError("tempering_levels: got 1, expected at least 2, or 0 for no tempering")
 
 
+def _add_gradient(model: Harmonium, both: Clamped, images: int, share: float, factor: float) -> None:
+    """Add the gradient of the loss to those of the parameters (:func:`add_gradient`).
+
+    Arguments:
+        model: the energy.
+        both: so many images, and chains.
+        images: how many.
+        share: of each chain in the mean.
+        factor: of the gradient.
+    """
+    weights = both.free_energy.new_full(both.free_energy.shape, -share * factor)
+    weights[:images] = factor / images
+    add_gradient(model, both, weights)
+
+
 @final
 class ContrastiveObjective(Objective):
     """Mean F of images minus mean F of chains (module docstring)."""
@@ -125,24 +143,33 @@ class ContrastiveObjective(Objective):
 
     def loss(self, network: nn.Module, model: Network, batch: Batch, at: Progress) -> Loss:
         assert isinstance(model, Harmonium)
-        weight = self.batch_size / len(batch.x)  # what the mean over the parts undoes
-        count = self.chains.count
-        own = slice(*(count * n // self.batch_size for n in (batch.start, batch.start + len(batch.x))))
-        images, chains = self.chains.advance(network, model, batch.x, own, at.step)
-        of_images = images.free_energy
-        of_chains = chains.free_energy.sum() * (weight / count) if count else chains.free_energy.mean()
-        value = of_images.mean() - of_chains
+        images, count = len(batch.x), self.chains.count
+        own = slice(*(count * n // self.batch_size for n in (batch.start, batch.start + images)))
+        known = self._knows_gradient(network, model)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not known):
+            both = self.chains.advance(network, model, batch.x, own, at.step)
+        of_images, of_chains = both.free_energy[:images], both.free_energy[images:]
+        # Where chains are not as many as images each part has its share, and the mean is that of all parts.
+        share = self.batch_size / images / count if count else 1.0 / images
+        value = of_images.mean() - (of_chains.sum() * share if count else of_chains.mean())
         if self.activity is not None:
             target, fields_alone = self.config.sparsity_target, self.config.sparsity_fields_alone
-            penalty = sparsity(model, images, self.activity.mean["hidden"], target, fields_alone)
+            penalty = sparsity(model, both.inputs[:images], self.activity.mean["hidden"], target, fields_alone)
             value = value + self.config.sparsity_weight * (penalty - penalty.detach())  # a gradient, no cost
         for means in (self.offsets, self.activity):
             if means is not None:
-                means.add(model, images, self.batch_size)
+                means.add(model, both.split(images)[0], self.batch_size)
         energy = of_images.detach() - model.log_volume()
-        mean = energy.double().mean()
-        self.recent = mean if self.recent is None else RECENT * self.recent + (1.0 - RECENT) * mean
-        return Loss(value, {"free_energy": energy}, None)
+        if self.trajectory is not None:
+            mean = energy.double().mean()
+            self.recent = mean if self.recent is None else RECENT * self.recent + (1.0 - RECENT) * mean
+        gradient = partial(_add_gradient, model, both, images, share) if known else None
+        return Loss(value, {"free_energy": energy}, None, gradient=gradient)
+
+    def _knows_gradient(self, network: nn.Module, model: Harmonium) -> bool:
+        """Whether the gradient is written down, which is quicker than autograd. A network that is wrapped has wrappers
+        that see to what autograd does, and nothing else."""
+        return network is model and isinstance(model, WithCouplings) and self.activity is None
 
     def after_backward(self, model: Network, at: Progress) -> None:
         if self.activity is not None:

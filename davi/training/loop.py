@@ -29,12 +29,13 @@ from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
 from davi.training.failure import RATE_FACTOR, NotFiniteError, diagnosis, first_layer, go_back
 from davi.training.lock import locked
+from davi.training.optimizer import update
 from davi.training.parallel import (
+    NoiseSeeds,
     ObjectiveState,
     Processes,
     RunningStatistics,
     SharedLog,
-    noise_seed,
     parts_of_batch,
     seed_draws,
     shared_log,
@@ -197,6 +198,8 @@ class _Job:
         self.objective_state = ObjectiveState(state.objective, self.processes)
         share = state.parts // self.processes.count
         self.own = range(self.processes.rank * share, (self.processes.rank + 1) * share)
+        self.seeds = NoiseSeeds(state.config.seed, [*self.own, state.parts])
+        self.parameters = list(state.trained.parameters())
         self.asked: int | None = None
         """The signal that one of the processes has received."""
         self.generative: frozenset[str] | None = None
@@ -223,7 +226,7 @@ class _Job:
                 weight = len(parts[part].x) / state.loader.sampler.batch_size
                 with nullcontext() if part == self.own[-1] else self.accelerator.no_sync(network):
                     loss = self._loss(parts, part, state.step, at)
-                    self.accelerator.backward(loss.value * (weight * self.processes.count))
+                    loss.backward(weight * self.processes.count)
                 self.statistics.end_part(weight)
                 state.meters.add(loss, weight)
             self.statistics.end()
@@ -235,14 +238,14 @@ class _Job:
 
             # The one place where the host waits for the device: whether the weights may change must be known before
             # they change, and by all processes alike. It is one transfer of a few floats a step.
-            norm = gradient_norm(state.trained, self.processes)
+            norm = gradient_norm(self.parameters, self.processes)
             values, norm_value = self._agree(norm)
             verdict = state.step_filter.judge(values[0], norm_value)
             if verdict.update:
                 if norm_value > verdict.limit:
                     for group in optimizer.param_groups:  # one of them may be cut up and the other not
                         clip_grads_with_norm_(group["params"], verdict.limit, norm)
-                optimizer.step()
+                update(optimizer)
                 self._end_step(at, values[0])
                 state.average.update(state.model)
             else:
@@ -253,7 +256,8 @@ class _Job:
             state.step += 1
             if verdict.reason is not None:
                 self._refused(verdict, values, norm_value, parts, at)
-            optimizer.zero_grad()
+            for parameter in self.parameters:
+                parameter.grad = None
             recorder.report(rate, at)
             recorder.save_if_due()
             if self.asked is not None:
@@ -267,7 +271,7 @@ class _Job:
         """
         state = self.state
         self.statistics.begin_part()
-        seed_draws(noise_seed(state.config.seed, step, part), state.device)
+        seed_draws(self.seeds(step, part), state.device)
         batch = state.stage.view(state.model, parts[part])
         # Not Accelerate's own mixed precision: that rewrites the model's forward and is global to the process.
         # Distributions compute in float32 whatever the network's outputs are.
@@ -289,8 +293,7 @@ class _Job:
         """What the objective does after an update, with draws that are the same in all processes."""
         state = self.state
         if state.objective.ends_steps:
-            seed = noise_seed(state.config.seed, state.step, state.parts)  # no part has that number
-            seed_draws(seed, state.device)
+            seed_draws(self.seeds(state.step, state.parts), state.device)  # no part has that number
             outcome = Outcome(loss, state.loader.sampler.batches_per_epoch, self.recorder.validation_batches)
             state.objective.end_step(state.trained, at, outcome)
             self.objective_state.share()

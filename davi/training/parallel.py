@@ -37,6 +37,9 @@ from davi.training.tensorboard import Board
 
 T = TypeVar("T")
 
+_SEEDS_AHEAD = 100
+"""Steps for which seeds are made at a time."""
+
 _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 """What launchers can ask Accelerate for (``ACCELERATE_USE_...``) that is more than copies of the model."""
 
@@ -181,6 +184,27 @@ def noise_seed(*key: int) -> int:
     return int(np.random.SeedSequence((*key, 1)).generate_state(1, np.uint64)[0])
 
 
+class NoiseSeeds:
+    """:func:`noise_seed` of (seed, step, part), made for many steps at a time: between two steps of training a
+    processor forgets how it is done, and would take ten times as long.
+
+    Arguments:
+        seed: of the run.
+        parts: numbers of the parts that are asked for.
+    """
+
+    def __init__(self, seed: int, parts: Sequence[int]) -> None:
+        self.seed, self.parts = seed, parts
+        self.known: dict[tuple[int, int], int] = {}
+
+    def __call__(self, step: int, part: int) -> int:
+        """The seed of a part of a step."""
+        if (step, part) not in self.known:
+            steps = range(step, step + _SEEDS_AHEAD)
+            self.known = {(ahead, own): noise_seed(self.seed, ahead, own) for ahead in steps for own in self.parts}
+        return self.known[step, part]
+
+
 def seed_draws(seed: int, device: torch.device) -> None:
     """Seed torch's default generators, of which work on ``device`` draws.
 
@@ -210,7 +234,6 @@ class RunningStatistics:
         self.real = [buffer for buffer in self.buffers if buffer.is_floating_point()]
         self.mean = [torch.zeros_like(buffer) for buffer in self.real]
 
-    @torch.no_grad()
     def begin(self) -> None:
         """Remember them before the step."""
         _copy(self.buffers, self.before)
@@ -223,13 +246,12 @@ class RunningStatistics:
 
     undo = begin_part
 
-    @torch.no_grad()
     def end_part(self, weight: float) -> None:
         """Take in what a part has made of them; the weights of all parts sum to 1."""
         if self.mean:
-            torch._foreach_add_(self.mean, self.real, alpha=weight)
+            with torch.no_grad():
+                torch._foreach_add_(self.mean, self.real, alpha=weight)
 
-    @torch.no_grad()
     def end(self) -> None:
         """Put them where all parts together have moved them."""
         if self.mean and self.processes.count > 1:
@@ -276,10 +298,10 @@ class ObjectiveState:
             self.objective.load_state({name: self.processes.from_main(tensor) for name, tensor in tensors})
 
 
-@torch.no_grad()
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:
     if source:
-        torch._foreach_copy_(target, source)
+        with torch.no_grad():
+            torch._foreach_copy_(target, source)
 
 
 class SharedLog:

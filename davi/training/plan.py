@@ -23,6 +23,7 @@ from davi.formatting import duration
 from davi.model import Network
 from davi.objectives import Progress
 from davi.training.config import TrainingConfig
+from davi.training.optimizer import update
 from davi.training.parallel import Processes, RunningStatistics
 from davi.training.prepare import check_fit, cut, enough_for_batch_norms, prepare_blocks
 from davi.training.stages import Stage
@@ -174,13 +175,13 @@ def _step(state: State, config: TrainingConfig, forward: AbstractContextManager[
     for part in batch.parts(state.parts):
         own = state.stage.view(state.model, part)
         with forward, torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bfloat16"):
-            loss = state.objective.loss(model, model, own, settled).value * (len(part.x) / len(batch.x))
-        loss.backward()
-    state.optimizer.step()
+            loss = state.objective.loss(model, model, own, settled)
+        loss.backward(len(part.x) / len(batch.x))
+    update(state.optimizer)
     state.average.update(state.model)
     gradients = _nbytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
     state.optimizer.zero_grad()
-    loss.item()  # waits for an accelerator, which steps in training do as well
+    loss.value.item()  # waits for an accelerator, which steps in training do as well
     return gradients
 
 

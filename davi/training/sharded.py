@@ -93,9 +93,9 @@ def average_single_numbers(model: nn.Module, processes: Processes) -> None:
         torch._foreach_copy_(gradients, list(means.unbind()))
 
 
-def gradient_norm(model: nn.Module, processes: Processes) -> Tensor:
-    """Euclidean norm of all gradients together, a scalar."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+def gradient_norm(parameters: Sequence[nn.Parameter], processes: Processes) -> Tensor:
+    """Euclidean norm of the gradients of a model's parameters together, a scalar."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     cut = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
     if not cut:
         return get_total_norm(gradients)

@@ -72,7 +72,7 @@ class Meters:
     def add(self, loss: Loss, weight: float) -> None:
         """Take in a part of a batch; the weights of a batch's parts sum to 1."""
         self.names, self.no_divergence, self.claim = ["loss", *loss.terms], loss.no_divergence, loss.claim
-        values = torch.stack([loss.value.detach(), *(term.detach().mean() for term in loss.terms.values())]).float()
+        values = torch.stack([loss.value, *(term.mean() for term in loss.terms.values())]).float()
         self.batch = values * weight if self.batch is None else self.batch + values * weight
 
     def take(self) -> Tensor:
