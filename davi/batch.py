@@ -22,6 +22,8 @@ class Batch(NamedTuple):
 
     def parts(self, n: int) -> list[Batch]:
         """The batch cut into ``n`` parts, the first ones one image longer where it does not divide."""
+        if n == 1:
+            return [self]
         images = self.x.tensor_split(n)
         labels = [None] * n if self.y is None else self.y.tensor_split(n)
         found, start = [], self.start

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "size calculation overflowed")
+
 
 class UserError(ValueError):
     """An unusable input from the user. The message is one line: the thing, its value, what was expected.
@@ -31,6 +33,13 @@ class OptionError(ValueError):
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(f"{option}: {reason}")
         self.option = option
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or the device was too small; torch has RuntimeError for
+    that as for much else."""
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL_MEMORY)
+    return full or isinstance(error, MemoryError)
 
 
 def one_line(text: str) -> str:

@@ -17,7 +17,7 @@ from davi import derived, estimates
 from davi.batch import Batch
 from davi.data import Images, evenly
 from davi.data.binarization import binarized
-from davi.errors import UserError
+from davi.errors import UserError, out_of_memory
 from davi.evaluation.annealing import STANDARD_TEMPERATURES
 from davi.evaluation.partition_estimate import CHAINS, estimate_partition
 from davi.evidence import Kind
@@ -118,7 +118,7 @@ def estimate(
 
     Raises:
         UserError: if the energy has no path from independent units (:class:`davi.model.Harmonium`), there are no images
-            although their mean is asked for, or the estimate is not finite.
+            although their mean is asked for, the memory is too small for the chains, or the estimate is not finite.
     """
     energy = network.energy
     if not isinstance(energy, Harmonium):
@@ -137,15 +137,13 @@ def estimate(
             if chosen.levels != network.levels:  # drawn anew at each presentation, and kept gray
                 chosen = binarized(chosen, "dynamic", Generator().manual_seed(seed))
             begin, count = _seen(network, chosen, place, generator), len(chosen)
-        found = estimate_partition(
-            energy,
-            begin,
-            how.temperatures or STANDARD_TEMPERATURES,
-            how.chains or CHAINS,
-            generator,
-            progress,
-            how.reverse,
-        )
+        temperatures, chains = how.temperatures or STANDARD_TEMPERATURES, how.chains or CHAINS
+        try:
+            found = estimate_partition(energy, begin, temperatures, chains, generator, progress, how.reverse)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(f"--ais-chains: got {chains}, too many for the memory, expected fewer") from None
     return dataclasses.replace(found.partition(), base_images=count, seed=seed)
 
 

@@ -145,6 +145,21 @@ def test_what_makes_no_estimate_is_refused() -> None:
         chib_log_likelihood(model_of(NETWORKS["classes"]), images())
 
 
+def test_the_rule_says_what_the_estimate_is_about() -> None:
+    """With classes it is the joint probability."""
+    images_, few = images().to(torch.uint8), 4
+    labels = torch.arange(few) % 3
+    with_classes = Images(images_[:few], 2, "some", labels=labels, classes=("a", "b", "c"))
+    for name, some, words in (
+        ("two layers", Images(images_[:few], 2, "some"), "log p(x):"),
+        ("classes", with_classes, "log p(x,y):"),
+    ):
+        found = evaluate(model_of(NETWORKS[name]), some).measure(CHIB)
+        assert found is not None
+        assert found.rule.startswith(words)
+        assert f"at most {words[:-1]}, but" in found.rule
+
+
 @torch.no_grad()
 def test_the_measure_is_the_mean_over_all_images_though_few_are_estimated() -> None:
     network = NETWORKS["two layers"]

@@ -221,6 +221,24 @@ def test_options_that_would_do_nothing_are_refused(tmp_path: Path, capsys: Captu
         assert lines[-1].startswith(f"davi: {option}: got it for rbm, whose partition function is known exactly; ")
 
 
+def test_more_chains_than_the_memory_holds(unknown: Path, capsys: Capture) -> None:
+    chains = 10**14
+    assert say("evaluate", unknown, "--ais-chains", chains, *FEW) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"davi: --ais-chains: got {chains}, too many for the memory, expected fewer"
+    assert not kept(unknown).exists()
+
+
+def test_scores_tell_the_error_of_log_z_and_no_draws(evaluated: Path, capsys: Capture) -> None:
+    assert say("score", evaluated, "--held-out", 20, "--top", 2) == 0
+    said = capsys.readouterr().out
+    error = known(davi.load(evaluated)).standard_error
+    assert error is not None
+    assert f"its error, ± {error / (64 * math.log(2.0)):.2g} bits/dim, is the same for all files" in said
+    assert "log Z: " in said
+    assert "K = " not in said
+
+
 def test_a_gap_that_there_is_not_is_refused_before_anything_is_estimated(unknown: Path, capsys: Capture) -> None:
     assert say("evaluate", unknown, "--gap") == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("davi: --gap: got it for rbm, which has no latents; ")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from davi.cli import paths
 from davi.cli.options import parse
-from davi.errors import UserError, one_line
+from davi.errors import UserError, one_line, out_of_memory
 
 _MODULES = {
     "recipes": "davi.cli.recipes",
@@ -32,7 +32,6 @@ _MODULES = {
     "import": "davi.cli.import_",
 }
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "size calculation overflowed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _discard_output()  # where output that could not be written is still waiting
         return _complain(f"output: cannot be written ({error.strerror})")
-    except (MemoryError, RuntimeError) as error:  # torch has RuntimeError for a full memory
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _FULL_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
         return _complain("memory: too little for this model and batch; expected smaller ones")
     return status

@@ -14,9 +14,11 @@ from davi.cli.sets import anchored, of_run, tell
 from davi.data import Images, load
 from davi.data.config import HOW_READ
 from davi.errors import UserError
+from davi.evaluation.log_z import log_z_of
 from davi.evaluation.scores import ratios, scores_of
+from davi.evidence import Kind
 from davi.files import replace_text, writing
-from davi.model import Hierarchy, Model
+from davi.model import Hierarchy, Model, WithPartition
 from davi.pictures import save_png
 from davi.progress import ProgressBar
 from davi.runs import RECIPE
@@ -32,7 +34,7 @@ from davi.scoring import (
     to_terminal,
 )
 from davi.scoring.result import best_of
-from davi.scoring.tables import said_of
+from davi.scoring.tables import said_of, said_of_log_z
 
 _HOW_READ = tuple(f"--data.{key}=" for key in HOW_READ)
 
@@ -56,6 +58,8 @@ def run(request: Request) -> int:
     print(to_terminal(found, by, shown))
     if found.calibration is not None:
         print(said_of(found.calibration, found.samples))
+    if isinstance(model, WithPartition) and model.partition is not None and model.partition.kind is not Kind.EXACT:
+        print(said_of_log_z(log_z_of(model.partition, model.claim, model.dims)))
     count = len(found.files)
     print(f"\n{count} file{'s' * (count != 1)}, the oddest by {by} first: {target}")
     if options.patches:

@@ -52,6 +52,7 @@ from davi.evaluation.measure import Measure
 from davi.evaluation.meter import Meter
 from davi.evaluation.record import Array, Evaluation
 from davi.evaluation.streaming import double
+from davi.evidence import About
 from davi.model import Model, known
 from davi.models.dbn_bound import NormalizedDBN
 
@@ -61,15 +62,23 @@ CHIB_IMAGES = 20
 """At most so many images, spread evenly over those that are evaluated, are estimated for the measure."""
 CHIB_STEPS = 30
 """S, for the measure."""
-CHIB_RULE = (
-    f"log p(x): the mean bound of all images, and by how much Chib-style estimates (S = {CHIB_STEPS}) of some lie "
-    "above theirs; in expectation at most log p(x), but for an estimated partition function"
-)
-"""What it is, in the words that go into every result."""
 _BEFORE, _UPHILL = 10, 2
 """Transitions from a draw of q to h*, and then steps uphill."""
 _AT_ONCE = 2**23
 """Numbers that a pass over many states holds at once."""
+
+
+def chib_rule(about: About) -> str:
+    """What the measure is, in the words that go into every result.
+
+    Arguments:
+        about: what the claim of the model is about.
+    """
+    log_p = f"log p({about.value})"
+    return (
+        f"{log_p}: the mean bound of all images, and by how much Chib-style estimates (S = {CHIB_STEPS}) of some lie "
+        f"above theirs; in expectation at most {log_p}, but for an estimated partition function"
+    )
 
 
 @final
@@ -318,4 +327,5 @@ class ChibEstimate(Meter):
         above = found - bound[self._places.numpy()]
         error = math.sqrt(bound.var(ddof=1) / len(bound) + above.var(ddof=1) / len(above))
         value = float(bound.mean() + above.mean())
-        return Measure(CHIB, "nats", value, error, evaluation.kind, CHIB_RULE, images=len(found), draws=CHIB_STEPS)
+        rule = chib_rule(evaluation.about)
+        return Measure(CHIB, "nats", value, error, evaluation.kind, rule, images=len(found), draws=CHIB_STEPS)

@@ -161,7 +161,7 @@ def measure(
     # One each, all alike: the bounds of a ratio share the noise of the layers above, as far as it is drawn in order.
     generators = {k: Generator(device).manual_seed(seed) for k in (0, *dropped)}
     found: dict[int, list[Tensor]] = {k: [] for k in generators}
-    draws = samples if _draws_weights(model, images, device) else 1
+    draws = samples if draws_weights(model, images, device) else 1
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         x = images.pixels[part].to(device)
@@ -218,8 +218,8 @@ def bound_above(
     return weights.result().clone()
 
 
-def _draws_weights(model: Model, images: Images, device: torch.device) -> bool:
-    """Whether the claims of a model have importance weights, so that more draws make a better bound."""
+def draws_weights(model: Model, images: Images, device: torch.device) -> bool:
+    """Whether the claims of a model about images have importance weights, so that more draws make a better bound."""
     if isinstance(model, Hierarchy):
         return True
     x, y = images.pixels[:1].to(device), None

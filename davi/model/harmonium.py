@@ -33,7 +33,8 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Generator, Tensor
 
-from davi.layers.units import Units
+from davi.layers.units import Bits, Units
+from davi.model.bit_sums import log_sum
 from davi.model.energy import Energy, Summable
 
 _IN_CACHE, _ON_DEVICE = 2**16, 2**24
@@ -230,6 +231,10 @@ class Harmonium(Energy, Summable, ABC):
         other = copy.deepcopy(self).double()
         by_hidden = self.hidden.log2_states <= self.visible.log2_states
         units, width = (self.hidden, self.visible) if by_hidden else (self.visible, self.hidden)
+        if isinstance(units, Bits) and isinstance(width, Bits):
+            found = other._log_partition_of_bits(by_hidden)
+            if found is not None:
+                return found
         at_once = max(1, (_IN_CACHE if own.device.type == "cpu" else _ON_DEVICE) // max(1, _size(width)))
         count = round(2**units.log2_states)
         like = own.new_empty(0, dtype=torch.float64)
@@ -242,6 +247,20 @@ class Harmonium(Energy, Summable, ABC):
                 log_p = -other.state_free_energy(states)
             total = torch.logaddexp(total, log_p.logsumexp(0))
         return total
+
+    def _log_partition_of_bits(self, by_hidden: bool) -> Tensor | None:
+        """The same for two layers of bits (:mod:`davi.model.bit_sums`); None where numbers might overflow."""
+        units, field, inputs = (
+            (self.hidden, self.hidden_field(), self.visible_input)
+            if by_hidden
+            else (self.visible, self.visible_field(), self.hidden_input)
+        )
+        count = _size(units)
+        alone = torch.eye(count, dtype=field.dtype, device=field.device).view(count, *units.shape)
+        offset = inputs(torch.zeros_like(alone[:1])).flatten()
+        weights = inputs(alone).flatten(1) - offset
+        at_once = _IN_CACHE if field.device.type == "cpu" else _ON_DEVICE // 16
+        return log_sum(field.flatten(), offset, weights, at_once)
 
     def _linear(self, field: Tensor, v: Tensor) -> Tensor:
         """The field's share of minus the energy: field . v + log m(v), ``[B]``."""

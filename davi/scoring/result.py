@@ -16,7 +16,7 @@ from davi.data.splitting import digests
 from davi.data.subsets import positions
 from davi.evaluation.conformal import Ranks, conformal
 from davi.evaluation.record import Array
-from davi.evaluation.scores import RAW, Progress, Score, measure, ratios, scores_of
+from davi.evaluation.scores import RAW, Progress, Score, draws_weights, measure, ratios, scores_of
 from davi.model import Model
 from davi.scoring.kept import Kept
 
@@ -104,7 +104,7 @@ class Scores:
         files: of which they are.
         columns: name of a score -> its values, the raw likelihood first.
         patches: name of a score -> of each image, ``[N]``.
-        samples: K.
+        samples: K; None for a model whose claims are no better with more draws.
         seed: of all draws.
         calibration: held-out files that the others are ranked among; None: there are none.
     """
@@ -113,7 +113,7 @@ class Scores:
     files: Files
     columns: dict[str, Column]
     patches: dict[str, Array]
-    samples: int
+    samples: int | None
     seed: int
     calibration: Calibration | None
 
@@ -221,7 +221,9 @@ def score(
         if calibration is not None:
             ranked = conformal(values, calibration.values[each.name], each.two_sided, same)
         columns[each.name] = Column(each, values, ranked)
-    return Scores(images, files, columns, patches, samples, seed, calibration)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    drawn = samples if draws_weights(model, images, device) else None
+    return Scores(images, files, columns, patches, drawn, seed, calibration)
 
 
 def _same(files: Files, among: Files) -> Iterator[list[int]]:

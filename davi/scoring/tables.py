@@ -6,6 +6,7 @@ import csv
 import io
 import math
 
+from davi.evaluation.log_z import LogZ
 from davi.evaluation.scores import RAW
 from davi.scoring.result import Calibration, Column, Scores
 
@@ -69,11 +70,21 @@ def shortened(name: str, most: int = _LONGEST_NAME) -> str:
     return plain if len(plain) <= most else f"...{plain[3 - most :]}"
 
 
-def said_of(calibration: Calibration, samples: int) -> str:
+def said_of(calibration: Calibration, samples: int | None) -> str:
     """What the p-values are, in words."""
     n = len(calibration.files)
+    draws = "" if samples is None else f", K = {samples}"
     least = f"; no p is below {1 / (n + 1):.2g}" if n < _FEW else ""
-    return f"p: (1 + held-out files at least as odd) / (n + 1), among {calibration.words}, K = {samples}{least}"
+    return f"p: (1 + held-out files at least as odd) / (n + 1), among {calibration.words}{draws}{least}"
+
+
+def said_of_log_z(log_z: LogZ) -> str:
+    """What an estimated partition function adds to all scores, in words."""
+    facts = ", ".join(f"{name} {text}" if i else f"{name}: {text}" for i, (name, text) in enumerate(log_z.facts()))
+    error = log_z.bits_per_dim_error
+    known = "an unknown amount" if error is None else f"± {error:.2g} bits/dim"
+    shared = f"its error, {known}, is the same for all files: it moves no rank and no p"
+    return "\n".join([f"{facts}; {shared}", *(f"log Z: {warning}" for warning in log_z.warnings)])
 
 
 def title(name: str) -> str:
