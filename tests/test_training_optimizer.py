@@ -14,7 +14,7 @@ from torch import Tensor
 from davi.models.rbm import RBM, RBMConfig
 from davi.runs import load_model
 from davi.training import TrainingConfig, train
-from davi.training.optimizer import make_optimizer
+from davi.training.optimizer import make_optimizer, set_rate, update
 from davi.training.sections import OptimizerConfig, ScheduleConfig
 
 
@@ -63,6 +63,7 @@ def test_sgd_by_its_formula() -> None:
     [
         OptimizerConfig("sgd"),
         OptimizerConfig("sgd", momentum=0.0),  # without any state
+        OptimizerConfig("sgd", initial_momentum=0.0, initial_momentum_steps=4),
         OptimizerConfig("adam"),
         OptimizerConfig("adam", eps_inside_root=True),
     ],
@@ -84,6 +85,23 @@ def test_each_optimizer_is_resumed_bit_for_bit(optimizer: OptimizerConfig, tmp_p
 def test_epsilon_inside_the_root_is_of_adam_alone() -> None:
     with pytest.raises(ValueError, match="eps_inside_root: got true with the optimizer adamw, expected adam"):
         OptimizerConfig("adamw", eps_inside_root=True)
+
+
+def test_momentum_may_begin_with_another_value() -> None:
+    """Two steps with 0.5, and two with 0.9, along a gradient of 1."""
+    config = OptimizerConfig("sgd", momentum=0.9, initial_momentum=0.5, initial_momentum_steps=2)
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    optimizer, places = make_optimizer(model, config, 1.0), []
+    for step in range(4):
+        model.weight.grad = torch.ones(1, 1)
+        set_rate(optimizer, config, 0.1, step)
+        update(optimizer)
+        places.append(-10.0 * model.weight.item())
+    # Velocities: 1, 1 + .5 * 1, 1 + .9 * 1.5, 1 + .9 * 2.35
+    assert places == pytest.approx([1.0, 2.5, 4.85, 7.965], rel=1e-6)
+    with pytest.raises(ValueError, match="initial_momentum_steps: got 5 with the optimizer adam, expected sgd"):
+        OptimizerConfig("adam", initial_momentum_steps=5)
 
 
 def test_the_fused_step_is_the_plain_one() -> None:

@@ -29,7 +29,7 @@ from davi.training import checkpoint, prepare
 from davi.training.config import TrainingConfig
 from davi.training.failure import RATE_FACTOR, NotFiniteError, diagnosis, first_layer, go_back
 from davi.training.lock import locked
-from davi.training.optimizer import update
+from davi.training.optimizer import set_rate, update
 from davi.training.parallel import (
     NoiseSeeds,
     ObjectiveState,
@@ -214,8 +214,7 @@ class _Job:
             within = state.within(state.step, recorder.now)
             rate = schedule.learning_rate(*within) * RATE_FACTOR ** len(state.rollbacks)
             at = schedule.at(*within)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(optimizer, state.config.optimizer, rate, at.step)
 
             # One batch, forward and backward, in parts, of which each process computes its share. Gradients are summed
             # over a process's parts, then averaged over the processes: hence the factor.

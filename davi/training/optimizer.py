@@ -13,6 +13,9 @@ References:
     Adam: A Method for Stochastic Optimization, D. P. Kingma, J. Ba, ICLR 2015, https://arxiv.org/abs/1412.6980 (Adam,
     Adamax)
 
+    A Practical Guide to Training Restricted Boltzmann Machines, G. E. Hinton, 2012,
+    https://www.cs.toronto.edu/~hinton/absps/guideTR.pdf (section 9: momentum that grows)
+
     Decoupled Weight Decay Regularization, I. Loshchilov, F. Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101 (AdamW)
 """
 
@@ -59,6 +62,22 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> to
         return AdamInsideRoot(groups, lr=rate, betas=betas, eps=eps)
     adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return adam(groups, lr=rate, betas=betas, eps=eps, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, rate: float, step: int) -> None:
+    """Give an optimizer its learning rate, and the momentum of sgd.
+
+    Arguments:
+        optimizer: of :func:`make_optimizer`.
+        config: the recipe's section.
+        rate: the learning rate.
+        step: steps of the stage that have been made.
+    """
+    initial = step < config.initial_momentum_steps
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        if config.name == "sgd":
+            group["momentum"] = config.initial_momentum if initial else config.momentum
 
 
 @torch.no_grad()

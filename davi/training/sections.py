@@ -51,6 +51,9 @@ class OptimizerConfig:
         eps: added to the second moment's root; not of sgd.
         eps_inside_root: add it to the second moment instead, before the root is taken; adam only.
         momentum: of sgd, the share of its last step that the next one keeps, 0 to below 1.
+        initial_momentum: that share in the first ``initial_momentum_steps`` steps of a stage, while gradients are
+            large; 0.5 and then 0.9 is what Hinton advises for Boltzmann machines.
+        initial_momentum_steps: how many those are; 0: none.
         weight_decay: on all parameters with at least one dimension; single numbers (gates) are left alone.
     """
 
@@ -59,15 +62,20 @@ class OptimizerConfig:
     eps: float = 1e-3
     eps_inside_root: bool = False
     momentum: float = 0.9
+    initial_momentum: float = 0.5
+    initial_momentum_steps: int = 0
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_at_least(0, self, "eps", "weight_decay")
-        check_decay(self, "momentum")
+        check_at_least(0, self, "eps", "initial_momentum_steps", "weight_decay")
+        check_decay(self, "momentum", "initial_momentum")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas: got {list(self.betas)}, expected numbers from 0 to below 1")
         if self.eps_inside_root and self.name != "adam":
             raise ValueError(f"eps_inside_root: got true with the optimizer {self.name}, expected adam")
+        if self.initial_momentum_steps and self.name != "sgd":
+            got = f"got {self.initial_momentum_steps} with the optimizer {self.name}"
+            raise ValueError(f"initial_momentum_steps: {got}, expected sgd")
 
 
 @dataclass(frozen=True)
