@@ -62,8 +62,13 @@ class Units(ABC):
         """States drawn independently of each other, ``[B, *shape]``, in the type of the parameters; energies are
         divided by the temperature."""
 
+    @property
+    def even(self) -> bool:
+        """Whether the base measure is 1 in all states."""
+        return True
+
     def log_base(self, states: Tensor) -> Tensor:
-        """log m of states ``[B, *shape]``: ``[B]``, nats; 0 unless a kind of units says otherwise."""
+        """log m of states ``[B, *shape]``: ``[B]``, nats; 0 where it is even."""
         return states.new_zeros(len(states))
 
     def log_prob(self, states: Tensor, natural: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ class Bits(Units):
         natural = natural.detach()
         p = (natural if temperature == 1.0 else natural / temperature).sigmoid()
         # Three times as fast as torch.bernoulli on a CPU. Between 0 and 1, without 0: what is impossible stays off.
-        noise = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device).neg_().add_(1.0)
+        noise = 1.0 - torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
         return noise.le_(p)
 
     @property
@@ -188,6 +193,10 @@ class GaussianUnits(Units):
         noise = torch.empty_like(natural).normal_(generator=generator)
         return natural + temperature**0.5 * noise
 
+    @property
+    def even(self) -> bool:
+        return False
+
     def log_base(self, states: Tensor) -> Tensor:
         return -0.5 * states.square().flatten(1).sum(1)
 
@@ -238,6 +247,10 @@ class Joined(Units):
         first, second = self.split(natural)
         drawn = self.first.sample(first, generator, temperature)
         return self.join(drawn, self.second.sample(second, generator, temperature))
+
+    @property
+    def even(self) -> bool:
+        return self.first.even and self.second.even
 
     def log_base(self, states: Tensor) -> Tensor:
         first, second = self.split(states)

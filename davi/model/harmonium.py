@@ -264,7 +264,8 @@ class Harmonium(Energy, Summable, ABC):
 
     def _linear(self, field: Tensor, v: Tensor) -> Tensor:
         """The field's share of minus the energy: field . v + log m(v), ``[B]``."""
-        return _dot(field, v) + self.visible.log_base(v)
+        linear = _dot(field, v)
+        return linear if self.visible.even else linear + self.visible.log_base(v)
 
 
 def _dot(field: Tensor, states: Tensor) -> Tensor:

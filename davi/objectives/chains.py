@@ -88,7 +88,7 @@ def make_chains(steps: int, count: int, levels: int) -> Chains:
 def _visible(model: Harmonium, h: Tensor, steps: int) -> Tensor:
     """Visible states given hidden ones, and after ``steps - 1`` further steps of Gibbs sampling."""
     v = model.visible.sample(model.visible_input(h))
-    return model.state_gibbs(v, steps - 1)
+    return model.state_gibbs(v, steps - 1) if steps > 1 else v
 
 
 def _independent(model: Harmonium, count: int) -> Tensor:

@@ -30,11 +30,12 @@ def add_gradient(model: Harmonium, clamped: Clamped, weights: Tensor) -> None:
         weights: a, of whatever sign, ``[B]``.
     """
     assert isinstance(model, WithCouplings)
+    negative = -weights
     v = model.visible.gauge_fixed(clamped.v).flatten(1)
-    h = model.hidden.mean(clamped.inputs).flatten(1) * -weights[:, None]
+    h = model.hidden.mean(clamped.inputs) * negative[:, None]
     # In memory the gradient of W lies as W does, hidden units first, without which the update takes longer.
-    found = ((h.T @ v).T, -(weights @ v), h.sum(0))
+    found = ((h.T @ v).T, (negative @ v).view_as(model.couplings.b), h.sum(0))
     for parameter, gradient in zip(model.couplings, found, strict=True):
         if parameter.requires_grad:
-            gradient = gradient.view_as(parameter).to(parameter.dtype)
+            gradient = gradient.to(parameter.dtype)
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -97,8 +97,8 @@ def gradient_norm(parameters: Sequence[nn.Parameter], processes: Processes) -> T
     """Euclidean norm of the gradients of a model's parameters together, a scalar."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     cut = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
-    if not cut:
-        return get_total_norm(gradients)
+    if gradients and not cut:  # what get_total_norm does, which looks for devices and types in every step
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     rest = get_total_norm([gradient for gradient in gradients if not isinstance(gradient, DTensor)])
     # Squares of float32 norms overflow, and a large norm would be taken for an infinite one.
     squares = processes.sum(get_total_norm(cut).double().square()) + rest.double().square()

@@ -73,7 +73,8 @@ class Meters:
         """Take in a part of a batch; the weights of a batch's parts sum to 1."""
         self.names, self.no_divergence, self.claim = ["loss", *loss.terms], loss.no_divergence, loss.claim
         values = torch.stack([loss.value, *(term.mean() for term in loss.terms.values())]).float()
-        self.batch = values * weight if self.batch is None else self.batch + values * weight
+        own = values if weight == 1.0 else values * weight
+        self.batch = own if self.batch is None else self.batch + own
 
     def take(self) -> Tensor:
         """The numbers of the batch taken in so far, in the order of ``names``; the next batch begins."""
