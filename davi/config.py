@@ -376,9 +376,15 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     inner[last] = value
 
 
+@functools.lru_cache(maxsize=512)
+def _parsed(text: str) -> Any:
+    """What a text says; not to be changed. PyYAML takes ten milliseconds for a recipe, which commands read often."""
+    return yaml.load(text, _Loader)  # a SafeLoader
+
+
 def _load_text(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        return copy.deepcopy(_parsed(text))
     except _YAML_FAULTS as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark is not None and "\n" in text else ""

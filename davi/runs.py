@@ -33,6 +33,7 @@ from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
 from davi.kept import IMAGES, portable
 from davi.model import Model, Network, Unnormalized
+from davi.model.meta import on_meta
 from davi.models import MODELS
 from davi.partition import normalized
 from davi.renamed import read, upgraded
@@ -348,7 +349,7 @@ def on_paper(path: str, build: Callable[[], Network], tensors: int) -> dict[str,
 
     hook = nn.modules.module.register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with on_meta():
             return build().state_dict()
     except UserError:
         raise

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import io
 import itertools
-from typing import TypeVar
+import pickle
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -67,14 +69,40 @@ def shaken(name: str) -> Network:
 
     It is always the same, and the default generator stays where it is. Copying is much quicker than building.
     """
-    return copy.deepcopy(_shaken(name))
+    return _shaken(name).copy()
 
 
 @functools.cache
-def _shaken(name: str) -> Network:
+def _shaken(name: str) -> _Original:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)  # not a test's own seed: its images should have nothing to do with the weights
-        return _build(name)
+        return _Original(_build(name))
+
+
+class _Original:
+    """What is copied often: pickled once, but for its tensors. A deep copy of so many modules takes long."""
+
+    def __init__(self, network: Network) -> None:
+        self.kept: dict[int, object] = {}
+        self.pickled = io.BytesIO()
+        pickler = pickle.Pickler(self.pickled)
+        pickler.persistent_id = self._keep  # type: ignore[method-assign]
+        pickler.dump(network)
+
+    def _keep(self, thing: object) -> int | None:
+        options = type(thing).__module__ == "types"  # of a class that no module has, and not to be changed
+        if not options and not isinstance(thing, Tensor):
+            return None
+        self.kept[id(thing)] = thing
+        return id(thing)
+
+    def copy(self) -> Network:
+        copies: dict[int, Any] = {}  # a tensor that is in two places is so in the copy
+        self.pickled.seek(0)
+        unpickler = pickle.Unpickler(self.pickled)
+        unpickler.persistent_load = lambda key: copy.deepcopy(self.kept[key], copies)  # type: ignore[method-assign]
+        network: Network = unpickler.load()
+        return network
 
 
 def _build(name: str) -> Network:

@@ -1,4 +1,4 @@
-"""The program in a process of its own, forked from one that has imported everything and done nothing.
+"""The program, or a function, in a process of its own, forked from one that has imported everything and done nothing.
 
 A start of the interpreter and the imports take seconds, a fork milliseconds; and what the test process has done before
 (threads, gradients, captured streams) is not inherited.
@@ -10,9 +10,12 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 VERBS = ("compare", "evaluate", "import_", "inspect", "recipes", "reconstruct", "sample", "train")
 MODULES = [
@@ -40,13 +43,28 @@ class Ended:
 
 def davi(words: list[str], folder: Path) -> Ended:
     """Run ``davi`` with these words, in this folder, for :data:`SECONDS` at most."""
+    return ended(*begin(_davi, words, folder=folder), SECONDS)
+
+
+def call(function: Callable[..., int | None], *given: Any, folder: Path, seconds: float = 300.0) -> Ended:
+    """Call a function of a module, whose result is the exit status, in this folder, for so long at most."""
+    return ended(*begin(function, *given, folder=folder), seconds)
+
+
+def begin(function: Callable[..., int | None], *given: Any, folder: Path) -> tuple[BaseProcess, list[Path]]:
+    """The process that calls a function in a folder, and the files of what it writes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
     paths = [folder / f".{name}" for name in ("out", "err")]
-    process = context.Process(target=_child, args=(words, folder, *paths, dict(os.environ)))
+    process = context.Process(target=_child, args=(function, given, folder, *paths, dict(os.environ)))
     process.start()  # returns when the process is there; the first time the imports come before
+    return process, paths
+
+
+def ended(process: BaseProcess, paths: list[Path], limit: float) -> Ended:
+    """Wait for the end."""
     begun = time.monotonic()
-    process.join(SECONDS)
+    process.join(limit)
     seconds = time.monotonic() - begun
     status = process.exitcode
     if status is None:
@@ -58,7 +76,14 @@ def davi(words: list[str], folder: Path) -> Ended:
     return Ended(status, texts[0], texts[1], seconds)
 
 
-def _child(words: list[str], folder: Path, out: Path, err: Path, environment: dict[str, str]) -> None:
+def _child(
+    function: Callable[..., int | None],
+    given: tuple[Any, ...],
+    folder: Path,
+    out: Path,
+    err: Path,
+    environment: dict[str, str],
+) -> None:
     os.chdir(folder)
     os.environ.clear()  # that of the first test
     os.environ.update(environment)
@@ -69,6 +94,10 @@ def _child(words: list[str], folder: Path, out: Path, err: Path, environment: di
     import torch
 
     torch.set_num_threads(1)
+    sys.exit(function(*given))
+
+
+def _davi(words: list[str]) -> int:
     from davi.cli import main
 
-    sys.exit(main(words))
+    return main(words)

@@ -1,14 +1,12 @@
-"""Trains with two processes that know of each other: run as a program by the tests of data parallelism.
+"""Trains with two processes that know of each other: what the tests of data parallelism call in a process of its own.
 
-    python parallel_runs.py FOLDER RUN:ACCUMULATE:STEPS[:FAULT][:shard]...
-
-Each argument is one launch, in order: two processes are forked that train, or go on, in FOLDER/RUN. What they say goes
-to FOLDER/RUN.said, in the end with their exit status. Forking spares the import of torch each time; the environment is
-that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4), ``kill`` (the first is
-killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each keeps a share of the
-weights; with ``chains`` a Boltzmann machine is trained, whose objective has chains of all kinds; with ``stages`` a
-model of two parts, four steps of which are for the first; with ``lagging`` most of the steps move the inference network
-alone.
+A launch is ``RUN:ACCUMULATE:STEPS[:FAULT][:shard]``. They come one after the other: two processes are forked that
+train, or go on, in FOLDER/RUN. What they say goes to FOLDER/RUN.said, in the end with their exit status. The
+environment is that which torchrun gives. A fault is ``signal`` (the second process receives SIGTERM in step 4),
+``kill`` (the first is killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each
+keeps a share of the weights; with ``chains`` a Boltzmann machine is trained, whose objective has chains of all kinds;
+with ``stages`` a model of two parts, four steps of which are for the first; with ``lagging`` most of the steps move the
+inference network alone.
 """
 
 from __future__ import annotations
@@ -157,7 +155,8 @@ def launch(folder: Path, run: str, accumulate: str, steps: str, *options: str) -
                 os.kill(other, signal.SIGKILL)
 
 
-if __name__ == "__main__":
+def main(folder: Path, launches: Sequence[str]) -> None:
+    """Go through launches."""
     torch.set_num_threads(1)
-    for argument in sys.argv[2:]:
-        launch(Path(sys.argv[1]), *argument.split(":"))
+    for argument in launches:
+        launch(folder, *argument.split(":"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -346,14 +348,16 @@ def test_a_path_that_leads_nowhere_does_not_wait_for_torch(
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_ends_training(number: signal.Signals, status: int, tmp_path: Path, capsys: Capture) -> None:
     words = ["train", TINY, "--run", "run", "--training.steps", "100000", "--training.log_every", "1"]
-    with davi_process(*words, cwd=tmp_path) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+    os.mkfifo(tmp_path / ".out")
+    process, (out, err) = forked.begin(main, words, folder=tmp_path)
+    with out.open(encoding="utf-8") as lines:
+        for line in lines:
             if line.startswith("step 2/"):  # lines come at once, also in a pipe
-                process.send_signal(number)
-                break
-        _, complaint = process.communicate()
-    assert process.returncode == status
+                assert process.pid is not None
+                os.kill(process.pid, number)
+    process.join()
+    complaint = err.read_text(encoding="utf-8")
+    assert process.exitcode == status, complaint
     assert complaint.startswith(f"davi: {number.name}: saved run/checkpoints/step-")
     assert complaint.count("\n") == 1
     reached = max(record["step"] for record in read_metrics(tmp_path / "run"))

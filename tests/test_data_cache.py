@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -177,10 +177,8 @@ def killed_while_building(path: str, after: int) -> None:
 
 @pytest.mark.parametrize("after", [1, 25])
 def test_what_a_killed_process_leaves_is_not_taken_for_whole(own: Path, images: Path, after: int) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=killed_while_building, args=(str(images), after))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    ended = forked.call(killed_while_building, str(images), after, folder=images.parent)
+    assert ended.status == -signal.SIGKILL
     assert [path.suffix for path in entries(own)] == [".new"]
     sets = read(images)
     assert sum(sets.protocol["files"].values()) == 30

@@ -8,11 +8,10 @@ batch, before and after the weights move, within the writing and the renaming of
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
+import killed_runs
 import numpy as np
 import torch
 from killed_runs import CONFIG, images
@@ -35,16 +34,9 @@ def draw_pictures(folder: Path) -> None:
 
 def test_ten_kill_points_with_streamed_images(tmp_path: Path) -> None:
     draw_pictures(tmp_path / "images")
-    script = Path(__file__).with_name("killed_runs.py")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{script.parent}{os.pathsep}{script.parents[1]}",
-    }
-    command = [sys.executable, str(script), str(tmp_path), *POINTS]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines() == [f"{point}: killed {1 + point.count('+')}" for point in POINTS]
+    done = forked.call(killed_runs.main, tmp_path, [*POINTS], folder=tmp_path)
+    assert done.status == 0, done.out + done.err
+    assert done.out.splitlines() == [f"{point}: killed {1 + point.count('+')}" for point in POINTS]
     whole = tmp_path / "whole"
     digests = {
         run.name: hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()

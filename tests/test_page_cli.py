@@ -68,7 +68,10 @@ def test_a_run_gives_a_page_and_figures(run: Path, capsys: Capture) -> None:
         assert (run / "inspection" / f"{name}.svg").is_file()
 
 
-def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(run: Path, capsys: Capture) -> None:
+def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(
+    run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("davi.cli.inspect._LIMIT", 7)  # images where no number is asked for; 100 take long
     assert say("evaluate", run, "--limit", 5) == 0
     assert say("inspect", run, "--no-figures") == 0
     assert "(5 of 397 images, spread evenly, seed 0)" in capsys.readouterr().out
@@ -82,7 +85,7 @@ def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(run: P
         changed = {**result, "protocol": {**result["protocol"], **change}}
         (run / "evaluation.json").write_text(json.dumps(changed), encoding="utf-8")
         assert say("inspect", run, "--no-figures") == 0
-        assert "100 of 397 images" in capsys.readouterr().out
+        assert "7 of 397 images" in capsys.readouterr().out
     (run / "evaluation.json").write_text("{", encoding="utf-8")
     assert say("inspect", run, "--no-figures", "--split", "train") == 0
     assert "digits/train" in capsys.readouterr().out

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
+import parallel_runs
 import pytest
 import torch
 from parallel_runs import config, model_of, stages_of
@@ -26,8 +25,6 @@ from davi.training.parallel import Processes, RunningStatistics, noise_seed, par
 from davi.training.prepare import check_shares, cut
 from davi.training.stages import single
 from davi.training.state import State
-
-PROGRAM = Path(__file__).with_name("parallel_runs.py")
 
 
 def alone(run: Path, accumulate: int, steps: int, *options: str) -> list[str]:
@@ -80,11 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launches += ["shares:1:6:kill:shard", "shares:1:6:shard", "onward-in-shares:2:9:shard"]
     launches += ["adamw-in-shares:1:9:shard:adamw", "chains:1:6:chains", "chains:1:9:chains"]
     launches += ["stages:1:3:stages", "stages:1:5:stages", "lagging:1:5:lagging", "lagging:1:9:lagging"]
-    hidden = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
-    environment = {**os.environ, **hidden, "PYTHONPATH": f"{PROGRAM.parent}{os.pathsep}{PROGRAM.parents[1]}"}
-    command = [sys.executable, str(PROGRAM), str(folder), *launches]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}.items():
+            patch.setenv(name, value)
+        done = forked.call(parallel_runs.main, folder, launches, folder=folder)
+    assert (done.status, done.out) == (0, ""), done.out + done.err
     return folder
 
 

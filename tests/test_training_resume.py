@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
+import killed_runs
 import pytest
 import torch
 from killed_runs import CONFIG
@@ -59,16 +58,9 @@ POINTS = (
 
 def test_killed_anywhere(tmp_path: Path) -> None:
     """SIGKILL between the parts of a batch, before the average, within and after checkpoints, within a line."""
-    script = Path(__file__).with_name("killed_runs.py")
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{script.parent}{os.pathsep}{script.parents[1]}",
-    }
-    command = [sys.executable, str(script), str(tmp_path), *POINTS]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines() == [f"{point}: killed 1" for point in POINTS]
+    done = forked.call(killed_runs.main, tmp_path, [*POINTS], folder=tmp_path)
+    assert done.status == 0, done.out + done.err
+    assert done.out.splitlines() == [f"{point}: killed 1" for point in POINTS]
     whole = tmp_path / "whole"
     expected = history(whole)
     assert {record["kind"] for record in expected} == {"train", "validation", "skip", "watch"}

@@ -64,6 +64,8 @@ class WeightNormConv2d(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Uniform with variance 1 / (3 fan-in), as the Deep Attentive VAE; the bias's own length is its fan-in."""
+        if self.v.is_meta:
+            return
         fan_in = self.v[0].numel()
         self.v.uniform_(-1.0 / math.sqrt(fan_in), 1.0 / math.sqrt(fan_in))
         self.log_g.copy_(self.v.flatten(1).norm(dim=1).log())

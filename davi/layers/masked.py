@@ -39,7 +39,8 @@ def degrees(channels: int, parts: int) -> Tensor:
         >>> degrees(6, 3), degrees(3, 3)
         (tensor([0, 0, 1, 1, 2, 2]), tensor([0, 1, 2]))
     """
-    return torch.arange(channels) * parts // channels
+    numbers = torch.arange(channels)
+    return numbers if numbers.is_meta else numbers * parts // channels
 
 
 def causal_mask(
@@ -78,6 +79,8 @@ def causal_mask(
         raise ValueError(f"groups: got {groups}, expected a divisor of {len(inputs)} and {len(outputs)} channels")
     own = outputs[:, None]
     source = inputs.view(groups, -1).repeat_interleave(len(outputs) // groups, 0)  # [out, in / groups]
+    if source.is_meta:  # shapes alone, which models are tried on first
+        return torch.empty(*source.shape, rows, columns, dtype=torch.bool, device=source.device)
     center = rows * columns // 2  # of the taps, counted row by row
     mask = (torch.arange(rows * columns) < center).expand(*source.shape, -1).clone()
     mask[:, :, center] = own > source if mask_type == "A" else own >= source

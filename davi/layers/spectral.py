@@ -89,4 +89,4 @@ class SpectralNorms(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=1, eps=_SMALLEST)
+    return x if x.is_meta else F.normalize(x, dim=1, eps=_SMALLEST)

@@ -227,15 +227,18 @@ def build(recipe: Recipe, shape: Shape, levels: int, classes: int = 0) -> Networ
     """
     import torch
 
+    from davi.model.meta import on_meta
     from davi.models import MODELS
 
     cls: Any = MODELS[recipe.model_name]
     try:
-        with torch.device("meta"):  # on paper: an absurd width must not fill the memory before it is noticed
-            size = sum(parameter.numel() for parameter in cls(shape, levels, recipe.model, classes).parameters())
+        with on_meta():  # an absurd width must not fill the memory before it is noticed
+            model: Network = cls(shape, levels, recipe.model, classes)
+        size = sum(parameter.numel() for parameter in model.parameters())
         if 4 * size > _memory():
             raise MemoryError(f"it has {size:.3g} parameters, for which this machine has too little memory")
-        model: Network = cls(shape, levels, recipe.model, classes)
+        if torch.get_default_device().type != "meta":
+            model = cls(shape, levels, recipe.model, classes)
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, OptionError) and error.option in _REMEDIES:

@@ -23,6 +23,7 @@ from davi.files import digest, read_tensors, write_tensors, writing
 from davi.layers import LikelihoodConfig, PixelLikelihood
 from davi.layers.autoregressive_head import AutoregressiveHead
 from davi.model import Network
+from davi.model.meta import on_meta
 from davi.runs import START, flat
 
 HEAD = "likelihood"
@@ -158,7 +159,7 @@ def _on_paper(
     """The tensors of a model like another one, but for its images and its last layer."""
     cls: Any = type(source)
     config = source.config if likelihood is None else dataclasses.replace(source.config, **{HEAD: likelihood})
-    with torch.device("meta"):
+    with on_meta():
         state: dict[str, Tensor] = cls(shape, levels, config, source.classes).state_dict()
     return state
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from davi.config import parse, to_dict
 from davi.errors import UserError
+from davi.model.meta import on_meta
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 from davi.published.attentive.keras_h5 import Group, read
 from davi.published.attentive.layout import datasets, layout
@@ -60,7 +61,7 @@ def import_h5(
     groups = read(path)
     try:
         shape, levels, config, notes = infer_configuration(groups, overrides)
-        with torch.device("meta"):
+        with on_meta():
             try:
                 model = AttentiveVAE(shape, levels, config)
             except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:

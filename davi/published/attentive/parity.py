@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from davi.errors import UserError
 from davi.model import Step
+from davi.model.meta import on_meta
 from davi.models.attentive_vae import AttentiveVAE, Encoded, Generated, GenerativeLayer, InferenceLayer
 from davi.published.agreement import Comparison
 from davi.published.attentive.names import configuration, head_order, state_dict, structured_name
@@ -145,7 +146,7 @@ class AttentiveParity:
         weights = {name.removeprefix("weights/"): x for name, x in tensors.items() if name.startswith("weights/")}
         if sum(config.layers) * config.nodes > len(weights):
             raise UserError(f"configuration: {config.layers} layers, {config.nodes} nodes, but {len(weights)} weights")
-        with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
+        with on_meta():  # nothing is allocated before the shapes are known to be those of the file
             on_paper = AttentiveVAE(shape, levels, config)
         state = state_dict(on_paper, weights)
         self.model = AttentiveVAE(shape, levels, config)

@@ -19,6 +19,7 @@ from torch import Tensor
 from davi.config import parse, to_dict
 from davi.data.sources import SETS
 from davi.errors import UserError
+from davi.model.meta import on_meta
 from davi.models.nvae import NVAE, NVAEConfig
 from davi.published.nvae.names import BINARY, are_names, configuration, parameter_names, to_our_layout, without_aliases
 from davi.published.reader import Given, Imported, differing, merged, other_form
@@ -73,7 +74,7 @@ def _read(loaded: Any, given: Given) -> Imported:
         shape = _shape(weights, config, given)
     found = without_aliases(weights, config.single)
     try:
-        with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
+        with on_meta():  # nothing is allocated before the shapes are known to be those of the file
             on_paper = NVAE(shape, levels, config)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise UserError(f"no model has these options ({' '.join(str(error).split())[:200]})") from error

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from davi.distributions import DiscretizedLogisticMixture, Distribution, TransformedNormal
 from davi.model import Step
+from davi.model.meta import on_meta
 from davi.models.nvae import NVAE
 from davi.published.agreement import Comparison
 from davi.published.layer_parity import TENSOR, LayerParity, weights_of
@@ -38,7 +39,7 @@ class NvaeParity(LayerParity):
         levels, config = configuration(facts["config"], "nvae")
         images = tensors["input_u8"].permute(0, 3, 1, 2).contiguous()
         shape = (images.shape[1], images.shape[2], images.shape[3])
-        with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
+        with on_meta():  # nothing is allocated before the shapes are known to be those of the file
             on_paper = NVAE(shape, levels, config)
         weights = without_aliases(weights_of(tensors), config.single)
         state = fitted(on_paper.state_dict(), weights, parameter_names(on_paper))

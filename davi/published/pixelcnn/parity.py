@@ -22,6 +22,7 @@ from davi.layers.causal import CausalNetwork
 from davi.layers.pixel_head import Form, LikelihoodConfig, PixelHead
 from davi.layers.shifted import initializing
 from davi.model.causal import CausalModel
+from davi.model.meta import on_meta
 from davi.published.agreement import Comparison
 from davi.published.pixelcnn import layout, pixelcnn_pp, pixelsnail
 from davi.published.torch_files import fitted
@@ -77,7 +78,7 @@ class PixelParity:
         self.tensors, self.initialization, self.facts, self.dtype = tensors, initialization, facts, dtype
         self.program = PROGRAMS[facts["model"]]
         self.numbers = facts["float64" if dtype == torch.float64 else "float32"]
-        with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
+        with on_meta():  # nothing is allocated before the shapes are known to be those of the file
             on_paper = self.program.build(facts["config"], form="openai")
         self.names = layout.parameter_names(on_paper.causal, self.program.places(on_paper))
         weights = self._ours(_below("weights/", tensors), on_paper.head)

@@ -20,6 +20,7 @@ from torch import Tensor
 from davi.config import parse
 from davi.errors import UserError
 from davi.layers.pixel_head import PixelHead
+from davi.model.meta import on_meta
 from davi.models.very_deep_vae import Rows, VeryDeepVAE, VeryDeepVAEConfig
 from davi.published.reader import Given, Imported, Known, merged, other_form
 from davi.published.torch_files import fitted, load_state, weights_among
@@ -177,7 +178,7 @@ def _fits(facts: Facts, weights: Mapping[str, Any], known: Known) -> bool:
     config = parse(VeryDeepVAEConfig, known.options, known.name)
     if facts.contradiction(config) is not None:
         return False
-    with torch.device("meta"):
+    with on_meta():
         model = VeryDeepVAE(*known.geometry, config)
     shapes = {name: model.get_parameter(key).shape for name, key in parameter_names(model).items()}
     return shapes == {name: x.shape for name, x in weights.items() if isinstance(x, Tensor)}
@@ -185,7 +186,7 @@ def _fits(facts: Facts, weights: Mapping[str, Any], known: Known) -> bool:
 
 def _fitted(weights: Mapping[str, Any], source: Known, config: VeryDeepVAEConfig, notes: Sequence[str]) -> Imported:
     shape, levels = source.geometry
-    with torch.device("meta"):
+    with on_meta():
         try:
             model = VeryDeepVAE(shape, levels, config)
         except (ValueError, TypeError, RuntimeError, OverflowError) as error:

@@ -12,6 +12,7 @@ from torch import Tensor
 from davi.distributions import DiscretizedLogisticMixture, Distribution
 from davi.errors import UserError
 from davi.model import Step
+from davi.model.meta import on_meta
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.published.agreement import Comparison
 from davi.published.layer_parity import LayerParity, weights_of
@@ -38,7 +39,7 @@ class VdvaeParity(LayerParity):
             raise UserError(f"fixture: input_scaling is {facts['input_scaling']!r}, expected x=(u8-MEAN)/DEVIATION")
         mean, deviation = (float(number) / 255 for number in scaling.groups())
         shape, config = configuration(facts["config"], mean, deviation, "openai")
-        with torch.device("meta"):  # nothing is allocated before the shapes are known to be those of the file
+        with on_meta():  # nothing is allocated before the shapes are known to be those of the file
             on_paper = VeryDeepVAE(shape, 256, config)
         state = fitted(on_paper.state_dict(), without_prefix(weights_of(tensors)), parameter_names(on_paper))
         model = VeryDeepVAE(shape, 256, config)
