@@ -17,6 +17,7 @@ import toys
 from contract import all_images, assert_frequencies, names, place, seeded, small
 from torch import Tensor
 
+from davi.errors import UserError
 from davi.evaluation import importance_bound
 from davi.evidence import About, Kind
 from davi.model import Invertible
@@ -157,3 +158,16 @@ def test_at_temperature_zero_the_noise_is_at_its_center(model: Invertible) -> No
     z = model.base(2).center()
     expected = model.dequantization.quantize(model.bijection.inverse(z)[0])
     assert torch.equal(model.sample(2, temperature=0.0), expected)
+
+
+def test_encoded_images_come_back(model: Invertible) -> None:
+    """The very integers, the first and the last level among them."""
+    x = all_images(model)
+    latents = model.encode(x)
+    assert [tuple(part.shape[1:]) for part in latents] == list(model.latent_shapes)
+    assert all(torch.equal(a, b) for a, b in zip(latents, model.encode(x), strict=True))  # nothing is drawn
+    assert torch.equal(model.decode(latents), x)
+    with pytest.raises(ValueError, match=r"latents: got shapes \[\], expected"):
+        model.decode([])
+    with pytest.raises(UserError, match="inverse of the flow: got infinite pixels in 9 of 9 images"):
+        model.decode([torch.full_like(part, math.nan) for part in latents])

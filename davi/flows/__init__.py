@@ -2,17 +2,28 @@
 
 from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs
 from davi.flows.base import Bijection, Inverse, Sequential
+from davi.flows.coupling import Additive, Coupling, Elementwise
 from davi.flows.dequantization import Dequantization, Dequantized
 from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
+from davi.flows.logit import Logit
+from davi.flows.multiscale import MultiScale
+from davi.flows.reshaping import Flatten, Squeeze
 
 __all__ = [
+    "Additive",
     "AutoregressiveShift",
     "Bijection",
+    "Coupling",
     "Dequantization",
     "Dequantized",
+    "Elementwise",
+    "Flatten",
     "Inverse",
     "InverseAutoregressiveFlow",
     "InverseAutoregressiveStep",
+    "Logit",
+    "MultiScale",
     "Sequential",
     "ShiftPairs",
+    "Squeeze",
 ]

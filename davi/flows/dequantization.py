@@ -14,6 +14,14 @@ for n levels and the range [a, b). For a density p(y) the probability of x is th
 The second summand is the whole constant of the scaling: :math:`\log_2 n` bits for each value with the range [0, 1),
 one less with [-1, 1). With uniform noise :math:`\log q(u \mid x) = 0`.
 
+**Padding.** Images that a network cannot take in their own size get rows and columns of noise v below and to the right,
+on the whole range, as if each were a pixel of one level. Of the density of pixels and noise together
+
+.. math:: \log P(x) \ge E_{q(y, v \mid x)}\bigl[\log p(y, v) - \log q(y, v \mid x)\bigr]
+
+is a bound on the probability of the real pixels alone: v is integrated out. Uniform v costs nothing where the model has
+learned that it is uniform.
+
 References:
     A note on the evaluation of generative models, L. Theis, A. van den Oord, M. Bethge, ICLR 2016,
     https://arxiv.org/abs/1511.01844
@@ -30,6 +38,7 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from davi.distributions import Distribution
 from davi.evidence import Kind
@@ -53,7 +62,8 @@ class Dequantization(nn.Module):
         levels: n.
         low, high: a and b.
         noise: x -> q(u | x), a distribution over ``[B, C, H, W]`` numbers in [0, 1); a module has its weights trained
-            with the rest. None: uniform.
+            with the rest. It is given padded images, whose padding is 0. None: uniform.
+        padding: rows below and columns to the right that y has beside those of x.
 
     Raises:
         ValueError: if there are fewer than 2 levels, or the range is empty or not finite.
@@ -68,7 +78,12 @@ class Dequantization(nn.Module):
     """
 
     def __init__(
-        self, levels: int, low: float = 0.0, high: float = 1.0, noise: Callable[[Tensor], Distribution] | None = None
+        self,
+        levels: int,
+        low: float = 0.0,
+        high: float = 1.0,
+        noise: Callable[[Tensor], Distribution] | None = None,
+        padding: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         if levels < 2:
@@ -79,6 +94,7 @@ class Dequantization(nn.Module):
         self.low = low
         self.step = (high - low) / levels
         self.noise = noise
+        self.padding = padding
 
     def forward(self, x: Tensor, generator: Generator | None = None, dtype: torch.dtype = torch.float32) -> Dequantized:
         """A draw of y for each image.
@@ -91,6 +107,7 @@ class Dequantization(nn.Module):
         Raises:
             ValueError: if the noise leaves the interval, or the type cannot tell the noise of so many levels.
         """
+        x = self._padded(x)
         if self.noise is None:
             u = torch.rand(x.shape, generator=generator, dtype=dtype, device=x.device)
             log_q, kind = torch.zeros_like(u), Kind.EXACT
@@ -101,14 +118,37 @@ class Dequantization(nn.Module):
             if u.device.type == "cpu" and not bool(((u >= 0.0) & (u <= 1.0)).all()):  # elsewhere it would stall
                 raise ValueError(f"noise: got {float(u.min()):.4g} to {float(u.max()):.4g}, expected numbers in [0, 1)")
         margin = self._margin(dtype)  # rounding must not take a value into the interval of another integer
-        y = self.low + self.step * (x.to(dtype) + u.to(dtype).clamp(margin, 1.0 - margin))
-        return Dequantized(y, log_q - math.log(self.step), kind)
+        y, step = self._scaled(x, u.to(dtype).clamp(margin, 1.0 - margin))
+        return Dequantized(y, log_q - step.log(), kind)
+
+    def middle(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The y in the middle of each integer's interval, and of the range where there is padding."""
+        x = self._padded(x)
+        return self._scaled(x, torch.full(x.shape, 0.5, dtype=dtype, device=x.device))[0]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        rows, columns = self.padding
+        return F.pad(x, (0, columns, 0, rows)) if rows or columns else x
+
+    def _scaled(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """y, and the length of the interval of each value."""
+        step = torch.full(x.shape[2:], self.step, dtype=u.dtype, device=u.device)
+        rows, columns = self.padding
+        if rows:
+            step[-rows:] = self.step * self.levels
+        if columns:
+            step[:, -columns:] = self.step * self.levels
+        return self.low + step * (x.to(u.dtype) + u), step
 
     def quantize(self, y: Tensor) -> Tensor:
         """The integers whose intervals hold y, the first and the last one for what lies outside the range; int64.
+        Padding is left out.
 
         Exact for what :meth:`forward` has drawn in the same type.
         """
+        rows, columns = self.padding
+        if rows or columns:
+            y = y[..., : y.shape[-2] - rows, : y.shape[-1] - columns]
         return ((y - self.low) / self.step).floor().clamp(0, self.levels - 1).long()
 
     def _margin(self, dtype: torch.dtype) -> float:
