@@ -42,6 +42,7 @@ from davi.flows import (
     coupling_steps,
 )
 from davi.flows.base import solve_in_order, spread
+from davi.flows.halves import SplitName
 from davi.flows.reshaping import Order
 from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Split
 from davi.layers.coupling_network import CouplingNetworkConfig
@@ -181,7 +182,12 @@ def _halves() -> Iterator[Case]:
     look = partial(Look, 1, mixture.numbers)
     yield Case("coupling of mixtures", lambda: Coupling(Channels(2), mixture, look()), (2, 2, 3))
     network = CouplingNetworkConfig(width=4, blocks=1, heads=2)
-    for split, shape in (("checkerboard", (1, 3, 4)), ("columns", (3, 1, 4)), ("channels", (4, 2, 1))):
+    splits: dict[SplitName, tuple[int, int, int]] = {
+        "checkerboard": (1, 3, 4),
+        "columns": (3, 1, 4),
+        "channels": (4, 2, 1),
+    }
+    for split, shape in splits.items():
         make = partial(coupling_steps, shape, 2, network, split=split, components=2)
         yield Case(f"flow++ on {split}", make, shape)
     given = partial(coupling_steps, (2, 2, 2), 1, network, split="channels", components=2, context=WIDTH)

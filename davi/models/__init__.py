@@ -8,6 +8,7 @@ from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.conv_dbn import ConvDBN
 from davi.models.dbn import DBN
+from davi.models.flowpp import FlowPP
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
@@ -28,6 +29,7 @@ _ALL: tuple[type[Network], ...] = (
     BIVA,
     ConvDBN,
     DBN,
+    FlowPP,
     GatedPixelCNN,
     HVI,
     IAFVAE,
@@ -63,6 +65,7 @@ __all__ = [
     "VLAE",
     "AttentiveVAE",
     "ConvDBN",
+    "FlowPP",
     "GatedPixelCNN",
     "LadderVAE",
     "MixturePosteriorVAE",
