@@ -31,13 +31,14 @@ from davi.flows import (
     InverseAutoregressiveStep,
     Logit,
     MultiScale,
+    Scale,
     Sequential,
     ShiftPairs,
     Squeeze,
 )
 from davi.flows.base import solve_in_order, spread
 from davi.flows.reshaping import Order
-from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Split
+from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Flattened, Split
 
 TOLERANCE = 1e-10
 WIDTH = 12
@@ -148,6 +149,9 @@ def _cases() -> Iterator[Case]:
 
         yield Case(f"coupling of {type(split).__name__} {split.flipped}", couple, (2, 3, 4))
     yield Case("coupling of numbers", lambda: Sequential(Flatten((1, 1, 5)), additive()), (1, 1, 5))
+    flattened = Flattened(Alternating(True), (1, 3, 3))
+    yield Case("coupling of an image in a row", lambda: Coupling(flattened, Additive(), Dense(4, 5)), (1, 3, 3))
+    yield Case("scale", lambda: Scale((2, 1, 3)), (2, 1, 3))
     yield Case("logit", lambda: Logit(0.05), (2, 2, 3), pixels=True)
     yield Case("1x1 convolution", lambda: Mixing(3), (3, 2, 3))
     for order in get_args(Order):

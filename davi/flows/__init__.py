@@ -8,6 +8,7 @@ from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
 from davi.flows.logit import Logit
 from davi.flows.multiscale import MultiScale
 from davi.flows.reshaping import Flatten, Squeeze
+from davi.flows.scale import Scale
 
 __all__ = [
     "Additive",
@@ -23,6 +24,7 @@ __all__ = [
     "InverseAutoregressiveStep",
     "Logit",
     "MultiScale",
+    "Scale",
     "Sequential",
     "ShiftPairs",
     "Squeeze",
