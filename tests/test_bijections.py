@@ -36,6 +36,7 @@ from davi.flows import (
     OnHalves,
     Pointwise,
     PositionNorm,
+    Scale,
     Sequential,
     ShiftPairs,
     Squeeze,
@@ -44,7 +45,7 @@ from davi.flows import (
 from davi.flows.base import solve_in_order, spread
 from davi.flows.halves import SplitName
 from davi.flows.reshaping import Order
-from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Split
+from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Flattened, Split
 from davi.layers.coupling_network import CouplingNetworkConfig
 
 TOLERANCE = 1e-10
@@ -156,6 +157,9 @@ def _cases() -> Iterator[Case]:
 
         yield Case(f"coupling of {type(split).__name__} {split.flipped}", couple, (2, 3, 4))
     yield Case("coupling of numbers", lambda: Sequential(Flatten((1, 1, 5)), additive()), (1, 1, 5))
+    flattened = Flattened(Alternating(True), (1, 3, 3))
+    yield Case("coupling of an image in a row", lambda: Coupling(flattened, Additive(), Dense(4, 5)), (1, 3, 3))
+    yield Case("scale", lambda: Scale((2, 1, 3)), (2, 1, 3))
     yield Case("logit", lambda: Logit(0.05), (2, 2, 3), pixels=True)
     yield Case("1x1 convolution", lambda: Mixing(3), (3, 2, 3))
     for order in get_args(Order):

@@ -10,6 +10,7 @@ from davi.flows.logit import Logit
 from davi.flows.mixture_logistic import MixtureLogistic, TanhAffine
 from davi.flows.multiscale import MultiScale
 from davi.flows.reshaping import Flatten, Squeeze
+from davi.flows.scale import Scale
 
 __all__ = [
     "Additive",
@@ -30,6 +31,7 @@ __all__ = [
     "OnHalves",
     "Pointwise",
     "PositionNorm",
+    "Scale",
     "Sequential",
     "ShiftPairs",
     "Squeeze",
