@@ -2,12 +2,13 @@
 
 from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs
 from davi.flows.base import Bijection, Inverse, Sequential
+from davi.flows.batch_norm import FlowBatchNorm
 from davi.flows.coupling import Additive, Coupling, Elementwise
 from davi.flows.dequantization import Dequantization, Dequantized
 from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
 from davi.flows.logit import Logit
 from davi.flows.multiscale import MultiScale
-from davi.flows.reshaping import Flatten, Squeeze
+from davi.flows.reshaping import Flatten, Reorder, Squeeze
 
 __all__ = [
     "Additive",
@@ -18,11 +19,13 @@ __all__ = [
     "Dequantized",
     "Elementwise",
     "Flatten",
+    "FlowBatchNorm",
     "Inverse",
     "InverseAutoregressiveFlow",
     "InverseAutoregressiveStep",
     "Logit",
     "MultiScale",
+    "Reorder",
     "Sequential",
     "ShiftPairs",
     "Squeeze",
