@@ -302,8 +302,7 @@ class RealNVP(Invertible):
         scales.append(Sequential(*couplings))
         shapes.append((channels, *size))
         self.shapes = tuple(shapes)
-        self.scales = MultiScale(scales, self.shapes)
-        self.bijection = Sequential(Logit(ALPHA), self.scales)
+        self.bijection = Sequential(Logit(ALPHA), MultiScale(scales, self.shapes))
 
     def _scale(self, channels: int, size: tuple[int, int], width: int) -> Bijection:
         """A scale that is not the last."""
@@ -315,6 +314,13 @@ class RealNVP(Invertible):
             *(on_halves(squeezed, 2 * width, number, self.config) for number in range(3)),
             Reorder(diagonals),
         )
+
+    @property
+    def scales(self) -> MultiScale:
+        """What comes after the logit."""
+        _, scales = self.bijection
+        assert isinstance(scales, MultiScale)
+        return scales
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
