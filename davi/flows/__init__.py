@@ -5,8 +5,10 @@ from davi.flows.base import Bijection, Inverse, Sequential
 from davi.flows.batch_norm import FlowBatchNorm
 from davi.flows.coupling import Additive, Coupling, Elementwise
 from davi.flows.dequantization import Dequantization, Dequantized
+from davi.flows.halves import Flip, OnHalves, Pointwise, PositionNorm, coupling_steps
 from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
 from davi.flows.logit import Logit
+from davi.flows.mixture_logistic import MixtureLogistic, TanhAffine
 from davi.flows.multiscale import MultiScale
 from davi.flows.reshaping import Flatten, Reorder, Squeeze
 
@@ -19,14 +21,21 @@ __all__ = [
     "Dequantized",
     "Elementwise",
     "Flatten",
+    "Flip",
     "FlowBatchNorm",
     "Inverse",
     "InverseAutoregressiveFlow",
     "InverseAutoregressiveStep",
     "Logit",
+    "MixtureLogistic",
     "MultiScale",
+    "OnHalves",
+    "Pointwise",
+    "PositionNorm",
     "Reorder",
     "Sequential",
     "ShiftPairs",
     "Squeeze",
+    "TanhAffine",
+    "coupling_steps",
 ]

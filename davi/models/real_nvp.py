@@ -200,10 +200,8 @@ class CheckerboardNetwork(nn.Module):
         self.register_buffer("mask", split.merge(torch.ones_like(a), b), persistent=False)  # [1, 1, H, W]
 
     def forward(self, a: Tensor, context: Tensor | None) -> Tensor:
-        if self.moments == "masked":
-            x = self._masked(self.norm_in(a))
-        else:
-            x = 2.0 * self.norm_in(self._masked(a))
+        original = self.moments == "original"
+        x = 2.0 * self.norm_in(self._masked(a)) if original else self._masked(self.norm_in(a))
         mask = self.mask.to(x.dtype).expand(len(x), -1, -1, -1)
         raw = self.network(torch.cat((x, -x, mask), 1).relu())
         return self.split.split(raw)[1]
