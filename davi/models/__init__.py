@@ -9,6 +9,7 @@ from davi.models.biva import BIVA
 from davi.models.conv_dbn import ConvDBN
 from davi.models.dbn import DBN
 from davi.models.gated_pixelcnn import GatedPixelCNN
+from davi.models.glow import Glow
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
@@ -29,6 +30,7 @@ _ALL: tuple[type[Network], ...] = (
     ConvDBN,
     DBN,
     GatedPixelCNN,
+    Glow,
     HVI,
     IAFVAE,
     LadderVAE,
@@ -64,6 +66,7 @@ __all__ = [
     "AttentiveVAE",
     "ConvDBN",
     "GatedPixelCNN",
+    "Glow",
     "LadderVAE",
     "MixturePosteriorVAE",
     "PixelCNN",
