@@ -10,6 +10,7 @@ from davi.models.conv_dbn import ConvDBN
 from davi.models.dbn import DBN
 from davi.models.flowpp import FlowPP
 from davi.models.gated_pixelcnn import GatedPixelCNN
+from davi.models.glow import Glow
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
@@ -33,6 +34,7 @@ _ALL: tuple[type[Network], ...] = (
     DBN,
     FlowPP,
     GatedPixelCNN,
+    Glow,
     HVI,
     IAFVAE,
     LadderVAE,
@@ -72,6 +74,7 @@ __all__ = [
     "ConvDBN",
     "FlowPP",
     "GatedPixelCNN",
+    "Glow",
     "LadderVAE",
     "MixturePosteriorVAE",
     "PixelCNN",
