@@ -83,6 +83,15 @@ def test_before_it_sees_images_it_is_a_rotation_and_known_scales(convolution: st
             assert bool((z.norm(dim=1) < x.flatten(1).norm(dim=1)).all())
 
 
+@pytest.mark.parametrize(("levels", "bits"), [(256, 9.385860), (32, 6.385860)])
+def test_additive_and_untouched_it_costs_what_standard_normal_pixels_cost(levels: int, bits: float) -> None:
+    """log2 n + (log 2 pi + 1/12) / (2 log 2), for y uniform on [-1/2, 1/2): a rotation changes no length."""
+    model = glow((3, 16, 32), levels, coupling="additive")
+    x = (torch.arange(64 * model.dims) % levels).view(64, *model.shape)
+    # four standard errors of the mean of y^2 / (2 log 2) over 98,304 draws, and rounding of float32
+    assert float(model.bits_per_dim(x, seed=1).mean()) == pytest.approx(bits, abs=1e-3)
+
+
 @torch.no_grad()
 def test_after_the_first_images_all_layers_have_standard_outputs() -> None:
     """Those of the flow and those of its networks, on the very images and noise."""
