@@ -1,87 +1,102 @@
 """What every bijection promises: an inverse, and a determinant that is the one of autograd's Jacobian.
 
-Everything is in float64, so 1e-10 is far above rounding and far below a missing term. Beside the bijections of the
-package a coupling, an invertible 1x1 convolution and a squeeze stand for those whose Jacobians are not triangular in
-the raster order, or whose outputs have another shape: the protocol must hold them as well.
+Everything is in float64, so 1e-10 is far above rounding and far below a missing term. Jacobians of invertible 1x1
+convolutions are not triangular in any order: the protocol holds them as well.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import get_args
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import davi.flows
 from davi.flows import (
+    ActNorm,
+    Additive,
     AutoregressiveShift,
     Bijection,
+    Conv1x1,
+    Coupling,
+    Elementwise,
+    Flatten,
+    Flip,
     Inverse,
     InverseAutoregressiveFlow,
     InverseAutoregressiveStep,
+    Logit,
+    LUConv1x1,
+    MixtureLogistic,
+    MultiScale,
+    OnHalves,
+    Pointwise,
+    PositionNorm,
+    Scale,
     Sequential,
     ShiftPairs,
+    Squeeze,
+    coupling_steps,
 )
 from davi.flows.base import solve_in_order, spread
+from davi.flows.halves import SplitName
+from davi.flows.reshaping import Order
+from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Flattened, Split
+from davi.layers.coupling_network import CouplingNetworkConfig
 
 TOLERANCE = 1e-10
 WIDTH = 12
 """Channels of the contexts."""
 
 
-class Coupling(Bijection):
-    """The second half of the channels, scaled and shifted by what a convolution sees in the first half."""
+class Affine(Elementwise):
+    """y = x exp(tanh s) + t."""
 
-    def __init__(self, channels: int) -> None:
+    numbers = 2
+
+    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = raw[:, 0].tanh()
+        return x * log_scale.exp() + raw[:, 1], log_scale
+
+    def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = raw[:, 0].tanh()
+        return (y - raw[:, 1]) * (-log_scale).exp(), -log_scale
+
+
+class Look(nn.Module):
+    """What a convolution sees, and the context where there is one."""
+
+    def __init__(self, channels: int, out: int, context: bool = False) -> None:
         super().__init__()
-        self.net = nn.Conv2d(channels // 2, 2 * (channels - channels // 2), 3, padding=1)
+        self.conv = nn.Conv2d(channels + WIDTH * context, out, 3, padding=1)
+        self.context = context
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        kept, changed = x.tensor_split([x.shape[1] // 2], 1)
-        shift, log_scale = self.net(kept).chunk(2, 1)
-        return kept, changed, shift, log_scale.tanh()
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, changed, shift, log_scale = self._split(x)
-        return torch.cat([kept, changed * log_scale.exp() + shift], 1), torch.cat(
-            [torch.zeros_like(kept), log_scale], 1
-        )
-
-    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kept, changed, shift, log_scale = self._split(y)
-        x = torch.cat([kept, (changed - shift) * (-log_scale).exp()], 1)
-        return x, -torch.cat([torch.zeros_like(kept), log_scale], 1)
+    def forward(self, a: Tensor, context: Tensor | None) -> Tensor:
+        found: Tensor = self.conv(a if context is None or not self.context else torch.cat((a, context), 1))
+        return found
 
 
-class Mixing(Bijection):
-    """An invertible 1x1 convolution: the same matrix at every pixel."""
+class Dense(nn.Module):
+    """A linear layer."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, out: int) -> None:
         super().__init__()
-        self.matrix = nn.Parameter(torch.eye(channels))
+        self.linear = nn.Linear(inputs, out)
 
-    def _log_det(self, x: Tensor) -> Tensor:
-        return spread(math.prod(x.shape[2:]) * torch.linalg.slogdet(self.matrix).logabsdet, x)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return F.conv2d(x, self.matrix[:, :, None, None]), self._log_det(x)
-
-    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return F.conv2d(y, torch.linalg.inv(self.matrix)[:, :, None, None]), -self._log_det(y)
+    def forward(self, a: Tensor, context: Tensor | None) -> Tensor:
+        found: Tensor = self.linear(a)
+        return found
 
 
-class Squeeze(Bijection):
-    """Blocks of 2x2 pixels become channels."""
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return F.pixel_unshuffle(x, 2), torch.zeros_like(x)
-
-    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return F.pixel_shuffle(y, 2), torch.zeros_like(y)
+def coupling(channels: int, context: bool = False, flipped: bool = False) -> Coupling:
+    """Half of the channels, scaled and shifted by what is seen in the other half."""
+    split = Channels(channels, flipped)
+    a, b = (part.shape[1] for part in split.split(torch.zeros(1, channels)))
+    return Coupling(split, Affine(), Look(a, 2 * b, context))
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,8 @@ class Case:
     make: Callable[[], Bijection]
     shape: tuple[int, int, int]
     context: bool = False
+    pixels: bool = False
+    """Whether it is for numbers in (0, 1)."""
 
 
 def _cases() -> Iterator[Case]:
@@ -113,15 +130,70 @@ def _cases() -> Iterator[Case]:
     yield Case("pairs of shifts", lambda: ShiftPairs(2, 2), (2, 3, 4))
     yield Case("inverse", lambda: Inverse(InverseAutoregressiveStep(2, WIDTH)), (2, 2, 2), context=True)
     yield Case("nothing", Sequential, (2, 2, 2))
-    yield Case("coupling", lambda: Coupling(3), (3, 2, 3))
-    yield Case("1x1 convolution", lambda: Mixing(3), (3, 2, 3))
-    yield Case("squeeze", Squeeze, (1, 4, 2))
-    yield Case("glow", lambda: Sequential(Coupling(2), Squeeze(), Mixing(8), Coupling(8)), (2, 2, 4))
+    for flipped in (False, True):
+        yield Case(f"coupling{' flipped' * flipped}", partial(coupling, 3, flipped=flipped), (3, 2, 3))
+    yield Case("coupling with a context", lambda: coupling(2, context=True), (2, 2, 3), context=True)
+    for split in (Columns(), Columns(True), Checkerboard(), Checkerboard(True)):
+
+        def couple(split: Split = split) -> Bijection:
+            return Coupling(split, Affine(), Look(2, 4))
+
+        yield Case(f"coupling of {type(split).__name__} {split.flipped}", couple, (2, 3, 4))
+    yield Case("coupling of numbers", lambda: Sequential(Flatten((1, 1, 5)), additive()), (1, 1, 5))
+    flattened = Flattened(Alternating(True), (1, 3, 3))
+    yield Case("coupling of an image in a row", lambda: Coupling(flattened, Additive(), Dense(4, 5)), (1, 3, 3))
+    yield Case("scale", lambda: Scale((2, 1, 3)), (2, 1, 3))
+    yield Case("logit", lambda: Logit(0.05), (2, 2, 3), pixels=True)
+    yield Case("actnorm", lambda: ActNorm(3), (3, 2, 3))
+    yield Case("1x1 convolution", lambda: Conv1x1(3), (3, 2, 3))
+    yield Case("1x1 convolution by its factors", lambda: LUConv1x1(3), (3, 2, 3))
+    for order in get_args(Order):
+        yield Case(f"squeeze, {order} first", partial(Squeeze, order), (3, 4, 2))
+    yield Case("squeeze of 3 x 3", lambda: Squeeze("offsets", 3), (2, 3, 6))
+    yield Case("flat", lambda: Flatten((2, 1, 3)), (2, 1, 3))
+    yield Case("glow", lambda: Sequential(coupling(2), Squeeze(), Conv1x1(8), coupling(8)), (2, 2, 4))
+    yield Case("scales", scales, (1, 4, 4))
+    yield from _halves()
 
     def mixed() -> Bijection:
-        return Sequential(Mixing(2), InverseAutoregressiveStep(2, WIDTH), AutoregressiveShift(2, True))
+        return Sequential(Conv1x1(2), InverseAutoregressiveStep(2, WIDTH), AutoregressiveShift(2, True))
 
     yield Case("with and without a context", mixed, (2, 3, 3), context=True)
+
+
+def _halves() -> Iterator[Case]:
+    """Flow++."""
+    yield Case("norm of positions", lambda: PositionNorm((2, 3, 2)), (2, 3, 2))
+    yield Case("matrices of halves", lambda: Pointwise(2), (4, 2, 2))
+    yield Case("flip", Flip, (4, 1, 2))
+    yield Case("matrices of the halves of a checkerboard", lambda: OnHalves(Checkerboard(), Pointwise(2)), (2, 2, 4))
+    mixture = MixtureLogistic(3)
+    look = partial(Look, 1, mixture.numbers)
+    yield Case("coupling of mixtures", lambda: Coupling(Channels(2), mixture, look()), (2, 2, 3))
+    network = CouplingNetworkConfig(width=4, blocks=1, heads=2)
+    splits: dict[SplitName, tuple[int, int, int]] = {
+        "checkerboard": (1, 3, 4),
+        "columns": (3, 1, 4),
+        "channels": (4, 2, 1),
+    }
+    for split, shape in splits.items():
+        make = partial(coupling_steps, shape, 2, network, split=split, components=2)
+        yield Case(f"flow++ on {split}", make, shape)
+    given = partial(coupling_steps, (2, 2, 2), 1, network, split="channels", components=2, context=WIDTH)
+    yield Case("flow++ with a context", given, (2, 2, 2), context=True)
+    affine = partial(coupling_steps, (2, 2, 2), 1, replace(network, mixing="maxout"), components=0, pointwise=False)
+    yield Case("affine flow++ without attention", affine, (2, 2, 2))
+
+
+def additive() -> Bijection:
+    """Five numbers, of which the second and the fourth are shifted."""
+    return Coupling(Alternating(), Additive(), Dense(3, 2))
+
+
+def scales() -> Bijection:
+    """Three scales of a 4 x 4 image."""
+    steps = [Sequential(Squeeze(), Conv1x1(n), coupling(n)) for n in (4, 8)]
+    return MultiScale([*steps, coupling(4)], [(2, 2, 2), (4, 1, 1), (4, 1, 1)])
 
 
 CASES = list(_cases())
@@ -139,6 +211,7 @@ def build(case: Case) -> Bijection:
 
 def inputs(case: Case, n: int) -> tuple[Tensor, Tensor | None]:
     x = torch.randn(n, *case.shape, dtype=torch.float64)
+    x = x.sigmoid() if case.pixels else x
     return x, torch.randn(n, WIDTH, *case.shape[1:], dtype=torch.float64) if case.context else None
 
 
@@ -213,7 +286,8 @@ def test_gradients_reach_all_weights_through_the_determinant_or_the_outcome(case
     y, log_det = bijection(x, context)
     if list(bijection.parameters()):
         (y.square().sum() - log_det.sum()).backward()
-    assert all(bool(parameter.grad.isfinite().all()) for parameter in bijection.parameters())
+    gradients = [parameter.grad for parameter in bijection.parameters()]
+    assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def test_solving_takes_no_harm_from_what_is_not_known_yet() -> None:
