@@ -196,7 +196,7 @@ def test_lengths_of_kernels_and_scales_of_checkerboards_are_penalized_in_trainin
         if own is not None:
             total = total + own.detach().square().sum()
             torch.testing.assert_close(own.grad, 1e-4 * own.detach())
-    assert float(penalty) == pytest.approx(5e-5 * float(total))
+    assert float(penalty.detach()) == pytest.approx(5e-5 * float(total))
     assert all(x.grad is None for name, x in model.named_parameters() if name.endswith((".v", ".bias")))
     assert not flow(length_penalty=0.0).train().evidence(x).penalties
 
