@@ -10,16 +10,19 @@ from davi.models.conv_dbn import ConvDBN
 from davi.models.dbn import DBN
 from davi.models.flowpp import FlowPP
 from davi.models.gated_pixelcnn import GatedPixelCNN
+from davi.models.glow import Glow
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.mixture_posterior import MixturePosteriorVAE
+from davi.models.nice import NICE
 from davi.models.nvae import NVAE
 from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
 from davi.models.pixelvae import PixelVAE
 from davi.models.rbm import RBM
+from davi.models.real_nvp import RealNVP
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -31,16 +34,19 @@ _ALL: tuple[type[Network], ...] = (
     DBN,
     FlowPP,
     GatedPixelCNN,
+    Glow,
     HVI,
     IAFVAE,
     LadderVAE,
     MixturePosteriorVAE,
+    NICE,
     NVAE,
     PixelCNN,
     PixelCNNPP,
     PixelSNAIL,
     PixelVAE,
     RBM,
+    RealNVP,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -59,6 +65,7 @@ __all__ = [
     "HVI",
     "IAFVAE",
     "MODELS",
+    "NICE",
     "NVAE",
     "RBM",
     "VAE",
@@ -67,11 +74,13 @@ __all__ = [
     "ConvDBN",
     "FlowPP",
     "GatedPixelCNN",
+    "Glow",
     "LadderVAE",
     "MixturePosteriorVAE",
     "PixelCNN",
     "PixelCNNPP",
     "PixelSNAIL",
     "PixelVAE",
+    "RealNVP",
     "VeryDeepVAE",
 ]
