@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
 
@@ -26,18 +26,26 @@ from davi.flows import (
     Coupling,
     Elementwise,
     Flatten,
+    Flip,
     Inverse,
     InverseAutoregressiveFlow,
     InverseAutoregressiveStep,
     Logit,
+    MixtureLogistic,
     MultiScale,
+    OnHalves,
+    Pointwise,
+    PositionNorm,
+    Scale,
     Sequential,
     ShiftPairs,
     Squeeze,
+    coupling_steps,
 )
 from davi.flows.base import solve_in_order, spread
 from davi.flows.reshaping import Order
-from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Split
+from davi.flows.splits import Alternating, Channels, Checkerboard, Columns, Flattened, Split
+from davi.layers.coupling_network import CouplingNetworkConfig
 
 TOLERANCE = 1e-10
 WIDTH = 12
@@ -148,6 +156,9 @@ def _cases() -> Iterator[Case]:
 
         yield Case(f"coupling of {type(split).__name__} {split.flipped}", couple, (2, 3, 4))
     yield Case("coupling of numbers", lambda: Sequential(Flatten((1, 1, 5)), additive()), (1, 1, 5))
+    flattened = Flattened(Alternating(True), (1, 3, 3))
+    yield Case("coupling of an image in a row", lambda: Coupling(flattened, Additive(), Dense(4, 5)), (1, 3, 3))
+    yield Case("scale", lambda: Scale((2, 1, 3)), (2, 1, 3))
     yield Case("logit", lambda: Logit(0.05), (2, 2, 3), pixels=True)
     yield Case("1x1 convolution", lambda: Mixing(3), (3, 2, 3))
     for order in get_args(Order):
@@ -156,11 +167,31 @@ def _cases() -> Iterator[Case]:
     yield Case("flat", lambda: Flatten((2, 1, 3)), (2, 1, 3))
     yield Case("glow", lambda: Sequential(coupling(2), Squeeze(), Mixing(8), coupling(8)), (2, 2, 4))
     yield Case("scales", scales, (1, 4, 4))
+    yield from _halves()
 
     def mixed() -> Bijection:
         return Sequential(Mixing(2), InverseAutoregressiveStep(2, WIDTH), AutoregressiveShift(2, True))
 
     yield Case("with and without a context", mixed, (2, 3, 3), context=True)
+
+
+def _halves() -> Iterator[Case]:
+    """Flow++."""
+    yield Case("norm of positions", lambda: PositionNorm((2, 3, 2)), (2, 3, 2))
+    yield Case("matrices of halves", lambda: Pointwise(2), (4, 2, 2))
+    yield Case("flip", Flip, (4, 1, 2))
+    yield Case("matrices of the halves of a checkerboard", lambda: OnHalves(Checkerboard(), Pointwise(2)), (2, 2, 4))
+    mixture = MixtureLogistic(3)
+    look = partial(Look, 1, mixture.numbers)
+    yield Case("coupling of mixtures", lambda: Coupling(Channels(2), mixture, look()), (2, 2, 3))
+    network = CouplingNetworkConfig(width=4, blocks=1, heads=2)
+    for split, shape in (("checkerboard", (1, 3, 4)), ("columns", (3, 1, 4)), ("channels", (4, 2, 1))):
+        make = partial(coupling_steps, shape, 2, network, split=split, components=2)
+        yield Case(f"flow++ on {split}", make, shape)
+    given = partial(coupling_steps, (2, 2, 2), 1, network, split="channels", components=2, context=WIDTH)
+    yield Case("flow++ with a context", given, (2, 2, 2), context=True)
+    affine = partial(coupling_steps, (2, 2, 2), 1, replace(network, mixing="maxout"), components=0, pointwise=False)
+    yield Case("affine flow++ without attention", affine, (2, 2, 2))
 
 
 def additive() -> Bijection:

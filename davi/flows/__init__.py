@@ -4,10 +4,13 @@ from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs
 from davi.flows.base import Bijection, Inverse, Sequential
 from davi.flows.coupling import Additive, Coupling, Elementwise
 from davi.flows.dequantization import Dequantization, Dequantized
+from davi.flows.halves import Flip, OnHalves, Pointwise, PositionNorm, coupling_steps
 from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
 from davi.flows.logit import Logit
+from davi.flows.mixture_logistic import MixtureLogistic, TanhAffine
 from davi.flows.multiscale import MultiScale
 from davi.flows.reshaping import Flatten, Squeeze
+from davi.flows.scale import Scale
 
 __all__ = [
     "Additive",
@@ -18,12 +21,20 @@ __all__ = [
     "Dequantized",
     "Elementwise",
     "Flatten",
+    "Flip",
     "Inverse",
     "InverseAutoregressiveFlow",
     "InverseAutoregressiveStep",
     "Logit",
+    "MixtureLogistic",
     "MultiScale",
+    "OnHalves",
+    "Pointwise",
+    "PositionNorm",
+    "Scale",
     "Sequential",
     "ShiftPairs",
     "Squeeze",
+    "TanhAffine",
+    "coupling_steps",
 ]

@@ -22,6 +22,11 @@ on the whole range, as if each were a pixel of one level. Of the density of pixe
 is a bound on the probability of the real pixels alone: v is integrated out. Uniform v costs nothing where the model has
 learned that it is uniform.
 
+The other way round, noise may be drawn for more pixels than y has. What is dropped of it, w, is compared with uniform
+noise, whose density is 1:
+
+.. math:: \log P(x) \ge E_{q(y, w \mid x)}\bigl[\log p(y) - \log q(y, w \mid x)\bigr]
+
 References:
     A note on the evaluation of generative models, L. Theis, A. van den Oord, M. Bethge, ICLR 2016,
     https://arxiv.org/abs/1511.01844
@@ -41,6 +46,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from davi.distributions import Distribution
+from davi.distributions.base import spread, sum_per_image
 from davi.evidence import Kind
 
 
@@ -62,7 +68,8 @@ class Dequantization(nn.Module):
         levels: n.
         low, high: a and b.
         noise: x -> q(u | x), a distribution over ``[B, C, H, W]`` numbers in [0, 1); a module has its weights trained
-            with the rest. It is given padded images, whose padding is 0. None: uniform.
+            with the rest. It is given padded images, whose padding is 0; further rows and columns of what it draws are
+            dropped (module docstring). None: uniform.
         padding: rows below and columns to the right that y has beside those of x.
 
     Raises:
@@ -115,6 +122,7 @@ class Dequantization(nn.Module):
             q = self.noise(x)
             u = q.sample(generator)
             log_q, kind = q.log_prob_map(u), q.kind
+            u, log_q = _dropped(u, log_q, x)
             if u.device.type == "cpu" and not bool(((u >= 0.0) & (u <= 1.0)).all()):  # elsewhere it would stall
                 raise ValueError(f"noise: got {float(u.min()):.4g} to {float(u.max()):.4g}, expected numbers in [0, 1)")
         margin = self._margin(dtype)  # rounding must not take a value into the interval of another integer
@@ -158,3 +166,12 @@ class Dequantization(nn.Module):
         if margin >= 0.5:
             raise ValueError(f"dtype: got {dtype} for {self.levels} levels, expected one of a higher precision")
         return margin
+
+
+def _dropped(u: Tensor, log_q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise without the rows and columns beyond those of x, whose log-density is spread over the others."""
+    if u.shape == x.shape:
+        return u, log_q
+    rows, columns = x.shape[2:]
+    kept = log_q[..., :rows, :columns]
+    return u[..., :rows, :columns], kept + spread(sum_per_image(log_q) - sum_per_image(kept), kept)

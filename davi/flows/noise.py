@@ -10,9 +10,10 @@ from torch import Tensor
 
 from davi.config import Named
 from davi.distributions import Distribution
+from davi.flows.variational import VariationalNoise, VariationalOptions
 
 Noise = Callable[[Tensor], Distribution]
-"""Integer images ``[B, C, H, W]`` -> q(u | x) over ``[B, C, H, W]`` numbers in [0, 1)."""
+"""Integer images ``[B, C, H, W]`` -> q(u | x) over ``[B, C, H, W]`` numbers in [0, 1), or more rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,14 @@ class UniformConfig(DequantizationConfig):
     name: Literal["uniform"] = "uniform"
 
 
+@final
+@dataclass(frozen=True)
+class VariationalConfig(VariationalOptions, DequantizationConfig):
+    __doc__ = VariationalOptions.__doc__
+
+    name: Literal["variational"] = "variational"
+
+
 def uniform(shape: tuple[int, int, int], levels: int, config: Any) -> Noise | None:
     """Uniform noise, which needs no distribution of its own."""
     return None
@@ -37,6 +46,7 @@ def uniform(shape: tuple[int, int, int], levels: int, config: Any) -> Noise | No
 
 _KINDS: dict[str, tuple[type[DequantizationConfig], Callable[[tuple[int, int, int], int, Any], Noise | None]]] = {
     "uniform": (UniformConfig, uniform),
+    "variational": (VariationalConfig, VariationalNoise),
 }
 """Name in recipes -> dataclass of the options, and what makes the noise for images of a shape and levels."""
 

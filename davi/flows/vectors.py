@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from davi.flows.amortized import AmortizedFlow
-
-_MOST_ITERATIONS = 200
+from davi.flows.solving import solve_increasing
 
 
 class VectorStep(ABC):
@@ -112,29 +111,10 @@ def solve_tanh(p: Tensor, q: Tensor, s: Tensor, t: Tensor) -> Tensor:
         s, t: any numbers.
     """
     p, q, s, t = torch.broadcast_tensors(p, q, s, t)
-    with torch.no_grad():
-        a = _bracketed(p, q, s, t)
+    reach = p.abs()
+    a = solve_increasing(lambda a: _tanh_sum(p, q, s, a), t, t, t - reach, t + reach, 2 * reach)
     value, slope = _tanh_sum(p, q, s, a)
     return a - (value - t) / slope.detach()  # Newton's step once more, whose derivatives are those of the solution
-
-
-def _bracketed(p: Tensor, q: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """The solution by Newton's steps where they lie within the bracket and at least halve from one to the next, else by
-    halving the bracket."""
-    a, low, high, last = t, t - p.abs(), t + p.abs(), 2 * p.abs()
-    found = torch.zeros_like(t, dtype=torch.bool)
-    for _ in range(_MOST_ITERATIONS):
-        value, slope = _tanh_sum(p, q, s, a)
-        low, high = torch.where(value < t, a, low), torch.where(value < t, high, a)
-        newton = a - (value - t) / slope
-        trusted = (newton >= low) & (newton <= high) & (2 * (newton - a).abs() <= last)
-        following = torch.where(found, a, torch.where(trusted, newton, (low + high) / 2))
-        last = (following - a).abs()
-        found = last <= torch.finfo(a.dtype).eps * following.abs()
-        a = following
-        if bool(found.all()):
-            break
-    return a
 
 
 def _tanh_sum(p: Tensor, q: Tensor, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.mixture_posterior import MixturePosteriorVAE
+from davi.models.nice import NICE
 from davi.models.nvae import NVAE
 from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
@@ -33,6 +34,7 @@ _ALL: tuple[type[Network], ...] = (
     IAFVAE,
     LadderVAE,
     MixturePosteriorVAE,
+    NICE,
     NVAE,
     PixelCNN,
     PixelCNNPP,
@@ -57,6 +59,7 @@ __all__ = [
     "HVI",
     "IAFVAE",
     "MODELS",
+    "NICE",
     "NVAE",
     "RBM",
     "VAE",

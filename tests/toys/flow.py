@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from davi.distributions import Normal
 from davi.flows import Bijection, Dequantization
+from davi.flows.noise import DequantizationSection, UniformConfig, make_noise
 from davi.model import Invertible
 
 
@@ -37,12 +38,14 @@ class Triangular(Bijection):
 
 @dataclass(frozen=True)
 class TriangularFlowConfig:
-    """No options."""
+    """The noise."""
+
+    dequantization: DequantizationSection = field(default_factory=UniformConfig)
 
 
 @final
 class TriangularFlow(Invertible):
-    """Uniform noise, a triangular matrix, standard Normal variables."""
+    """A triangular matrix, standard Normal variables."""
 
     name = "toy_flow"
     Config = TriangularFlowConfig
@@ -51,7 +54,7 @@ class TriangularFlow(Invertible):
         self, shape: tuple[int, int, int], levels: int, config: TriangularFlowConfig, classes: int = 0
     ) -> None:
         super().__init__(shape, levels, config, classes)
-        self.dequantization = Dequantization(levels)
+        self.dequantization = Dequantization(levels, noise=make_noise(self.shape, levels, config.dequantization))
         self.bijection = Triangular(self.dims)
 
     def base(self, n: int) -> Normal:
