@@ -371,8 +371,8 @@ VERBS: dict[str, Verb] = {
         "write the latents of images as arrays",
         _add_encode,
         ("data",),
-        "Posterior means of all layers, their grids, which units are active, and file names, as a .npz file; of a flow\n"
-        "the latents of all scales, of which davi decode makes the very images.\n"
+        "Posterior means of all layers, their grids, which units are active, and file names, as a .npz file. Of a\n"
+        "flow, the latents of all scales, which davi decode turns into the very images again.\n"
         f"{_IMAGES}  davi encode runs/demo --data FOLDER --out latents.npz",
     ),
     "decode": Verb(

@@ -2,6 +2,7 @@
 
 from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs
 from davi.flows.base import Bijection, Inverse, Sequential
+from davi.flows.batch_norm import FlowBatchNorm
 from davi.flows.coupling import Additive, Coupling, Elementwise
 from davi.flows.dequantization import Dequantization, Dequantized
 from davi.flows.halves import Flip, OnHalves, Pointwise, PositionNorm, coupling_steps
@@ -9,7 +10,7 @@ from davi.flows.iaf import InverseAutoregressiveFlow, InverseAutoregressiveStep
 from davi.flows.logit import Logit
 from davi.flows.mixture_logistic import MixtureLogistic, TanhAffine
 from davi.flows.multiscale import MultiScale
-from davi.flows.reshaping import Flatten, Squeeze
+from davi.flows.reshaping import Flatten, Reorder, Squeeze
 from davi.flows.scale import Scale
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Elementwise",
     "Flatten",
     "Flip",
+    "FlowBatchNorm",
     "Inverse",
     "InverseAutoregressiveFlow",
     "InverseAutoregressiveStep",
@@ -31,6 +33,7 @@ __all__ = [
     "OnHalves",
     "Pointwise",
     "PositionNorm",
+    "Reorder",
     "Scale",
     "Sequential",
     "ShiftPairs",

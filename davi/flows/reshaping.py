@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -59,3 +60,29 @@ class Flatten(Bijection):
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y.unflatten(1, self.shape), torch.zeros_like(y)
+
+
+@final
+class Reorder(Bijection):
+    """The channels of ``[B, C, ...]`` in another order.
+
+    Arguments:
+        order: numbers of the input's channels, as the output has them.
+
+    Raises:
+        ValueError: if it has not every number once.
+    """
+
+    order: Tensor
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__()
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(f"order: got {list(order)}, expected every number from 0 to {len(order) - 1} once")
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x[:, self.order], torch.zeros_like(x)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return y[:, self.order.argsort()], torch.zeros_like(y)

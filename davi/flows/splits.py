@@ -105,13 +105,30 @@ class Columns(Split):
 @final
 class Checkerboard(Split):
     """a: positions of ``[B, C, H, W]`` whose row and column have an even sum, b: the others, each ``[B, C, H, W / 2]``:
-    of every two neighbors in a row, one."""
+    of every two neighbors in a row, one. With an odd W both are ``[B, C, N]``, in the order in which one reads.
+
+    Arguments:
+        flipped: exchange the two parts.
+        size: (H, W); needed if W is odd.
+    """
+
+    def __init__(self, flipped: bool = False, size: tuple[int, int] | None = None) -> None:
+        super().__init__(flipped)
+        self.size = size
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[3] % 2:
+            return x.flatten(2)[..., ::2], x.flatten(2)[..., 1::2]
         pairs = x.unflatten(3, (-1, 2))
         return self._even_rows_as_they_are(pairs[..., 0], pairs[..., 1])
 
     def _merge(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.ndim == 3:
+            if self.size is None:
+                raise ValueError("size: got None, expected (H, W) of the images, whose width is odd")
+            x = torch.cat((a, b), 2)
+            x[..., ::2], x[..., 1::2] = a, b
+            return x.unflatten(2, self.size)
         return torch.stack(self._even_rows_as_they_are(a, b), 4).flatten(3)
 
     def _even_rows_as_they_are(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from davi.distributions.base import sum_per_image
 from davi.errors import UserError
 from davi.evidence import About, Evidence, Kind
 from davi.flows import Bijection, Dequantization
+from davi.flows.batch_norm import running_statistics
 from davi.flows.multiscale import parts
 from davi.layers.from_data import set_from_data
 from davi.model.base import DataInitialized, Model, Temperature, check_draw
@@ -45,6 +46,10 @@ class Invertible(Model, ABC):
     def latent_shapes(self) -> Sequence[tuple[int, ...]]:
         """Shapes of the latents of one image, finest scale first: z has them one after the other."""
         return (tuple(self.base(1).shape[1:]),)
+
+    def penalties(self) -> dict[str, Tensor]:
+        """Scalars that training adds to the loss, no part of the evidence; by name."""
+        return {}
 
     def context(self, y: Tensor | None) -> Tensor | None:
         """What the bijection is told of the classes ``y``; a model without classes tells it nothing."""
@@ -70,7 +75,8 @@ class Invertible(Model, ABC):
 
         about = About.X if y is None else About.X_GIVEN_Y
         kind = Kind.weakest(Kind.LOWER_BOUND, base.kind, drawn.kind)
-        return Evidence(terms, kind, log_weight_fn, about=about, dims=self.dims)
+        penalties = self.penalties() if self.training else {}
+        return Evidence(terms, kind, log_weight_fn, penalties, about=about, dims=self.dims)
 
     @final
     @torch.no_grad()
@@ -89,7 +95,8 @@ class Invertible(Model, ABC):
         self.check_images(x)
         self.check_labels(y, len(x))
         middle = self.dequantization.middle(x, next(self.parameters()).dtype)
-        z, _ = self.bijection(middle, self.context(y))
+        with running_statistics(self.bijection):
+            z, _ = self.bijection(middle, self.context(y))
         return parts(z, self.latent_shapes)
 
     @final
@@ -118,7 +125,8 @@ class Invertible(Model, ABC):
         return self._images(self.base(n).sample(generator, factor), y)
 
     def _images(self, z: Tensor, y: Tensor | None) -> Tensor:
-        continuous, _ = self.bijection.inverse(z, self.context(y))
+        with running_statistics(self.bijection):
+            continuous, _ = self.bijection.inverse(z, self.context(y))
         finite = continuous.flatten(1).isfinite().all(1)
         if not bool(finite.all()):
             raise UserError(

@@ -20,6 +20,7 @@ from davi.models.pixelcnn_pp import PixelCNNPP
 from davi.models.pixelsnail import PixelSNAIL
 from davi.models.pixelvae import PixelVAE
 from davi.models.rbm import RBM
+from davi.models.real_nvp import RealNVP
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -41,6 +42,7 @@ _ALL: tuple[type[Network], ...] = (
     PixelSNAIL,
     PixelVAE,
     RBM,
+    RealNVP,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -73,5 +75,6 @@ __all__ = [
     "PixelCNNPP",
     "PixelSNAIL",
     "PixelVAE",
+    "RealNVP",
     "VeryDeepVAE",
 ]

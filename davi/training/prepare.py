@@ -17,7 +17,7 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.layers.checkpointed import Checkpointed
-from davi.model import DataInitialized, Hierarchy, Network, Staged
+from davi.model import DataInitialized, Hierarchy, Invertible, Network, Staged
 from davi.objectives import ContrastiveConfig, EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
@@ -91,7 +91,9 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
     Raises:
         UserError: one line.
     """
-    if isinstance(model, Hierarchy) and type(model).penalties is not Hierarchy.penalties:
+    hierarchy = isinstance(model, Hierarchy) and type(model).penalties is not Hierarchy.penalties
+    flow = isinstance(model, Invertible) and type(model).penalties is not Invertible.penalties
+    if hierarchy or flow:
         raise UserError(
             f"training.compute.shard: got true for {model.name}, expected false: its penalties need all weights at once"
         )
