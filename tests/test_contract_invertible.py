@@ -24,7 +24,7 @@ from davi.evaluation import importance_bound
 from davi.evidence import About, Kind
 from davi.flows import Bijection, Logit, Sequential
 from davi.flows.noise import DequantizationConfig, UniformConfig
-from davi.model import Invertible
+from davi.model import DataInitialized, Invertible
 
 LEVELS, SHAPE, CELLS = 3, (1, 1, 2), 9
 DRAWS, WEIGHTS = 20_000, 2_000
@@ -47,11 +47,16 @@ def of(
     levels: int = LEVELS,
     noise: DequantizationConfig = UniformConfig(),  # noqa: B008  # frozen
 ) -> Invertible:
-    """The flow of a recipe or a toy for other images, with weights that are neutral nowhere; float64, eval mode."""
+    """The flow of a recipe or a toy for other images, with weights that are neutral nowhere; float64, eval mode.
+
+    Initialized from images where it asks for that: else hardly a draw of one that pads them would be within the range.
+    """
     cls = class_of(name)
     config = cls.Config() if name in toys.TOYS else recipe(name).model
     found = cls(shape, levels, dataclasses.replace(config, dequantization=noise))
     assert isinstance(found, Invertible)
+    if isinstance(found, DataInitialized):
+        found.initialize(torch.randint(levels, (found.images_wanted, *shape)))
     return shake(found).double()
 
 

@@ -8,7 +8,9 @@ from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.conv_dbn import ConvDBN
 from davi.models.dbn import DBN
+from davi.models.flowpp import FlowPP
 from davi.models.gated_pixelcnn import GatedPixelCNN
+from davi.models.glow import Glow
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
@@ -30,7 +32,9 @@ _ALL: tuple[type[Network], ...] = (
     BIVA,
     ConvDBN,
     DBN,
+    FlowPP,
     GatedPixelCNN,
+    Glow,
     HVI,
     IAFVAE,
     LadderVAE,
@@ -68,7 +72,9 @@ __all__ = [
     "VLAE",
     "AttentiveVAE",
     "ConvDBN",
+    "FlowPP",
     "GatedPixelCNN",
+    "Glow",
     "LadderVAE",
     "MixturePosteriorVAE",
     "PixelCNN",
