@@ -27,7 +27,8 @@ from davi.inspection.determinants import Determinants
 from davi.inspection.flows import between
 from davi.model import Invertible
 from davi.page import flows
-from davi.page.images import not_finite
+from davi.page.blocks import Prose
+from davi.page.images import not_finite, samples
 from davi.report import protocol_of, result_of
 
 LEVELS = 17
@@ -117,7 +118,7 @@ def test_a_bijection_is_divided_only_into_what_makes_its_determinant() -> None:
     watch, x = Determinants(whole), torch.rand(4, 1, 2, 2, dtype=torch.float64)
     for part in x.split(3):
         with watch.recording():
-            _, log_det = whole(part)
+            whole(part)
     assert [block.name for block in watch.blocks()] == ["1 Odd", "2 Logit", "3 inverse Logit", "4 Squeeze"]
     assert watch.blocks()[1].log_det == pytest.approx(float(Logit(0.1)(x)[1].sum()) / 4)
     whole(x)
@@ -250,9 +251,11 @@ def test_draws_whose_inverse_is_not_finite_are_counted(monkeypatch: pytest.Monke
     spoiled(model, lambda y: y * math.nan, monkeypatch)
     found = inspect(model, images(model.shape), samples=2, temperatures=(1.0,))
     assert (found.samples, found.not_finite) == ({}, {1.0: 2})
-    text = text_of(model, found)
-    assert "Left out: no images were drawn. Not shown are draws that" in text
-    assert "0.14, not finite" in text
+    made = contents(inspection=found, model=model, levels=LEVELS)
+    (left_out,) = samples(made, 96).blocks
+    assert isinstance(left_out, Prose)
+    assert left_out.text.startswith("Left out: no images were drawn. Not shown are draws that")
+    assert "0.14, not finite" in found.strips[0].labels
 
 
 def test_a_flow_without_scales() -> None:

@@ -178,11 +178,11 @@ class _Recorder:
         if len(shapes) == 1:
             assert self.determinants.root is not None
             calls = [self.determinants.root]
-        known = (
-            [float(call.of_images().mean()) for call in calls] if len(calls) == len(shapes) else [None] * len(shapes)
+        known = len(calls) == len(shapes)
+        return tuple(
+            Scale(tuple(shape), total / self.images, float(calls[i].of_images().mean()) if known else None)
+            for i, (shape, total) in enumerate(zip(shapes, self._latents, strict=True))
         )
-        nats = [total / self.images for total in self._latents]
-        return tuple(Scale(tuple(shape), *of) for shape, *of in zip(shapes, nats, known, strict=True))
 
     def outside(self) -> float:
         """The log-determinants of all other layers, nats."""

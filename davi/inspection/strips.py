@@ -1,4 +1,4 @@
-"""Strips of pictures: interpolations, variations, scales and completions; Markov chains are in :mod:`davi.inspection.chains`.
+"""Strips of pictures: interpolations, variations, completions; Markov chains are in :mod:`davi.inspection.chains`.
 
 Which of them a model has is a question of its kind: latents can be interpolated and drawn anew below the top layers,
 and pixels that are predicted one after the other can be completed.
