@@ -26,6 +26,9 @@ _MOST_CHANNELS = 16
 _MOST_BARS = 24
 """Bijections with bars of their own; of more, those of a scale and a kind have one together."""
 
+_ROUNDING = 1e-5
+"""Share of all costs that is no cost of its own."""
+
 _ROOM = 180
 """Pixels of the screen for a picture in either direction."""
 
@@ -140,7 +143,8 @@ def _costs(found: FlowView) -> Iterator[tuple[str, float]]:
         yield "latents" if single else f"scale {i}, latents", scale.nats
         if scale.log_det is not None:
             yield "layers" if single else f"scale {i}, layers", -scale.log_det
-    if abs(found.outside) > 1e-9:
+    size = sum(scale.nats + abs(scale.log_det or 0.0) for scale in found.scales) + abs(found.dequantization)
+    if abs(found.outside) > _ROUNDING * size:
         yield "other layers", -found.outside
     yield "dequantization", -found.dequantization
 
