@@ -1,21 +1,24 @@
-"""The latents of images as arrays that any program can read.
+"""The latents of images as arrays that any program can read, and back.
 
-``latents.npz`` holds, of N images and L layers, the top one first:
+``latents.npz`` holds, of N images and L layers, the top one first, or the scales of a flow, the finest first:
 
 ================ ============================= ==========================================================
 array            type and shape                content
 ================ ============================= ==========================================================
 ``layer_00`` ..  float32 [N, ...]              posterior means, each given the means above it
-                                               (:meth:`davi.model.LatentModel.latents`)
+                                               (:meth:`davi.model.LatentModel.latents`); of a flow, where it takes
+                                               the middle of every pixel's interval
+                                               (:meth:`davi.model.Invertible.encode`)
 ``active_00`` .. bool [...]                    which units respond to the image
                                                (:data:`davi.evaluation.activity.ACTIVE_RULE`); none for a single image
+                                               or a flow
 ``grids``        int64 [L, 2]                  height and width of each layer; 1, 1 where it is no map
 ``files``        text [N]                      the file of each image; its number in the set where there is none
 ``corners``      int64 [N, 2]                  (top, left) of each image in its file, where images are patches
 ================ ============================= ==========================================================
 
-``model.decode`` of the layers, as tensors, gives the reconstruction. The file holds no pickled objects
-(``numpy.load`` reads it as it is).
+``model.decode`` of the layers, as tensors, gives the reconstruction, of a flow the very images. The file holds no
+pickled objects (``numpy.load`` reads it as it is).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from __future__ import annotations
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +45,8 @@ from davi.evaluation import measuring
 from davi.evaluation.activity import ACTIVE_VARIANCE, ActiveUnits
 from davi.evaluation.bounds import check_images
 from davi.files import writing
-from davi.model import LatentModel
+from davi.inspection.walks import reconstruction
+from davi.model import Invertible, LatentModel
 
 Progress = Callable[[int, int], None]
 """``progress(done, total)``."""
@@ -55,7 +59,7 @@ class Layer:
     Arguments:
         name: of the array.
         shape: of the latents of one image.
-        active: number of active units; None for a single image.
+        active: number of active units; None for a single image or a flow.
     """
 
     name: str
@@ -70,7 +74,7 @@ class Layer:
 
 def write_latents(
     path: Path,
-    model: LatentModel,
+    model: LatentModel | Invertible,
     images: Images,
     batch_size: int = 100,
     seed: int = 0,
@@ -92,15 +96,16 @@ def write_latents(
     check_images(model, images)
     if not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written, no such folder {path.parent}")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    meter = ActiveUnits(model, len(images), seed, batch_size)
+    device = _device_of(model)
+    meter = ActiveUnits(model, len(images), seed, batch_size) if isinstance(model, LatentModel) else None
     with writing(str(path)), tempfile.TemporaryDirectory(dir=path.parent) as place, ExitStack() as open_files:
         writers: list[Writer] = []
         with measuring(model):
             for start in range(0, len(images), batch_size):
                 x = images.pixels[start : start + batch_size].to(device)
-                means = model.latents(x)
-                meter.add(Batch(x))
+                means = latents_of(model, x)
+                if meter is not None:
+                    meter.add(Batch(x))
                 for i, mean in enumerate(means):
                     if start == 0:
                         where = Path(place) / f"layer_{i:02d}.npy"
@@ -109,10 +114,96 @@ def write_latents(
                 if progress is not None:
                     progress(min(start + batch_size, len(images)), len(images))
         shapes = [writer.finish()["shape"][1:] for writer in writers]
-        masks = [(variance > ACTIVE_VARIANCE).cpu().numpy() for variance in meter.variances()]
+        variances = () if meter is None else meter.variances()
+        masks = [(variance > ACTIVE_VARIANCE).cpu().numpy() for variance in variances]
         _pack(path, Path(place), _facts(images, shapes, masks))
     counts = [int(mask.sum()) for mask in masks]
     return [Layer(f"layer_{i:02d}", tuple(shape), counts[i] if counts else None) for i, shape in enumerate(shapes)]
+
+
+def latents_of(model: LatentModel | Invertible, x: Tensor) -> list[Tensor]:
+    """Those that the file holds, of images ``[B, C, H, W]``."""
+    return model.latents(x) if isinstance(model, LatentModel) else model.encode(x)
+
+
+def read_latents(path: Path, model: LatentModel | Invertible) -> list[NDArray[Any]]:
+    """The layers of a file that :func:`write_latents` has written for this model, or for one of the same shapes.
+
+    Raises:
+        UserError: if there is no such file, or its arrays are not latents of the model.
+    """
+    with measuring(model):
+        like = latents_of(model, torch.zeros(1, *model.shape, dtype=torch.uint8, device=_device_of(model)))
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = [archive[name] for name in (f"layer_{i:02d}" for i in range(len(like))) if name in archive]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected latents that davi encode has written") from None
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        raise UserError(f"{path}: cannot be read, expected latents that davi encode has written") from None
+    shapes = [list(array.shape[1:]) for array in found]
+    expected = [list(z.shape[1:]) for z in like]
+    if shapes != expected or len({len(array) for array in found}) != 1 or not len(found[0]):
+        raise UserError(f"{path}: got latents of the shapes {shapes}, expected {expected} for each image")
+    if not all(np.issubdtype(array.dtype, np.number) and np.isfinite(array).all() for array in found):
+        raise UserError(f"{path}: got latents that are not finite numbers, expected what davi encode has written")
+    return [array.astype(torch.empty(0, dtype=z.dtype).numpy().dtype) for array, z in zip(found, like, strict=True)]
+
+
+def write_decoded(
+    path: Path,
+    model: LatentModel | Invertible,
+    latents: Sequence[NDArray[Any]],
+    batch_size: int = 100,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Decode latents and write the images as a ``.npy`` file that ``--data`` reads: integers ``[N, H, W, C]``, of one
+    channel ``[N, H, W]``.
+
+    Arguments:
+        path: of the file; its folder exists.
+        model: the model.
+        latents: as :func:`read_latents` gives them.
+        batch_size: images per pass.
+        progress: told how many images are done.
+
+    Returns:
+        The images, ``[N, C, H, W]``.
+
+    Raises:
+        UserError: if the model makes no finite pixels of them, or the file cannot be written.
+    """
+    device, made = _device_of(model), []
+    with measuring(model):
+        for start in range(0, len(latents[0]), batch_size):
+            batch = [torch.from_numpy(layer[start : start + batch_size]).to(device) for layer in latents]
+            made.append(_decoded(model, batch).to(torch.uint8 if model.levels <= 256 else torch.int32).cpu())
+            if progress is not None:
+                progress(min(start + batch_size, len(latents[0])), len(latents[0]))
+    images = torch.cat(made)
+    array = images.permute(0, 2, 3, 1).numpy()
+    array = array[..., 0] if images.shape[1] == 1 else array
+    with writing(str(path)):
+        beside = path.with_name(path.name + ".new")
+        with beside.open("wb") as file:
+            np.save(file, array if model.levels <= 256 else array.astype(np.uint16), allow_pickle=False)
+        beside.replace(path)
+    return images
+
+
+def _decoded(model: LatentModel | Invertible, latents: Sequence[Tensor]) -> Tensor:
+    """Integer images of a batch."""
+    if isinstance(model, Invertible):
+        return model.decode(latents)
+    pixels = model.decode(latents)
+    images = reconstruction(pixels)
+    if not bool(pixels.log_prob(images).isfinite().all()):
+        raise UserError("run: the model computes no finite pixels of these latents; expected usable weights")
+    return images
+
+
+def _device_of(model: LatentModel | Invertible) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _facts(images: Images, shapes: list[Any], masks: list[NDArray[np.bool_]]) -> dict[str, NDArray[Any]]:

@@ -29,6 +29,7 @@ _MODULES = {
     "inspect": "davi.cli.inspect",
     "score": "davi.cli.score",
     "encode": "davi.cli.encode",
+    "decode": "davi.cli.decode",
     "import": "davi.cli.import_",
 }
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -8,7 +8,7 @@ from davi.cli.loading import open_images, open_run
 from davi.cli.options import Request
 from davi.errors import UserError
 from davi.latents import write_latents
-from davi.model import LatentModel
+from davi.model import Invertible, LatentModel
 from davi.progress import ProgressBar
 
 
@@ -16,7 +16,7 @@ def run(request: Request) -> int:
     """Write the file; the exit status."""
     options = request.options
     model, info, folder = open_run(request)
-    if not isinstance(model, LatentModel):
+    if not isinstance(model, LatentModel | Invertible):
         raise UserError(f"run: {info['name']} has no latent variables, expected a model that has some")
     target = Path(options.out or folder / "latents.npz")
     images = open_images(request, info, folder).images
@@ -26,5 +26,6 @@ def run(request: Request) -> int:
         grid = " x ".join(map(str, layer.shape))
         active = "" if layer.active is None else f", {layer.active} of {layer.units} units active"
         print(f"{layer.name}: {grid}{active}")
-    print(f"posterior means of {len(images)} images of {images.name}: {target}")
+    what = "latents" if isinstance(model, Invertible) else "posterior means"
+    print(f"{what} of {len(images)} images of {images.name}: {target}")
     return 0

@@ -29,6 +29,7 @@ from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.metrics import read_metrics
 from davi.model import Hierarchy, Model, Partition, Unnormalized, WithPartition
+from davi.page.flows import in_lines
 from davi.progress import ProgressBar
 from davi.run_folder import METRICS
 from davi.runs import MODEL, RECIPE
@@ -84,6 +85,8 @@ def run(request: Request) -> int:
     if not options.no_figures:
         page.save_figures(sections, folder / FIGURES)
         print(f"figures as PNG and SVG: {folder / FIGURES}")
+    if found.flow is not None:
+        print(in_lines(found.flow, contents.unit))
     print(f"open:   {target}" if result is None else closing(result, folder, target))
     return 0
 

@@ -14,7 +14,7 @@ from davi.data.subsets import rule
 from davi.errors import UserError
 from davi.evaluation import measuring
 from davi.inspection.walks import reconstruction
-from davi.model import LatentModel
+from davi.model import Invertible, LatentModel
 from davi.pictures import pairs, save_png
 
 _BATCH = 100
@@ -25,6 +25,10 @@ def run(request: Request) -> int:
     """Make the picture; the exit status."""
     options = request.options
     model, info, folder = open_run(request)
+    if isinstance(model, Invertible):
+        raise UserError(
+            f"run: {info['name']} is a flow, whose latents give back the very images; davi inspect says how exactly"
+        )
     if not isinstance(model, LatentModel):
         raise UserError(f"run: {info['name']} has no latent variables, expected a model that reconstructs")
     images = open_images(request, info, folder).images

@@ -13,7 +13,7 @@ from davi.cli.options import Request
 from davi.errors import UserError
 from davi.evaluation import measuring
 from davi.layers.autoregressive_pixels import reporting
-from davi.model import Hierarchy, Model, Temperature
+from davi.model import Hierarchy, Invertible, Model, Temperature
 from davi.pictures import grid, save_png
 from davi.progress import ProgressBar, part_of
 from davi.recalibration import recalibrated
@@ -38,6 +38,11 @@ def run(request: Request) -> int:
     told = _told(temperature, model)
     statistics = ""
     if options.recalibrate:
+        if isinstance(model, Invertible):
+            raise UserError(
+                f"--recalibrate: got it for {info['name']}, expected a model that is no flow, whose batch norms are "
+                "part of its likelihood"
+            )
         path, known = recalibrated(model, folder, temperature)  # whatever the seed of the draws
         if path is None:
             raise UserError(f"--recalibrate: {info['name']} has no batch norms, expected a model that has some")

@@ -263,6 +263,17 @@ def _add_encode(parser: argparse.ArgumentParser) -> None:
     _add_measuring(parser)
 
 
+def _add_decode(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "latents", nargs="?", metavar="FILE.npz", help="what davi encode has written (default: RUN/latents.npz)"
+    )
+    parser.add_argument("--out", type=path_ending(".npy"), metavar="FILE.npy", help="default: RUN/decoded.npy")
+    parser.add_argument(
+        "--batch-size", type=whole_number(1), default=100, metavar="B", help="images a pass (default: 100)"
+    )
+
+
 FORMS = {
     "attentive": "Keras weights of the Deep Attentive VAE's authors (.h5)",
     "nvae": "a checkpoint of NVAE's (.pt)",
@@ -360,8 +371,17 @@ VERBS: dict[str, Verb] = {
         "write the latents of images as arrays",
         _add_encode,
         ("data",),
-        "Posterior means of all layers, their grids, which units are active, and file names, as a .npz file.\n"
+        "Posterior means of all layers, their grids, which units are active, and file names, as a .npz file. Of a\n"
+        "flow, the latents of all scales, which davi decode turns into the very images again.\n"
         f"{_IMAGES}  davi encode runs/demo --data FOLDER --out latents.npz",
+    ),
+    "decode": Verb(
+        "make images of latents that davi encode has written",
+        _add_decode,
+        (),
+        "The images are written as an array that --data reads, and the first 64 as a picture beside it. A flow gives\n"
+        "back the images that were encoded; any other model its reconstructions of them.\n"
+        "  davi decode runs/demo latents.npz --out images.npy",
     ),
     "import": Verb(
         "import published weights as a run",

@@ -40,7 +40,7 @@ from davi.evaluation.bounds import Progress, check_images, evaluate, measuring
 from davi.evaluation.curve import BoundCurve
 from davi.evaluation.optimized import STARTS, STEP_DRAWS, Optimized, optimize, why_not
 from davi.evaluation.record import Array, Evaluation
-from davi.model import Hierarchy, Model
+from davi.model import Hierarchy, Invertible, Model
 
 IMAGES, STEPS, SAMPLES = 100, 500, 5000
 """Defaults: images, steps of the optimization from each start, draws of each image."""
@@ -152,6 +152,8 @@ def check_weights(model: Model, images: Images) -> None:
 
 
 def _why_not(model: Model, x: Tensor) -> str:
+    if isinstance(model, Invertible):
+        return f"{type(model).__name__} is a flow, all of whose gap is that of its noise"
     if not isinstance(model, Hierarchy):
         return f"{type(model).__name__} is no hierarchy, whose posteriors can be replaced layer by layer"
     return why_not(model, x)

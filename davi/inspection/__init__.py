@@ -15,6 +15,7 @@ Example:
     (['kl/00', 'kl/01', 'kl/02'], ['generative', 'inference'])
 """
 
+from davi.inspection.flow_views import Block, FlowView, Noise, RoundTrip, Scale
 from davi.inspection.inspect import inspect
 from davi.inspection.views import (
     BitMaps,
@@ -32,14 +33,19 @@ from davi.inspection.views import (
 
 __all__ = [
     "BitMaps",
+    "Block",
     "Chains",
     "Chosen",
     "DepthAttentionView",
     "Filters",
+    "FlowView",
     "Inspection",
     "Layer",
+    "Noise",
     "Progressive",
     "ReceptiveField",
+    "RoundTrip",
+    "Scale",
     "SpatialAttentionView",
     "Strip",
     "inspect",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from davi.evidence import Kind, bits_per_dim
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
+from davi.inspection.flows import TEMPERATURES, Seen, drawn, look_through
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
@@ -31,6 +32,7 @@ from davi.model import (
     Autoregressive,
     CausalModel,
     Hierarchy,
+    Invertible,
     LatentModel,
     Model,
     Partition,
@@ -52,7 +54,7 @@ def inspect(
     *,
     limit: int = 100,
     samples: int = 25,
-    temperatures: Sequence[float] = (0.6, 0.8, 1.0),
+    temperatures: Sequence[float] | None = None,
     seed: int = 0,
     batch_size: int = 50,
     progress: Progress | None = None,
@@ -68,7 +70,7 @@ def inspect(
         images: the images, as they are evaluated (binarized already, where they are to be).
         limit: inspect only so many images, spread evenly over the set (:mod:`davi.data.subsets`).
         samples: images to draw at each temperature.
-        temperatures: of the samples.
+        temperatures: of the samples; by default 0.6, 0.8 and 1, of a flow 0.7, 0.8, 0.9 and 1.
         seed: of all draws.
         batch_size: images per pass. Draws depend on it.
         progress: told how much is done after every batch, in images times passes.
@@ -82,8 +84,9 @@ def inspect(
         UserError: if an option cannot be used, if the images are not of the model's shape and levels, or if the model
             gives an image no finite number.
     """
+    temperatures = _temperatures(model) if temperatures is None else temperatures
     _check(samples, temperatures)
-    passes = 1 + (len(depths_of(model.num_layers)) if isinstance(model, Hierarchy) else 0)
+    passes = _passes(model)
     network = model.saved
 
     n = min(limit, len(images))
@@ -94,7 +97,7 @@ def inspect(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     found = Found()
     with measuring(model), reporting(told.drawing):
-        drawn = {float(t): _samples(model, samples, t, Generator(device).manual_seed(seed)) for t in temperatures}
+        made = {float(t): _samples(model, samples, t, Generator(device).manual_seed(seed)) for t in temperatures}
         roles = pick(-evaluation.elbo)
         shown = _shown(roles)
         names = tuple(name_of(images, places[i]) for i in shown)
@@ -105,6 +108,11 @@ def inspect(
             found = _of_pixels(model, x, labels, Generator(device).manual_seed(seed))
         if isinstance(model, Hierarchy):
             found = look_into(model, inspected, shown, evaluation, device, lambda done: told.reached(n + done))
+        flow = None
+        if isinstance(model, Invertible):
+            flow = look_through(
+                model, Seen(inspected, x, labels), seed, batch_size, lambda done: told.reached(n + done)
+            )
         beginning = _typical_first(x, names, labels)
         strips = strips_of(model, *beginning, Generator(device).manual_seed(seed))
         chains = None
@@ -118,8 +126,9 @@ def inspect(
         images=n,
         seed=seed,
         set=images.name,
-        samples={t: draws for t, (draws, _) in drawn.items()},
-        expected={t: means for t, (_, means) in drawn.items() if means is not None},
+        samples={t: sample.images for t, sample in made.items() if len(sample.images)},
+        expected={t: sample.means for t, sample in made.items() if sample.means is not None},
+        not_finite={t: sample.not_finite for t, sample in made.items() if sample.not_finite},
         pixels=pixels,
         shown=names,
         chosen=chosen,
@@ -134,7 +143,19 @@ def inspect(
         receptive=found.receptive,
         filters=filters,
         chains=chains,
+        flow=flow,
     )
+
+
+def _temperatures(model: Model) -> Sequence[float]:
+    return TEMPERATURES if isinstance(model, Invertible) else (0.6, 0.8, 1.0)
+
+
+def _passes(model: Model) -> int:
+    """Of all images."""
+    if isinstance(model, Invertible):
+        return 3
+    return 1 + (len(depths_of(model.num_layers)) if isinstance(model, Hierarchy) else 0)
 
 
 def _ranking(model: Model) -> Model:
@@ -192,13 +213,29 @@ class _Told:
             self._progress(self._passed + drawn, self._total)
 
 
-def _samples(model: Model, n: int, temperature: float, generator: Generator) -> tuple[Tensor, Tensor | None]:
-    """Samples, and the means of p(x | z) for the same latents where they are known."""
+class _Samples(NamedTuple):
+    """Samples at one temperature.
+
+    Arguments:
+        images: integers ``[n, C, H, W]``.
+        means: of p(x | z) for the same latents, where they are known.
+        not_finite: how many more would be there if the inverse of a flow were finite.
+    """
+
+    images: Tensor
+    means: Tensor | None = None
+    not_finite: int = 0
+
+
+def _samples(model: Model, n: int, temperature: float, generator: Generator) -> _Samples:
+    if isinstance(model, Invertible):
+        images, failed = drawn(model, n, temperature, generator)
+        return _Samples(images.cpu(), not_finite=failed)
     if not isinstance(model, Hierarchy):
-        return model.sample(n, temperature, generator, model.classes_in_turn(n)).cpu(), None
+        return _Samples(model.sample(n, temperature, generator, model.classes_in_turn(n)).cpu())
     likelihood = model.top_down(lambda layer, prior, posterior: _of_prior(prior, n, generator, temperature))
     draws = likelihood.sample(generator).cpu()
-    return draws, likelihood.mean().cpu() if isinstance(likelihood, WithMean) else None
+    return _Samples(draws, likelihood.mean().cpu() if isinstance(likelihood, WithMean) else None)
 
 
 def _of_prior(prior: Latent | None, n: int, generator: Generator, temperature: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Strips of pictures: interpolations, variations and completions; Markov chains are in :mod:`davi.inspection.chains`.
+"""Strips of pictures: interpolations, variations, completions; Markov chains are in :mod:`davi.inspection.chains`.
 
 Which of them a model has is a question of its kind: latents can be interpolated and drawn anew below the top layers,
 and pixels that are predicted one after the other can be completed.
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from davi.flows.multiscale import parts
+from davi.inspection.flows import between, images_of
 from davi.inspection.views import Strip
 from davi.inspection.walks import pixels_of
 from davi.model import Autoregressive, Hierarchy, Invertible, LatentModel, Model
@@ -19,6 +21,9 @@ from davi.repetition import repeat_images
 
 STEPS = 8
 """Pictures in a row."""
+
+_NOT_FINITE = ", not finite"
+"""After the label of a picture that an inverse does not reach with finite numbers."""
 
 _MOST_ROWS = 4
 """Rows of variations: of more layers, some at equal distances."""
@@ -43,7 +48,10 @@ def strips_of(
     if isinstance(model, Hierarchy):
         found += _variations(model, images[:1], names[0], generator)
     if isinstance(model, Invertible):
-        found += [_flow(model, images, names, pair, generator, labels) for pair in pairs]
+        found += [_flow(model, images, names, pair, labels) for pair in pairs]
+        for i in range(min(2, len(images))):
+            label = None if labels is None else labels[i : i + 1]
+            found += _scales(model, images[i : i + 1], names[i], generator, label)
     if isinstance(model, Autoregressive):
         found += [
             _completions(model, images[i : i + 1], names[i], generator, None if labels is None else labels[i : i + 1])
@@ -63,12 +71,15 @@ def _between(a: Tensor, b: Tensor) -> Tensor:
     return (1.0 - shares) * a + shares * b
 
 
-def _ends(images: Tensor, names: Sequence[str], pair: tuple[int, int], between: Tensor) -> Strip:
+def _ends(
+    images: Tensor, names: Sequence[str], pair: tuple[int, int], along: Tensor, finite: Sequence[bool] = (True,) * STEPS
+) -> Strip:
     """A strip whose first and last picture are the two images themselves."""
-    first, last = (images[i : i + 1].to(between) for i in pair)
-    labels = ("original", *(f"{share:.2f}" for share in _shares(between.float()).tolist()), "original")
+    first, last = (images[i : i + 1].to(along) for i in pair)
+    shares = zip(_shares(along.float()).tolist(), finite, strict=True)
+    labels = ("original", *(f"{share:.2f}{'' if known else _NOT_FINITE}" for share, known in shares), "original")
     title = f"{names[pair[0]]} to {names[pair[1]]}"
-    return Strip("interpolation", title, labels, torch.cat([first, between, last]).cpu())
+    return Strip("interpolation", title, labels, torch.cat([first, along, last]).cpu())
 
 
 def _latents(model: LatentModel, images: Tensor, names: Sequence[str], pair: tuple[int, int]) -> Strip | None:
@@ -81,21 +92,39 @@ def _latents(model: LatentModel, images: Tensor, names: Sequence[str], pair: tup
 
 
 def _flow(
-    model: Invertible,
-    images: Tensor,
-    names: Sequence[str],
-    pair: tuple[int, int],
-    generator: Generator,
-    labels: Tensor | None,
+    model: Invertible, images: Tensor, names: Sequence[str], pair: tuple[int, int], labels: Tensor | None
 ) -> Strip:
-    """Between the places in noise to which a flow takes two images."""
-    x = images[list(pair)]
-    context = model.context(None if labels is None else labels[list(pair)])
-    continuous = model.dequantization(x, generator, next(model.parameters()).dtype).y
-    z, _ = model.bijection(continuous, context)
+    """Between the latents of two images (:func:`~davi.inspection.flows.between`), which come back as they are."""
+    y = None if labels is None else labels[list(pair)]
+    z = _joined(model.encode(images[list(pair)], y), model)
+    context = model.context(y)
     along = None if context is None else _between(context[:1], context[1:])
-    back, _ = model.bijection.inverse(_between(z[:1], z[1:]), along)
-    return _ends(images.cpu(), names, pair, model.dequantization.quantize(back).cpu())
+    pictures, finite = images_of(model, between(model, z, _shares(z)), along)
+    return _ends(images.cpu(), names, pair, pictures.cpu(), finite.tolist())
+
+
+def _scales(model: Invertible, image: Tensor, name: str, generator: Generator, label: Tensor | None) -> list[Strip]:
+    """The latents of one scale of an image after the other, with all others at the center of the base, then drawn."""
+    latents, count = model.encode(image, label), len(model.latent_shapes)
+    if count == 1:
+        return []
+    base = model.base(count)
+    context = None if label is None else model.context(repeat_images(label, count))
+    labels, pictures = ["original"], [image.cpu().long()]
+    for others, start in (("", base.center()), (", others drawn", base.sample(generator))):
+        alone = parts(start.clone(), model.latent_shapes)
+        for i, latent in enumerate(latents):
+            alone[i][i] = latent[0]
+        made, finite = images_of(model, _joined(alone, model), context)
+        labels += [f"scale {i}{others}{'' if known else _NOT_FINITE}" for i, known in enumerate(finite.tolist(), 1)]
+        pictures.append(made.cpu())
+    return [Strip("scales", name, tuple(labels), torch.cat(pictures))]
+
+
+def _joined(latents: Sequence[Tensor], model: Invertible) -> Tensor:
+    """Latents of all scales as one tensor, in the shape of the base."""
+    z = torch.cat([part.flatten(1) for part in latents], 1)
+    return z.view(model.base(len(z)).shape)
 
 
 def _variations(model: Hierarchy, image: Tensor, name: str, generator: Generator) -> list[Strip]:

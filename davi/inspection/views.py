@@ -11,6 +11,7 @@ from torch import Tensor
 
 from davi.evaluation import Measure
 from davi.evaluation.autocorrelation import Autocorrelation
+from davi.inspection.flow_views import FlowView
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,16 +118,17 @@ class Strip:
 
     Arguments:
         kind: interpolation: from one image to another through the latents between them, linearly in each layer, or
-            through the noise of a flow; variations: the latents of the top layers are those of the first picture,
-            all others are drawn from the prior; completions: pixels after those given are drawn; chain: states of one
-            Markov chain that begins at the first picture.
+            through those of a flow (:func:`davi.inspection.flows.between`); variations: the latents of the top layers
+            are those of the first picture, all others are drawn from the prior; scales: the same of one scale of a
+            flow after the other; completions: pixels after those given are drawn; chain: states of one Markov chain
+            that begins at the first picture.
         title: what sets this row apart from others of its kind.
         labels: of the pictures; empty for one that needs none.
         images: ``[len(labels), C, H, W]``, integers, or means in units of levels.
         given: rows of an image that is completed; the others of the picture with that label mean nothing.
     """
 
-    kind: Literal["interpolation", "variations", "completions", "chain"]
+    kind: Literal["interpolation", "variations", "scales", "completions", "chain"]
     title: str
     labels: tuple[str, ...]
     images: Tensor
@@ -285,7 +287,8 @@ class Inspection:
         images: how many were inspected, spread evenly over the set (:mod:`davi.data.subsets`).
         seed: of all draws.
         set: name of the set.
-        samples: temperature -> integers ``[n, C, H, W]``; all temperatures start from the same seed.
+        samples: temperature -> integers ``[n, C, H, W]``; all temperatures start from the same seed. A temperature at
+            which nothing finite was drawn is left out.
         expected: temperature -> means of p(x | z) for the latents of these samples, in units of levels, floats of the
             same shape; empty where latents or means are not known.
         pixels: what pictures of p(x | z) show, here and in strips: its means in units of levels (floats), modes
@@ -303,6 +306,9 @@ class Inspection:
         strips: interpolations, variations, completions, chains: those that a model of this kind has.
         filters: of every layer of hidden units, of a network that has filters.
         chains: of a network that is drawn from by a Markov chain.
+        flow: of a flow.
+        not_finite: temperature -> draws that are not among the samples, since the inverse of a flow takes them to
+            numbers that are not finite.
     """
 
     images: int
@@ -324,3 +330,5 @@ class Inspection:
     receptive: ReceptiveField | None = None
     filters: tuple[Filters, ...] = ()
     chains: Chains | None = None
+    flow: FlowView | None = None
+    not_finite: Mapping[float, int] = field(default_factory=dict)

@@ -31,7 +31,20 @@ from davi.model import (
     WithFilters,
     WithPartition,
 )
-from davi.page import attention, bits, curves, energies, gap, images, information, latents, numbers, receptive, strips
+from davi.page import (
+    attention,
+    bits,
+    curves,
+    energies,
+    flows,
+    gap,
+    images,
+    information,
+    latents,
+    numbers,
+    receptive,
+    strips,
+)
 from davi.page.blocks import Chart, Section
 from davi.page.contents import Contents
 from davi.page.pixels import data_uri
@@ -75,6 +88,7 @@ PARTS = (
     Part("images", "", Model, images.ranked),
     Part("progressive", "images layer by layer", Hierarchy, latents.progressive),
     Part("interpolation", "interpolation", LatentModel | Invertible, strips.section("interpolation")),
+    Part("scales", "", Invertible, flows.latents),
     Part("variations", "variations that keep the top layers", Hierarchy, strips.section("variations")),
     Part("completions", "", Autoregressive, strips.section("completions")),
     Part("chain", "", WithChain, energies.chain),
@@ -82,10 +96,13 @@ PARTS = (
     Part("free-energies", "", WithChain, energies.free_energies),
     Part("partition", "", WithPartition, energies.partition),
     Part("bits", "where the bits go", Hierarchy | Autoregressive, bits.bits),
+    Part("scale-bits", "", Invertible, flows.costs),
+    Part("determinants", "", Invertible, flows.determinants),
+    Part("noise", "", Invertible, flows.noise),
     Part("receptive", "", CausalModel, receptive.receptive),
     Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
     Part("information", "mutual information", Hierarchy, information.information, likelihood=True),
-    Part("gap", "the variational gap", LatentModel, gap.gap),
+    Part("gap", "the variational gap", LatentModel | Invertible, gap.gap),
     Part("depth", "attention over depth", Hierarchy, attention.depth),
     Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
     Part("curves", "learning curves", Model, curves.curves),

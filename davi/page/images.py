@@ -26,7 +26,7 @@ def samples(contents: Contents, longest: int) -> Section:
     """
     found, title = contents.inspection, "Samples"
     if not found.samples:
-        return Section("samples", title, (Prose("Left out: no images were drawn."),))
+        return Section("samples", title, (Prose(f"Left out: no images were drawn.{not_finite(found)}"),))
     first, *others = sorted(found.samples, key=lambda temperature: (temperature != 1.0, -temperature))
     tiles = _kinds(contents, first, longest, pixels.LARGE)
     if len(tiles) == 1 and found.examples is not None:  # nothing else to set beside the samples
@@ -36,7 +36,7 @@ def samples(contents: Contents, longest: int) -> Section:
         Figure(
             "samples",
             (Tiles(tiles, large=True),),
-            f"Drawn from the model at temperature {first:g}, not selected.{reduced(found, longest)}",
+            f"Drawn from the model at temperature {first:g}, not selected.{not_finite(found)}{reduced(found, longest)}",
             _what_pixels(contents, first)
             + ("" if contents.result is None else " The number above is about temperature 1."),
             "Every paper of the family shows such samples, many of them at temperatures below 1.",
@@ -53,8 +53,8 @@ def samples(contents: Contents, longest: int) -> Section:
             "The same random numbers at lower temperatures.",
             "A temperature below 1 narrows the distributions that are drawn from: samples look cleaner and are less "
             "diverse. No number on this page is about them.",
-            "The kind of figure shown in NVAE (Vahdat and Kautz, NeurIPS 2020) and in Very Deep VAEs (Child, ICLR "
-            "2021).",
+            "The kind of figure shown in Glow (Kingma and Dhariwal, NeurIPS 2018), in NVAE (Vahdat and Kautz, NeurIPS "
+            "2020) and in Very Deep VAEs (Child, ICLR 2021).",
         )
         told = listed([f"{temperature:g}" for temperature in others])
         blocks.append(Fold(f"Samples at temperature {told}", (lower,)))
@@ -165,6 +165,14 @@ def _beside(item: Chosen, levels: int, unit: Unit, longest: int) -> Tile:
     if item.reconstruction is not None:
         pictures.append(pixels.image(item.reconstruction, levels, f"{item.name}, reconstruction.", longest))
     return Tile(tuple(pictures), f"{item.name} · {cost}" if known else item.name)
+
+
+def not_finite(inspection: Inspection) -> str:
+    """A sentence about draws of a flow that are not shown."""
+    missing = [f"{count} at temperature {t:g}" for t, count in sorted(inspection.not_finite.items())]
+    if not missing:
+        return ""
+    return f" Not shown are draws that the inverse takes to numbers that are not finite: {listed(missing)}."
 
 
 def reduced(inspection: Inspection, longest: int) -> str:

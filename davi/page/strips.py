@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from davi.inspection import Strip
+from davi.inspection.flows import on_sphere
 from davi.model import Invertible
 from davi.page import pixels
 from davi.page.blocks import Figure, Section, Tile, Tiles
@@ -32,10 +33,28 @@ _WORDS = {
     ),
     "flow": _Words(
         "Interpolation",
-        "From one image to another along a straight line between their places in the noise.",
-        "The numbers are the share of the image on the right. Both images are taken to noise by the flow, and the "
-        "points between them are taken back.",
+        "From one image to another along a straight line between their latents.",
+        "The numbers are the share of the image on the right. Both images are encoded by the flow, and the points "
+        "between them are decoded.",
         "The kind of figure shown in Glow (Kingma and Dhariwal, NeurIPS 2018).",
+    ),
+    "arc": _Words(
+        "Interpolation",
+        "From one image to another along an arc around the center of the latents.",
+        "The numbers are the share of the image on the right. Both images are encoded by the flow, and the points "
+        "between them are decoded. Draws of a Normal distribution of so many variables lie near a sphere; the middle "
+        "of a straight line lies far inside of it, as draws at the temperature 0.7 do, and would look smoother than "
+        "either image.",
+        "The kind of figure shown in Density estimation using Real NVP (Dinh et al., ICLR 2017), there on such arcs, "
+        "and in Glow (Kingma and Dhariwal, NeurIPS 2018), there on lines.",
+    ),
+    "scales": _Words(
+        "Latents by scale",
+        "Images from the latents of a single scale of the image on the left.",
+        "Scale 1 is let go of first, next to the pixels; the last scale is the coarsest. All other latents are at the "
+        "center of the base, or drawn from it. What is recognized of the image is what this scale carries about it.",
+        "The kind of figure shown in Density estimation using Real NVP (Dinh et al., ICLR 2017), where the finest "
+        "scales are drawn anew.",
     ),
     "variations": _Words(
         "Variations",
@@ -72,7 +91,8 @@ def section(kind: str) -> Callable[[Contents, int], Section | None]:
         rows = tuple(_row(strip, contents, longest) for strip in contents.inspection.strips if strip.kind == kind)
         if not rows:
             return None
-        words = _WORDS["flow" if kind == "interpolation" and isinstance(contents.model, Invertible) else kind]
+        flow = isinstance(contents.model, Invertible) and kind == "interpolation"
+        words = _WORDS[("arc" if on_sphere(contents.model) else "flow") if flow else kind]
         means = f" Pictures are {contents.inspection.pixels} of p(x | z)." if contents.inspection.layers else ""
         figure = Figure(kind, rows, words.caption, words.reading + means, words.paper)
         return Section(kind, words.title, (figure,))
