@@ -109,7 +109,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Objects are left out of the trees of contents, which each page of the theme copies: a third of the time, for
     # links that Sphinx makes itself to what it has found.
     words = ["-W", "--keep-going", "-q", "-E", "-b", "html", "-D", "toc_object_entries=0"]
-    done = forked.call(build, [*words, "-d", str(out / "doctrees"), str(DOCS), str(out / "html")], folder=out)
+    words += ["-d", str(out / "doctrees"), str(DOCS), str(out / "html")]
+    done = forked.call(build, words, folder=out, seconds=3600.0)  # on a busy machine
     assert done.status == 0, done.err[-4000:]
     return out / "html"
 

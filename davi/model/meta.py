@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _FILLING: frozenset[Callable[..., Any]] = frozenset(
-    {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.constant_}
-    | {Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_}
+    (
+        *(nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.constant_),
+        *(Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_),
+    )
 )
 """What does nothing but give a tensor its numbers."""
 
