@@ -75,7 +75,7 @@ CATALOG: dict[str, Entry] = {
     "nice_cifar10": Entry(72_617_216, "GPU hours"),
     "nice_cifar10_program": Entry(93_591_360, "GPU hours"),
     "nice_cifar10_small": Entry(6_302_720, "15 minutes, CPU"),
-    "nice_digits": Entry(99_520, "2 minutes, CPU"),
+    "nice_digits": Entry(99_520, "a minute, CPU"),
     "nice_digits_tiny": Entry(960, "seconds, CPU"),
     "nice_fashion_mnist_small": Entry(1_069_360, "15 minutes, CPU"),
     "nice_mnist": Entry(19_158_352, "GPU hours"),
