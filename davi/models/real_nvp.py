@@ -316,9 +316,10 @@ class RealNVP(Invertible):
     @property
     def scales(self) -> MultiScale:
         """What comes after the logit."""
-        _, scales = self.bijection
-        assert isinstance(scales, MultiScale)
-        return scales
+        assert isinstance(self.bijection, Sequential)
+        found = list(self.bijection)[-1]
+        assert isinstance(found, MultiScale)
+        return found
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:
