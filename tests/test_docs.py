@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import importlib
+import math
 import pkgutil
 import re
 import runpy
@@ -244,6 +245,15 @@ def test_the_python_of_the_training_page(tmp_path: Path, monkeypatch: pytest.Mon
     (block,) = [block for block in blocks(DOCS / "concepts" / "training.md") if block.language == "python"]
     exec(compile(block.text, "training.md", "exec"), {"__name__": "training"})
     assert (tmp_path / "runs" / "tiny" / "model.safetensors").is_file()
+
+
+def test_the_python_of_the_page_about_flows() -> None:
+    found: dict[str, Any] = {"__name__": "flows"}
+    (block,) = [block for block in blocks(DOCS / "concepts" / "flows.md") if block.language == "python"]
+    exec(compile(block.text, "flows.md", "exec"), found)
+    assert found["halfway"].shape == (1, 1, 8, 8)
+    assert found["samples"].shape == (4, 1, 8, 8)
+    assert found["constant"].tolist() == pytest.approx([-64 * math.log(17)] * 2)
 
 
 def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from davi.distributions.autoregressive_normal import AutoregressiveNormal
 from davi.distributions.base import Distribution, Latent, Pairwise, WithMean
 from davi.distributions.codes import Codes, Point
 from davi.distributions.discrete import Bernoulli, Categorical
+from davi.distributions.logistic import Logistic
 from davi.distributions.logistic_mixture import DiscretizedLogisticMixture
 from davi.distributions.normal import ClosedDivergence, Normal, bounded_normal
 from davi.distributions.normal_mixture import NormalMixture
@@ -28,6 +29,7 @@ __all__ = [
     "Drawn",
     "KnownDraws",
     "Latent",
+    "Logistic",
     "Normal",
     "NormalMixture",
     "Pairwise",

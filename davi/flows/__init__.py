@@ -1,8 +1,10 @@
 """Bijections whose log-determinants are known, and the step from integers to continuous images."""
 
+from davi.flows.actnorm import ActNorm
 from davi.flows.autoregressive_shift import AutoregressiveShift, ShiftPairs
 from davi.flows.base import Bijection, Inverse, Sequential
 from davi.flows.batch_norm import FlowBatchNorm
+from davi.flows.conv1x1 import Conv1x1, LUConv1x1
 from davi.flows.coupling import Additive, Coupling, Elementwise
 from davi.flows.dequantization import Dequantization, Dequantized
 from davi.flows.halves import Flip, OnHalves, Pointwise, PositionNorm, coupling_steps
@@ -11,11 +13,14 @@ from davi.flows.logit import Logit
 from davi.flows.mixture_logistic import MixtureLogistic, TanhAffine
 from davi.flows.multiscale import MultiScale
 from davi.flows.reshaping import Flatten, Reorder, Squeeze
+from davi.flows.scale import Scale
 
 __all__ = [
+    "ActNorm",
     "Additive",
     "AutoregressiveShift",
     "Bijection",
+    "Conv1x1",
     "Coupling",
     "Dequantization",
     "Dequantized",
@@ -26,6 +31,7 @@ __all__ = [
     "Inverse",
     "InverseAutoregressiveFlow",
     "InverseAutoregressiveStep",
+    "LUConv1x1",
     "Logit",
     "MixtureLogistic",
     "MultiScale",
@@ -33,6 +39,7 @@ __all__ = [
     "Pointwise",
     "PositionNorm",
     "Reorder",
+    "Scale",
     "Sequential",
     "ShiftPairs",
     "Squeeze",

@@ -70,6 +70,27 @@ class Alternating(Split):
 
 
 @final
+class Flattened(Split):
+    """A split of numbers ``[B, D]``, taken of images whose channels, rows and columns are put in a row.
+
+    Arguments:
+        split: of the numbers; both parts are as it has them.
+        shape: of one image.
+    """
+
+    def __init__(self, split: Split, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inner = split
+        self.shape = shape
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inner.split(x.flatten(1))
+
+    def _merge(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.inner.merge(a, b).unflatten(1, self.shape)
+
+
+@final
 class Columns(Split):
     """a: the even columns of ``[B, C, H, W]``, b: the odd ones, each ``[B, C, H, W / 2]``."""
 

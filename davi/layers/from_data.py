@@ -32,7 +32,8 @@ def set_from_data(module: nn.Module, run: Callable[[], Any], kept: Container[str
 
     Arguments:
         module: whose layers.
-        run: calls the module on the data; every layer is set the first time that it is reached.
+        run: calls the module on the data; every layer is set the first time that it is reached. It is not called if
+            there is no such layer.
         kept: names of weights that stay; a layer with one of them is left alone.
     """
     waiting = {
@@ -48,6 +49,8 @@ def set_from_data(module: nn.Module, run: Callable[[], Any], kept: Container[str
             waiting.remove(layer)
             layer.set_from(inputs[0])
 
+    if not waiting:
+        return
     handles = [layer.register_forward_pre_hook(set_first) for layer in waiting]
     try:
         run()

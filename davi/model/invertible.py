@@ -30,8 +30,14 @@ from davi.layers.from_data import set_from_data
 from davi.model.base import DataInitialized, Model, Temperature, check_draw
 
 
-class Invertible(Model, ABC):
-    """A flow on dequantized images (module docstring). A subclass sets the two parts and says what z follows."""
+class Invertible(Model, DataInitialized, ABC):
+    """A flow on dequantized images (module docstring). A subclass sets the two parts and says what z follows.
+
+    The initial weights of layers that are set from data (:class:`davi.layers.from_data.SetFromData`), those of learned
+    noise among them, follow from the first images.
+    """
+
+    images_wanted = 128
 
     dequantization: Dequantization
     """From integers to continuous images y, and back."""
@@ -77,6 +83,15 @@ class Invertible(Model, ABC):
         kind = Kind.weakest(Kind.LOWER_BOUND, base.kind, drawn.kind)
         penalties = self.penalties() if self.training else {}
         return Evidence(terms, kind, log_weight_fn, penalties, about=about, dims=self.dims)
+
+    @final
+    @torch.no_grad()
+    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
+        y = self.classes_in_turn(len(images))
+        before = [(buffer, buffer.clone()) for buffer in self.buffers()]  # running statistics see none of it
+        set_from_data(self, lambda: self.evidence(images, y=y), kept)
+        for buffer, value in before:
+            buffer.copy_(value)
 
     @final
     @torch.no_grad()
@@ -134,15 +149,3 @@ class Invertible(Model, ABC):
                 "finite ones: their latents lie too far out for this type; lower the temperature"
             )
         return self.dequantization.quantize(continuous)
-
-
-class DataInitializedFlow(Invertible, DataInitialized, ABC):
-    """A flow with layers whose initial weights follow from the first images that reach them
-    (:class:`davi.layers.from_data.SetFromData`)."""
-
-    images_wanted = 128
-
-    @final
-    def initialize(self, images: Tensor, kept: Container[str] = ()) -> None:
-        y = self.classes_in_turn(len(images))
-        set_from_data(self, lambda: self.evidence(images, y=y), kept)

@@ -8,11 +8,14 @@ from davi.models.attentive_vae import AttentiveVAE
 from davi.models.biva import BIVA
 from davi.models.conv_dbn import ConvDBN
 from davi.models.dbn import DBN
+from davi.models.flowpp import FlowPP
 from davi.models.gated_pixelcnn import GatedPixelCNN
+from davi.models.glow import Glow
 from davi.models.hvi import HVI
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.mixture_posterior import MixturePosteriorVAE
+from davi.models.nice import NICE
 from davi.models.nvae import NVAE
 from davi.models.pixelcnn import PixelCNN
 from davi.models.pixelcnn_pp import PixelCNNPP
@@ -29,11 +32,14 @@ _ALL: tuple[type[Network], ...] = (
     BIVA,
     ConvDBN,
     DBN,
+    FlowPP,
     GatedPixelCNN,
+    Glow,
     HVI,
     IAFVAE,
     LadderVAE,
     MixturePosteriorVAE,
+    NICE,
     NVAE,
     PixelCNN,
     PixelCNNPP,
@@ -59,13 +65,16 @@ __all__ = [
     "HVI",
     "IAFVAE",
     "MODELS",
+    "NICE",
     "NVAE",
     "RBM",
     "VAE",
     "VLAE",
     "AttentiveVAE",
     "ConvDBN",
+    "FlowPP",
     "GatedPixelCNN",
+    "Glow",
     "LadderVAE",
     "MixturePosteriorVAE",
     "PixelCNN",

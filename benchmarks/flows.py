@@ -1,0 +1,198 @@
+"""Flows on pixels at equal time on the clock, and at equally many steps: NICE, Real NVP, Glow and Flow++.
+
+python benchmarks/flows.py --runs FOLDER --minutes 15
+
+Flow++ has uniform and learned noise of dequantization, with which all else is equal. Steps, unless given, are as many
+as the slowest arm has made in its time. Every run is measured on the first images of the test set, by one draw of the
+noise each, and with ``davi evaluate`` on as many spread over the set, as the other families are (family.py). Runs and
+measurements that FOLDER already holds are not made again, so an interrupted benchmark goes on where it stopped. The
+data sets' folder is that of the environment variable DAVI_DATA.
+
+A core that does other work as well distorts the clock. With --cpu-time the minutes are CPU time: a short training of
+each arm tells how many steps they hold, and the arm is trained with so many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arms import Arm, davi
+from attention import spread
+from common import write
+from numpy.typing import NDArray
+
+from davi import Run, measurements
+from davi.data import load
+from davi.evaluation import evaluate
+from davi.evidence import bits_per_dim
+from davi.runs import MODEL
+
+UNIFORM = "--model.dequantization={name: uniform}"
+SETS = ("cifar10", "fashion_mnist")
+ARMS = {
+    "nice": ("nice", ()),
+    "real_nvp": ("real_nvp", ()),
+    "glow": ("glow", ()),
+    "flowpp_uniform": ("flowpp", (UNIFORM,)),
+    "flowpp_variational": ("flowpp", ()),
+}
+"""Name -> model, and what is changed of its recipe."""
+PUBLISHED = {"nice": 4.48, "real_nvp": 3.49, "glow": 3.35, "flowpp_variational": 3.08}
+"""CIFAR-10, bits/dim, whole test set: other sizes of these models, trained for days on several GPUs."""
+PROBE = 30
+"""Steps whose CPU time is measured."""
+
+
+def arm_of(name: str, images: str) -> Arm:
+    """The recipe of an arm for a set of images."""
+    model, options = ARMS[name]
+    return Arm(f"{model}_{images}_small", options)
+
+
+def train(run: Path, arm: Arm, budget: Sequence[str], seed: int) -> None:
+    """Train what has not been trained yet; an interrupted training goes on."""
+    if (run / MODEL).exists():
+        return
+    resume = ["--resume"] if run.exists() else []
+    common = [f"--training.seed={seed}", "--training.threads=1"]
+    davi("train", arm.recipe, *arm.options, *budget, *common, "--run", str(run), *resume)
+
+
+def first_images(run: Path, limit: int, samples: int) -> NDArray[np.float64]:
+    """Bounds of the first images of the test set, ``[N]``, nats; kept in the run's folder."""
+    kept = run / f"first-{limit}-{samples}.npy"
+    if not kept.exists():
+        opened = Run(run)
+        data = opened.recipe.data
+        assert data is not None
+        test = load(data).test
+        np.save(kept, evaluate(opened.model, test.subset(slice(limit)), samples).bound)
+    found: NDArray[np.float64] = np.load(kept)
+    return found
+
+
+def dims_of(run: Path) -> int:
+    """Values of an image."""
+    return int(np.prod(measurements.load(run).result.protocol.data.shape))
+
+
+def measured(run: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One row."""
+    nats = first_images(run, options.limit, options.importance_samples)
+    if not (run / "evaluation.safetensors").exists():
+        samples = ["--importance-samples", str(options.importance_samples), "--limit", str(options.limit)]
+        davi("evaluate", str(run), *samples, "--no-baselines")
+    result = measurements.load(run).result
+    last = [record for record in Run(run).metrics if record.get("kind") == "train"][-1]
+    dims = dims_of(run)
+    spread_over_set = result.bound.bits_per_dim
+    return {
+        "parameters": result.protocol.model.parameters,
+        "steps": last["step"],
+        "training_seconds": round(last["seconds"], 1),
+        "bits_per_dim": bits_per_dim(float(nats.mean()), dims),
+        "standard_error": -bits_per_dim(float(nats.std(ddof=1) / len(nats) ** 0.5), dims),
+        "spread_over_set": {"bits_per_dim": spread_over_set.mean, "standard_error": spread_over_set.standard_error},
+    }
+
+
+def compared(runs: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any] | None:
+    """Learned noise against uniform noise, over the same images; None unless there are both."""
+    pair = [runs[name] for name in ("flowpp_variational", "flowpp_uniform") if name in runs]
+    if len(pair) < 2:
+        return None
+    variational, uniform = (first_images(run, options.limit, options.importance_samples) for run in pair)
+    return spread(variational - uniform, dims_of(pair[0]))
+
+
+def cpu_seconds(arm: Arm, steps: int) -> float:
+    """Of a whole training of so many steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        unmeasured = ["--training.validate_every=0", "--training.validation_images=1"]
+        train(Path(folder) / "run", arm, [*in_steps(steps), *unmeasured], 0)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def steps_of(arm: Arm, options: argparse.Namespace) -> int:
+    """Steps of the minutes in CPU time, kept in the folder; starting the program costs both trainings alike."""
+    options.runs.mkdir(parents=True, exist_ok=True)
+    kept = options.runs / "flows-steps.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    key = " ".join([arm.recipe, *arm.options, f"{options.minutes:g} minutes"])
+    if key not in known:
+        second = (cpu_seconds(arm, 10 + PROBE) - cpu_seconds(arm, 10)) / PROBE
+        known[key] = max(1, round(60.0 * options.minutes / second))
+        kept.write_text(json.dumps(known, indent=2))
+    return int(known[key])
+
+
+def in_steps(steps: int) -> list[str]:
+    """A budget in steps."""
+    return ["--training.minutes=null", f"--training.steps={steps}"]
+
+
+def in_time(arm: Arm, options: argparse.Namespace) -> list[str]:
+    """A budget in minutes, of the clock or of CPU time."""
+    if options.cpu_time:
+        return in_steps(steps_of(arm, options))
+    return ["--training.steps=null", f"--training.minutes={options.minutes}"]
+
+
+def budgeted(images: str, name: str, steps: int | None, options: argparse.Namespace) -> dict[str, Any]:
+    """All arms on one set with one budget: trained, measured, printed. Without steps it is one of time."""
+    runs = {arm: options.runs / f"flows-{images}-{name}-{arm}-{options.seed}" for arm in options.arms}
+    rows: dict[str, Any] = {}
+    print(f"\n{images}, {name}\n{'':<22}{'bits/dim':>9}{'±':>8}{'parameters':>13}{'steps':>8}{'seconds':>9}")
+    for arm, run in runs.items():
+        recipe = arm_of(arm, images)
+        train(run, recipe, in_time(recipe, options) if steps is None else in_steps(steps), options.seed)
+        rows[arm] = row = measured(run, options)
+        size = f"{row['parameters']:>13,}{row['steps']:>8}{row['training_seconds']:>9}"
+        print(f"{arm:<22}{row['bits_per_dim']:>9.3f}{row['standard_error']:>8.3f}{size}")
+    return {"arms": rows, "variational_minus_uniform": compared(runs, options)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--budgets", nargs="+", choices=("time", "steps"), default=["time", "steps"])
+    parser.add_argument("--minutes", type=float, default=15.0, help="training time of each run at equal time")
+    parser.add_argument("--steps", type=int, help="of each run at equal steps")
+    parser.add_argument("--limit", type=int, default=2000, help="test images")
+    parser.add_argument("--importance-samples", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cpu-time", action="store_true", help="minutes of CPU time, not of the clock")
+    options = parser.parse_args()
+    found: dict[str, Any] = {}
+    for images in options.sets:
+        found[images] = {}
+        if "time" in options.budgets:
+            found[images]["equal_time"] = budgeted(images, f"{options.minutes:g}-minutes", None, options)
+        if "steps" in options.budgets:
+            steps = options.steps or fewest(found[images])
+            found[images]["equal_steps"] = budgeted(images, f"{steps}-steps", steps, options)
+    asked = {"minutes": options.minutes, "clock": "CPU time" if options.cpu_time else "wall time", "seed": options.seed}
+    kept = {"first_test_images": options.limit, "importance_samples": options.importance_samples}
+    print(write("flows", {**asked, **kept, "sets": found, "published_cifar10": PUBLISHED}))
+
+
+def fewest(budgets: Mapping[str, Any]) -> int:
+    """Steps of the slowest arm at equal time."""
+    if "equal_time" not in budgets:
+        raise SystemExit("--steps: got none, expected a number where there is no comparison at equal time")
+    return min(int(row["steps"]) for row in budgets["equal_time"]["arms"].values())
+
+
+if __name__ == "__main__":
+    main()
