@@ -44,7 +44,9 @@ def _coupling(name: str, channels: int, inputs: int, width: int, blocks: int) ->
         norms |= {f"resnet/block_{block}/bn_in": width, f"resnet/block_{block}/bn_0": width}
         convolutions[f"block_{block}/h_0"] = convolutions[f"block_{block}/out"] = (3, width, width)
         convolutions[f"skip_{block}"] = (1, width, width)
-    found = {f"{norm}/{own}": (count,) for norm, count in norms.items() for own in ("beta", "mean", "var")}
+    found: dict[str, tuple[int, ...]] = {
+        f"{norm}/{own}": (count,) for norm, count in norms.items() for own in ("beta", "mean", "var")
+    }
     found |= {f"bn_out/{own}": (channels,) for own in ("mean", "var")}
     for layer, (size, fan_in, fan_out) in convolutions.items():
         found[f"resnet/{layer}/weights"] = (size, size, fan_in, fan_out)

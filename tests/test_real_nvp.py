@@ -11,7 +11,7 @@ from contract import seeded, shake
 from torch import Tensor
 
 from davi.errors import UserError
-from davi.flows import Coupling, FlowBatchNorm, Reorder, Sequential, Squeeze
+from davi.flows import Coupling, FlowBatchNorm, Logit, Reorder, Sequential, Squeeze
 from davi.flows.batch_norm import RunningMoments, ShiftedBatchNorm
 from davi.flows.splits import Checkerboard
 from davi.models.real_nvp import (
@@ -34,17 +34,29 @@ def flow(shape: Shape = (1, 4, 4), levels: int = 256, **options: object) -> Real
 
 
 @pytest.mark.parametrize(
-    ("size", "options", "expected"),
+    ("size", "config", "expected"),
     [
-        (32, {"scales": 4, "width": 32, "blocks": 4}, 46_220_359),
-        (64, {"scales": 5, "width": 32, "blocks": 4}, 185_898_341),
-        (32, {"scales": 2, "width": 64, "blocks": 8}, 19_609_545),
+        (32, RealNVPConfig(scales=4, width=32, blocks=4), 46_220_359),
+        (64, RealNVPConfig(scales=5, width=32, blocks=4), 185_898_341),
+        (32, RealNVPConfig(scales=2, width=64, blocks=8), 19_609_545),
     ],
+    ids=["4 scales", "5 scales", "2 scales"],
 )
-def test_published_configurations_have_their_parameters(size: int, options: dict[str, int], expected: int) -> None:
+def test_published_configurations_have_their_parameters(size: int, config: RealNVPConfig, expected: int) -> None:
     with torch.device("meta"):
-        model = RealNVP((3, size, size), 256, RealNVPConfig(**options))
+        model = RealNVP((3, size, size), 256, config)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize(("argument", "expected"), [(0.5, -4.264244), (0.05, -2.603512)])
+def test_the_logit_of_256_levels(argument: float, expected: float) -> None:
+    """The log-determinant from integers, by what the logit is taken of."""
+    model = flow().double()
+    assert isinstance(model.bijection, Sequential)
+    logit = next(iter(model.bijection))
+    assert isinstance(logit, Logit)
+    y = torch.tensor([[(argument - 0.05) / 0.9]], dtype=torch.float64)
+    assert float(logit(y)[1]) - math.log(model.levels) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
