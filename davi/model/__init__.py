@@ -32,7 +32,7 @@ from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormali
 from davi.model.filters import WithFilters
 from davi.model.harmonium import Clamped, Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
-from davi.model.invertible import DataInitializedFlow, Invertible
+from davi.model.invertible import Invertible
 from davi.model.latent import LatentModel
 from davi.model.latent_options import LatentOptions, LayerSizes
 from davi.model.network import Conditional, Network
@@ -48,7 +48,6 @@ __all__ = [
     "Conditional",
     "Couplings",
     "DataInitialized",
-    "DataInitializedFlow",
     "Energy",
     "Harmonium",
     "Hierarchy",

@@ -149,7 +149,3 @@ class Invertible(Model, DataInitialized, ABC):
                 "finite ones: their latents lie too far out for this type; lower the temperature"
             )
         return self.dequantization.quantize(continuous)
-
-
-class DataInitializedFlow(Invertible, ABC):
-    """A flow some of whose layers are set from data."""

@@ -33,7 +33,7 @@ from davi.flows import Bijection, Dequantization, Logit, Sequential, Squeeze, co
 from davi.flows.halves import SplitName
 from davi.flows.noise import DequantizationSection, UniformConfig, make_noise
 from davi.layers.coupling_network import Block, CouplingNetworkConfig
-from davi.model import DataInitializedFlow
+from davi.model import Invertible
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class FlowPPConfig:
 
 
 @final
-class FlowPP(DataInitializedFlow):
+class FlowPP(Invertible):
     """The model of the module docstring."""
 
     name = "flowpp"

@@ -50,7 +50,7 @@ from davi.flows.noise import DequantizationSection, UniformConfig, make_noise
 from davi.flows.splits import Channels
 from davi.layers.checkpointed import Checkpointed
 from davi.layers.from_data import SetFromData
-from davi.model import DataInitializedFlow
+from davi.model import Invertible
 
 _BOUND = 8.0
 """Limit of what is taken for a log-scale: a guard against overflow that no trained model comes near."""
@@ -221,7 +221,7 @@ def prior(channels: int) -> Coupling:
 
 
 @final
-class Glow(DataInitializedFlow):
+class Glow(Invertible):
     """Actnorm, invertible 1x1 convolutions and couplings, on several scales (module docstring).
 
     Arguments:

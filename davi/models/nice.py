@@ -31,7 +31,7 @@ from davi.distributions import Latent, Logistic, Normal
 from davi.flows import Additive, Coupling, Dequantization, Scale, Sequential
 from davi.flows.noise import DequantizationSection, UniformConfig, make_noise
 from davi.flows.splits import Alternating, Channels, Flattened
-from davi.model import DataInitializedFlow
+from davi.model import Invertible
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ _DEVIATION = {"logistic": math.pi / math.sqrt(3.0), "normal": 1.0}
 
 
 @final
-class NICE(DataInitializedFlow):
+class NICE(Invertible):
     """The flow (module docstring). An image of a single number gets a column of noise beside it."""
 
     name = "nice"
