@@ -216,7 +216,7 @@ def _maps(weight: Tensor) -> Tensor:
 
 def _matrix(weight: Tensor) -> Tensor:
     """The program multiplies rows by matrices, ours are multiplied by columns."""
-    return weight.T[None]
+    return weight.permute(1, 0)[None]
 
 
 def state(model: FlowPP, weights: Mapping[str, Tensor], found: Mapping[str, Place]) -> dict[str, Tensor]:
