@@ -109,11 +109,11 @@ class Determinants:
 
 
 def kind_of(bijection: Bijection) -> str:
-    """What a bijection is called: its class, and of a coupling the class of its function as well."""
+    """What a bijection is called: its class, of a coupling that of its function."""
     if isinstance(bijection, Inverse):
         return f"inverse {kind_of(bijection.bijection)}"
     if isinstance(bijection, Coupling):
-        return f"{type(bijection.function).__name__} coupling"
+        return type(bijection.function).__name__
     return type(bijection).__name__
 
 

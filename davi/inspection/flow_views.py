@@ -32,7 +32,7 @@ class Block:
     """A bijection of which a flow is made.
 
     Arguments:
-        kind: in words, such as ``Affine coupling``.
+        kind: in words, such as ``Squeeze``; a coupling is called after its function.
         scale: from 1; None outside of scales.
         number: of the bijection in its scale, or outside of scales, from 1.
         log_det: nats, mean over the inspected images.
@@ -49,7 +49,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Such as ``scale 2: 3 Affine coupling``."""
+        """Such as ``scale 2: 3 Additive``."""
         return f"{'' if self.scale is None else f'scale {self.scale}: '}{self.number} {self.kind}"
 
 

@@ -129,8 +129,8 @@ def costs(contents: Contents, _: int) -> Section | None:
         "The terms are those of Density estimation using Real NVP (Dinh et al., ICLR 2017); this page's own figure.",
     )
     table = Table(
-        "By scale, finest first",
-        ("scale", "latents", "share of values", f"latents, {unit.name}", f"layers, {unit.name}"),
+        f"In {unit.name}, the finest scale first",
+        ("scale", "shape", "values", "latents", "layers"),
         tuple(_by_scale(found, unit)),
     )
     return Section("scale-bits", "Bits by scale", (figure, Fold("By scale", (table,))))
@@ -199,7 +199,7 @@ def determinants(contents: Contents, _: int) -> Section | None:
         f"By how much bijections stretch (right) or shrink (left) what reaches them, mean over "
         f"{contents.inspection.images} images{', those of a kind in a scale together' if grouped else ''}.{quiet}",
         "The logarithm of the factor by which a bijection changes volumes; the sum is what layers add to the "
-        "log-likelihood."
+        "log-likelihood. Couplings are called after their function."
         + (" Black lines are standard deviations over images." if not grouped else "")
         + " The first layers undo the scaling of pixels to a small range; after these, a single bijection with by far "
         "the longest bar is worth a look.",
