@@ -84,7 +84,7 @@ class Loss(NamedTuple):
     def backward(self, factor: float = 1.0) -> None:
         """Add the gradient of the value, times a number, to those of the parameters."""
         if self.gradient is None:
-            (self.value * factor).backward()  # type: ignore[no-untyped-call]
+            (self.value * factor).backward()
         else:
             self.gradient(factor)
 

@@ -91,8 +91,10 @@ def section(kind: str) -> Callable[[Contents, int], Section | None]:
         rows = tuple(_row(strip, contents, longest) for strip in contents.inspection.strips if strip.kind == kind)
         if not rows:
             return None
-        flow = isinstance(contents.model, Invertible) and kind == "interpolation"
-        words = _WORDS[("arc" if on_sphere(contents.model) else "flow") if flow else kind]
+        own = kind
+        if isinstance(contents.model, Invertible) and kind == "interpolation":
+            own = "arc" if on_sphere(contents.model) else "flow"
+        words = _WORDS[own]
         means = f" Pictures are {contents.inspection.pixels} of p(x | z)." if contents.inspection.layers else ""
         figure = Figure(kind, rows, words.caption, words.reading + means, words.paper)
         return Section(kind, words.title, (figure,))
