@@ -148,17 +148,23 @@ def in_time(arm: Arm, options: argparse.Namespace) -> list[str]:
 
 
 def budgeted(images: str, name: str, steps: int | None, options: argparse.Namespace) -> dict[str, Any]:
-    """All arms on one set with one budget: trained, measured, printed. Without steps it is one of time."""
+    """All arms on one set with one budget: trained and measured. Without steps it is one of time."""
     runs = {arm: options.runs / f"flows-{images}-{name}-{arm}-{options.seed}" for arm in options.arms}
     rows: dict[str, Any] = {}
-    print(f"\n{images}, {name}\n{'':<22}{'bits/dim':>9}{'±':>8}{'parameters':>13}{'steps':>8}{'seconds':>9}")
     for arm, run in runs.items():
         recipe = arm_of(arm, images)
         train(run, recipe, in_time(recipe, options) if steps is None else in_steps(steps), options.seed)
-        rows[arm] = row = measured(run, options)
-        size = f"{row['parameters']:>13,}{row['steps']:>8}{row['training_seconds']:>9}"
-        print(f"{arm:<22}{row['bits_per_dim']:>9.3f}{row['standard_error']:>8.3f}{size}")
+        rows[arm] = measured(run, options)
+    table(f"{images}, {name}", rows)
     return {"arms": rows, "variational_minus_uniform": compared(runs, options)}
+
+
+def table(title: str, rows: Mapping[str, Any]) -> None:
+    """Print a line for each arm."""
+    print(f"\n{title}\n{'':<22}{'bits/dim':>9}{'±':>8}{'parameters':>13}{'steps':>8}{'seconds':>9}")
+    for arm, row in rows.items():
+        size = f"{row['parameters']:>13,}{row['steps']:>8}{row['training_seconds']:>9}"
+        print(f"{arm:<22}{row['bits_per_dim']:>9.3f}{row['standard_error']:>8.3f}{size}", flush=True)
 
 
 def main() -> None:
@@ -178,7 +184,8 @@ def main() -> None:
     for images in options.sets:
         found[images] = {}
         if "time" in options.budgets:
-            found[images]["equal_time"] = budgeted(images, f"{options.minutes:g}-minutes", None, options)
+            name = f"{options.minutes:g}-{'cpu-' if options.cpu_time else ''}minutes"
+            found[images]["equal_time"] = budgeted(images, name, None, options)
         if "steps" in options.budgets:
             steps = options.steps or fewest(found[images])
             found[images]["equal_steps"] = budgeted(images, f"{steps}-steps", steps, options)

@@ -26,6 +26,7 @@ from davi.flows import (
     Elementwise,
     Flatten,
     Flip,
+    FlowBatchNorm,
     Inverse,
     InverseAutoregressiveFlow,
     InverseAutoregressiveStep,
@@ -36,6 +37,7 @@ from davi.flows import (
     OnHalves,
     Pointwise,
     PositionNorm,
+    Reorder,
     Scale,
     Sequential,
     ShiftPairs,
@@ -139,6 +141,14 @@ def _cases() -> Iterator[Case]:
             return Coupling(split, Affine(), Look(2, 4))
 
         yield Case(f"coupling of {type(split).__name__} {split.flipped}", couple, (2, 3, 4))
+    for flipped in (False, True):
+
+        def odd(flipped: bool = flipped) -> Bijection:
+            return Coupling(Checkerboard(flipped, (3, 5)), Affine(), Board(2, flipped))
+
+        yield Case(f"coupling of a checkerboard of odd width {flipped}", odd, (2, 3, 5))
+    yield Case("batch norm", batch_norm, (3, 2, 2))
+    yield Case("another order of channels", lambda: Reorder([2, 0, 1]), (3, 2, 2))
     yield Case("coupling of numbers", lambda: Sequential(Flatten((1, 1, 5)), additive()), (1, 1, 5))
     flattened = Flattened(Alternating(True), (1, 3, 3))
     yield Case("coupling of an image in a row", lambda: Coupling(flattened, Additive(), Dense(4, 5)), (1, 3, 3))
@@ -183,6 +193,26 @@ def _halves() -> Iterator[Case]:
     yield Case("flow++ with a context", given, (2, 2, 2), context=True)
     affine = partial(coupling_steps, (2, 2, 2), 1, replace(network, mixing="maxout"), components=0, pointwise=False)
     yield Case("affine flow++ without attention", affine, (2, 2, 2))
+
+
+class Board(nn.Module):
+    """Speaks of one color of a 3 x 5 checkerboard by what a linear layer sees in the other."""
+
+    def __init__(self, channels: int, flipped: bool) -> None:
+        super().__init__()
+        a, b = (7, 8) if flipped else (8, 7)
+        self.linear = nn.Linear(channels * a, 2 * channels * b)
+        self.channels = channels
+
+    def forward(self, a: Tensor, context: Tensor | None) -> Tensor:
+        return self.linear(a.flatten(1)).unflatten(1, (2 * self.channels, -1))
+
+
+def batch_norm() -> Bijection:
+    """As in evaluation, with statistics that are not those of the images."""
+    norm = FlowBatchNorm(3).eval()
+    norm.moments.follow(torch.tensor([-1.0, 2.0, 0.5]), torch.tensor([4.0, 0.1, 9.0]))
+    return norm
 
 
 def additive() -> Bijection:

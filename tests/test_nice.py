@@ -129,8 +129,11 @@ def test_it_begins_as_a_scale_that_the_images_have_set() -> None:
     """The couplings do nothing yet; each variable leaves with the standard deviation of its prior."""
     x = torch.randint(256, (40, 1, 2, 3), generator=seeded())
     x[:, 0, 0, 0] = 7
-    for prior, deviation in (("normal", 1.0), ("logistic", math.pi / math.sqrt(3.0))):
-        model = NICE((1, 2, 3), 256, NICEConfig(width=4, prior=prior)).double().requires_grad_(False)
+    for config, deviation in (
+        (NICEConfig(width=4), math.pi / math.sqrt(3.0)),
+        (NICEConfig(width=4, prior="normal"), 1.0),
+    ):
+        model = NICE((1, 2, 3), 256, config).double().requires_grad_(False)
         torch.manual_seed(0)
         model.initialize(x)
         torch.manual_seed(0)

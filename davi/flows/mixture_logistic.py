@@ -53,10 +53,13 @@ class Mixtures(NamedTuple):
         z = (x[:, None] - self.means) * (-self.log_scales).exp()
         log_below = F.logsigmoid(z)
         log_above = log_below - z
-        log_c = torch.logsumexp(self.log_weights + log_below, 1)
-        log_rest = torch.logsumexp(self.log_weights + log_above, 1)
-        log_p = torch.logsumexp(self.log_weights + log_below + log_above - self.log_scales, 1)
-        return log_c - log_rest, log_p - log_c - log_rest
+        # Far out logarithms are huge: weights are added to what is left of them, and the rest cancels in the slope.
+        most_below, most_above = log_below.amax(1, keepdim=True), log_above.amax(1, keepdim=True)
+        below, above = log_below - most_below + self.log_weights, log_above - most_above
+        log_c = torch.logsumexp(below, 1)
+        log_rest = torch.logsumexp(above + self.log_weights, 1)
+        log_p = torch.logsumexp(below + above - self.log_scales, 1)
+        return (most_below - most_above)[:, 0] + (log_c - log_rest), log_p - log_c - log_rest
 
     def solve(self, value: Tensor) -> Tensor:
         """The x whose :meth:`logit_cdf` is ``value``, ``[B, C, ...]``, without gradients.

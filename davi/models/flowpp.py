@@ -1,14 +1,16 @@
 r"""Flow++: couplings by the distribution function of a mixture of logistics, with convolutions and attention.
 
-.. math:: \log P(x) \ge E_{q(u \mid x)}\Bigl[\log N\bigl(f(l)\bigr) + \log \Bigl|\det \frac{\partial f}{\partial l}\Bigr|
+.. math:: \log P(x) \ge E_{q(u \mid x)}\Bigl[\log N\bigl(f(l)\bigr)
+          + \log \Bigl|\det \frac{\partial f}{\partial l}\Bigr|
           + \sum_i \log \frac{\mathrm{d} l_i}{\mathrm{d} y_i} - \log q(u \mid x) - D \log n\Bigr],
           \qquad l = \operatorname{logit}(0.05 + 0.9\, y), \quad y = (x + u) / n
 
 for D values of n levels. f is a sequence of steps (:mod:`davi.flows.halves`): a gain and an offset for each variable, a
 matrix for the channels of each half, a coupling that changes one half by what the other one says
-(:mod:`davi.flows.mixture_logistic`, :mod:`davi.layers.coupling_network`), an exchange of the halves. Halves are those of a
-checkerboard, then, after every block of 2 x 2 pixels has become one, those of the channels, then those of a checkerboard
-again. Nothing is let go of before the end: z has as many variables as the image, in one standard Normal distribution.
+(:mod:`davi.flows.mixture_logistic`, :mod:`davi.layers.coupling_network`), an exchange of the halves. Halves are those
+of a checkerboard, then, after every block of 2 x 2 pixels has become one, those of the channels, then those of a
+checkerboard again. Nothing is let go of before the end: z has as many variables as the image, in one standard Normal
+distribution.
 
 Noise u is learned where the options say so (:mod:`davi.flows.noise`).
 
@@ -82,6 +84,7 @@ class FlowPP(Invertible):
     name = "flowpp"
     Config = FlowPPConfig
     config: FlowPPConfig
+    bijection: Sequential
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: FlowPPConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)

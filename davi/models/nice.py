@@ -79,13 +79,12 @@ class RectifiedNetwork(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, width: int, hidden_layers: int) -> None:
         super().__init__()
-        sizes = [inputs, *[width] * hidden_layers]
-        self.hidden = nn.ModuleList(nn.Linear(*sizes[i : i + 2]) for i in range(hidden_layers))
-        self.last = nn.Linear(width, outputs)
-        for layer in self.hidden:
-            assert isinstance(layer, nn.Linear)
+        hidden = [nn.Linear(width if i else inputs, width) for i in range(hidden_layers)]
+        for layer in hidden:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+        self.hidden = nn.ModuleList(hidden)
+        self.last = nn.Linear(width, outputs)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
@@ -107,6 +106,7 @@ class NICE(Invertible):
     name = "nice"
     Config = NICEConfig
     config: NICEConfig
+    bijection: Sequential
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: NICEConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)

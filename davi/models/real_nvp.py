@@ -17,8 +17,8 @@ times the channels, and three couplings on halves of the channels follow. Half o
 the pixels on the first diagonal of each 2 x 2 block, as they have become; the others are done. The last scale has four
 couplings on checkerboards and nothing else. What is done at any scale is standard Normal.
 
-The network of a coupling is residual. Its kernels are weight-normalized, with learned lengths in those layers only that
-no batch norm follows, and what leaves it is a sum over all of its blocks:
+The network of a coupling is residual. Its kernels are weight-normalized, with learned lengths in all layers but the
+first, W, and the first of each block, and what leaves it is a sum over all blocks:
 
 .. math:: x_0 = W * \operatorname{relu}([\hat a, -\hat a, \mathrm{mask}]), \qquad x_{i} = x_{i-1} + f_i(x_{i-1}), \qquad
           (t, r) = O \operatorname{relu} \operatorname{norm} \sum_{i} S_i x_i
@@ -316,9 +316,10 @@ class RealNVP(Invertible):
     @property
     def scales(self) -> MultiScale:
         """What comes after the logit."""
-        _, scales = self.bijection
-        assert isinstance(scales, MultiScale)
-        return scales
+        assert isinstance(self.bijection, Sequential)
+        found = list(self.bijection)[-1]
+        assert isinstance(found, MultiScale)
+        return found
 
     @property
     def latent_shapes(self) -> tuple[tuple[int, ...], ...]:

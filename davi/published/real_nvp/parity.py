@@ -111,7 +111,7 @@ class RealNVPParity:
             place = f"{mode}/{name}"
             yield from self._tensor(f"{place}/output", layout.to_maps(output))
             yield from self._tensor(f"{place}/log_diff_map", layout.to_maps(log_det))
-            rounding = ROUNDING * float(sum_per_image(log_det.abs()).max())
+            rounding = ROUNDING * float(sum_per_image(log_det.detach().abs()).max())
             yield from self._tensor(f"{place}/log_det_per_sample", sum_per_image(log_det), rounding)
         z = layout.in_place(model, latents)
         log_det = layout.in_place(model, log_dets)

@@ -1,0 +1,1 @@
+"""Flow++ beside its authors' program."""
