@@ -41,11 +41,10 @@ def test_the_coupling_function_is_the_logit_of_the_distribution_function() -> No
     raw[:, 2 + 2 * K :] = raw[:, 2 + 2 * K :].clamp_min(-1.0)
     s, t, *rest = raw[..., 0, 0, 0].T
     logits, means, log_scales = torch.stack(rest, 1).chunk(3, 1)
-    weights = logits.softmax(1).numpy()
-    means, scales, at = means.numpy(), log_scales.exp().numpy(), x[:, :, 0, 0].numpy()
-    c = torch.from_numpy((weights * stats.logistic.cdf(at, means, scales)).sum(1))
-    rest_of_it = torch.from_numpy((weights * stats.logistic.sf(at, means, scales)).sum(1))
-    p = torch.from_numpy((weights * stats.logistic.pdf(at, means, scales)).sum(1))
+    weights, where = logits.softmax(1).numpy(), (x[:, :, 0, 0].numpy(), means.numpy(), log_scales.exp().numpy())
+    c = torch.from_numpy((weights * stats.logistic.cdf(*where)).sum(1))
+    rest_of_it = torch.from_numpy((weights * stats.logistic.sf(*where)).sum(1))
+    p = torch.from_numpy((weights * stats.logistic.pdf(*where)).sum(1))
     y, log_slope = MixtureLogistic(K)(x, raw)
     expected = s.tanh().exp() * (c.log() - rest_of_it.log()) + t
     torch.testing.assert_close(y[:, 0, 0, 0], expected, rtol=1e-11, atol=1e-11)
@@ -113,10 +112,10 @@ def test_scales_of_the_affine_part_are_bounded() -> None:
     assert log_scale.flatten().tolist() == [1.0, -1.0]
 
 
-def parameters(**changes: object) -> int:
-    """Of the published configuration with changes."""
+def parameters(config: FlowPPConfig) -> int:
+    """Of the model for CIFAR-10."""
     with torch.device("meta"):
-        model = FlowPP((3, 32, 32), 256, replace(published()[0], **changes))
+        model = FlowPP((3, 32, 32), 256, config)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -129,13 +128,14 @@ def published() -> tuple[FlowPPConfig, VariationalConfig]:
 
 def test_the_published_configuration_and_its_ablations_have_the_published_numbers_of_parameters() -> None:
     config, noise = published()
-    assert parameters() == 31_443_440
-    without = replace(config.network, mixing="maxout")
-    assert parameters(network=without, dequantization=replace(noise, mixing="maxout")) == 31_443_440
-    assert parameters(network=replace(config.network, width=104), dequantization=UniformConfig()) == 32_324_408
-    affine = replace(noise, width=108, components=0)
-    network = replace(config.network, width=108)
-    assert parameters(network=network, components=0, dequantization=affine) == 32_045_708
+    assert parameters(config) == 31_443_440
+    network = replace(config.network, mixing="maxout")
+    without = replace(config, network=network, dequantization=replace(noise, mixing="maxout"))
+    assert parameters(without) == 31_443_440
+    uniform = replace(config, network=replace(config.network, width=104), dequantization=UniformConfig())
+    assert parameters(uniform) == 32_324_408
+    network, affine = replace(config.network, width=108), replace(noise, width=108, components=0)
+    assert parameters(replace(config, network=network, components=0, dequantization=affine)) == 32_045_708
 
 
 def test_layers_are_set_in_the_order_in_which_they_are_reached() -> None:
@@ -192,8 +192,8 @@ def test_only_as_much_is_padded_as_the_steps_need() -> None:
 
 
 def test_the_split_of_the_program_is_an_option() -> None:
-    for spatial, kind in (("checkerboard", Checkerboard), ("columns", Columns)):
-        config = replace(FlowPPConfig((1,), 2, NETWORK), spatial=spatial)
+    default, program = FlowPPConfig((1,), 2, NETWORK), FlowPPConfig((1,), 2, NETWORK, "columns")
+    for config, kind in ((default, Checkerboard), (program, Columns)):
         (steps,) = (part for part in FlowPP((1, 4, 4), 4, config).bijection if isinstance(part, OnHalves))
         assert isinstance(steps.split, kind)
 
