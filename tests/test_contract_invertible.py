@@ -50,7 +50,8 @@ def of(
 ) -> Invertible:
     """The flow of a recipe or a toy for other images, with weights that are neutral nowhere; float64, eval mode.
 
-    Initialized from images where it has layers for that: else few draws of one that pads would be within the range.
+    Initialized from images where it has layers for that: else hardly a draw of one that pads them would be within the
+    range.
     """
     cls = class_of(name)
     config = cls.Config() if name in toys.TOYS else recipe(name).model
