@@ -15,7 +15,7 @@ from torch import Tensor
 
 from davi.distributions import Normal
 from davi.flows import ActNorm, Coupling, Sequential
-from davi.models.glow import Affine, Glow, GlowConfig, NormalizedConv2d, Standardize, GlowStep
+from davi.models.glow import Affine, Glow, GlowConfig, GlowStep, NormalizedConv2d, Standardize
 from davi.training import TrainingConfig, train
 from davi.training.sections import ScheduleConfig
 
