@@ -75,16 +75,14 @@ def installed(name: str) -> bool:
 
 
 def ratios(rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """DAVI against each other program: nats ahead, and images per second as a ratio, of each seed."""
-    found = {}
-    for name in rows:
-        if name not in PEERS or "davi" not in rows:
-            continue
-        pairs = list(zip(rows["davi"], rows[name], strict=True))
-        found[name] = {
-            "nats_ahead": [own["log_likelihood"]["mean"] - other["log_likelihood"]["mean"] for own, other in pairs],
-            "speed_ratio": [own["images_per_second"] / other["images_per_second"] for own, other in pairs],
-        }
+    """Our arms against each other program: nats ahead, and images per second as a ratio, of each seed."""
+    found: dict[str, Any] = {}
+    for name in rows.keys() & OURS.keys():
+        for other in rows.keys() & PEERS.keys():
+            pairs = list(zip(rows[name], rows[other], strict=True))
+            nats = [a["log_likelihood"]["mean"] - b["log_likelihood"]["mean"] for a, b in pairs]
+            speed = [a["images_per_second"] / b["images_per_second"] for a, b in pairs]
+            found.setdefault(name, {})[other] = {"nats_ahead": nats, "speed_ratio": speed}
     return found
 
 
@@ -117,7 +115,7 @@ def main() -> None:
         "settings": settings,
         "versions_of_others": {name: PEERS[name].version() for name in rows if name in PEERS},
     }
-    result |= {"not_installed": missing, "fewer_than_10_effective_samples": low, "davi_against": ratios(rows)}
+    result |= {"not_installed": missing, "fewer_than_10_effective_samples": low, "against_others": ratios(rows)}
     print(write(options.name, {**result, "arms": rows}))
 
 
