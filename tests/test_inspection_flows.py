@@ -20,7 +20,7 @@ from davi import page
 from davi.data import Images
 from davi.distributions import Distribution, Normal
 from davi.evaluation import evaluate
-from davi.flows import Bijection, Inverse, Logit, Sequential, Squeeze
+from davi.flows import Bijection, Inverse, Logit, MultiScale, Sequential, Squeeze
 from davi.flows.multiscale import parts
 from davi.inspection import FlowView, Inspection, inspect
 from davi.inspection.determinants import Determinants
@@ -82,7 +82,10 @@ def test_scales_and_blocks_have_their_own_log_determinants() -> None:
     x = images(model.shape)
     found = flow_of(inspect(model, x, samples=1, batch_size=7))
     y = model.dequantization(x.pixels, Generator().manual_seed(0), torch.float64).y
-    logit, several = model.bijection
+    whole = model.bijection
+    assert isinstance(whole, Sequential)
+    logit, several = whole
+    assert isinstance(several, MultiScale)
     h, log_det = logit(y)
     assert found.outside == pytest.approx(float(log_det.sum()) / 7, abs=1e-9)
     first, second = several

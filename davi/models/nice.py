@@ -106,7 +106,6 @@ class NICE(Invertible):
     name = "nice"
     Config = NICEConfig
     config: NICEConfig
-    images_wanted = 256
     bijection: Sequential
 
     def __init__(self, shape: tuple[int, int, int], levels: int, config: NICEConfig, classes: int = 0) -> None:
@@ -118,6 +117,7 @@ class NICE(Invertible):
         couplings = [self._coupling(hidden, i % 2 == 1) for i, hidden in enumerate(config.hidden_layers)]
         from_data = config.initial_scale == "data"
         self.bijection = Sequential(*couplings, Scale(self.padded, _DEVIATION[config.prior] if from_data else None))
+        self.images_wanted = 256 if from_data or noise is not None else 0
 
     def _coupling(self, hidden_layers: int, flipped: bool) -> Coupling:
         dims = math.prod(self.padded)
