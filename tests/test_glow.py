@@ -15,7 +15,7 @@ from torch import Tensor
 
 from davi.distributions import Normal
 from davi.flows import ActNorm, Coupling, Sequential
-from davi.models.glow import Affine, Glow, GlowConfig, NormalizedConv2d, Standardize, Step
+from davi.models.glow import Affine, Glow, GlowConfig, GlowStep, NormalizedConv2d, Standardize
 from davi.training import TrainingConfig, train
 from davi.training.sections import ScheduleConfig
 
@@ -262,7 +262,7 @@ def test_switches_leave_loss_and_gradients_alone(convolution: str) -> None:
     blocks = list(model.blocks())
     assert len(blocks) == 2
     for block in blocks:
-        assert isinstance(block, Step)
+        assert isinstance(block, GlowStep)
         block.recompute = True
     check(1e-5, 1e-4)
     for block in blocks:

@@ -34,7 +34,7 @@ SUMMED = {
 }
 INSIDE_ROOT = {"pixelcnn_pp_cifar10": (1e-8, 128)}
 """The same, of an epsilon inside the root, which is added to squares of gradients."""
-PER_IMAGE = {"ladder_vae_mnist": 4.0, "real_nvp_cifar10": 100.0, "real_nvp_imagenet32": 100.0}
+PER_IMAGE = {"flowpp_cifar10": 1.0, "ladder_vae_mnist": 4.0, "real_nvp_cifar10": 100.0, "real_nvp_imagenet32": 100.0}
 """Thresholds for a loss like ours."""
 
 OURS = {

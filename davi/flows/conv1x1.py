@@ -40,7 +40,7 @@ class InvertibleConv1x1(Bijection, ABC):
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
-        """log |det W|, of one pixel."""
+        """The logarithm of the absolute determinant of W: that of one pixel."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):

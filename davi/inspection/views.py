@@ -118,9 +118,9 @@ class Strip:
 
     Arguments:
         kind: interpolation: from one image to another through the latents between them, linearly in each layer, or
-            through those of a flow (:func:`davi.inspection.flows.between`); variations: the latents of the top layers
-            are those of the first picture, all others are drawn from the prior; scales: the same of one scale of a
-            flow after the other; completions: pixels after those given are drawn; chain: states of one Markov chain
+            through those of a flow (an arc where the base is Normal); variations: the latents of the top layers are
+            those of the first picture, all others are drawn from the prior; scales: the same of one scale of a flow
+            after the other; completions: pixels after those given are drawn; chain: states of one Markov chain
             that begins at the first picture.
         title: what sets this row apart from others of its kind.
         labels: of the pictures; empty for one that needs none.

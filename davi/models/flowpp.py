@@ -12,7 +12,7 @@ of a checkerboard, then, after every block of 2 x 2 pixels has become one, those
 checkerboard again. Nothing is let go of before the end: z has as many variables as the image, in one standard Normal
 distribution.
 
-Noise u is learned where the options say so (:mod:`davi.flows.noise`).
+Noise u is learned where the options say so (:mod:`davi.flows.variational`).
 
 References:
     Flow++: Improving Flow-Based Generative Models with Variational Dequantization and Architecture Design, J. Ho,

@@ -185,7 +185,7 @@ class Conditioner(nn.Module):
 
 
 @final
-class Step(Checkpointed, Bijection):
+class GlowStep(Checkpointed, Bijection):
     """One step of the flow (module docstring).
 
     Arguments:
@@ -244,7 +244,7 @@ class Glow(Invertible):
         for number in range(config.scales):
             last = number == config.scales - 1
             channels, height, width = 4 * channels, height // 2, width // 2
-            parts: list[Bijection] = [Squeeze(), *(Step(config, channels) for _ in range(config.steps))]
+            parts: list[Bijection] = [Squeeze(), *(GlowStep(config, channels) for _ in range(config.steps))]
             scales.append(Sequential(*parts, *(() if last else (prior(channels),))))
             channels = channels if last else channels // 2
             shapes.append((channels, height, width))
@@ -265,4 +265,4 @@ class Glow(Invertible):
         return self.bijection.shapes
 
     def blocks(self) -> Iterable[nn.Module]:
-        return [part for scale in self.bijection for part in scale.modules() if isinstance(part, Step)]
+        return [part for scale in self.bijection for part in scale.modules() if isinstance(part, GlowStep)]
