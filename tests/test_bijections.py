@@ -23,7 +23,6 @@ from davi.flows import (
     Bijection,
     Conv1x1,
     Coupling,
-    Elementwise,
     Flatten,
     Flip,
     FlowBatchNorm,
@@ -42,6 +41,7 @@ from davi.flows import (
     Sequential,
     ShiftPairs,
     Squeeze,
+    TanhAffine,
     coupling_steps,
 )
 from davi.flows.base import solve_in_order, spread
@@ -53,20 +53,6 @@ from davi.layers.coupling_network import CouplingNetworkConfig
 TOLERANCE = 1e-10
 WIDTH = 12
 """Channels of the contexts."""
-
-
-class Affine(Elementwise):
-    """y = x exp(tanh s) + t."""
-
-    numbers = 2
-
-    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = raw[:, 0].tanh()
-        return x * log_scale.exp() + raw[:, 1], log_scale
-
-    def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = raw[:, 0].tanh()
-        return (y - raw[:, 1]) * (-log_scale).exp(), -log_scale
 
 
 class Look(nn.Module):
@@ -98,7 +84,7 @@ def coupling(channels: int, context: bool = False, flipped: bool = False) -> Cou
     """Half of the channels, scaled and shifted by what is seen in the other half."""
     split = Channels(channels, flipped)
     a, b = (part.shape[1] for part in split.split(torch.zeros(1, channels)))
-    return Coupling(split, Affine(), Look(a, 2 * b, context))
+    return Coupling(split, TanhAffine(), Look(a, 2 * b, context))
 
 
 @dataclass(frozen=True)
@@ -138,13 +124,13 @@ def _cases() -> Iterator[Case]:
     for split in (Columns(), Columns(True), Checkerboard(), Checkerboard(True)):
 
         def couple(split: Split = split) -> Bijection:
-            return Coupling(split, Affine(), Look(2, 4))
+            return Coupling(split, TanhAffine(), Look(2, 4))
 
         yield Case(f"coupling of {type(split).__name__} {split.flipped}", couple, (2, 3, 4))
     for flipped in (False, True):
 
         def odd(flipped: bool = flipped) -> Bijection:
-            return Coupling(Checkerboard(flipped, (3, 5)), Affine(), Board(2, flipped))
+            return Coupling(Checkerboard(flipped, (3, 5)), TanhAffine(), Board(2, flipped))
 
         yield Case(f"coupling of a checkerboard of odd width {flipped}", odd, (2, 3, 5))
     yield Case("batch norm", batch_norm, (3, 2, 2))

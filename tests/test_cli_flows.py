@@ -64,7 +64,7 @@ def test_encoded_images_come_back(run: str, tmp_path: Path, capsys: Capture) -> 
     ("words", "told"),
     [
         (["reconstruct"], "run: toy_scales is a flow, whose latents give back the very images; davi inspect says"),
-        (["sample", "--recalibrate"], "--recalibrate: got it for toy_scales, expected a model that is no flow"),
+        (["sample", "--recalibrate"], "--recalibrate: toy_scales is a flow, whose likelihood"),
         (["sample", "--temperature", "1,1"], "--temperature: got a list of 2, expected one number"),
         (["sample", "--given", "test"], "--given: toy_scales does not predict each pixel from those before it"),
         (["score", "--llr", "1"], "llr: got k = 1, expected none: LLR>k needs a model with two layers of latents"),

@@ -96,7 +96,7 @@ def test_scales_and_blocks_have_their_own_log_determinants() -> None:
     _, log_det = second(kept)
     assert found.scales[1].log_det == pytest.approx(float(log_det.sum()) / 7, abs=1e-9)
     names = [block.name for block in found.blocks]
-    couplings = [f"{i} Affine" for i in (2, 3)]
+    couplings = [f"{i} TanhAffine" for i in (2, 3)]
     of_scale = [[f"scale {k}: {name}" for name in ("1 Squeeze", *couplings)] for k in (1, 2)]
     assert names == ["1 Logit", *of_scale[0], *of_scale[1]]
     assert [block.silent for block in found.blocks] == [False, *[True, False, False] * 2]

@@ -40,8 +40,8 @@ def run(request: Request) -> int:
     if options.recalibrate:
         if isinstance(model, Invertible):
             raise UserError(
-                f"--recalibrate: got it for {info['name']}, expected a model that is no flow, whose batch norms are "
-                "part of its likelihood"
+                f"--recalibrate: {info['name']} is a flow, whose likelihood would change with batch norms, expected a "
+                "model of another kind"
             )
         path, known = recalibrated(model, folder, temperature)  # whatever the seed of the draws
         if path is None:

@@ -21,7 +21,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from davi.flows.base import Bijection
+from davi.flows.base import Bijection, per_channel
 from davi.layers.from_data import SetFromData
 
 _CONSTANT = 1e-6
@@ -48,11 +48,11 @@ class ActNorm(Bijection, SetFromData):
         self.log_scale.copy_(log_scale)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        shift, log_scale = (_beside(parameter, x) for parameter in (self.shift, self.log_scale))
+        shift, log_scale = (per_channel(parameter, x) for parameter in (self.shift, self.log_scale))
         return (x + shift) * log_scale.exp(), log_scale.expand_as(x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        shift, log_scale = (_beside(parameter, y) for parameter in (self.shift, self.log_scale))
+        shift, log_scale = (per_channel(parameter, y) for parameter in (self.shift, self.log_scale))
         return y * (-log_scale).exp() - shift, -log_scale.expand_as(y)
 
 
@@ -63,8 +63,3 @@ def standardizing(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     std, mean = torch.std_mean(x.transpose(0, 1).flatten(1), 1, correction=0)
     return -mean, torch.where(std > _CONSTANT, -std.clamp_min(_CONSTANT).log(), 0.0)
-
-
-def _beside(parameter: Tensor, x: Tensor) -> Tensor:
-    """``[C] -> [C, 1, ...]``, for an x of ``[B, C, ...]``."""
-    return parameter.view(-1, *[1] * (x.ndim - 2))

@@ -114,6 +114,16 @@ def _through(functions: Sequence[Function], x: Tensor, context: Tensor | None) -
     return x, total
 
 
+def per_channel(numbers: Tensor, x: Tensor) -> Tensor:
+    """One number for each channel of ``[B, C, ...]``, ``[C] -> [C, 1, ...]``."""
+    return numbers.view(-1, *[1] * (x.ndim - 2))
+
+
+def bounded(raw: Tensor, bound: float) -> Tensor:
+    """Close to ``raw`` where it is small, and never beyond +- ``bound``."""
+    return bound * torch.tanh(raw / bound)
+
+
 def solve_in_order(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     r"""The x with :math:`x = g(x)`, where :math:`g(x)_i` depends on the :math:`x_j` before :math:`x_i` in some order.
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from davi.flows.base import Bijection
+from davi.flows.base import Bijection, per_channel
 
 
 class RunningMoments(nn.Module):
@@ -79,12 +79,12 @@ class FlowBatchNorm(Bijection):
         else:
             mean, variance = self._of_batch(x)
             self.moments.follow(mean, variance)
-        log_scale = self._over(-0.5 * (variance + self.moments.eps).log(), x)
-        return (x - self._over(mean, x)) * log_scale.exp(), log_scale.expand_as(x)
+        log_scale = per_channel(-0.5 * (variance + self.moments.eps).log(), x)
+        return (x - per_channel(mean, x)) * log_scale.exp(), log_scale.expand_as(x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        log_scale = self._over(0.5 * (self.moments.running_var + self.moments.eps).log(), y)
-        return y * log_scale.exp() + self._over(self.moments.running_mean, y), log_scale.expand_as(y)
+        log_scale = per_channel(0.5 * (self.moments.running_var + self.moments.eps).log(), y)
+        return y * log_scale.exp() + per_channel(self.moments.running_mean, y), log_scale.expand_as(y)
 
     def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         zeros = len(x) * self.zeros
@@ -93,12 +93,8 @@ class FlowBatchNorm(Bijection):
             raise ValueError("Expected more than 1 value per channel in training, got 1")
         dims = [d for d in range(x.ndim) if d != 1]
         mean = x.sum(dims) / max(count, 1)  # of no values at all: 0, and nothing is normalized
-        squares = (x - self._over(mean, x)).square().sum(dims) + zeros * mean.square()
+        squares = (x - per_channel(mean, x)).square().sum(dims) + zeros * mean.square()
         return mean, squares / max(count, 1)
-
-    @staticmethod
-    def _over(channels: Tensor, x: Tensor) -> Tensor:
-        return channels.view(-1, *[1] * (x.ndim - 2))
 
 
 @final

@@ -61,6 +61,21 @@ class Additive(Elementwise):
 
 
 @final
+class TanhAffine(Elementwise):
+    r""":math:`y = e^{\tanh s}\, x + t`: the scale stays between 1/e and e."""
+
+    numbers = 2
+
+    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = raw[:, 0].tanh()
+        return x * log_scale.exp() + raw[:, 1], log_scale
+
+    def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = raw[:, 0].tanh()
+        return (y - raw[:, 1]) * (-log_scale).exp(), -log_scale
+
+
+@final
 class Coupling(Bijection):
     """A coupling layer (module docstring).
 

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.flows.base import Bijection, Sequential
-from davi.flows.coupling import Coupling, Elementwise
-from davi.flows.mixture_logistic import MixtureLogistic, TanhAffine
+from davi.flows.coupling import Coupling, Elementwise, TanhAffine
+from davi.flows.mixture_logistic import MixtureLogistic
 from davi.flows.splits import Channels, Checkerboard, Columns, Split
 from davi.layers.coupling_network import CouplingNetwork, CouplingNetworkConfig
 from davi.layers.data_conv import normalizing
@@ -131,7 +131,7 @@ class PositionNorm(Bijection, SetFromData):
 class Pointwise(Bijection):
     """A matrix times the vector of channels at each position, one for each half of the channels.
 
-    The matrices are near the identity at first.
+    The matrices are near the identity at first; their inverses are computed in float64.
 
     Arguments:
         channels: of each half.
@@ -145,7 +145,7 @@ class Pointwise(Bijection):
         return self._times(self.matrices, x), self._log_det(x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._times(torch.linalg.inv(self.matrices), y), -self._log_det(y)
+        return self._times(torch.linalg.inv(self.matrices.double()).to(y.dtype), y), -self._log_det(y)
 
     def _times(self, matrices: Tensor, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

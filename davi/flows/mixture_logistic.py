@@ -20,25 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from davi.flows.coupling import Elementwise
+from davi.flows.coupling import Elementwise, TanhAffine
 from davi.flows.solving import solve_increasing
 
 LEAST_LOG_SCALE = -7.0
-
-
-@final
-class TanhAffine(Elementwise):
-    r""":math:`y = e^{\tanh s}\, x + t`: the scale stays between 1/e and e."""
-
-    numbers = 2
-
-    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = raw[:, 0].tanh()
-        return x * log_scale.exp() + raw[:, 1], log_scale
-
-    def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = raw[:, 0].tanh()
-        return (y - raw[:, 1]) * (-log_scale).exp(), -log_scale
 
 
 class Mixtures(NamedTuple):

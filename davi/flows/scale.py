@@ -17,7 +17,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from davi.flows.base import Bijection
+from davi.flows.base import Bijection, bounded
 from davi.layers.from_data import SetFromData
 
 
@@ -40,7 +40,7 @@ class Scale(Bijection, SetFromData):
     @property
     def log_scale(self) -> Tensor:
         """s, of the shape of one image."""
-        return self.bound * torch.tanh(self.raw / self.bound)
+        return bounded(self.raw, self.bound)
 
     def set_from(self, x: Tensor) -> None:
         """Give every variable the standard deviation. One image tells nothing of it."""

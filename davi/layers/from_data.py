@@ -1,7 +1,8 @@
 """Layers whose initial weights follow from what first reaches them.
 
 A network is run once on images. Every such layer on the way sets its weights by its input before it computes anything,
-so that each sees what predecessors give that have been set already.
+so that each sees what predecessors give that have been set already. (:mod:`davi.layers.weight_norm_init` sets layers by
+their output, which is then passed on as it has become.)
 """
 
 from __future__ import annotations

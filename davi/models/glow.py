@@ -46,6 +46,7 @@ from davi.flows import (
     Squeeze,
 )
 from davi.flows.actnorm import standardizing
+from davi.flows.base import bounded
 from davi.flows.noise import DequantizationSection, UniformConfig, make_noise
 from davi.flows.splits import Channels
 from davi.layers.checkpointed import Checkpointed
@@ -87,11 +88,6 @@ class GlowConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(choices)}")
 
 
-def bounded(raw: Tensor) -> Tensor:
-    """Close to ``raw`` where it is small, and never beyond +- 8."""
-    return _BOUND * torch.tanh(raw / _BOUND)
-
-
 @final
 class Affine(Elementwise):
     """y = sigmoid(r + 2) (x + t), with r bounded; at r = t = 0 it is 0.88 x."""
@@ -99,11 +95,11 @@ class Affine(Elementwise):
     numbers = 2
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = F.logsigmoid(bounded(raw[:, 0]) + 2.0)
+        log_scale = F.logsigmoid(bounded(raw[:, 0], _BOUND) + 2.0)
         return (x + raw[:, 1]) * log_scale.exp(), log_scale
 
     def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = F.logsigmoid(bounded(raw[:, 0]) + 2.0)
+        log_scale = F.logsigmoid(bounded(raw[:, 0], _BOUND) + 2.0)
         return y * (-log_scale).exp() - raw[:, 1], -log_scale
 
 
@@ -114,11 +110,11 @@ class Standardize(Elementwise):
     numbers = 2
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = bounded(raw[:, 0])
+        log_scale = bounded(raw[:, 0], _BOUND)
         return (x - raw[:, 1]) * (-log_scale).exp(), -log_scale
 
     def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = bounded(raw[:, 0])
+        log_scale = bounded(raw[:, 0], _BOUND)
         return y * log_scale.exp() + raw[:, 1], log_scale
 
 
@@ -262,7 +258,7 @@ class Glow(Invertible):
             of_the_top = self.top.repeat_interleave(sizes[-1] // self.top.shape[1], 1)
             parameters = F.pad(of_the_top, (sum(sizes[:-1]), 0))
         mean, log_scale = parameters[:, None].expand(-1, n, -1)
-        return Normal(mean, bounded(log_scale).exp())
+        return Normal(mean, bounded(log_scale, _BOUND).exp())
 
     @property
     def latent_shapes(self) -> Sequence[tuple[int, ...]]:

@@ -97,7 +97,7 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
             "the mean over the steps since the last point, with the weights of the moment; validation is on held-out "
             "images, with averaged weights. Where validation turns up while training goes down, the model overfits. "
             "Values of the first tenth of the steps may lie above the frame." + marked,
-            "Every paper of the family shows such curves, or the number at their end.",
+            "Papers about such models show such curves, or the number at their end.",
         )
     kl = [_scaled(curve, unit.of_nats) for curve in _pair(train, validation, "kl")]
     if kl and any(value for curve in kl for value in curve.y):

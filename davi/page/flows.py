@@ -122,10 +122,11 @@ def costs(contents: Contents, _: int) -> Section | None:
         "scale-bits",
         (Chart(flow_charts.parts(bars, unit.name), f"Bar chart of costs in {unit.name}: {told}."),),
         f"What an image costs, mean over {n} images with one draw of the noise each.",
-        "Latents cost minus the logarithm of their density. Layers that stretch their input earn what the density of "
-        "the input is higher by, the log-determinant, and their bars point to the left. Dequantization costs minus "
-        "the logarithm of the volume over which an image is spread. The bars sum to the last one. Layers also shape "
-        "what the scales after them let go of, so no bar says by itself what its scale is worth.",
+        "Latents cost minus the logarithm of their density. Layers that stretch their input make it more probable, by "
+        "their log-determinant: their bars point to the left. Layers before all scales, such as a logit, are the other "
+        "ones. Dequantization costs minus the logarithm of the volume over which an image is spread. The bars sum to "
+        "the last one, the bound with one draw; with several draws, as at the top of this page, it is tighter. Layers "
+        "also shape what the scales after them let go of, so no bar says by itself what its scale is worth.",
         "The terms are those of Density estimation using Real NVP (Dinh et al., ICLR 2017); this page's own figure.",
     )
     table = Table(
@@ -168,7 +169,7 @@ def _by_scale(found: FlowView, unit: Unit) -> Iterator[tuple[str, ...]]:
 
 def in_lines(found: FlowView, unit: Unit) -> str:
     """What a terminal shows: the costs, and how exact the way back is."""
-    parts = ", ".join(f"{name} {_text(unit.of_nats(cost), unit)}" for name, cost in _costs(found))
+    parts = "; ".join(f"{name} {_text(unit.of_nats(cost), unit)}" for name, cost in _costs(found))
     total = _text(unit.of_nats(-found.claim), unit)
     return f"parts:  {parts}; sum {total} {unit.name}\ninverse: {_exactness(found.round_trip)}"
 
@@ -199,7 +200,7 @@ def determinants(contents: Contents, _: int) -> Section | None:
         f"By how much bijections stretch (right) or shrink (left) what reaches them, mean over "
         f"{contents.inspection.images} images{', those of a kind in a scale together' if grouped else ''}.{quiet}",
         "The logarithm of the factor by which a bijection changes volumes; the sum is what layers add to the "
-        "log-likelihood. Couplings are called after their function."
+        "log-likelihood. Names are those of the classes; couplings are called after their function."
         + (" Black lines are standard deviations over images." if not grouped else "")
         + " The first layers undo the scaling of pixels to a small range; after these, a single bijection with by far "
         "the longest bar is worth a look.",
@@ -226,7 +227,8 @@ def _together(blocks: Sequence[Bijection], unit: Unit) -> Iterator[Bar]:
         groups.setdefault((block.scale, block.kind), []).append(block)
     for (scale, kind), members in groups.items():
         value = unit.of_nats(sum(block.log_det for block in members))
-        name = f"{'' if scale is None else f'scale {scale}: '}{len(members)} × {kind}"
+        many = f"{len(members)} × " if len(members) > 1 else ""
+        name = f"{'' if scale is None else f'scale {scale}: '}{many}{kind}"
         yield Bar(name, value, _text(value, unit))
 
 

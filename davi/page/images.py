@@ -39,7 +39,7 @@ def samples(contents: Contents, longest: int) -> Section:
             f"Drawn from the model at temperature {first:g}, not selected.{not_finite(found)}{reduced(found, longest)}",
             _what_pixels(contents, first)
             + ("" if contents.result is None else " The number above is about temperature 1."),
-            "Every paper of the family shows such samples, many of them at temperatures below 1.",
+            "Papers about such models show such samples, many of them at temperatures below 1.",
         )
     ]
     if others:

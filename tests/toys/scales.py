@@ -10,24 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from davi.distributions import Normal, Transformed
-from davi.flows import Coupling, Dequantization, Elementwise, Inverse, Logit, MultiScale, Sequential, Squeeze
+from davi.flows import Coupling, Dequantization, Inverse, Logit, MultiScale, Sequential, Squeeze, TanhAffine
 from davi.flows.splits import Channels
 from davi.model import Invertible
-
-
-@final
-class Affine(Elementwise):
-    """y = x exp(tanh s) + t."""
-
-    numbers = 2
-
-    def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = raw[:, 0].tanh()
-        return x * log_scale.exp() + raw[:, 1], log_scale
-
-    def inverse(self, y: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale = raw[:, 0].tanh()
-        return (y - raw[:, 1]) * (-log_scale).exp(), -log_scale
 
 
 @final
@@ -90,4 +75,4 @@ class ScalesFlow(Invertible):
 
 
 def _coupling(channels: int, flipped: bool) -> Coupling:
-    return Coupling(Channels(channels, flipped), Affine(), Look(channels // 2, channels, 3, padding=1))
+    return Coupling(Channels(channels, flipped), TanhAffine(), Look(channels // 2, channels, 3, padding=1))
