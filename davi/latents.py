@@ -139,15 +139,22 @@ def read_latents(path: Path, model: LatentModel | Invertible) -> list[NDArray[An
             found = [archive[name] for name in (f"layer_{i:02d}" for i in range(len(like))) if name in archive]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected latents that davi encode has written") from None
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+    except Exception:  # of every type: of zip files, of what compresses them, and of the parser of numpy's headers
         raise UserError(f"{path}: cannot be read, expected latents that davi encode has written") from None
     shapes = [list(array.shape[1:]) for array in found]
     expected = [list(z.shape[1:]) for z in like]
-    if shapes != expected or len({len(array) for array in found}) != 1 or not len(found[0]):
+    if shapes != expected:
         raise UserError(f"{path}: got latents of the shapes {shapes}, expected {expected} for each image")
-    if not all(np.issubdtype(array.dtype, np.number) and np.isfinite(array).all() for array in found):
-        raise UserError(f"{path}: got latents that are not finite numbers, expected what davi encode has written")
-    return [array.astype(torch.empty(0, dtype=z.dtype).numpy().dtype) for array, z in zip(found, like, strict=True)]
+    counts = [len(array) for array in found]
+    if len(set(counts)) != 1 or not counts[0]:
+        raise UserError(f"{path}: got layers of {counts} images, expected as many in each, at least one")
+    if all(array.dtype.kind in "fiu" for array in found):
+        with np.errstate(over="ignore"):  # what is beyond the model's type is not finite in it
+            types = [torch.empty(0, dtype=z.dtype).numpy().dtype for z in like]
+            found = [array.astype(of_model) for array, of_model in zip(found, types, strict=True)]
+        if all(np.isfinite(array).all() for array in found):
+            return found
+    raise UserError(f"{path}: got latents that are not finite numbers, expected what davi encode has written")
 
 
 def write_decoded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,15 +101,42 @@ def test_latents_of_other_shapes_or_no_numbers_are_refused(run: str, tmp_path: P
     fine, coarse = np.zeros((3, 2, 4, 4), np.float32), np.zeros((3, 8, 2, 2), np.float32)
     bad = {
         "got latents of the shapes [[2, 4, 4]], expected [[2, 4, 4], [8, 2, 2]] for each image": {"layer_00": fine},
-        "got latents of the shapes [[2, 4, 4], [8, 2, 2]], expected": {"layer_00": fine[:2], "layer_01": coarse},
+        "got layers of [2, 3] images, expected as many in each": {"layer_00": fine[:2], "layer_01": coarse},
+        "got layers of [0, 0] images": {"layer_00": fine[:0], "layer_01": coarse[:0]},
         "got latents that are not finite numbers": {"layer_00": fine, "layer_01": coarse + np.nan},
+        "got latents that are not": {"layer_00": fine, "layer_01": coarse.astype(np.float64) + 1e300},  # in float32
+        "got latents": {"layer_00": fine, "layer_01": coarse.astype(complex)},
         "cannot be read": {"layer_00": np.array([None]), "layer_01": coarse},
     }
     for told, arrays in bad.items():
         path = tmp_path / "z.npz"
         np.savez(path, **arrays)  # type: ignore[arg-type]
         assert main(["decode", run, str(path)]) == 2
-        assert capsys.readouterr().err.startswith(f"davi: {path}: {told}")
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"davi: {path}: {told}")
+        assert printed.count("\n") == 1
+
+
+def test_a_damaged_file_of_latents_is_refused(run: str, tmp_path: Path, capsys: Capture) -> None:
+    """Within what is compressed, in the header of an array, and where the means of compression are named."""
+    path = tmp_path / "z.npz"
+    arrays = {"layer_00": np.random.default_rng(0).normal(size=(3, 2, 4, 4)), "layer_01": np.zeros((3, 8, 2, 2))}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    whole = path.read_bytes()
+    compressed = bytearray(whole)
+    compressed[300:310] = bytes(10)
+    method = bytearray(whole)
+    method[whole.index(b"PK\x01\x02") + 10] = 14
+    for damaged in (compressed, method):
+        path.write_bytes(damaged)
+        assert main(["decode", run, str(path)]) == 2
+        assert (
+            capsys.readouterr().err == f"davi: {path}: cannot be read, expected latents that davi encode has written\n"
+        )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("layer_00.npy", b"\x93NUMPY\x01\x00v\x00{'descr': " + b" " * 200)
+    assert main(["decode", run, str(path)]) == 2
+    assert capsys.readouterr().err == f"davi: {path}: cannot be read, expected latents that davi encode has written\n"
 
 
 def test_a_hierarchy_decodes_its_latents_as_it_reconstructs(tmp_path: Path, capsys: Capture) -> None:

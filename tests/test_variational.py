@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -199,3 +200,35 @@ def test_probabilities_of_one_pixel_tend_to_one(variational: bool) -> None:
     assert error < 0.05
     assert float(weights.mean(0).sum()) == pytest.approx(1.0, abs=5 * error)
     assert float(bound.mean(0).exp().sum()) < 1.0  # one draw says less
+
+
+class Narrow(Distribution):
+    """Uniform noise within a tenth of the margin from the one end or the other."""
+
+    width = 1e-5
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def sample(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        u = self.width * torch.rand(self.x.shape, generator=generator)
+        return torch.where(self.x == 0, u, 1.0 - u)
+
+    def log_prob_map(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, -math.log(self.width))
+
+    mode = sample
+
+
+def test_noise_at_the_ends_has_its_density() -> None:
+    """It keeps away from them, spread as widely as its density says, and never further out than a margin."""
+    quantized = Dequantization(256, noise=Narrow)
+    x = torch.tensor([0, 255]).repeat(1000).view(-1, 1, 1, 1)
+    y, log_q, _ = quantized(x, seeded())
+    assert quantized.quantize(y).equal(x)
+    lowest = y[x == 0] * 256
+    assert float(lowest.min()) > 1e-5
+    spread = float(lowest.max() - lowest.min())
+    assert spread == pytest.approx(Narrow.width / 2, rel=0.2)
+    expected = torch.full_like(log_q, math.log(256) - math.log(Narrow.width / 2))
+    torch.testing.assert_close(log_q, expected, rtol=1e-6, atol=0.0)

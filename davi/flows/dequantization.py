@@ -102,6 +102,8 @@ class Dequantization(nn.Module):
         self.step = (high - low) / levels
         self.noise = noise
         self.padding = padding
+        self.presses = True
+        """Whether noise too close to 0 or 1 is pressed into what is left there, and not cut off (:func:`_pressed`)."""
 
     def forward(self, x: Tensor, generator: Generator | None = None, dtype: torch.dtype = torch.float32) -> Dequantized:
         """A draw of y for each image.
@@ -126,7 +128,11 @@ class Dequantization(nn.Module):
             if u.device.type == "cpu" and not bool(((u >= 0.0) & (u <= 1.0)).all()):  # elsewhere it would stall
                 raise ValueError(f"noise: got {float(u.min()):.4g} to {float(u.max()):.4g}, expected numbers in [0, 1)")
         margin = self._margin(dtype)  # rounding must not take a value into the interval of another integer
-        y, step = self._scaled(x, u.to(dtype).clamp(margin, 1.0 - margin))
+        if self.noise is None or not self.presses:
+            u = u.to(dtype).clamp(margin, 1.0 - margin)
+        else:
+            u, log_q = _pressed(u.to(dtype), log_q, margin)
+        y, step = self._scaled(x, u)
         return Dequantized(y, log_q - step.log(), kind)
 
     def middle(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -163,9 +169,21 @@ class Dequantization(nn.Module):
         """More than rounding moves u: a few units in the last place of x + u and of y."""
         largest = max(1.0, abs(self.low) / (self.levels * self.step))
         margin = 4.0 * self.levels * largest * torch.finfo(dtype).eps
-        if margin >= 0.5:
+        if margin >= 0.25:
             raise ValueError(f"dtype: got {dtype} for {self.levels} levels, expected one of a higher precision")
         return margin
+
+
+def _pressed(u: Tensor, log_q: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Learned noise that keeps a margin from 0 and 1: ends of twice the margin are pressed into half their length.
+
+    Their density doubles. Were they cut off, all noise there would have one value, at which a model's density could be
+    as high as it liked: the bound would be none.
+    """
+    below, above = u < 2.0 * margin, u > 1.0 - 2.0 * margin
+    half = 0.5 * u
+    u = torch.where(below, half + margin, torch.where(above, half + (0.5 - margin), u))
+    return u, torch.where(below | above, log_q + math.log(2.0), log_q)
 
 
 def _dropped(u: Tensor, log_q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -194,6 +194,7 @@ class FlowPPParity:
     def _evidence(self, model: FlowPP, x: Tensor, epsilon: Tensor) -> Mapping[str, Tensor]:
         noise = layout.noise_of(model)
         model.dequantization.noise = GivenNoise(noise, epsilon)
+        model.dequantization.presses = False  # the program takes its noise as it is
         try:
             return model.evidence(x).terms
         finally:
