@@ -91,8 +91,9 @@ def _child(
         target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, descriptor)
         os.close(target)
-    # Those of the first process know whether the files that it had begun with can be sought in.
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+    # Those of the first process know whether the files that it had begun with can be sought in. By lines: a process
+    # that is killed has said what it has said.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, encoding="utf-8", closefd=False) for number in (1, 2))
     import torch
 
     torch.set_num_threads(1)

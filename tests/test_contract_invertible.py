@@ -48,7 +48,8 @@ def of(
     levels: int = LEVELS,
     noise: DequantizationConfig = UniformConfig(),  # noqa: B008  # frozen
 ) -> Invertible:
-    """The flow of a recipe or a toy for other images, with weights that are neutral nowhere; float64, eval mode.
+    """The flow of a recipe or a toy for other images, with weights that are neutral nowhere but in learned noise;
+    float64, eval mode.
 
     Initialized from images where it has layers for that: else hardly a draw of one that pads them would be within the
     range.
@@ -58,7 +59,12 @@ def of(
     found = cls(shape, levels, dataclasses.replace(config, dequantization=noise))
     assert isinstance(found, Invertible)
     found.initialize(torch.randint(levels, (found.images_wanted, *shape)))
-    return shake(found).double()
+    learned = found.dequantization.noise
+    calm = {} if not isinstance(learned, nn.Module) else {name: x.clone() for name, x in learned.state_dict().items()}
+    shake(found)
+    if isinstance(learned, nn.Module):
+        learned.load_state_dict(calm)
+    return found.double()
 
 
 class Shares(NamedTuple):
@@ -249,13 +255,13 @@ VARIATIONAL = VariationalConfig(steps=2, width=4, blocks=1, heads=1, components=
 @every_flow
 def test_learned_noise_gives_the_same_probabilities(name: str) -> None:
     """By its weights, also where more is drawn than is wanted. Before it is trained, noise is seldom found at the ends
-    of its interval, and weights would have no variance: it is spread out here."""
+    of its interval, and weights would have no variance: it has its initial weights here, and is spread out."""
     model = of(name, (1, 1, 3), 2, VARIATIONAL)
     noise = model.dequantization.noise
     assert isinstance(noise, VariationalNoise)
     steps, sigmoid = noise.flow
     spread = Scale((1, 1, 1)).double()
-    nn.init.constant_(spread.raw, 1.0)
+    nn.init.constant_(spread.raw, 0.5)
     noise.flow = Sequential(steps, spread, sigmoid)
     assert weighted(model)[0].agree(counted(model)[0])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ _FAULTS = (
     AttributeError,
     MemoryError,
     EOFError,
+    struct.error,
 )
 """What torch.load raises on damaged files."""
 
