@@ -111,7 +111,7 @@ def test_the_density_is_that_of_the_formula(prior: str, kind: type) -> None:
 )
 def test_the_published_densities_in_bits(nats: float, shape: Shape, low: float, bits: float) -> None:
     """The constant is the model's own: log 128 for the range [-1, 1], log 256 for [0, 1], for each value."""
-    model = NICE(shape, 256, NICEConfig((1,), 1, low=low))
+    model = NICE(shape, 256, NICEConfig((1,), 1, low=low)).double()
     evidence = model.evidence(torch.zeros(1, *shape, dtype=torch.uint8))
     constant = float(evidence.terms["dequantization"].double())
     assert bits_per_dim(nats + constant, model.dims) == pytest.approx(bits, abs=1e-4)

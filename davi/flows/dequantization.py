@@ -27,6 +27,10 @@ noise, whose density is 1:
 
 .. math:: \log P(x) \ge E_{q(y, w \mid x)}\bigl[\log p(y) - \log q(y, w \mid x)\bigr]
 
+**Rounding.** u keeps away from 0 and 1, so that rounding takes no value into the interval of another integer. What is
+drawn closer to an end is pressed into a part of the interval beside it, and its density counted as higher: q stays a
+density, and the bound a bound. In float32 this costs about 0.0005 bits a value of 256 levels, in float64 nothing.
+
 References:
     A note on the evaluation of generative models, L. Theis, A. van den Oord, M. Bethge, ICLR 2016,
     https://arxiv.org/abs/1511.01844
@@ -128,10 +132,10 @@ class Dequantization(nn.Module):
             if u.device.type == "cpu" and not bool(((u >= 0.0) & (u <= 1.0)).all()):  # elsewhere it would stall
                 raise ValueError(f"noise: got {float(u.min()):.4g} to {float(u.max()):.4g}, expected numbers in [0, 1)")
         margin = self._margin(dtype)  # rounding must not take a value into the interval of another integer
-        if self.noise is None or not self.presses:
-            u = u.to(dtype).clamp(margin, 1.0 - margin)
-        else:
+        if self.presses:
             u, log_q = _pressed(u.to(dtype), log_q, margin)
+        else:
+            u = u.to(dtype).clamp(margin, 1.0 - margin)
         y, step = self._scaled(x, u)
         return Dequantized(y, log_q - step.log(), kind)
 
@@ -175,7 +179,7 @@ class Dequantization(nn.Module):
 
 
 def _pressed(u: Tensor, log_q: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Learned noise that keeps a margin from 0 and 1: ends of twice the margin are pressed into half their length.
+    """Noise that keeps a margin from 0 and 1: ends of twice the margin are pressed into half their length.
 
     Their density doubles. Were they cut off, all noise there would have one value, at which a model's density could be
     as high as it liked: the bound would be none.
