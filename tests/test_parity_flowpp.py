@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from changed_fixture import Change, Facts, Tensors, changed
+from safetensors.torch import load_file
 
 from davi.published.parity import main
 
 FIXTURES = ("flowpp_a", "flowpp_init")
-
-Tensors = dict[str, Tensor]
-Facts = dict[str, Any]
 
 
 @pytest.fixture
@@ -54,16 +50,6 @@ def test_whatever_other_fixture_there_is_agrees(shared: Path | None, capsys: pyt
     assert not failed, capsys.readouterr().out
 
 
-def changed(tmp_path: Path, source: Path, change: Callable[[Tensors, Facts], None]) -> Path:
-    """A copy of a fixture with a change."""
-    tensors, facts = load_file(source), json.loads(source.with_suffix(".json").read_text())
-    change(tensors, facts)
-    path = tmp_path / "changed.safetensors"
-    save_file(tensors, path)
-    path.with_suffix(".json").write_text(json.dumps(facts))
-    return path
-
-
 def exchange_halves(tensors: Tensors, facts: Facts) -> None:
     """The gate becomes what it gates."""
     for own in "Wb":
@@ -98,7 +84,7 @@ def test_a_change_is_found_and_named(
     fixture: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[Tensors, Facts], None],
+    change: Change,
     found: str,
 ) -> None:
     assert main([str(changed(tmp_path, fixture("flowpp_init"), change))]) == 1
@@ -149,7 +135,7 @@ def test_what_cannot_be_used_is_refused_in_a_line(
     fixture: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[Tensors, Facts], None],
+    change: Change,
     said: str,
 ) -> None:
     assert main([str(changed(tmp_path, fixture("flowpp_init"), change))]) == 2

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from changed_fixture import Change, Facts, Tensors, changed
 from real_nvp_program import write_fixture
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from davi.published.parity import main
-
-Tensors = dict[str, Tensor]
-Facts = dict[str, Any]
 
 
 @pytest.fixture
@@ -62,16 +58,6 @@ def test_other_sizes_agree_with_a_program_written_anew(
     assert "train/moving_after/scale_0/coupling_2/bn_out/var" in output
 
 
-def changed(tmp_path: Path, source: Path, change: Callable[[Tensors, Facts], None]) -> Path:
-    """A copy of a fixture with a change."""
-    tensors, facts = load_file(source), json.loads(source.with_suffix(".json").read_text())
-    change(tensors, facts)
-    path = tmp_path / "changed.safetensors"
-    save_file(tensors, path)
-    path.with_suffix(".json").write_text(json.dumps(facts))
-    return path
-
-
 def trunk(tensors: Tensors, facts: Facts) -> None:
     """A skip connection that is hardly there."""
     tensors["weights/scale_1/coupling_4/resnet/skip_0/magnitude"] *= 0.999
@@ -112,7 +98,7 @@ def test_a_change_is_found_and_named(
     fixture: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[Tensors, Facts], None],
+    change: Change,
     option: str,
     found: str,
 ) -> None:
@@ -154,7 +140,7 @@ def test_what_cannot_be_used_is_refused_in_a_line(
     fixture: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[Tensors, Facts], None],
+    change: Change,
     said: str,
 ) -> None:
     assert main([str(changed(tmp_path, fixture, change))]) == 2

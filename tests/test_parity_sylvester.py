@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from changed_fixture import Change, Facts, Tensors, changed
+from safetensors.torch import load_file
 from sylvester_program import write_fixture
-from torch import Tensor
 
 from davi.published.parity import main
 
 KINDS = ("planar", "orthogonal", "householder", "triangular", "iaf")
-
-Tensors = dict[str, Tensor]
-Facts = dict[str, Any]
 
 
 @pytest.fixture
@@ -75,16 +71,6 @@ def test_other_sizes_agree_with_a_program_written_anew(
         assert status == 0, output
 
 
-def changed(tmp_path: Path, source: Path, change: Callable[[Tensors, Facts], None]) -> Path:
-    """A copy of a fixture with a change."""
-    tensors, facts = load_file(source), json.loads(source.with_suffix(".json").read_text())
-    change(tensors, facts)
-    path = tmp_path / "changed.safetensors"
-    save_file(tensors, path)
-    path.with_suffix(".json").write_text(json.dumps(facts))
-    return path
-
-
 def exchange_flows(tensors: Tensors, facts: Facts) -> None:
     """The number of the flow first, where the program has it last."""
     for own in ("weight", "bias"):
@@ -117,7 +103,7 @@ def test_a_change_is_found_and_named(
     fixture: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[Tensors, Facts], None],
+    change: Change,
     found: str,
 ) -> None:
     assert main([str(changed(tmp_path, fixture("householder"), change)), "--float64"]) == 1
@@ -158,7 +144,7 @@ def test_what_cannot_be_used_is_refused_in_a_line(
     fixture: Callable[[str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[Tensors, Facts], None],
+    change: Change,
     said: str,
 ) -> None:
     assert main([str(changed(tmp_path, fixture("householder"), change))]) == 2
