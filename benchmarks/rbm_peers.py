@@ -79,8 +79,8 @@ def rbms(images: NDArray[np.float32], rate: float, hidden: int, seed: int) -> tu
     from types import SimpleNamespace
 
     # A package that only this comparison needs: who runs it installs it.
-    from rbms.bernoulli_bernoulli.classes import BBRBM  # type: ignore[import-not-found]
-    from rbms.training.pcd import fit_batch_pcd  # type: ignore[import-not-found]
+    from rbms.bernoulli_bernoulli.classes import BBRBM
+    from rbms.training.pcd import fit_batch_pcd
 
     torch.manual_seed(seed)
     data, weights = torch.from_numpy(images), torch.ones(BATCH)

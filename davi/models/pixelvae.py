@@ -81,7 +81,7 @@ class LatentPixelCNNConfig:
 
 
 def _gated_pixelcnn() -> LikelihoodConfig:
-    return LikelihoodConfig("autoregressive", network=GatedPixelCNNConfig())  # type: ignore[arg-type]
+    return LikelihoodConfig("autoregressive", network=GatedPixelCNNConfig())  # type: ignore[arg-type]  # it adds the name
 
 
 @dataclass(frozen=True)

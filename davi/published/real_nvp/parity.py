@@ -17,7 +17,7 @@ from torch import Tensor
 
 from davi.distributions.base import sum_per_image
 from davi.errors import UserError
-from davi.flows import Coupling, Logit
+from davi.flows import Coupling, Logit, Sequential
 from davi.flows.multiscale import parts
 from davi.models.real_nvp import RealNVP
 from davi.published.agreement import Comparison
@@ -167,7 +167,8 @@ def _way(model: RealNVP, h: Tensor) -> tuple[list[Tensor], list[Tensor], list[tu
     total, scales = torch.zeros_like(h), list(model.scales)
     for scale in scales:
         moves = layout.moves(scale)
-        for part in scale:  # type: ignore[attr-defined]
+        assert isinstance(scale, Sequential)
+        for part in scale:
             h, log_det = part(h)
             if isinstance(part, Coupling):
                 found.append((names[id(part)], h, log_det))
