@@ -79,28 +79,43 @@ def _shaken(name: str) -> _Original:
         return _Original(_build(name))
 
 
+class _Keeping(pickle.Pickler):
+    """Leaves tensors, and options of a class that no module has, out of what it pickles."""
+
+    def __init__(self, file: io.BytesIO, kept: dict[int, object]) -> None:
+        super().__init__(file)
+        self.kept = kept
+
+    def persistent_id(self, obj: object) -> int | None:
+        if type(obj).__module__ != "types" and not isinstance(obj, Tensor):
+            return None
+        self.kept[id(obj)] = obj
+        return id(obj)
+
+
+class _Copying(pickle.Unpickler):
+    """Puts copies of what was left out in its place."""
+
+    def __init__(self, file: io.BytesIO, kept: dict[int, object], copies: dict[int, Any]) -> None:
+        super().__init__(file)
+        self.kept, self.copies = kept, copies
+
+    def persistent_load(self, pid: int) -> object:
+        return copy.deepcopy(self.kept[pid], self.copies)
+
+
 class _Original:
     """What is copied often: pickled once, but for its tensors. A deep copy of so many modules takes long."""
 
     def __init__(self, network: Network) -> None:
         self.kept: dict[int, object] = {}
         self.pickled = io.BytesIO()
-        pickler = pickle.Pickler(self.pickled)
-        pickler.persistent_id = self._keep  # type: ignore[method-assign]
-        pickler.dump(network)
-
-    def _keep(self, thing: object) -> int | None:
-        options = type(thing).__module__ == "types"  # of a class that no module has, and not to be changed
-        if not options and not isinstance(thing, Tensor):
-            return None
-        self.kept[id(thing)] = thing
-        return id(thing)
+        _Keeping(self.pickled, self.kept).dump(network)
 
     def copy(self) -> Network:
         copies: dict[int, Any] = {}  # a tensor that is in two places is so in the copy
         self.pickled.seek(0)
-        unpickler = pickle.Unpickler(self.pickled)
-        unpickler.persistent_load = lambda key: copy.deepcopy(self.kept[key], copies)  # type: ignore[method-assign]
+        unpickler = _Copying(self.pickled, self.kept, copies)
         network: Network = unpickler.load()
         return network
 

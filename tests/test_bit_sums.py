@@ -22,7 +22,8 @@ def plain(field: Tensor, offset: Tensor, weights: Tensor) -> Tensor:
 
 def case(bits: int, units: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(bits)
-    return tuple(scale * torch.randn(*shape).double() for shape in ((bits,), (units,), (bits, units)))  # type: ignore[return-value]
+    a, b, w = (scale * torch.randn(*shape).double() for shape in ((bits,), (units,), (bits, units)))
+    return a, b, w
 
 
 @pytest.mark.parametrize(("bits", "units"), [(1, 1), (3, 6), (8, 4), (10, 13), (11, 200)])

@@ -107,8 +107,8 @@ def weighted(model: Invertible, n: int = WEIGHTS, seed: int = 6) -> tuple[Shares
     evidence = model.evidence(x.repeat(n, 1, 1, 1), seeded(seed))
     assert evidence.log_weight is not None
     log_w = evidence.log_weight.view(n, len(x))
-    w = log_w.exp()
-    return tuple(Shares(t.mean(0), t.std(0) / n**0.5) for t in (w, log_w))  # type: ignore[return-value]
+    first, second = (Shares(t.mean(0), t.std(0) / n**0.5) for t in (log_w.exp(), log_w))
+    return first, second
 
 
 @every_flow

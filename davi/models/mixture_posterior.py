@@ -197,7 +197,7 @@ class MixturePosteriorVAE(VAENetworks):
         inferred: list[Inferred] = [encoder(padded) for encoder in (self.inference[0], *self.encoders)]
         return [*(part.normal for part in inferred), *(head(inferred[0].features) for head in self.heads)]
 
-    def encode_pixels(self, pixels: Tensor) -> Normal | PosteriorMixture:  # type: ignore[override]  # that of other heads than the VAE's
+    def encode_pixels(self, pixels: Tensor) -> Normal | PosteriorMixture:  # type: ignore[override]  # of more heads
         components = self.encode_components(pixels)
         return PosteriorMixture.of(components) if len(components) > 1 else components[0]
 
