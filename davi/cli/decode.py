@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from davi.cli.loading import open_run
+from davi.cli.loading import open_with_latents
 from davi.cli.options import Request
 from davi.errors import UserError
 from davi.latents import read_latents, write_decoded
-from davi.model import Invertible, LatentModel
 from davi.pictures import grid, save_png
 from davi.progress import ProgressBar
 
@@ -19,9 +18,7 @@ _SHOWN = 64
 def run(request: Request) -> int:
     """Write the images, as an array and some of them as a picture; the exit status."""
     options = request.options
-    model, info, folder = open_run(request)
-    if not isinstance(model, LatentModel | Invertible):
-        raise UserError(f"run: {info['name']} has no latent variables, expected a model that has some")
+    model, _, folder = open_with_latents(request)
     source = Path(options.latents or folder / "latents.npz")
     target = Path(options.out or folder / "decoded.npy")
     if not target.parent.is_dir():

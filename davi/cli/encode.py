@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from davi.cli.loading import open_images, open_run
+from davi.cli.loading import open_images, open_with_latents
 from davi.cli.options import Request
-from davi.errors import UserError
 from davi.latents import write_latents
-from davi.model import Invertible, LatentModel
+from davi.model import Invertible
 from davi.progress import ProgressBar
 
 
 def run(request: Request) -> int:
     """Write the file; the exit status."""
     options = request.options
-    model, info, folder = open_run(request)
-    if not isinstance(model, LatentModel | Invertible):
-        raise UserError(f"run: {info['name']} has no latent variables, expected a model that has some")
+    model, info, folder = open_with_latents(request)
     target = Path(options.out or folder / "latents.npz")
     images = open_images(request, info, folder).images
     with ProgressBar("encoding", len(images)) as progress:

@@ -18,7 +18,7 @@ from davi.data import DataConfig, DataSets, Images, Selection, check_same, load,
 from davi.data.config import HOW_READ
 from davi.data.labels import classes_digest
 from davi.errors import UserError, one_line
-from davi.model import Model
+from davi.model import Invertible, LatentModel, Model
 from davi.progress import ProgressBar
 from davi.run_folder import RECIPE, run_folder
 from davi.runs import load_model
@@ -39,6 +39,18 @@ def open_run(request: Request) -> tuple[Model, dict[str, Any], Path]:
     folder = run_folder(given)
     model, info = load_model(given, lambda line: print(line, file=sys.stderr))
     return model.to(device_of(request.options.device)), info, folder
+
+
+def open_with_latents(request: Request) -> tuple[LatentModel | Invertible, dict[str, Any], Path]:
+    """:func:`open_run` of a model that has latent variables.
+
+    Raises:
+        UserError: also if it has none.
+    """
+    model, info, folder = open_run(request)
+    if not isinstance(model, LatentModel | Invertible):
+        raise UserError(f"run: {info['name']} has no latent variables, expected a model that has some")
+    return model, info, folder
 
 
 @dataclass(frozen=True, eq=False)
