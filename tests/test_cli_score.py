@@ -199,9 +199,3 @@ def test_a_folder_is_no_file_to_write(place: Path, capsys: Capture) -> None:
         Path(f"taken.{ending}").mkdir()
         assert say(verb, "run", "--data", "odd", "--out", f"taken.{ending}") == 2
         assert capsys.readouterr().err == f"davi: taken.{ending}: cannot be written, it is a folder\n"
-
-
-def test_what_has_no_latents_is_not_encoded(place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("davi.cli.encode.LatentModel", int)
-    assert say("encode", "run", "--data", "odd") == 2
-    assert "has no latent variables, expected a model that has some" in capsys.readouterr().err

@@ -208,6 +208,15 @@ def test_a_model_without_latents_reconstructs_nothing(
     assert capsys.readouterr().err == ("davi: run: chain has no latent variables, expected a model that reconstructs\n")
 
 
+@pytest.mark.parametrize("verb", ["encode", "decode"])
+def test_a_model_without_latents_is_neither_encoded_nor_decoded(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "load_model", lambda given, print_fn: (Chain(), {"name": "chain"}))
+    assert main([verb, str(tmp_path)]) == 2
+    assert capsys.readouterr().err == ("davi: run: chain has no latent variables, expected a model that has some\n")
+
+
 def test_a_bound_of_a_model_without_latents_is_called_a_lower_bound() -> None:
     _, text, table = seen(Flowlike())
     assert "Lower bound on the log-likelihood, shown as -log p; toy/test, all 5 images. Lower is better." in text
