@@ -3,6 +3,7 @@
 ::
 
     Network                  what recipes build and runs save
+    ├─ Classifier            log p(y | x) of classes; nothing about the image itself
     ├─ Model                 evidence(x) -> nats of log p(x) and their kind; sample(n)
     │  ├─ Autoregressive     every pixel given those before it; completion
     │  │  └─ CausalModel     by a causal network
@@ -15,19 +16,23 @@
        └─ Energy             free energies and Gibbs chains; no claim by itself
           └─ Harmonium       of visible and hidden units
 
-Beside these stand small capabilities: :class:`Conditional` (classes), :class:`Classifying` (log p(y | x)),
-:class:`DataInitialized`, :class:`Staged` (parts that are trained one after the other), :class:`Summable` (an energy
-whose partition function can be summed), :class:`WithPartition` (a model whose likelihood needs one),
-:class:`WithChain` (a Markov chain that can be followed), :class:`WithCouplings` (a harmonium whose couplings are one
-matrix), :class:`WithFilters` (hidden units that can be shown as what they look for).
+:class:`Claiming` is what models and classifiers have in common: evidence. Beside these stand small capabilities:
+:class:`Conditional` (classes), :class:`Classifying` (log p(y | x)), :class:`DataInitialized`, :class:`Staged` (parts
+that are trained one after the other), :class:`Summable` (an energy whose partition function can be summed),
+:class:`WithPartition` (a model whose likelihood needs one), :class:`WithChain` (a Markov chain that can be followed),
+:class:`WithCouplings` (a harmonium whose couplings are one matrix), :class:`WithDepths` (a representation after each
+block), :class:`WithFilters` (hidden units that can be shown as what they look for).
 """
 
 from davi.model.autoregressive import Autoregressive
 from davi.model.base import DataInitialized, Model, Temperature
 from davi.model.causal import CausalModel
 from davi.model.chain import WithChain
+from davi.model.claiming import Claiming
+from davi.model.classifier import Classifier
 from davi.model.classifying import Classifying
 from davi.model.couplings import Couplings, WithCouplings
+from davi.model.depths import WithDepths
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
 from davi.model.filters import WithFilters
 from davi.model.harmonium import Clamped, Harmonium
@@ -43,7 +48,9 @@ __all__ = [
     "Autoregressive",
     "CausalModel",
     "Choose",
+    "Claiming",
     "Clamped",
+    "Classifier",
     "Classifying",
     "Conditional",
     "Couplings",
@@ -67,6 +74,7 @@ __all__ = [
     "Unnormalized",
     "WithChain",
     "WithCouplings",
+    "WithDepths",
     "WithFilters",
     "WithPartition",
     "ask_early",

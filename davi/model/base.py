@@ -11,14 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from davi.evidence import Evidence
-from davi.model.network import Network
+from davi.model.claiming import Claiming
 from davi.repetition import repeat_images
 
 Temperature = float | Sequence[float]
 """One factor on the spread of what is drawn, or one for each layer of a hierarchy."""
 
 
-class Model(Network, ABC):
+class Model(Claiming, ABC):
     """A normalized probability over integer images (:class:`~davi.model.Network` has the arguments)."""
 
     @abstractmethod
@@ -107,12 +107,6 @@ class Model(Network, ABC):
             raise ValueError(f"seed: got {seed} beside a generator, expected one of the two")
         parameter = next(self.parameters(), None)
         return Generator("cpu" if parameter is None else parameter.device).manual_seed(seed)
-
-    @property
-    def saved(self) -> Network:
-        """The network that runs save and whose weights a claim is about: the model itself, unless it is an energy's
-        (:class:`~davi.model.Normalized`)."""
-        return self
 
     def forward(self, x: Tensor, draws: int = 1, y: Tensor | None = None) -> Evidence:
         """:meth:`evidence` of every image ``draws`` times, side by side, ``[draws * B]`` numbers. Training calls it, so

@@ -5,13 +5,20 @@ from __future__ import annotations
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Outcome, Progress, Role
 from davi.objectives.bounds import EvidenceConfig, balancing, negative_elbo, objective
 from davi.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+from davi.objectives.cross_entropy import CrossEntropyConfig, CrossEntropyObjective
 from davi.objectives.evidence import EvidenceObjective
 from davi.objectives.lagging import LaggingConfig, LaggingObjective
 from davi.objectives.up_down import UpDownConfig, UpDownObjective
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    cls.name: cls for cls in (ContrastiveObjective, EvidenceObjective, LaggingObjective, UpDownObjective)
-}
+_ALL: tuple[type[Objective], ...] = (
+    ContrastiveObjective,
+    CrossEntropyObjective,
+    EvidenceObjective,
+    LaggingObjective,
+    UpDownObjective,
+)
+
+OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _ALL}
 """Name in recipes -> class."""
 
 
@@ -29,6 +36,8 @@ __all__ = [
     "OBJECTIVES",
     "ContrastiveConfig",
     "ContrastiveObjective",
+    "CrossEntropyConfig",
+    "CrossEntropyObjective",
     "EvidenceConfig",
     "EvidenceObjective",
     "LaggingConfig",
