@@ -111,7 +111,7 @@ def to_terminal(result: GapResult) -> str:
     units, log_p = result.units, f"log p({result.about})"
     lines = heading(result.protocol, units)
     for point in result.curve:
-        name = "ELBO, which is L_1" if point.samples == 1 else f"L_{point.samples}"
+        name = "ELBO, which is L_1" if point.samples == 1 and result.parts is not None else f"L_{point.samples}"
         lines.append(row(name, point, units))
     parts = result.parts
     if parts is None:

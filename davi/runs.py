@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from davi import __version__
 from davi.config import parse, to_dict
@@ -33,7 +33,7 @@ from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
 from davi.kept import IMAGES, portable
 from davi.model import Model, Network, Unnormalized
-from davi.model.meta import on_meta
+from davi.model.meta import LARGEST, at_most, largest, on_meta
 from davi.models import MODELS
 from davi.partition import normalized
 from davi.renamed import read, upgraded
@@ -48,9 +48,6 @@ from davi.run_folder import in_use as in_use
 
 AVERAGE = "average.safetensors"
 """Within a checkpoint: the averaged model, in the same form as the final one."""
-
-_LARGEST_NUMBER = 2**20
-"""No option of a model is larger; a file that says otherwise would make us build something absurd."""
 
 _KINDS: dict[type, str] = {
     int: "parameters step rollbacks",
@@ -304,26 +301,15 @@ def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Network]:
     numbers = [number for number in given if type(number) is int and 0 < number <= 65536]
     if len(given) != 4 or len(numbers) != 4 or not isinstance(config, dict):
         raise UserError(f"{path}: got no usable shape, levels and config, expected a file written by davi")
-    if _largest(config) > _LARGEST_NUMBER:
-        raise UserError(f"{path}: got a model option above {_LARGEST_NUMBER}; the file is damaged")
+    if largest(config) > LARGEST:
+        raise UserError(f"{path}: got a model option above {LARGEST}; the file is damaged")
     # Every registered model is built from shape, levels and options; the abstract class has no options.
     cls: Callable[..., Network] = MODELS[name]
     options: Any = parse(MODELS[name].Config, upgraded({"model": config})["model"], str(path))
     classes = info.get("classes", 0)
-    if type(classes) is not int or not 0 <= classes <= _LARGEST_NUMBER:
+    if type(classes) is not int or not 0 <= classes <= LARGEST:
         raise UserError(f"{path}: got classes {str(classes)[:50]}, expected a whole number from 0")
     return lambda: cls(tuple(numbers[:3]), numbers[3], options, classes)
-
-
-def _largest(value: Any) -> float:
-    """The largest magnitude among the numbers in nested values; infinite where there is one that is not finite."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return max(map(_largest, value), default=0.0)
-    if isinstance(value, (int, float)):
-        return abs(value) if value - value == 0 else float("inf")
-    return 0.0
 
 
 def on_paper(path: str, build: Callable[[], Network], tensors: int) -> dict[str, Tensor]:
@@ -339,17 +325,9 @@ def on_paper(path: str, build: Callable[[], Network], tensors: int) -> dict[str,
     Raises:
         UserError: one line, if the model cannot be built or has more.
     """
-    left = tensors
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise UserError(f"{path}: got {tensors} tensors, expected more for the model described in the file")
-
-    hook = nn.modules.module.register_module_parameter_registration_hook(count)
+    more = UserError(f"{path}: got {tensors} tensors, expected more for the model described in the file")
     try:
-        with on_meta():
+        with at_most(tensors, more), on_meta():
             return build().state_dict()
     except UserError:
         raise
@@ -357,8 +335,6 @@ def on_paper(path: str, build: Callable[[], Network], tensors: int) -> dict[str,
         raise UserError(
             f"{path}: the model described in the file cannot be built: {' '.join(str(error).split())[:150]}"
         ) from None
-    finally:
-        hook.remove()
 
 
 def _compare(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

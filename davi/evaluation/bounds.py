@@ -339,7 +339,8 @@ def _at_least_one(name: str, value: Any) -> None:
 
 def _refuse_non_finite(evaluation: Evaluation) -> None:
     """A mean over images in which one is not finite says nothing; name the image instead."""
-    for what, values in (("ELBO", evaluation.elbo), ("bound", evaluation.bound)):
+    first = "ELBO" if evaluation.kl.shape[1] else "claim"
+    for what, values in ((first, evaluation.elbo), ("bound", evaluation.bound)):
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
             place = int(positions(evaluation.available, evaluation.limit)[wrong[0]])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from davi.distributions.base import spread, sum_per_image
+from davi.errors import OptionError
 from davi.flows.base import Bijection
 
 
@@ -69,3 +70,25 @@ def parts(z: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """The latents of each scale, ``[B, *shape]``, from a tensor that has them one after the other."""
     sizes = [torch.Size(shape).numel() for shape in shapes]
     return [part.reshape(-1, *shape) for part, shape in zip(z.flatten(1).split(sizes, 1), shapes, strict=True)]
+
+
+_MOST = 4
+"""Times the size of an image that a side may be padded to."""
+
+
+def padding_of(height: int, width: int, scales: int, halvings: int) -> tuple[int, int]:
+    """Rows and columns by which an image is padded so that it can be halved so often.
+
+    Arguments:
+        height, width: of the image.
+        scales: the option of that name, for messages.
+        halvings: how often height and width are halved.
+
+    Raises:
+        OptionError: if almost all of the image would be padding.
+    """
+    unit, largest = 2**halvings, _MOST * max(height, width)
+    if unit > largest:
+        most = scales - halvings + (largest.bit_length() - 1)
+        raise OptionError("scales", f"got {scales}, expected at most {most} for images of {height}x{width}")
+    return -height % unit, -width % unit

@@ -35,6 +35,44 @@ def on_meta() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def at_most(tensors: int, error: Exception) -> Iterator[None]:
+    """Stop the building of a network that registers more tensors of weights: options may ask for any number of layers.
+
+    Arguments:
+        tensors: the most.
+        error: what is raised.
+    """
+    left = tensors
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise error
+
+    hook = nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+LARGEST = 2**20
+"""No option of a model is larger. Something absurd would be built before it is noticed."""
+
+
+def largest(value: Any) -> float:
+    """The largest magnitude among the numbers in nested values; infinite where there is one that is not finite."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return max(map(largest, value), default=0.0)
+    if isinstance(value, (int, float)):
+        return abs(value) if value - value == 0 else float("inf")
+    return 0.0
+
+
 class _WithoutNumbers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

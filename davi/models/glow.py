@@ -47,6 +47,7 @@ from davi.flows import (
 )
 from davi.flows.actnorm import standardizing
 from davi.flows.base import bounded
+from davi.flows.multiscale import padding_of
 from davi.flows.noise import DequantizationSection, UniformConfig, make_noise
 from davi.flows.splits import Channels
 from davi.layers.checkpointed import Checkpointed
@@ -236,7 +237,7 @@ class Glow(Invertible):
     def __init__(self, shape: tuple[int, int, int], levels: int, config: GlowConfig, classes: int = 0) -> None:
         super().__init__(shape, levels, config, classes)
         channels, height, width = self.shape
-        padding = (-height % 2**config.scales, -width % 2**config.scales)
+        padding = padding_of(height, width, config.scales, config.scales)
         height, width = height + padding[0], width + padding[1]
         noise = make_noise((channels, height, width), levels, config.dequantization)
         self.dequantization = Dequantization(levels, -0.5, 0.5, noise, padding)

@@ -55,6 +55,7 @@ from davi.flows import (
     Squeeze,
 )
 from davi.flows.batch_norm import ShiftedBatchNorm
+from davi.flows.multiscale import padding_of
 from davi.flows.noise import DequantizationSection, UniformConfig, make_noise
 from davi.flows.splits import Channels, Checkerboard
 from davi.model import Invertible
@@ -287,7 +288,7 @@ class RealNVP(Invertible):
         super().__init__(shape, levels, config, classes)
         unit = 2 ** (config.scales - 1)
         channels, height, width = self.shape
-        rows, columns = -height % unit, -width % unit
+        rows, columns = padding_of(height, width, config.scales, config.scales - 1)
         noise = make_noise((channels, height + rows, width + columns), levels, config.dequantization)
         self.dequantization = Dequantization(levels, noise=noise, padding=(rows, columns))
         scales, shapes = [], []

@@ -33,15 +33,15 @@ def gap(contents: Contents, _: int) -> Section:
 
 
 _READ = (
-    "Blue is minus L_K, the cost of an image by the bound with K samples; K = 1 is the ELBO, and more samples come "
-    "closer to the true cost, which lies below all points. The bars are standard errors of the distance from the last "
-    "point, over the same images. "
+    "Blue is minus L_K, the cost of an image by the bound with K samples; more samples come closer to the true cost, "
+    "which lies below all points. The bars are standard errors of the distance from the last point, over the same "
+    "images. "
 )
 _READ_PARTS = (
-    "The dashed line is the ELBO with a posterior that is optimized for each image. Its distance from the first point "
-    "is the amortization gap, which a better encoder can close; its distance from the last point is the family gap, "
-    "which only a richer family of posteriors can close. The last point is a bound as well, so the whole gap is at "
-    "least what is shown."
+    "K = 1 is the ELBO. The dashed line is the ELBO with a posterior that is optimized for each image. Its distance "
+    "from the first point is the amortization gap, which a better encoder can close; its distance from the last point "
+    "is the family gap, which only a richer family of posteriors can close. The last point is a bound as well, so the "
+    "whole gap is at least what is shown."
 )
 
 

@@ -210,6 +210,10 @@ def _with_stages(recipe: Recipe, given: Any, shared: Any, where: str) -> Recipe:
     return dataclasses.replace(recipe, stages=tuple(stages), given=tuple(dict(item) for item in given))
 
 
+_MOST_TENSORS = 100_000
+"""A model of more is not built: it would take minutes to find out that it is too large."""
+
+
 def build(recipe: Recipe, shape: Shape, levels: int, classes: int = 0) -> Network:
     """The untrained network of a recipe, in eval mode. Its initial weights are drawn from torch's default generator.
 
@@ -227,12 +231,16 @@ def build(recipe: Recipe, shape: Shape, levels: int, classes: int = 0) -> Networ
     """
     import torch
 
-    from davi.model.meta import on_meta
+    from davi.model.meta import LARGEST, at_most, largest, on_meta
     from davi.models import MODELS
 
+    for option, value in to_dict(recipe.model).items():
+        if largest(value) > LARGEST:
+            raise UserError(f"{recipe.name}: model.{option}: got {_shown(value)}, expected numbers up to {LARGEST:,}")
     cls: Any = MODELS[recipe.model_name]
+    many = MemoryError(f"it has more than {_MOST_TENSORS:,} tensors of weights")
     try:
-        with on_meta():  # an absurd width must not fill the memory before it is noticed
+        with at_most(_MOST_TENSORS, many), on_meta():  # an absurd width must not fill the memory before it is noticed
             model: Network = cls(shape, levels, recipe.model, classes)
         size = sum(parameter.numel() for parameter in model.parameters())
         if 4 * size > _memory():
