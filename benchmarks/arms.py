@@ -18,10 +18,17 @@ from davi.runs import MODEL
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe and what is changed of it, as on the command line."""
+    """A recipe and what is changed of it, as on the command line.
+
+    Arguments:
+        recipe: its name.
+        options: words of the command line.
+        importance_samples: for this arm alone; None: as for all.
+    """
 
     recipe: str
     options: tuple[str, ...] = ()
+    importance_samples: int | None = None
 
 
 def add_options(parser: argparse.ArgumentParser, samples: int) -> None:
@@ -47,7 +54,8 @@ def prepare(run: Path, arm: Arm, options: argparse.Namespace) -> None:
         resume = ["--resume"] if run.exists() else []
         davi("train", arm.recipe, *arm.options, *budget, "--run", str(run), *resume)
     if not (run / "evaluation.safetensors").exists():
-        samples = ["--importance-samples", str(options.importance_samples), "--limit", str(options.limit)]
+        draws = arm.importance_samples or options.importance_samples
+        samples = ["--importance-samples", str(draws), "--limit", str(options.limit)]
         davi("evaluate", str(run), *samples, "--no-baselines")
 
 
@@ -58,6 +66,7 @@ def summary(run: Path) -> dict[str, Any]:
     return {
         "parameters": result.protocol.model.parameters,
         "steps": last["step"],
+        "importance_samples": result.bound.samples,
         "training_seconds": round(last["seconds"], 1),
         "nll": {"mean": -result.bound.nats.mean, "standard_error": result.bound.nats.standard_error},
         "negative_elbo": {"mean": -result.elbo.nats.mean, "standard_error": result.elbo.nats.standard_error},
