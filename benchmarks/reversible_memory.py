@@ -135,7 +135,7 @@ def memory(build: Build, arm: str, depth: int) -> dict[str, float]:
 
 
 def times(build: Build, arms: Sequence[str], depth: int, repeats: int) -> Any:
-    """CPU seconds of a step of each arm, one after the other: the medians, of seconds and of ratios to the first arm."""
+    """CPU seconds of a step of each arm, all in turn: the medians, of seconds and of ratios to the first arm."""
     steps = {arm: build(arm, depth)[1] for arm in arms}
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(repeats + 1):
