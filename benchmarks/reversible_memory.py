@@ -189,13 +189,14 @@ def main() -> None:
     if options.quick:
         print(json.dumps(measured, indent=2))
         return
+    path = write("reversible_memory", measured)
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw(left, measured["layer"]["arms"], "A row of reversible units, 64 channels", "units")
     draw(right, measured["model"]["arms"], "An NVAE of two groups", "cells between two latents")
     for suffix in ("png", "svg"):
         figure.savefig((RESULTS / "reversible_memory").with_suffix(f".{suffix}"), dpi=150)
-    print(write("reversible_memory", measured))
+    print(path)
 
 
 if __name__ == "__main__":
