@@ -109,7 +109,7 @@ class ResidualBranch(nn.Module):
 
 @final
 class ReversibleResiduals(nn.Module):
-    """Blocks on halves of the channels (:class:`~davi.layers.reversible.ReversibleStack`), then average pooling.
+    """Blocks on halves of the channels (:class:`~davi.layers.ReversibleStack`), then average pooling.
 
     Arguments:
         sizes: of a block on all channels; those on half of them have half the widths.

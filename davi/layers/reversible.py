@@ -16,7 +16,8 @@ forward pass.
 
 **Drift.** In floating point :math:`(x_1 + F) - F` is not quite :math:`x_1`, and errors add up from step to step. They
 stay within a row: each row keeps its own outputs, which are the inputs of what comes next, so that the error begins at
-zero again wherever a row ends, that is, at the boundaries between stages. :meth:`Reversible.drift` reports it.
+zero again wherever a row ends, that is, at the boundaries between stages. :meth:`davi.layers.Reversible.drift` reports
+it.
 
 References:
     The Reversible Residual Network: Backpropagation Without Storing Activations, A. N. Gomez, M. Ren, R. Urtasun,
