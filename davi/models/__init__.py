@@ -23,6 +23,7 @@ from davi.models.pixelsnail import PixelSNAIL
 from davi.models.pixelvae import PixelVAE
 from davi.models.rbm import RBM
 from davi.models.real_nvp import RealNVP
+from davi.models.resnet import ResNet
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -47,6 +48,7 @@ _ALL: tuple[type[Network], ...] = (
     PixelVAE,
     RBM,
     RealNVP,
+    ResNet,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -82,5 +84,6 @@ __all__ = [
     "PixelSNAIL",
     "PixelVAE",
     "RealNVP",
+    "ResNet",
     "VeryDeepVAE",
 ]
