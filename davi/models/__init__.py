@@ -24,6 +24,7 @@ from davi.models.pixelvae import PixelVAE
 from davi.models.rbm import RBM
 from davi.models.real_nvp import RealNVP
 from davi.models.resnet import ResNet
+from davi.models.revnet import RevNet
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -49,6 +50,7 @@ _ALL: tuple[type[Network], ...] = (
     RBM,
     RealNVP,
     ResNet,
+    RevNet,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -85,5 +87,6 @@ __all__ = [
     "PixelVAE",
     "RealNVP",
     "ResNet",
+    "RevNet",
     "VeryDeepVAE",
 ]
