@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from davi.model.meta import on_meta
-from davi.models.resnet import ResNet, ResNetConfig
+from davi.models.resnet import ResidualUnit, ResNet, ResNetConfig
 
 Weights = dict[str, Tensor]
 
@@ -109,6 +109,7 @@ def test_recomputed_units_give_the_same_gradients() -> None:
         torch.manual_seed(0)
         model = ResNet((1, 4, 4), 4, ResNetConfig(units=(2, 1), widths=(2, 2, 4)), 3).double().train()
         for unit in model.units:
+            assert isinstance(unit, ResidualUnit)
             unit.recompute = recompute
         model(x).square().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()] + list(model.buffers()))
