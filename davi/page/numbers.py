@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from davi.evaluation import clusters
 from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
 from davi.evaluation.classification import BLIND_GUESS, ERROR_RATE
+from davi.evaluation.measure import Measure
 from davi.evaluation.result import Protocol, Result
 from davi.evidence import About, Kind
 from davi.formatting import UNITS, significant, size
@@ -68,14 +69,16 @@ def _beside(result: Result, unit: Unit) -> str:
     """The cost of the first baseline, independent pixels; of a classifier a blind guess and the share of mistakes."""
     guess, wrong = result.measure(BLIND_GUESS), result.measure(ERROR_RATE)
     if guess is not None:
-        ends = (
-            "" if wrong is None or not wrong.interval else " (95 % interval {:.3g} to {:.3g})".format(*wrong.interval)
-        )
-        return f"{guess.name} {-guess.value:.3f}" + ("" if wrong is None else f"; error rate {wrong.value:.3g} %{ends}")
+        return f"{guess.name} {-guess.value:.3f}" + ("" if wrong is None else f"; {_error_rate(wrong)}")
     for baseline in result.baselines:
         if baseline.bits_per_dim is not None:
             return f"{baseline.name} {unit.short(unit.of_bits(baseline.bits_per_dim))}"
     return ""
+
+
+def _error_rate(wrong: Measure) -> str:
+    ends = "" if wrong.interval is None else " (95 % interval {:.3g} to {:.3g})".format(*wrong.interval)
+    return f"error rate {wrong.value:.3g} %{ends}"
 
 
 def comparison(contents: Contents, _: int) -> Section:
