@@ -2,8 +2,9 @@
 
 Everything is taken over, weights and buffers. Only where the images have other channels or another number of levels
 does the model keep its own, newly drawn layers for what depends on them: the first convolution and the one that gives
-the pixels' parameters; and where they have other classes, those for the classes. The weights with which a run begins are kept in its folder (``start.safetensors``): a run killed
-before its first checkpoint begins with the same ones, whatever has become of the other model.
+the pixels' parameters; and where they have other classes, those that the classes have a share in. The weights with
+which a run begins are kept in its folder (``start.safetensors``): a run killed before its first checkpoint begins with
+the same ones, whatever has become of the other model.
 """
 
 from __future__ import annotations
