@@ -154,7 +154,7 @@ def protocol_of(
 
 def _trained_on(protocol: Mapping[str, Any]) -> dict[str, str | int | None]:
     """What of the protocol of a model's training can make it differ from another: images, their form, first weights."""
-    images = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
+    images = ("set", "train_sha256", "binarization", "binarization_seed", "flip", "random_crop")
     told = (*images, "started_from", "started_from_sha256")
     return {key: protocol[key] for key in told if key in protocol and type(protocol[key]) in (str, int, type(None))}
 

@@ -60,7 +60,7 @@ LARGER = 1.1
 """Two models whose numbers of parameters have a greater ratio are not of the same size."""
 
 _STATED = ("seed", "batch_size", "device", "precision", "version", "commit", "torch")
-_TRAINING = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
+_TRAINING = ("set", "train_sha256", "binarization", "binarization_seed", "flip", "random_crop")
 
 T = TypeVar("T")
 

@@ -24,6 +24,8 @@ from davi.models.pixelsnail import PixelSNAIL
 from davi.models.pixelvae import PixelVAE
 from davi.models.rbm import RBM
 from davi.models.real_nvp import RealNVP
+from davi.models.resnet import ResNet
+from davi.models.revnet import RevNet
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -49,6 +51,8 @@ _ALL: tuple[type[Network], ...] = (
     PixelVAE,
     RBM,
     RealNVP,
+    ResNet,
+    RevNet,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -85,5 +89,7 @@ __all__ = [
     "PixelSNAIL",
     "PixelVAE",
     "RealNVP",
+    "ResNet",
+    "RevNet",
     "VeryDeepVAE",
 ]
