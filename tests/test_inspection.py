@@ -24,9 +24,9 @@ from davi.evidence import Evidence
 from davi.inspection import Inspection, inspect
 from davi.inspection.bits import spread
 from davi.inspection.inspect import pick
-from davi.inspection.walks import depths_of
 from davi.layers import LikelihoodConfig, Padding
 from davi.model import Choose, Temperature
+from davi.model.depths import depths_of
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
 
 SEED = 3
