@@ -181,14 +181,14 @@ _FLOWS = (
 _LAYERS = (
     Mutant(
         "attention-over-columns",
-        "davi/layers/depth_attention.py",
+        "davi/layers/depth_reading.py",
         "return scores.softmax(1)",
         "return scores.softmax(3)",
         ("test_depth_attention.py::test_weights_are_a_distribution_over_the_layers",),
     ),
     Mutant(
         "gradient-of-attention-uncentered",
-        "davi/layers/depth_attention.py",
+        "davi/layers/depth_reading.py",
         "weights * (grad_weights - (weights * grad_weights).sum(1, keepdim=True))",
         "weights * grad_weights",
         ("test_depth_attention.py::test_outputs_and_gradients_are_those_of_stacking",),
