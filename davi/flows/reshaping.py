@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from davi.flows.base import Bijection
+from davi.layers.space_to_depth import depth_to_space, space_to_depth
 
 Order = Literal["channels", "offsets"]
 """What changes slowest among the channels of a squeezed image: the channel, as torch's pixel_unshuffle has it, or the
@@ -31,16 +32,12 @@ class Squeeze(Bijection):
         self.factor = factor
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        y = F.pixel_unshuffle(x, self.factor)
-        if self.order == "offsets":
-            y = y.unflatten(1, (x.shape[1], -1)).transpose(1, 2).flatten(1, 2)
+        y = space_to_depth(x, self.factor) if self.order == "offsets" else F.pixel_unshuffle(x, self.factor)
         return y, torch.zeros_like(x)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = y
-        if self.order == "offsets":
-            x = x.unflatten(1, (self.factor**2, -1)).transpose(1, 2).flatten(1, 2)
-        return F.pixel_shuffle(x, self.factor), torch.zeros_like(y)
+        x = depth_to_space(y, self.factor) if self.order == "offsets" else F.pixel_shuffle(y, self.factor)
+        return x, torch.zeros_like(y)
 
 
 @final

@@ -23,6 +23,8 @@ from davi.models.pixelsnail import PixelSNAIL
 from davi.models.pixelvae import PixelVAE
 from davi.models.rbm import RBM
 from davi.models.real_nvp import RealNVP
+from davi.models.resnet import ResNet
+from davi.models.revnet import RevNet
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -47,6 +49,8 @@ _ALL: tuple[type[Network], ...] = (
     PixelVAE,
     RBM,
     RealNVP,
+    ResNet,
+    RevNet,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -82,5 +86,7 @@ __all__ = [
     "PixelSNAIL",
     "PixelVAE",
     "RealNVP",
+    "ResNet",
+    "RevNet",
     "VeryDeepVAE",
 ]

@@ -26,6 +26,7 @@ from davi.published.flowpp.parity import FlowPPParity
 from davi.published.nvae.parity import NvaeParity
 from davi.published.pixelcnn.parity import PROGRAMS, PixelParity
 from davi.published.real_nvp.parity import RealNVPParity
+from davi.published.revnet.parity import RevNetParity
 from davi.published.sylvester.parity import SylvesterParity
 from davi.published.vdvae.parity import VdvaeParity
 
@@ -36,6 +37,7 @@ FAMILIES: dict[str, Compare] = {
     "flowpp": lambda tensors, facts, dtype: FlowPPParity(tensors, facts, dtype).comparisons(),
     "nvae": lambda tensors, facts, dtype: NvaeParity(tensors, facts, dtype).comparisons(),
     "realnvp": lambda tensors, facts, dtype: RealNVPParity(tensors, facts, dtype).comparisons(),
+    "revnet": lambda tensors, facts, dtype: RevNetParity(tensors, facts, dtype).comparisons(),
     "sylvester": lambda tensors, facts, dtype: SylvesterParity(tensors, facts, dtype).comparisons(),
     "vdvae": lambda tensors, facts, dtype: VdvaeParity(tensors, facts, dtype).comparisons(),
 }

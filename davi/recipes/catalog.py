@@ -132,6 +132,8 @@ CATALOG: dict[str, Entry] = {
     "real_nvp_digits_tiny": Entry(4_353, "seconds, CPU"),
     "real_nvp_fashion_mnist_small": Entry(766_871, "15 minutes, CPU"),
     "real_nvp_imagenet32": Entry(46_220_359, "GPU weeks"),
+    "resnet_digits_tiny": Entry(1_334, "seconds, CPU"),
+    "revnet_digits_tiny": Entry(1_606, "seconds, CPU"),
     "sylvester_digits_tiny": Entry(5_521, "seconds, CPU"),
     "sylvester_mnist_householder": Entry(22_804_705, "GPU hours"),
     "sylvester_mnist_householder_small": Entry(3_353_009, "15 minutes, CPU"),
