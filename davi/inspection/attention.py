@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from davi.data import Images
 from davi.inspection.views import DepthAttentionView, SpatialAttentionView
 from davi.layers.depth_attention import Attended, DepthAttentive, resize_to
 from davi.layers.nonlocal_block import NonLocalBlock
 from davi.model import Hierarchy
+from davi.model.network import Network
 
 MOST_BLOCKS = 8
 """Non-local blocks that are looked at: a deep model has hundreds."""
@@ -26,18 +28,18 @@ Rows = Mapping[int, int]
 class DepthRecorder:
     """Mean weights over all images, and maps of some, of every place with depth-wise attention."""
 
-    def __init__(self, model: Hierarchy) -> None:
-        self._sites = list(model.depth_attentions()) if isinstance(model, DepthAttentive) else []
-        self._layers = model.num_layers
-        self._images = [0 for _ in self._sites]
-        self._sums = [torch.zeros(len(site.sources), dtype=torch.float64) for site in self._sites]
-        self._maps: list[dict[int, Tensor]] = [{} for _ in self._sites]
+    def __init__(self, model: Network) -> None:
+        self.sites = list(model.depth_attentions()) if isinstance(model, DepthAttentive) else []
+        self._layers = model.num_layers if isinstance(model, Hierarchy) else None
+        self._images = [0 for _ in self.sites]
+        self._sums = [torch.zeros(len(site.sources), dtype=torch.float64) for site in self.sites]
+        self._maps: list[dict[int, Tensor]] = [{} for _ in self.sites]
 
     @contextmanager
     def recording(self, rows: Rows) -> Iterator[None]:
         """Count in every image that passes the model within the block."""
         with ExitStack() as hooks:
-            for i, site in enumerate(self._sites):
+            for i, site in enumerate(self.sites):
                 hooks.enter_context(site.attention.register_forward_hook(partial(self._record, i, rows)))
             yield
 
@@ -54,12 +56,12 @@ class DepthRecorder:
             shown: the images whose maps are wanted, in this order.
         """
         sides: dict[str, list[int]] = defaultdict(list)
-        for i, site in enumerate(self._sites):
+        for i, site in enumerate(self.sites):
             sides[site.side].append(i)
         return tuple(self._view(numbers, shown) for numbers in sides.values())
 
     def _view(self, numbers: Sequence[int], shown: Sequence[int]) -> DepthAttentionView:
-        sites = [self._sites[i] for i in numbers]
+        sites = [self.sites[i] for i in numbers]
         sources = sorted({source for site in sites for source in site.sources})
         maps = [torch.stack([self._maps[i][index] for index in shown]) for i in numbers]  # [images, sources, h, w]
         grid = max(((m.shape[2], m.shape[3]) for m in maps), key=lambda size: size[0] * size[1])
@@ -79,7 +81,29 @@ class DepthRecorder:
         )
 
     def _label(self, layer: int) -> str:
-        return str(layer) if layer < self._layers else "image"
+        return "image" if layer == self._layers else str(layer)
+
+
+def attention_over_depth(
+    network: Network, images: Images, shown: Sequence[int], batch_size: int, device: torch.device
+) -> tuple[DepthAttentionView, ...]:
+    """Who reads whom in a network that is called with images, such as a classifier; nothing if none of its layers
+    does.
+
+    Arguments:
+        network: in eval mode, without gradients.
+        images: over which weights are averaged.
+        shown: indices of the images whose maps are wanted.
+        batch_size: images per pass.
+        device: of the network.
+    """
+    recorder = DepthRecorder(network)
+    for start in range(0, len(images) if recorder.sites else 0, batch_size):
+        x = images.pixels[start : start + batch_size].to(device)
+        rows = {index: index - start for index in shown if start <= index < start + len(x)}
+        with recorder.recording(rows):
+            network(x)
+    return recorder.views(shown)
 
 
 class SpatialRecorder:

@@ -12,6 +12,7 @@ from torch import Tensor
 from davi.evaluation import Measure
 from davi.evaluation.autocorrelation import Autocorrelation
 from davi.inspection.flow_views import FlowView
+from davi.layers.depth_attention import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +143,9 @@ class DepthAttentionView:
     Latent grids, and with them the maps, cover the image with the zeros that the model pads it with.
 
     Arguments:
-        side: contexts of the layers above (generative), or encoder features from the layer's own down (inference).
-        readers: the layers that read, by number, top first.
+        side: contexts of the layers above (generative), or encoder features from the layer's own down (inference);
+            outputs of earlier layers (classifier).
+        readers: the layers that read, by number, top first; in a classifier 0 is the stem.
         sources: the layers that are read; ``image`` stands for the features below the last layer.
         matrix: mean weights over pixels and all inspected images, ``[readers, sources]``; NaN where a layer is not
             offered. The rest of a row sums to 1.
@@ -156,7 +158,7 @@ class DepthAttentionView:
         https://openreview.net/forum?id=T4-65DNlDij
     """
 
-    side: Literal["generative", "inference"]
+    side: Side
     readers: tuple[str, ...]
     sources: tuple[str, ...]
     matrix: Tensor

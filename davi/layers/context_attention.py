@@ -1,4 +1,4 @@
-r"""Depth-wise attention as a module for any top-down network.
+r"""Depth-wise attention as a module for any network whose layers have contexts.
 
 The layer i of a hierarchy has a context :math:`c_i`, the feature map from which its prior and its posterior are made.
 With this part it reads from the contexts of all layers above,
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from davi.layers.depth_approximation import EXACT, DepthApproximation
-from davi.layers.depth_attention import AttentionSite, DepthAttention, LayerMemory
+from davi.layers.depth_attention import AttentionSite, DepthAttention, LayerMemory, Side
 
 
 @final
@@ -137,9 +137,9 @@ class ContextAttentionOptions:
         ]
 
 
-def sites(parts: Iterable[nn.Module | None]) -> Iterator[AttentionSite]:
-    """Where layers read from those above, given the layers' shares, the top first."""
+def sites(parts: Iterable[nn.Module | None], side: Side = "generative") -> Iterator[AttentionSite]:
+    """Where layers read from those before them, given the layers' shares, the first layer's first."""
     for i, part in enumerate(parts):
         if isinstance(part, ContextAttention) and part.attention is not None and part.gate is not None:
             sources = tuple(range(i))[part.attention.span(i)]
-            yield AttentionSite("generative", i, sources, part.attention, part.gate)
+            yield AttentionSite(side, i, sources, part.attention, part.gate)

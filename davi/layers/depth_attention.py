@@ -114,26 +114,32 @@ class DepthAttention(nn.Module):
         return read_approximately(query, keys, values, cell, top_k if top_k < len(values) else 0)
 
 
-class AttentionSite(NamedTuple):
-    """A place in a hierarchy where a layer reads from others."""
+Side = Literal["generative", "inference", "classifier"]
+"""What reads: prior and posterior, which read from the layers above; the posterior, from features of the layers below;
+a classifier, whose layers read from those before them."""
 
-    side: Literal["generative", "inference"]
+
+class AttentionSite(NamedTuple):
+    """A place in a network where a layer reads from others."""
+
+    side: Side
     layer: int
-    """The layer that reads, 0: the top."""
+    """The layer that reads, 0: the top of a hierarchy, or the bottom of a classifier."""
     sources: tuple[int, ...]
-    """The layers it reads from, in the order of the weights. The number of layers stands for what lies below the last
-    one: the features of the image itself."""
+    """The layers it reads from, in the order of the weights. The number of layers of a hierarchy stands for what lies
+    below the last one: the features of the image itself. In a classifier layer 0 is the output of the stem, and the
+    last layer what makes the logits."""
     attention: DepthAttention
     gate: Tensor
     """Factor on what was read, a scalar; 0: the attention has no influence."""
 
 
 class DepthAttentive(ABC):
-    """A hierarchy whose layers read from one another, and which says where."""
+    """A network whose layers may read from one another, and which says where."""
 
     @abstractmethod
     def depth_attentions(self) -> Iterator[AttentionSite]:
-        """All places, side by side and layer by layer from the top; a layer that reads nothing has none."""
+        """All places, side by side and layer by layer from the first; a layer that reads nothing has none."""
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
