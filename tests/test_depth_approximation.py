@@ -144,6 +144,25 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(read, leaves, eps=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["exact", *SOME])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bf16_autocast(name: str, dtype: torch.dtype) -> None:
+    options = SOME.get(name, EXACT)
+    attention, project = DepthAttention(options, D), options.projection(D)
+    query, keys, values = maps()
+    leaves = [query.bfloat16(), *(key.bfloat16() for key in keys), *(value.to(dtype) for value in values)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attention(leaves[0], [project(key) for key in leaves[1 : N + 1]], leaves[N + 1 :])
+    found.result.sum().backward()
+    read = leaves[N + 1 :][options.span(N)]
+    assert all(leaf.grad is not None and bool(leaf.grad.isfinite().all()) for leaf in (leaves[0], *read))
+    # 8 bits: weights are off by some hundredths
+    expected = DepthAttention(options, D).double()(query, [project.double()(key) for key in keys], values)
+    if options.top_k == 0:
+        torch.testing.assert_close(found.result.double(), expected.result, rtol=0.1, atol=0.1)
+
+
 def test_only_the_top_layers_of_a_pixel_have_weight() -> None:
     weights = DepthAttention(SOME["top"])(*maps()).weights
     assert bool(((weights > 0).sum(1) == 2).all())

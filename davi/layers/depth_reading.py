@@ -32,9 +32,11 @@ def _mixture(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
 
 
 def _of_scores(grad: Tensor, weights: Tensor, values: Sequence[Tensor]) -> Tensor:
-    """Gradient of the scores ``[B, n, H, W]``, given that of the mixture."""
+    """Gradient of the scores ``[B, n, H, W]``, given that of the mixture; autocast may have made that more precise than
+    the scores are."""
     grad_weights = torch.stack([(grad * value).sum(1) for value in values], 1)  # [B, n, H, W]
-    return weights * (grad_weights - (weights * grad_weights).sum(1, keepdim=True))
+    grad_scores = weights * (grad_weights - (weights * grad_weights).sum(1, keepdim=True))
+    return grad_scores.to(weights.dtype)
 
 
 class _Read(torch.autograd.Function):
@@ -71,7 +73,8 @@ def _over(scores: Tensor, chosen: Tensor | None) -> Tensor:
     if chosen is None:
         return scores.softmax(1)
     layers = chosen.long()
-    return torch.zeros_like(scores).scatter(1, layers, scores.gather(1, layers).softmax(1))
+    weights = scores.gather(1, layers).softmax(1)
+    return torch.zeros_like(scores, dtype=weights.dtype).scatter(1, layers, weights)  # autocast may have changed it
 
 
 class _ReadApproximately(torch.autograd.Function):
