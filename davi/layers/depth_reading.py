@@ -70,11 +70,12 @@ class _Read(torch.autograd.Function):
 
 def _over(scores: Tensor, chosen: Tensor | None) -> Tensor:
     """Softmax over the layers ``chosen``, ``[B, k, H, W]``; None: over all."""
+    among = scores if chosen is None else scores.gather(1, chosen.long())
+    weights = among.softmax(1)
     if chosen is None:
-        return scores.softmax(1)
-    layers = chosen.long()
-    weights = scores.gather(1, layers).softmax(1)
-    return torch.zeros_like(scores, dtype=weights.dtype).scatter(1, layers, weights)  # autocast may have changed it
+        return weights
+    # Autocast may have changed the precision.
+    return torch.zeros_like(scores, dtype=weights.dtype).scatter(1, chosen.long(), weights)
 
 
 class _ReadApproximately(torch.autograd.Function):

@@ -132,6 +132,7 @@ CATALOG: dict[str, Entry] = {
     "real_nvp_digits_tiny": Entry(4_353, "seconds, CPU"),
     "real_nvp_fashion_mnist_small": Entry(766_871, "15 minutes, CPU"),
     "real_nvp_imagenet32": Entry(46_220_359, "GPU weeks"),
+    "resnet_attention_cifar10_small": Entry(277_708, "15 minutes, CPU"),
     "resnet_attention_digits_tiny": Entry(1_464, "seconds, CPU"),
     "resnet_digits_tiny": Entry(1_334, "seconds, CPU"),
     "revnet_attention_digits_tiny": Entry(1_736, "seconds, CPU"),
