@@ -25,7 +25,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def rounds_of(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def step(loss: Callable[[], Tensor]) -> None:
+    """Forward and backward; weights stay as they are."""
+    loss().backward()
+
+
+def rounds_of(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median processor seconds, all taking turns."""
     for work in works.values():
         work()
@@ -174,7 +180,7 @@ def rounds_of(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 def costs(layers: int, options: argparse.Namespace) -> dict[str, Any]:
     """Name -> row, at one depth."""
     made = {name: stepper(name, layers) for name in options.variants}
-    steps = {name: lambda loss=loss: loss().backward() for name, (_, loss) in made.items()}
+    steps = {name: partial(step, loss) for name, (_, loss) in made.items()}
     seconds = rounds_of(steps, options.rounds)
     alone = rounds_of({name: Readings(name, layers).run for name in options.variants}, options.rounds)
     return {

@@ -13,7 +13,7 @@ from davi.data import Images
 from davi.inspection.attention import attention_over_depth
 from davi.layers import DepthApproximation, resize_to
 from davi.layers.context_attention import ContextAttention, ContextAttentionOptions
-from davi.models.resnet import ResNet, ResNetConfig
+from davi.models.resnet import ResidualUnit, ResNet, ResNetConfig
 from davi.models.revnet import RevNet, RevNetConfig
 from davi.page import attention
 
@@ -25,7 +25,9 @@ Net = ResNet | RevNet
 def build(kind: type[Net], attention: ContextAttentionOptions = ATTENTION, **options: Any) -> Net:
     usual = {"units": (2, 2), "widths": (4, 4, 8), "mean": (0.5,), "std": (0.5,), "depth_attention": attention}
     torch.manual_seed(0)
-    return kind((1, 8, 6), 5, kind.Config(**{**usual, **options}), 3).double()
+    if issubclass(kind, ResNet):
+        return ResNet((1, 8, 6), 5, ResNetConfig(**{**usual, **options}), 3).double()
+    return RevNet((1, 8, 6), 5, RevNetConfig(**{**usual, **options}), 3).double()
 
 
 def opened(model: Net) -> Net:
@@ -99,6 +101,7 @@ def test_a_residual_network_by_hand(images: Tensor) -> None:
     parts = parts_of(model)
     outputs = [model.stem(model.standardize(images))]
     for i, unit in enumerate(model.units):
+        assert isinstance(unit, ResidualUnit)
         seen = read(parts[i], outputs[-1], list(zip(parts, outputs[:-1], strict=False)))
         outputs.append(unit.shortcut(outputs[-1]) + unit.branch(seen))
     seen = read(parts[-1], outputs[-1], list(zip(parts, outputs[:-1], strict=False)))

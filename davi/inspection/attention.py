@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from davi.data import Images
 from davi.inspection.views import DepthAttentionView, SpatialAttentionView
-from davi.layers.depth_attention import Attended, DepthAttentive, resize_to
+from davi.layers.depth_attention import DepthAttentive, resize_to
+from davi.layers.depth_reading import Attended
 from davi.layers.nonlocal_block import NonLocalBlock
 from davi.model import Hierarchy
 from davi.model.network import Network
