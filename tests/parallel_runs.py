@@ -6,7 +6,7 @@ environment is that which torchrun gives. A fault is ``signal`` (the second proc
 ``kill`` (the first is killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each
 keeps a share of the weights; with ``chains`` a Boltzmann machine is trained, whose objective has chains of all kinds;
 with ``stages`` a model of two parts, four steps of which are for the first; with ``lagging`` most of the steps move the
-inference network alone.
+inference network alone; with ``reversible`` residual blocks re-create their activations.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def objective_of(*options: str) -> ObjectiveConfig:
 def model_of(*options: str) -> Network:
     """The model; its initial weights are always the same."""
     if not {"chains", "stages"} & {*options}:
-        return vae()
+        return vae(reversible="reversible" in options)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if "stages" in options:

@@ -35,7 +35,7 @@ def sets(n: int = 40, binarization: str = "dynamic", flip: str = "horizontal", s
     )
 
 
-def vae(levels: int = 2, size: int = 4, width: int = 4) -> AttentiveVAE:
+def vae(levels: int = 2, size: int = 4, width: int = 4, reversible: bool = False) -> AttentiveVAE:
     """A Deep Attentive VAE of two layers, with batch norms, both attentions, and initial weights always the same."""
     config = AttentiveVAEConfig(
         layers=(2,),
@@ -46,6 +46,7 @@ def vae(levels: int = 2, size: int = 4, width: int = 4) -> AttentiveVAE:
         encoder_blocks=1,
         decoder_blocks=1,
         nodes=1,
+        reversible=reversible,
         generative_attention=DepthWiseAttention(2),
         inference_attention=DepthWiseAttention(2),
         likelihood=LikelihoodConfig("bernoulli" if levels == 2 else "logistic_mixture", 2),

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.layers.checkpointed import Checkpointed
+from davi.layers.reversible import ReversibleStack
 
 
 def plain_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
@@ -88,4 +89,45 @@ class Residual(Checkpointed):
 
     def compute(self, x: Tensor) -> Tensor:
         x = x + self.body(F.gelu(x))
+        return x if self.pool == 1 else F.avg_pool2d(x, self.pool)
+
+
+@final
+class ResidualBranch(nn.Module):
+    """f(g(h)), which :class:`Residual` adds to h; the arguments are the same."""
+
+    def __init__(self, sizes: Sizes, depth: int) -> None:
+        super().__init__()
+        self.body = Bottleneck(sizes.width, sizes, sizes.width)
+        with torch.no_grad():
+            self.body.c4.weight.mul_(math.sqrt(1.0 / depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(F.gelu(x))
+        return result
+
+
+@final
+class ReversibleResiduals(nn.Module):
+    """Blocks on halves of the channels (:class:`~davi.layers.reversible.ReversibleStack`), then average pooling.
+
+    Arguments:
+        sizes: of a block on all channels; those on half of them have half the widths.
+        blocks: how many.
+        depth, pool: as in :class:`Residual`.
+
+    Raises:
+        ValueError: if the width is odd.
+    """
+
+    def __init__(self, sizes: Sizes, blocks: int, depth: int, pool: int = 1) -> None:
+        super().__init__()
+        middle = max(1, sizes.middle // 2)
+        self.stack = ReversibleStack(
+            sizes.width, blocks, lambda width: ResidualBranch(Sizes(width, middle, sizes.kernel), depth)
+        )
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stack(x)
         return x if self.pool == 1 else F.avg_pool2d(x, self.pool)

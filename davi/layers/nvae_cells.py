@@ -24,6 +24,7 @@ from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import SqueezeExcite, with_length
 from davi.layers.depthwise import depthwise_conv2d
 from davi.layers.residual import FactorizedReduce
+from davi.layers.reversible import ReversibleStack
 
 Resize = Literal["keep", "halve", "double"]
 """What a cell does to the resolution. Halving it doubles the width, doubling it halves the width."""
@@ -139,23 +140,68 @@ class Cell(Checkpointed):
         return out
 
 
+@final
+class CellBranch(nn.Module):
+    """What a cell adds to its input, 0.1 SE(f(x)), by itself; the arguments are those of :class:`Cell`."""
+
+    def __init__(self, body: nn.Sequential, channels: int, squeeze_excite: bool) -> None:
+        super().__init__()
+        self.body = body
+        self.squeeze_excite = SqueezeExcite(channels, bias=True) if squeeze_excite else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return RESIDUAL_SCALE * (y if self.squeeze_excite is None else self.squeeze_excite(y))
+
+
 def encoder_cell(channels: int, squeeze_excite: bool, resize: Resize = "keep") -> Cell:
     """A cell of the way up: batch norm, swish, 3x3 convolution, twice; the first changes resolution and width."""
     width = 2 * channels if resize == "halve" else channels
     skip = FactorizedReduce(channels, width, KernelConv2d) if resize == "halve" else nn.Identity()
-    first = [batch_norm(channels), nn.SiLU(), KernelConv2d(channels, width, 3, stride=2 if resize == "halve" else 1)]
-    second = [batch_norm(width), nn.SiLU(), KernelConv2d(width, width, 3)]
-    return Cell(skip, nn.Sequential(*first, *second), width, squeeze_excite)
+    return Cell(skip, _encoder_body(channels, width), width, squeeze_excite)
 
 
 def decoder_cell(channels: int, expansion: int, squeeze_excite: bool, resize: Resize = "keep") -> Cell:
     """A cell of the way down: an inverted residual that widens the features ``expansion`` times."""
-    width, wide = (channels // 2 if resize == "double" else channels), expansion * channels
+    width = channels // 2 if resize == "double" else channels
     skip = DoubleAndHalve(channels, width) if resize == "double" else nn.Identity()
-    body: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if resize == "double" else []
+    return Cell(skip, _decoder_body(channels, width, expansion), width, squeeze_excite)
+
+
+def encoder_cells(channels: int, count: int, squeeze_excite: bool, reversible: bool) -> list[nn.Module]:
+    """Cells of the way up that keep the resolution, one after the other; or one reversible stack of as many."""
+    if reversible and count:
+
+        def branch(width: int) -> nn.Module:
+            return CellBranch(_encoder_body(width, width), width, squeeze_excite)
+
+        return [ReversibleStack(channels, count, branch)]
+    return [encoder_cell(channels, squeeze_excite) for _ in range(count)]
+
+
+def decoder_cells(channels: int, count: int, expansion: int, squeeze_excite: bool, reversible: bool) -> list[nn.Module]:
+    """The same of the way down."""
+    if reversible and count:
+
+        def branch(width: int) -> nn.Module:
+            return CellBranch(_decoder_body(width, width, expansion), width, squeeze_excite)
+
+        return [ReversibleStack(channels, count, branch)]
+    return [decoder_cell(channels, expansion, squeeze_excite) for _ in range(count)]
+
+
+def _encoder_body(channels: int, width: int) -> nn.Sequential:
+    first = [batch_norm(channels), nn.SiLU(), KernelConv2d(channels, width, 3, stride=2 if width > channels else 1)]
+    second = [batch_norm(width), nn.SiLU(), KernelConv2d(width, width, 3)]
+    return nn.Sequential(*first, *second)
+
+
+def _decoder_body(channels: int, width: int, expansion: int) -> nn.Sequential:
+    wide = expansion * channels
+    body: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if width < channels else []
     body += [batch_norm(channels), KernelConv2d(channels, wide, 1, bias=False, weight_norm=False)]
     body += [batch_norm(wide), nn.SiLU()]
     body += [KernelConv2d(wide, wide, 5, bias=False, groups=wide, weight_norm=False)]
     body += [batch_norm(wide), nn.SiLU()]
     body += [KernelConv2d(wide, width, 1, bias=False, weight_norm=False), batch_norm(width)]
-    return Cell(skip, nn.Sequential(*body), width, squeeze_excite)
+    return nn.Sequential(*body)

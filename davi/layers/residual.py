@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, groupby
 from typing import Literal, final
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from davi.layers.checkpointed import Checkpointed
 from davi.layers.convolution import SqueezeExcite, WeightNormConv2d
 from davi.layers.nonlocal_block import NonLocalBlock
+from davi.layers.reversible import ReversibleStack
 
 Rescale = Literal[-2, 0, 2]
 """What a block does to the resolution: halve, keep, double."""
@@ -142,6 +144,18 @@ class ResidualBlock(Checkpointed):
         return out
 
 
+@final
+class NodeBranch(nn.Module):
+    """What a residual block that keeps the resolution adds to its input, by itself."""
+
+    def __init__(self, channels: int, nodes: int, options: NodeOptions) -> None:
+        super().__init__()
+        self.nodes = nn.Sequential(*[Node(channels, channels, options) for _ in range(nodes)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.1 * self.nodes(x)
+
+
 def widths_along(width: int, rescales: Sequence[int]) -> list[int]:
     """Widths before, between and after blocks: halving the resolution doubles the width and the other way round."""
     factor = {-2: 2.0, 0: 1.0, 2: 0.5}
@@ -158,6 +172,7 @@ class ResidualCell(nn.Module):
         nodes: nodes per block.
         options: what a node contains.
         stem_channels: if given, a 3x3 convolution from that many channels comes first.
+        reversible: blocks that keep the resolution become reversible stacks, one for each row of them.
     """
 
     def __init__(
@@ -167,14 +182,36 @@ class ResidualCell(nn.Module):
         nodes: int = 2,
         options: NodeOptions | None = None,
         stem_channels: int | None = None,
+        reversible: bool = False,
     ) -> None:
         super().__init__()
+        options = options or NodeOptions()
         self.stem = None if stem_channels is None else WeightNormConv2d(stem_channels, widths[0], 3)
-        pairs = zip(widths[:-1], widths[1:], rescales, strict=True)
-        self.blocks = nn.Sequential(*[ResidualBlock(a, b, rescale, nodes, options) for a, b, rescale in pairs])
+        blocks: list[nn.Module] = []
+        for sizes, alike in groupby(zip(widths[:-1], widths[1:], rescales, strict=True)):
+            if reversible and sizes[2] == 0:
+                branch = partial(NodeBranch, nodes=nodes, options=options)
+                blocks.append(ReversibleStack(sizes[0], len(list(alike)), branch))
+            else:
+                blocks += [ResidualBlock(*each, nodes, options) for each in alike]
+        self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stem is not None:
             x = self.stem(x)
         out: Tensor = self.blocks(x)
         return out
+
+
+@final
+class Merge(nn.Module):
+    """1x1 convolution of a context and its latent, optionally followed by a non-local block."""
+
+    def __init__(self, in_channels: int, out_channels: int, options: NodeOptions) -> None:
+        super().__init__()
+        self.conv = WeightNormConv2d(in_channels, out_channels, 1)
+        self.attention = options.nonlocal_block(out_channels)
+
+    def forward(self, context: Tensor, z: Tensor) -> Tensor:
+        x: Tensor = self.conv(torch.cat([context.expand(z.shape[0], -1, -1, -1), z.to(context.dtype)], 1))
+        return x if self.attention is None else self.attention(x)

@@ -18,8 +18,8 @@ attention (non-local blocks) may stand inside the residual cells and after the m
 
 .. math:: \log p(x) \ge E_q[\log p(x \mid z)] - \sum_i E_q[KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))]
 
-Beyond the paper: latents at several scales with attention across them, and any image size (the model pads and crops;
-the likelihood counts real pixels only).
+Beyond the paper: latents at several scales with attention across them, reversible residual blocks, and any image size
+(the model pads and crops; the likelihood counts real pixels only).
 
 References:
     Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
@@ -29,7 +29,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
@@ -43,7 +43,8 @@ from davi.layers.convolution import WeightNormConv2d
 from davi.layers.depth_attention import AttentionSite, DepthAttentive, DepthWiseAttention, resize_to
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.raw_normal import GaussianOptions, RawNormal
-from davi.layers.residual import NodeOptions, widths_along
+from davi.layers.residual import Merge, NodeOptions, widths_along
+from davi.layers.reversible import Reversible
 from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy
 
 
@@ -78,6 +79,8 @@ class AttentiveVAEConfig(LatentOptions):
         nodes: convolutions per residual block.
         squeeze_excite: gate the channels after every convolution of a residual block.
         pad: zeros added on each side of the image; None: as few as the halvings require.
+        reversible: residual blocks that keep the resolution work on halves of the channels, in steps that can be taken
+            back: a row of them keeps no activations (:mod:`davi.layers.reversible`). The paper has none.
         spatial_attention: where non-local blocks stand.
         generative_attention: depth-wise attention of a layer over the contexts above it.
         inference_attention: depth-wise attention of a layer over the encoder features below it.
@@ -95,6 +98,7 @@ class AttentiveVAEConfig(LatentOptions):
     nodes: int = 2
     squeeze_excite: bool = False
     pad: int | None = None
+    reversible: bool = False
     spatial_attention: SpatialAttention = field(default_factory=SpatialAttention)
     generative_attention: DepthWiseAttention = field(default_factory=DepthWiseAttention)
     inference_attention: DepthWiseAttention = field(default_factory=DepthWiseAttention)
@@ -171,18 +175,12 @@ def _norm(channels: int, wanted: bool) -> ChannelLayerNorm | None:
     return ChannelLayerNorm(channels) if wanted else None
 
 
-@final
-class Merge(nn.Module):
-    """1x1 convolution of a context and its latent, optionally followed by a non-local block."""
-
-    def __init__(self, in_channels: int, out_channels: int, options: NodeOptions) -> None:
-        super().__init__()
-        self.conv = WeightNormConv2d(in_channels, out_channels, 1)
-        self.attention = options.nonlocal_block(out_channels)
-
-    def forward(self, context: Tensor, z: Tensor) -> Tensor:
-        x: Tensor = self.conv(torch.cat([context.expand(z.shape[0], -1, -1, -1), z.to(context.dtype)], 1))
-        return x if self.attention is None else self.attention(x)
+def _cell(
+    config: AttentiveVAEConfig, widths: Sequence[int], rescales: Sequence[int], keys: int, stem: int | None = None
+) -> ResidualCell:
+    """A cell with the model's options and non-local blocks with ``keys``."""
+    options = NodeOptions(keys, squeeze_excite=config.squeeze_excite)
+    return ResidualCell(widths, rescales, config.nodes, options, stem, config.reversible)
 
 
 @final
@@ -215,8 +213,7 @@ class GenerativeLayer(nn.Module):
         merge = NodeOptions(spatial.generative_merge)
         self.merge = Merge(context + config.latent_channels, width, merge)
         rescales = [2 if finer else 0] + [0] * (config.decoder_blocks - 1)
-        options = NodeOptions(spatial.decoder, squeeze_excite=config.squeeze_excite)
-        self.cell = ResidualCell([width] * (len(rescales) + 1), rescales, config.nodes, options)
+        self.cell = _cell(config, [width] * (len(rescales) + 1), rescales, spatial.decoder)
         self.prior = WeightNormConv2d(context, 2 * config.latent_channels, 1)
         norms = bool(key) and config.generative_attention.layer_norm
         approximation = config.generative_attention.approximation
@@ -357,16 +354,14 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
     def _build_encoder(self, widths: _Widths) -> None:
         config, spatial = self.config, self.config.spatial_attention
         grown = widths_along(config.width + widths.inference_key // 2**widths.halvings, config.preprocess)
-        options = NodeOptions(spatial.preprocess, squeeze_excite=config.squeeze_excite)
-        self.preprocess = ResidualCell(grown, config.preprocess, config.nodes, options, stem_channels=self.shape[0])
+        self.preprocess = _cell(config, grown, config.preprocess, spatial.preprocess, self.shape[0])
         self.feature_split = (widths.value, widths.inference_key)
         self.project_features = config.inference_attention.approximation.projection(widths.inference_key)
-        options = NodeOptions(spatial.encoder, squeeze_excite=config.squeeze_excite)
         cells = []
         for layer, scale in enumerate(self.scale_of_layer):
             coarser = layer + 1 < self.num_layers and self.scale_of_layer[layer + 1] > scale
             rescales = [-2 if coarser else 0] + [0] * (config.encoder_blocks - 1)
-            cells.append(ResidualCell([widths.feature] * (len(rescales) + 1), rescales, config.nodes, options))
+            cells.append(_cell(config, [widths.feature] * (len(rescales) + 1), rescales, spatial.encoder))
         self.encoder = nn.ModuleList(cells)
         self.inference = nn.ModuleList(InferenceLayer(config, widths, i == 0) for i in range(self.num_layers))
 
@@ -381,13 +376,11 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
         self.merge = Merge(
             widths.context + config.latent_channels, widths.context, NodeOptions(spatial.generative_merge)
         )
-        options = NodeOptions(spatial.postprocess, squeeze_excite=config.squeeze_excite)
-        self.postprocess = ResidualCell(
-            widths_along(widths.context, config.postprocess), config.postprocess, config.nodes, options
-        )
+        narrowed = widths_along(widths.context, config.postprocess)
+        self.postprocess = _cell(config, narrowed, config.postprocess, spatial.postprocess)
 
     def blocks(self) -> Iterable[nn.Module]:
-        own = (module for module in self.modules() if isinstance(module, ResidualBlock))
+        own = (module for module in self.modules() if isinstance(module, (ResidualBlock, Reversible)))
         return dict.fromkeys([*own, *self.head.blocks()])
 
     def depth_attentions(self) -> Iterator[AttentionSite]:

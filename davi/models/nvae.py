@@ -21,8 +21,8 @@ with a single draw of :math:`\log q - \log p` for a posterior with shifts. In tr
 of the largest singular values of all convolutions and the sum of the largest gains of all batch norms, both times a
 weight of the objective.
 
-Beyond the paper: depth-wise attention between the groups, and any image size and number of channels (the model pads and
-crops; the likelihood counts real pixels only).
+Beyond the paper: depth-wise attention between the groups, reversible cells, and any image size and number of channels
+(the model pads and crops; the likelihood counts real pixels only).
 
 References:
     NVAE: A Deep Hierarchical Variational Autoencoder, A. Vahdat, J. Kautz, NeurIPS 2020,
@@ -46,8 +46,9 @@ from davi.flows.autoregressive_shift import ShiftPairs
 from davi.layers import Padding
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
-from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
+from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, decoder_cells, encoder_cell, encoder_cells
 from davi.layers.pixel_head import LikelihoodConfig
+from davi.layers.reversible import Reversible
 from davi.layers.spectral import SpectralNorms
 from davi.model import Choose, LatentOptions, LayerSizes, PixelHierarchy
 
@@ -73,6 +74,8 @@ class NVAEConfig(LatentOptions):
         residual_posterior: the posterior's parameters are added to the prior's.
         shifts: pairs of autoregressive shifts of every posterior.
         pad: zeros added on each side of the image; None: as few as the halvings require.
+        reversible: cells that keep the resolution work on halves of the channels, in steps that can be taken back: a
+            row of them keeps no activations (:mod:`davi.layers.reversible`). The paper has none.
         depth_attention: reading across groups, which the paper does not have.
         likelihood: family and options of p(x | z).
     """
@@ -90,6 +93,7 @@ class NVAEConfig(LatentOptions):
     residual_posterior: bool = True
     shifts: int = 0
     pad: int | None = None
+    reversible: bool = False
     depth_attention: ContextAttentionOptions = field(default_factory=ContextAttentionOptions)
     likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 10))
 
@@ -154,8 +158,8 @@ class Group(nn.Module):
     def __init__(self, config: NVAEConfig, multiple: int, finer: bool) -> None:
         super().__init__()
         channels, excite = config.decoder_width * multiple, config.squeeze_excite
-        cells = [decoder_cell(2 * channels, _LATENT_EXPANSION, excite, "double")] if finer else []
-        cells += [decoder_cell(channels, _LATENT_EXPANSION, excite) for _ in range(config.decoder_cells)]
+        cells: list[nn.Module] = [decoder_cell(2 * channels, _LATENT_EXPANSION, excite, "double")] if finer else []
+        cells += decoder_cells(channels, config.decoder_cells, _LATENT_EXPANSION, excite, config.reversible)
         self.cells = nn.Sequential(*cells)
         self.prior = KernelConv2d(channels, 2 * config.latent_channels, 1)
         self.from_context = KernelConv2d(channels, config.encoder_width * multiple, 1)
@@ -212,20 +216,20 @@ class NVAE(PixelHierarchy, DepthAttentive):
         self.spectral = SpectralNorms([(conv.v.shape[0], conv.v[0].numel()) for conv in self._convolutions])
 
     def _build_encoder(self, multiples: Sequence[int]) -> None:
-        config = self.config
+        config, excite = self.config, self.config.squeeze_excite
         self.stem = KernelConv2d(self.shape[0], config.encoder_width, 3)
-        cells = []
+        cells: list[nn.Module] = []
         for halving in range(config.halvings):
             width = config.encoder_width * 2**halving
-            cells += [encoder_cell(width, config.squeeze_excite) for _ in range(config.preprocess_cells - 1)]
-            cells.append(encoder_cell(width, config.squeeze_excite, "halve"))
+            cells += encoder_cells(width, config.preprocess_cells - 1, excite, config.reversible)
+            cells.append(encoder_cell(width, excite, "halve"))
         self.preprocess = nn.Sequential(*cells)
         towers = []
         for i, multiple in enumerate(multiples):  # the way up goes through them from the last to the first
             width, below = config.encoder_width * multiple, multiples[min(i + 1, len(multiples) - 1)]
-            cells = [encoder_cell(width // 2, config.squeeze_excite, "halve")] if multiple > below else []
+            cells = [encoder_cell(width // 2, excite, "halve")] if multiple > below else []
             if not config.single:
-                cells += [encoder_cell(width, config.squeeze_excite) for _ in range(config.encoder_cells)]
+                cells += encoder_cells(width, config.encoder_cells, excite, config.reversible)
             towers.append(nn.Sequential(*cells))
         self.encoder = nn.ModuleList(towers)
 
@@ -239,17 +243,16 @@ class NVAE(PixelHierarchy, DepthAttentive):
         self.merge = nn.ModuleList(KernelConv2d(features * width * m + z, width * m, 1) for m in multiples)
         pairs = [0 if config.has_constant_rate(i) else config.shifts for i in range(len(multiples))]
         self.shifts = nn.ModuleList(ShiftPairs(z, count) for count in pairs if config.shifts)
-        cells = []
+        cells: list[nn.Module] = []
         for halving in reversed(range(config.halvings)):
-            wide, fine = width * 2 ** (halving + 1), width * 2**halving
+            wide, fine, rest = width * 2 ** (halving + 1), width * 2**halving, config.postprocess_cells - 1
             cells.append(decoder_cell(wide, _PIXEL_EXPANSION, config.squeeze_excite, "double"))
-            rest = range(config.postprocess_cells - 1)
-            cells += [decoder_cell(fine, _PIXEL_EXPANSION, config.squeeze_excite) for _ in rest]
+            cells += decoder_cells(fine, rest, _PIXEL_EXPANSION, config.squeeze_excite, config.reversible)
         self.postprocess = nn.Sequential(*cells)
         self.output = KernelConv2d(width, self.head.inputs, 3)
 
     def blocks(self) -> Iterable[nn.Module]:
-        own = (module for module in self.modules() if isinstance(module, Cell))
+        own = (module for module in self.modules() if isinstance(module, (Cell, Reversible)))
         return dict.fromkeys([*own, *self.head.blocks()])
 
     def depth_attentions(self) -> Iterator[AttentionSite]:

@@ -21,7 +21,7 @@ gradient is far too large, is what makes 78 layers trainable. The bound that is 
 .. math:: \log p(x) \ge E_q[\log p(x \mid z)] - \sum_i E_q[KL(q(z_i \mid z_{<i}, x) \| p(z_i \mid z_{<i}))]
 
 Beyond the paper: any image size and number of channels (the model pads and crops; the likelihood counts real pixels
-only), and depth-wise attention between the layers (:mod:`davi.layers.context_attention`).
+only), depth-wise attention between the layers (:mod:`davi.layers.context_attention`), and a reversible encoder.
 
 References:
     Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images, R. Child, ICLR 2021,
@@ -32,8 +32,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import NamedTuple, final
 
 import torch
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Latent, Normal
 from davi.distributions.base import at_least_float32
 from davi.layers import ContextAttention, Padding
-from davi.layers.bottleneck import Bottleneck, Residual, Sizes, plain_conv
+from davi.layers.bottleneck import Bottleneck, Residual, ReversibleResiduals, Sizes, plain_conv
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.pixel_head import LikelihoodConfig
@@ -127,6 +128,9 @@ class VeryDeepVAEConfig(LatentOptions):
         bias_up_to: sides of the largest grid that begins with a learned map; larger ones begin with zeros.
         input_mean, input_deviation: the encoder sees (x - mean) / deviation, with pixels x from 0 to 1. The defaults
             bring any images to about -2 to 2; published models have the mean and standard deviation of their set.
+        reversible: the encoder's blocks at one resolution work on halves of the channels, in steps that can be taken
+            back: a row of them keeps no activations (:mod:`davi.layers.reversible`). The decoder stays as it is: it has
+            a single block between two latent maps. The paper has none.
         depth_attention: depth-wise attention between the layers; none in the paper.
         likelihood: family and options of p(x | z).
     """
@@ -140,6 +144,7 @@ class VeryDeepVAEConfig(LatentOptions):
     bias_up_to: int = 64
     input_mean: float = 0.5
     input_deviation: float = 0.25
+    reversible: bool = False
     depth_attention: ContextAttentionOptions = field(default_factory=ContextAttentionOptions)
     likelihood: LikelihoodConfig = field(default_factory=lambda: LikelihoodConfig("logistic_mixture", 10))
 
@@ -307,10 +312,7 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
         self.padding = Padding.to_multiple(self.shape[1:], self.rows.unit)
         self.choose_likelihood(config.likelihood)
         self.stem = plain_conv(shape[0], config.width, 3)
-        depth = len(self.rows.encoder)
-        self.encoder = nn.ModuleList(
-            Residual(self._sizes(entry.resolution), depth, entry.pool) for entry in self.rows.encoder
-        )
+        self.encoder, self.leaving = self._encoder()
         sizes = [self._sizes(entry.resolution) for entry in self.rows.decoder]
         parts = config.depth_attention.parts([size.width for size in sizes])
         self.decoder = nn.ModuleList(
@@ -325,6 +327,19 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
         layers = [LayerSizes(config.latent_channels, size.width) for size in sizes]
         self.choose_latents((config.latent_channels, *self._grid(self.rows.decoder[0].resolution)), layers)
 
+    def _encoder(self) -> tuple[nn.ModuleList, Sequence[Entry]]:
+        """The parts of the encoder, and the block that each of them ends with."""
+        row, depth = self.rows.encoder, len(self.rows.encoder)
+        if not self.config.reversible:
+            return nn.ModuleList(Residual(self._sizes(entry.resolution), depth, entry.pool) for entry in row), row
+        rows = [list(blocks) for _, blocks in groupby(row, lambda entry: entry.resolution)]
+        last = [blocks[-1] for blocks in rows]
+        parts = [
+            ReversibleResiduals(self._sizes(entry.resolution), len(blocks), depth, entry.pool)
+            for entry, blocks in zip(last, rows, strict=True)
+        ]
+        return nn.ModuleList(parts), last
+
     def _grid(self, resolution: int) -> tuple[int, int]:
         return self.rows.grid(resolution, self.padding.padded)
 
@@ -336,7 +351,7 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
         return Sizes(width, int(width * self.config.bottleneck), 3 if max(self._grid(resolution)) > 2 else 1)
 
     def blocks(self) -> Iterator[nn.Module]:
-        yield from self.encoder
+        yield from (part.stack.row if isinstance(part, ReversibleResiduals) else part for part in self.encoder)
         for layer in self.decoder:
             yield from (layer.posterior, layer.prior, layer.residual)  # type: ignore[misc]  # ModuleList has no element type
         yield from self.head.blocks()
@@ -349,7 +364,7 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
         scaled = (pixels - self.config.input_mean) / self.config.input_deviation
         h = self.stem(self.padding.add(scaled))
         maps = {self.rows.finest: h}
-        for block, (resolution, pool, _) in zip(self.encoder, self.rows.encoder, strict=True):
+        for block, (resolution, pool, _) in zip(self.encoder, self.leaving, strict=True):
             h, resolution = block(h), resolution // pool
             missing = self.rows.widths[resolution] - h.shape[1]
             h = F.pad(h, (0, 0, 0, 0, 0, missing)) if missing else h

@@ -16,8 +16,8 @@ from davi.errors import UserError
 from davi.layers import ChannelLayerNorm, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
 from davi.layers.nonlocal_block import NonLocalBlock
-from davi.layers.residual import FactorizedReduce, Node, Upsample
-from davi.models.attentive_vae import AttentiveVAE, GenerativeLayer, InferenceLayer, Merge
+from davi.layers.residual import FactorizedReduce, Merge, Node, Upsample
+from davi.models.attentive_vae import AttentiveVAE, GenerativeLayer, InferenceLayer
 from davi.published.attentive.names import parameter_names, structured_name
 
 Walk = Iterator[tuple[str | None, bool]]
