@@ -275,9 +275,7 @@ class Run:
         """
         model = self._claiming
         if not isinstance(model, Model):
-            raise UserError(
-                f"run: {model.name} is a classifier, expected a model of images (run.classifier is what it is)"
-            )
+            raise UserError(f"run: {model.name} is a classifier, expected a model of images; run.classifier has it")
         return model
 
     @property
@@ -289,9 +287,7 @@ class Run:
         """
         classifier = self._claiming
         if not isinstance(classifier, Classifier):
-            raise UserError(
-                f"run: {classifier.name} is a model of images, expected a classifier (run.model is what it is)"
-            )
+            raise UserError(f"run: {classifier.name} is a model of images, expected a classifier; run.model has it")
         return classifier
 
     @property

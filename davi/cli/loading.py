@@ -149,6 +149,7 @@ def _check_fit(images: Images, info: Mapping[str, Any], unlabeled: bool) -> None
         given = f"with the classes {names}" if names else "without labels"
         own = f" {listed(info['class_names'])}," if info.get("class_names") else ""
         remedy = "" if names else " (--data.labels true reads the labels)"
+        remedy = " (--data.labels false leaves the labels out)" if unlabeled else remedy
         raise UserError(
             f"data: got {images.name} {given}, expected the classes{own} with which the model was trained{remedy}"
         )

@@ -94,7 +94,7 @@ def _train(request: Request, processes: Processes) -> int:
     print(f"data {data.set}: {len(sets.train)} training images of {shape} with {sets.levels} levels")
     start = None
     if source is not None:
-        start, lines = take_over(model, source.model, source.name)
+        start, lines = take_over(model, source.model, source.name, source.has_other_classes(sets.classes))
         print("\n".join(lines))
     if request.options.plan:
         stages = recipe.stages or single(training)

@@ -114,7 +114,7 @@ def _reliability(confidence: Array, right: NDArray[np.bool_], place: NDArray[np.
     bins = len(edges) - 1
 
     def sums(values: Array) -> Array:
-        return np.bincount(place, weights=values, minlength=bins)
+        return np.asarray(np.bincount(place, weights=values, minlength=bins), dtype=np.float64)
 
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):  # empty bins

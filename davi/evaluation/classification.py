@@ -110,7 +110,7 @@ def _error_rate(wrong: NDArray[np.bool_], evaluation: Evaluation) -> Measure:
     rule = "images whose most probable class given the pixels is another than theirs"
     percent, n, unit = 100.0 * float(wrong.mean()), len(wrong), "% of the images"
     if evaluation.groups is not None:  # patches of a file are alike, and Wilson's interval knows nothing of it
-        error = clusters.standard_error(100.0 * wrong, evaluation.groups)
+        error = clusters.standard_error(100.0 * wrong.astype(np.float64), evaluation.groups)
         return Measure(ERROR_RATE, unit, percent, error, None, rule, images=n)
     low, high = wilson(int(wrong.sum()), n)
     ends = (100.0 * low, 100.0 * high)

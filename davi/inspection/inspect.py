@@ -16,10 +16,12 @@ from davi.distributions import Latent, WithMean
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evaluation.activity import ACTIVE_UNITS
+from davi.evaluation.bounds import check_images
 from davi.evidence import Kind, bits_per_dim
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
+from davi.inspection.classes import classes_of
 from davi.inspection.flows import TEMPERATURES, Seen, drawn, look_through
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
@@ -31,6 +33,9 @@ from davi.layers.causal_attention import SpatialAttentive
 from davi.model import (
     Autoregressive,
     CausalModel,
+    Claiming,
+    Classifier,
+    Classifying,
     Hierarchy,
     Invertible,
     LatentModel,
@@ -49,7 +54,7 @@ Role = Literal["best", "typical", "worst"]
 
 
 def inspect(
-    model: Model,
+    model: Claiming,
     images: Images,
     *,
     limit: int = 100,
@@ -60,7 +65,7 @@ def inspect(
     progress: Progress | None = None,
     training: Images | None = None,
 ) -> Inspection:
-    """Look into a model, without gradients, in eval mode (restored afterwards), on the model's device.
+    """Look into a model or a classifier, without gradients, in eval mode (restored afterwards), on the model's device.
 
     Memory is that of walks with ``batch_size`` images; what is kept of them is small. Where a partition function is not
     known, images are ranked by what is known of their probability: all but a constant.
@@ -84,6 +89,9 @@ def inspect(
         UserError: if an option cannot be used, if the images are not of the model's shape and levels, or if the model
             gives an image no finite number.
     """
+    if isinstance(model, Classifier):
+        return _of_classifier(model, images, limit, seed, batch_size, progress)
+    assert isinstance(model, Model)
     temperatures = _temperatures(model) if temperatures is None else temperatures
     _check(samples, temperatures)
     passes = _passes(model)
@@ -122,6 +130,9 @@ def inspect(
             chains, more = follow(network, inspected, training, begin, generator, told.following(passes))
             strips += tuple(more)
         filters = filters_of(network) if isinstance(network, WithFilters) else ()
+        classes = None
+        if isinstance(model, Classifying) and model.classes:
+            classes = classes_of(model, images, places, batch_size, device)
     return Inspection(
         images=n,
         seed=seed,
@@ -144,6 +155,36 @@ def inspect(
         filters=filters,
         chains=chains,
         flow=flow,
+        classes=classes,
+    )
+
+
+def _of_classifier(
+    model: Classifier, images: Images, limit: int, seed: int, batch_size: int, progress: Progress | None
+) -> Inspection:
+    """What there is to see of a classifier, which draws nothing and finds no image probable."""
+    check_images(model, images)
+    places = positions(len(images), limit).tolist()
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def done(number: int) -> None:
+        if progress is not None:
+            progress(number, len(places))
+
+    with measuring(model):
+        classes = classes_of(model, images, places, batch_size, device, done)
+    return Inspection(
+        images=len(places),
+        seed=seed,
+        set=images.name,
+        samples={},
+        chosen=(),
+        layers=(),
+        progressive=None,
+        depth_attention=(),
+        spatial_attention=(),
+        bits=None,
+        classes=classes,
     )
 
 

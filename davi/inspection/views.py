@@ -11,6 +11,7 @@ from torch import Tensor
 
 from davi.evaluation import Measure
 from davi.evaluation.autocorrelation import Autocorrelation
+from davi.evaluation.calibration import Reliability
 from davi.inspection.flow_views import FlowView
 from davi.layers.depth_attention import Side
 
@@ -282,6 +283,46 @@ class Chains:
 
 
 @dataclass(frozen=True, eq=False)
+class Mistake:
+    """An image that is put into another class than its own.
+
+    Arguments:
+        name: such as ``test image 17``.
+        image: integers ``[C, H, W]``.
+        own: its class.
+        named: the class that is found most probable.
+        probability: of that one.
+        own_probability: of its own.
+    """
+
+    name: str
+    image: Tensor
+    own: str
+    named: str
+    probability: float
+    own_probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What a network makes of the classes of images (:class:`davi.model.Classifying`).
+
+    Arguments:
+        names: of the classes.
+        confusion: images of each class that are put into each class, ``[own, named]``.
+        by_confidence: calibration over bins of equal width.
+        by_rank: the same over bins of equally many images.
+        mistakes: those that it is surest of, surest first.
+    """
+
+    names: tuple[str, ...]
+    confusion: Tensor
+    by_confidence: Reliability
+    by_rank: Reliability
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Inspection:
     """A look into a model. What it cannot have is empty or None.
 
@@ -309,6 +350,7 @@ class Inspection:
         filters: of every layer of hidden units, of a network that has filters.
         chains: of a network that is drawn from by a Markov chain.
         flow: of a flow.
+        classes: what is made of the classes of images, of a network that knows of some.
         not_finite: temperature -> draws that are not among the samples, since the inverse of a flow takes them to
             numbers that are not finite.
     """
@@ -333,4 +375,5 @@ class Inspection:
     filters: tuple[Filters, ...] = ()
     chains: Chains | None = None
     flow: FlowView | None = None
+    classes: Classes | None = None
     not_finite: Mapping[float, int] = field(default_factory=dict)

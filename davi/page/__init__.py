@@ -24,6 +24,8 @@ from davi.layers.depth_attention import DepthAttentive
 from davi.model import (
     Autoregressive,
     CausalModel,
+    Claiming,
+    Classifying,
     Hierarchy,
     Invertible,
     LatentModel,
@@ -35,6 +37,7 @@ from davi.model import (
 from davi.page import (
     attention,
     bits,
+    classes,
     curves,
     energies,
     flows,
@@ -87,6 +90,9 @@ PARTS = (
     Part("samples", "samples", Model, images.samples),
     Part("reconstructions", "reconstructions", LatentModel, images.chosen),
     Part("images", "", Model, images.ranked),
+    Part("reliability", "", Classifying, classes.reliability),
+    Part("confusion", "", Classifying, classes.confusion),
+    Part("mistakes", "", Classifying, classes.mistakes),
     Part("progressive", "images layer by layer", Hierarchy, latents.progressive),
     Part("interpolation", "interpolation", LatentModel | Invertible, strips.section("interpolation")),
     Part("scales", "", Invertible, flows.latents),
@@ -106,9 +112,9 @@ PARTS = (
     Part("gap", "the variational gap", LatentModel | Invertible, gap.gap),
     Part("depth", "attention over depth", Hierarchy | DepthAttentive, attention.depth),
     Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
-    Part("curves", "learning curves", Model, curves.curves),
+    Part("curves", "learning curves", Claiming, curves.curves),
     Part("comparison", "comparison with baselines", Model, numbers.comparison, likelihood=True),
-    Part("details", "details", Model, numbers.details),
+    Part("details", "details", Claiming, numbers.details),
 )
 """The page, from top to bottom."""
 
