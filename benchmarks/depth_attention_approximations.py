@@ -1,7 +1,7 @@
 """Approximations of depth-wise attention in the Deep Attentive VAE: what they save, and what they cost in nats.
 
     python benchmarks/depth_attention_approximations.py cost
-    python benchmarks/depth_attention_approximations.py loss --runs FOLDER --data-root FOLDER --steps 2000
+    python benchmarks/depth_attention_approximations.py loss --runs FOLDER --data-root FOLDER --steps 1000
 
 Every approximation stands beside the exact attention, at 16 and 32 layers of the small network of ``attentive_mnist``
 with maps of 7x7 pixels, in which all other options are the same.
@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant")
     parser.add_argument("--runs", type=Path, help="folder for the runs")
     parser.add_argument("--data-root", help="folder of the named data sets")
-    parser.add_argument("--steps", type=int, default=2000, help="of each training")
+    parser.add_argument("--steps", type=int, default=1000, help="of each training")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.variants[0] != "exact":

@@ -10,12 +10,14 @@ from inspected import contents, inspection
 from torch import Tensor, nn
 
 from davi.data import Images
+from davi.inspection import inspect
 from davi.inspection.attention import attention_over_depth
 from davi.layers import DepthApproximation, resize_to
 from davi.layers.context_attention import ContextAttention, ContextAttentionOptions
 from davi.models.resnet import ResidualUnit, ResNet, ResNetConfig
 from davi.models.revnet import RevNet, RevNetConfig
 from davi.page import attention
+from davi.page.blocks import Tiles
 
 ATTENTION = ContextAttentionOptions(2, 3)
 IDENTITY = 1e-12  # float64, numbers of order one
@@ -155,10 +157,22 @@ def test_the_inspection_shows_who_reads_whom(kind: type[Net]) -> None:
 
 
 @pytest.mark.parametrize("kind", [ResNet, RevNet])
-def test_without_attention_there_is_nothing_to_show(kind: type[Net]) -> None:
-    images = Images(torch.zeros(2, 1, 8, 6, dtype=torch.uint8), 5, "dark")
-    model = build(kind, ContextAttentionOptions()).eval()
-    assert attention_over_depth(model, images, [0], 2, torch.device("cpu")) == ()
+def test_an_inspection_of_a_classifier_has_its_attention(kind: type[Net]) -> None:
+    pixels, labels = torch.randint(5, (7, 1, 8, 6), dtype=torch.uint8), torch.arange(7) % 3
+    images = Images(pixels, 5, "random", labels=labels, classes=("a", "b", "c"))
+    plain = inspect(build(kind, ContextAttentionOptions()).eval(), images)
+    assert plain.depth_attention == plain.shown == ()
+    found = inspect(opened(build(kind)).eval(), images, batch_size=3)
+    (view,) = found.depth_attention
+    assert len(found.shown) == len(view.maps) == 4
+    assert found.examples is not None
+    places = [int((pixels == x).flatten(1).all(1).nonzero()) for x in found.examples]
+    assert list(found.shown) == [f"image {i}" for i in places]
+    section = attention.depth(contents(inspection=found), 96)
+    assert section is not None
+    (maps,) = (figure for figure in section.figures() if figure.name.endswith("maps"))
+    rows = [part for part in maps.content if isinstance(part, Tiles)]
+    assert rows[0].tiles[0].label == "original"
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:

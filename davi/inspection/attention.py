@@ -30,17 +30,17 @@ class DepthRecorder:
     """Mean weights over all images, and maps of some, of every place with depth-wise attention."""
 
     def __init__(self, model: Network) -> None:
-        self.sites = list(model.depth_attentions()) if isinstance(model, DepthAttentive) else []
+        self._sites = list(model.depth_attentions()) if isinstance(model, DepthAttentive) else []
         self._layers = model.num_layers if isinstance(model, Hierarchy) else None
-        self._images = [0 for _ in self.sites]
-        self._sums = [torch.zeros(len(site.sources), dtype=torch.float64) for site in self.sites]
-        self._maps: list[dict[int, Tensor]] = [{} for _ in self.sites]
+        self._images = [0 for _ in self._sites]
+        self._sums = [torch.zeros(len(site.sources), dtype=torch.float64) for site in self._sites]
+        self._maps: list[dict[int, Tensor]] = [{} for _ in self._sites]
 
     @contextmanager
     def recording(self, rows: Rows) -> Iterator[None]:
         """Count in every image that passes the model within the block."""
         with ExitStack() as hooks:
-            for i, site in enumerate(self.sites):
+            for i, site in enumerate(self._sites):
                 hooks.enter_context(site.attention.register_forward_hook(partial(self._record, i, rows)))
             yield
 
@@ -57,12 +57,12 @@ class DepthRecorder:
             shown: the images whose maps are wanted, in this order.
         """
         sides: dict[str, list[int]] = defaultdict(list)
-        for i, site in enumerate(self.sites):
+        for i, site in enumerate(self._sites):
             sides[site.side].append(i)
         return tuple(self._view(numbers, shown) for numbers in sides.values())
 
     def _view(self, numbers: Sequence[int], shown: Sequence[int]) -> DepthAttentionView:
-        sites = [self.sites[i] for i in numbers]
+        sites = [self._sites[i] for i in numbers]
         sources = sorted({source for site in sites for source in site.sources})
         maps = [torch.stack([self._maps[i][index] for index in shown]) for i in numbers]  # [images, sources, h, w]
         grid = max(((m.shape[2], m.shape[3]) for m in maps), key=lambda size: size[0] * size[1])
@@ -85,11 +85,15 @@ class DepthRecorder:
         return "image" if layer == self._layers else str(layer)
 
 
+def reads_over_depth(network: Network) -> bool:
+    """Whether a layer of it reads from others."""
+    return isinstance(network, DepthAttentive) and any(True for _ in network.depth_attentions())
+
+
 def attention_over_depth(
     network: Network, images: Images, shown: Sequence[int], batch_size: int, device: torch.device
 ) -> tuple[DepthAttentionView, ...]:
-    """Who reads whom in a network that is called with images, such as a classifier; nothing if none of its layers
-    does.
+    """Who reads whom in a network that is called with images, such as a classifier.
 
     Arguments:
         network: in eval mode, without gradients.
@@ -99,7 +103,7 @@ def attention_over_depth(
         device: of the network.
     """
     recorder = DepthRecorder(network)
-    for start in range(0, len(images) if recorder.sites else 0, batch_size):
+    for start in range(0, len(images), batch_size):
         x = images.pixels[start : start + batch_size].to(device)
         rows = {index: index - start for index in shown if start <= index < start + len(x)}
         with recorder.recording(rows):

@@ -344,7 +344,8 @@ class Inspection:
         spatial_attention: one view for each of some blocks.
         bits: maps of at most four images: the best, two typical, the worst.
         active_units: how they were counted; the numbers of each layer stand with it.
-        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``.
+        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``; of a
+            classifier those that are shown.
         receptive: what pixels depend on, of a model that has a causal network.
         strips: interpolations, variations, completions, chains: those that a model of this kind has.
         filters: of every layer of hidden units, of a network that has filters.

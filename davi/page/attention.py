@@ -127,12 +127,14 @@ def _label(name: str) -> str:
 
 
 def _original(contents: Contents, i: int, longest: int, room: int = pixels.SMALL) -> Picture | None:
-    """The image whose maps are shown: maps of attention and maps of bits are those of the same images."""
+    """The image whose maps are shown: maps of attention and maps of bits are those of the same images. A classifier has
+    no bits."""
     found = contents.inspection
-    if found.bits is None or i >= len(found.bits.images):
+    originals = found.examples if found.bits is None else found.bits.images
+    if originals is None or i >= len(originals):
         return None
     alt = f"{name_of(found, i)}, original."
-    return pixels.image(found.bits.images[i], contents.levels, alt, longest, room)
+    return pixels.image(originals[i], contents.levels, alt, longest, room)
 
 
 def spatial(contents: Contents, longest: int) -> Section | None:
