@@ -18,6 +18,7 @@ from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evaluation.bounds import check_images
 from davi.evidence import Kind, bits_per_dim
+from davi.inspection.attention import attention_over_depth, reads_over_depth
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
@@ -27,7 +28,7 @@ from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
 from davi.inspection.views import Chosen, Inspection, Shown
-from davi.inspection.walks import depths_of, pixels_of, shown_of
+from davi.inspection.walks import pixels_of, shown_of
 from davi.layers.autoregressive_pixels import reporting
 from davi.layers.causal_attention import SpatialAttentive
 from davi.model import (
@@ -46,6 +47,7 @@ from davi.model import (
     WithFilters,
     WithPartition,
 )
+from davi.model.depths import depths_of
 
 CHOSEN = 4
 """Images of each role."""
@@ -164,7 +166,8 @@ def _of_classifier(
 ) -> Inspection:
     """What there is to see of a classifier, which draws nothing and finds no image probable."""
     check_images(model, images)
-    places = positions(len(images), limit).tolist()
+    inspected, places = evenly(images, limit), positions(len(images), limit).tolist()
+    shown = positions(len(inspected), CHOSEN).tolist() if reads_over_depth(model) else []
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def done(number: int) -> None:
@@ -172,6 +175,7 @@ def _of_classifier(
             progress(number, len(places))
 
     with measuring(model):
+        depth = attention_over_depth(model, inspected, shown, batch_size, device) if shown else ()
         classes = classes_of(model, images, places, batch_size, device, done)
     return Inspection(
         images=len(places),
@@ -181,9 +185,11 @@ def _of_classifier(
         chosen=(),
         layers=(),
         progressive=None,
-        depth_attention=(),
+        depth_attention=depth,
         spatial_attention=(),
         bits=None,
+        shown=tuple(name_of(images, places[i]) for i in shown),
+        examples=inspected.pixels[shown].cpu() if shown else None,
         classes=classes,
     )
 
