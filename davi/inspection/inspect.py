@@ -24,6 +24,7 @@ from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
 from davi.inspection.classes import classes_of
 from davi.inspection.flows import TEMPERATURES, Seen, drawn, look_through
 from davi.inspection.hierarchies import Found, look_into
+from davi.inspection.inversions import invert_all
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
 from davi.inspection.views import Chosen, Inspection, Shown
@@ -38,6 +39,7 @@ from davi.model import (
     Classifying,
     Hierarchy,
     Invertible,
+    Inverting,
     LatentModel,
     Model,
     Partition,
@@ -174,6 +176,7 @@ def _of_classifier(
 
     with measuring(model):
         classes = classes_of(model, images, places, batch_size, device, done)
+        inversions, strips = invert_all(model, images, places, device) if isinstance(model, Inverting) else (None, ())
     return Inspection(
         images=len(places),
         seed=seed,
@@ -185,7 +188,9 @@ def _of_classifier(
         depth_attention=(),
         spatial_attention=(),
         bits=None,
+        strips=strips,
         classes=classes,
+        inversions=inversions,
     )
 
 
