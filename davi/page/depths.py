@@ -72,7 +72,7 @@ def inversion(contents: Contents, longest: int) -> Section | None:
             found.depths, found.variables, found.errors, found.changed, strict=True
         )
     )
-    head = ("depth, in blocks", "numbers", "error, levels", "images changed")
+    head = ("depth, in blocks", "size", "error, levels", "images changed")
     fold = Fold("By depth", (Table(f"What comes back, of {found.count} images", head, rows),))
     return Section("inversion", "Images from each depth", (figure, Prose(exactness(found)), fold))
 
@@ -107,6 +107,6 @@ def between(found: Inversions | None) -> str:
         return " The network is bijective: each of these points is the representation of the image that it gives."
     return (
         " The network is injective, not bijective: points between representations are in general those of no image. "
-        f"Represented anew, what comes back from the middle is {100.0 * found.apart:.2g} % of the distance between the "
-        "two images away from it."
+        "Represented anew, the image from the middle is "
+        f"{100.0 * found.apart:.2g} % of the distance between the two representations away from it."
     )
