@@ -63,7 +63,7 @@ def test_the_table_is_in_nats_alone(run: Path, capsys: Capture) -> None:
     assert head.split() == ["nats"]
     assert re.fullmatch(r"log p\(y\|x\) +-\d\.\d{4} ± \d\.\d{4}", claim)
     assert re.fullmatch(r"a blind guess +-2\.3026", guess)
-    assert kind.endswith("exact: this is log p(y|x)")
+    assert kind.endswith("exact: this is log p(y|x); nothing is drawn for it,")
     assert re.search(r"^classification error .*95 % interval", text, re.MULTILINE)
     assert re.search(r"^calibration error .* % \(397 images\)", text, re.MULTILINE)
     assert "bits" not in text
