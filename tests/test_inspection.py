@@ -25,9 +25,10 @@ from davi.inspection import Inspection, inspect
 from davi.inspection.bits import spread
 from davi.inspection.inspect import pick
 from davi.layers import LikelihoodConfig, Padding
+from davi.layers.depth_attention import DepthWiseAttention
 from davi.model import Choose, Temperature
 from davi.model.depths import depths_of
-from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 
 SEED = 3
 TINY = [name for name in contract.names(Model) if name in contract.TINY]

@@ -18,6 +18,7 @@ from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evaluation.activity import ACTIVE_UNITS
 from davi.evaluation.bounds import check_images
 from davi.evidence import Kind, bits_per_dim
+from davi.inspection.attention import attention_over_depth, reads_over_depth
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
@@ -167,7 +168,8 @@ def _of_classifier(
 ) -> Inspection:
     """What there is to see of a classifier, which draws nothing and finds no image probable."""
     check_images(model, images)
-    places = positions(len(images), limit).tolist()
+    inspected, places = evenly(images, limit), positions(len(images), limit).tolist()
+    shown = positions(len(inspected), CHOSEN).tolist() if reads_over_depth(model) else []
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def done(number: int) -> None:
@@ -175,6 +177,7 @@ def _of_classifier(
             progress(number, len(places))
 
     with measuring(model):
+        depth = attention_over_depth(model, inspected, shown, batch_size, device) if shown else ()
         classes = classes_of(model, images, places, batch_size, device, done)
         inversions, strips = invert_all(model, images, places, device) if isinstance(model, Inverting) else (None, ())
     return Inspection(
@@ -185,10 +188,12 @@ def _of_classifier(
         chosen=(),
         layers=(),
         progressive=None,
-        depth_attention=(),
+        depth_attention=depth,
         spatial_attention=(),
         bits=None,
         strips=strips,
+        shown=tuple(name_of(images, places[i]) for i in shown),
+        examples=inspected.pixels[shown].cpu() if shown else None,
         classes=classes,
         inversions=inversions,
     )

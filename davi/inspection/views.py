@@ -14,6 +14,7 @@ from davi.evaluation.autocorrelation import Autocorrelation
 from davi.evaluation.calibration import Reliability
 from davi.inspection.flow_views import FlowView
 from davi.inspection.inversion_view import Inversions
+from davi.layers.depth_attention import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +145,9 @@ class DepthAttentionView:
     Latent grids, and with them the maps, cover the image with the zeros that the model pads it with.
 
     Arguments:
-        side: contexts of the layers above (generative), or encoder features from the layer's own down (inference).
-        readers: the layers that read, by number, top first.
+        side: contexts of the layers above (generative), or encoder features from the layer's own down (inference);
+            outputs of earlier layers (classifier).
+        readers: the layers that read, by number, top first; in a classifier 0 is the stem.
         sources: the layers that are read; ``image`` stands for the features below the last layer.
         matrix: mean weights over pixels and all inspected images, ``[readers, sources]``; NaN where a layer is not
             offered. The rest of a row sums to 1.
@@ -158,7 +160,7 @@ class DepthAttentionView:
         https://openreview.net/forum?id=T4-65DNlDij
     """
 
-    side: Literal["generative", "inference"]
+    side: Side
     readers: tuple[str, ...]
     sources: tuple[str, ...]
     matrix: Tensor
@@ -343,7 +345,8 @@ class Inspection:
         spatial_attention: one view for each of some blocks.
         bits: maps of at most four images: the best, two typical, the worst.
         active_units: how they were counted; the numbers of each layer stand with it.
-        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``.
+        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``; of a
+            classifier those that are shown.
         receptive: what pixels depend on, of a model that has a causal network.
         strips: interpolations, variations, completions, chains: those that a model of this kind has.
         filters: of every layer of hidden units, of a network that has filters.

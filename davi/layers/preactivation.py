@@ -11,13 +11,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.layers.biased_batch_norm import BiasedBatchNorm2d
+from davi.layers.context_attention import ContextAttentionOptions
 from davi.layers.same_padding import SameConv2d, pad_same
 
 NARROWING = 4
@@ -38,6 +39,7 @@ class ResidualStages:
         norm_momentum: share of a batch in the running statistics of batch norms.
         mean, std: of each channel, with which images are standardized, where 1 is the highest level; those of the
             training images when not given.
+        depth_attention: reading from the outputs of earlier parts; none in the papers.
     """
 
     units: tuple[int, ...] = (5, 5, 5)
@@ -47,6 +49,7 @@ class ResidualStages:
     norm_momentum: float = 0.01
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    depth_attention: ContextAttentionOptions = field(default_factory=ContextAttentionOptions)
 
     def __post_init__(self) -> None:
         if not self.units or min(self.units) < 1:

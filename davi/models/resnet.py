@@ -10,6 +10,16 @@ h over all pixels, behind batch norm and ReLU.
 
 The network is the one that reversible residual networks (:mod:`davi.models.revnet`) were published beside.
 
+Beyond the papers: depth-wise attention (:mod:`davi.layers.context_attention`). At every pixel each unit but the first,
+and what makes the logits, reads from all earlier outputs, whatever their resolution; :math:`h_0` is the stem's:
+
+.. math:: h_l = s_l(h_{l-1}) + F_l(\hat h_{l-1}), \qquad
+          \hat h_l = h_l + \gamma_l U_l \sum_{j<l} w_{lj}\, V_j h_j
+
+All outputs are offered, and not the last of each stage alone: units add to one map, in which what one of them has found
+cannot be told any more from what the others have. Shortcuts keep h, as the recurrence of a hierarchy does. Gates
+:math:`\gamma` start at 0.
+
 References:
     Deep Residual Learning for Image Recognition, K. He, X. Zhang, S. Ren, J. Sun, CVPR 2016,
     https://arxiv.org/abs/1512.03385
@@ -23,7 +33,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -32,6 +42,8 @@ from torch import Tensor, nn
 
 from davi.layers.biased_batch_norm import set_momentum
 from davi.layers.checkpointed import Checkpointed
+from davi.layers.context_attention import sites
+from davi.layers.depth_attention import AttentionSite, DepthAttentive, LayerMemory
 from davi.layers.preactivation import LogitsOfMeans, Place, ResidualStages, StemLayer, branch, shortcut
 from davi.layers.standardize import Standardize
 from davi.model import Classifier, DataInitialized, WithDepths
@@ -57,13 +69,14 @@ class ResidualUnit(Checkpointed):
         self.branch = branch(place.inputs, place.outputs, place.stride, bottleneck, activated)
         self.shortcut = shortcut(place.inputs, place.outputs, place.stride, bottleneck)
 
-    def compute(self, x: Tensor) -> Tensor:
-        h: Tensor = self.shortcut(x) + self.branch(x)
+    def compute(self, x: Tensor, attended: Tensor | None = None) -> Tensor:
+        """The output, given that of the unit before: alone, or with what was read, which the branch sees."""
+        h: Tensor = self.shortcut(x) + self.branch(x if attended is None else attended)
         return h
 
 
 @final
-class ResNet(Classifier, DataInitialized, WithDepths):
+class ResNet(Classifier, DataInitialized, WithDepths, DepthAttentive):
     """The classifier (module docstring)."""
 
     name = "resnet"
@@ -78,6 +91,8 @@ class ResNet(Classifier, DataInitialized, WithDepths):
         places = list(config.each())
         self.units = nn.ModuleList([ResidualUnit(place, config.bottleneck, not i) for i, place in enumerate(places)])
         self.head = LogitsOfMeans(config.last_width, self.classes)
+        widths = [*(place.inputs for place in places), config.last_width]
+        self.attention = nn.ModuleList(config.depth_attention.parts(widths))
         set_momentum(self, config.norm_momentum)
 
     @torch.no_grad()
@@ -87,17 +102,24 @@ class ResNet(Classifier, DataInitialized, WithDepths):
             self.standardize.fit(images)
 
     def logits(self, x: Tensor) -> Tensor:
-        h = self.stem(self.standardize(x))
-        for unit in self.units:
-            h = unit(h)
-        logits: Tensor = self.head(h)
+        memory = self.config.depth_attention.memory()
+        *_, h = self._outputs(x, memory)
+        logits: Tensor = self.head(self.attention[-1](h, memory) if self.attention else h)
         return logits
 
     def at_depths(self, x: Tensor) -> list[Tensor]:
-        depths = [self.stem(self.standardize(x))]
-        for unit in self.units:
-            depths.append(unit(depths[-1]))
-        return depths
+        return list(self._outputs(x, self.config.depth_attention.memory()))
+
+    def _outputs(self, x: Tensor, memory: LayerMemory) -> Iterator[Tensor]:
+        """h of the stem and of each unit."""
+        h = self.stem(self.standardize(x))
+        yield h
+        for i, unit in enumerate(self.units):
+            h = unit(h, self.attention[i](h, memory)) if self.attention else unit(h)
+            yield h
+
+    def depth_attentions(self) -> Iterator[AttentionSite]:
+        return sites(self.attention, "classifier")
 
     def blocks(self) -> Iterable[nn.Module]:
         """The units."""

@@ -14,6 +14,16 @@ It has no inverse, so that its inputs are kept, which are the stem's output or t
 keeps therefore does not grow with the number of units in a stage. Logits are linear in the means of both halves over
 all pixels, behind batch norm and ReLU.
 
+Beyond the paper: depth-wise attention (:mod:`davi.layers.context_attention`). At every pixel the first unit of each
+stage but the first, and what makes the logits, reads from what is kept, the outputs :math:`h_j` of the stem and of the
+stages, and
+
+.. math:: \hat h_i = h_i + \gamma_i U_i \sum_{j<i} w_{ij}\, V_j h_j
+
+stands in place of :math:`h_i`. Outputs within a stage are not read: keys and values of each of them would have to be
+kept, and memory would grow with the number of units again. So S stages offer S maps to S readers, where a ResNet of U
+units offers U maps to U; what training keeps grows by a few maps for each stage. Gates :math:`\gamma` start at 0.
+
 References:
     The Reversible Residual Network: Backpropagation Without Storing Activations, A. N. Gomez, M. Ren, R. Urtasun,
     R. B. Grosse, NeurIPS 2017, https://arxiv.org/abs/1707.04585
@@ -30,6 +40,8 @@ from torch import Tensor, nn
 
 from davi.layers.biased_batch_norm import set_momentum
 from davi.layers.checkpointed import Checkpointed
+from davi.layers.context_attention import sites
+from davi.layers.depth_attention import AttentionSite, DepthAttentive, LayerMemory
 from davi.layers.preactivation import LogitsOfMeans, Place, ResidualStages, StemLayer, branch, shortcut
 from davi.layers.reversible import AdditiveStep, Reversible
 from davi.layers.standardize import Standardize
@@ -43,7 +55,7 @@ class RevNetConfig(ResidualStages):
     """Options of :class:`RevNet`; widths are those of both halves together.
 
     Arguments:
-        units, widths, bottleneck, stem, norm_momentum, mean, std: see
+        units, widths, bottleneck, stem, norm_momentum, mean, std, depth_attention: see
             :class:`~davi.layers.preactivation.ResidualStages`.
         recompute: re-create activations in the backward pass instead of keeping them; the numbers are the same up to
             rounding.
@@ -119,7 +131,7 @@ class Stage(nn.Module):
 
 
 @final
-class RevNet(Classifier, DataInitialized, WithDepths):
+class RevNet(Classifier, DataInitialized, WithDepths, DepthAttentive):
     """The classifier (module docstring)."""
 
     name = "revnet"
@@ -138,6 +150,8 @@ class RevNet(Classifier, DataInitialized, WithDepths):
             [Stage(places, config.bottleneck, not i, config.recompute) for i, places in enumerate(stages)]
         )
         self.head = LogitsOfMeans(config.last_width, self.classes)
+        widths = [*(places[0].inputs for places in stages), config.last_width]
+        self.attention = nn.ModuleList(config.depth_attention.parts(widths))
         set_momentum(self, config.norm_momentum)
 
     @torch.no_grad()
@@ -147,19 +161,28 @@ class RevNet(Classifier, DataInitialized, WithDepths):
             self.standardize.fit(images)
 
     def logits(self, x: Tensor) -> Tensor:
-        halves = self._start(x)
-        for stage in self.stages:
-            halves = stage(*halves)
-        logits: Tensor = self.head(torch.cat(halves, 1))
+        halves, memory = self._start(x), self.config.depth_attention.memory()
+        for i, stage in enumerate(self.stages):
+            halves = stage(*self._attended(i, halves, memory))
+        logits: Tensor = self.head(torch.cat(self._attended(-1, halves, memory), 1))
         return logits
 
     def at_depths(self, x: Tensor) -> list[Tensor]:
-        halves = self._start(x)
-        depths = [halves]
-        for stage in self.stages:
+        memory, depths = self.config.depth_attention.memory(), [self._start(x)]
+        for i, stage in enumerate(self.stages):
             assert isinstance(stage, Stage)
-            depths += stage.unit_by_unit(*depths[-1])
+            depths += stage.unit_by_unit(*self._attended(i, depths[-1], memory))
         return [torch.cat(halves, 1) for halves in depths]
+
+    def _attended(self, i: int, halves: Halves, memory: LayerMemory) -> Halves:
+        """The halves with what the i-th reader reads; these very halves if there is no attention."""
+        if not self.attention:
+            return halves
+        h1, h2 = self.attention[i](torch.cat(halves, 1), memory).chunk(2, 1)
+        return h1, h2
+
+    def depth_attentions(self) -> Iterator[AttentionSite]:
+        return sites(self.attention, "classifier")
 
     def _start(self, x: Tensor) -> Halves:
         x1, x2 = self.stem(self.standardize(x)).chunk(2, 1)

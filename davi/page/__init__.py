@@ -20,6 +20,7 @@ from davi import __version__
 from davi.errors import UserError
 from davi.files import replace_text, writing
 from davi.layers.causal_attention import SpatialAttentive
+from davi.layers.depth_attention import DepthAttentive
 from davi.model import (
     Autoregressive,
     CausalModel,
@@ -114,7 +115,7 @@ PARTS = (
     Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
     Part("information", "mutual information", Hierarchy, information.information, likelihood=True),
     Part("gap", "the variational gap", LatentModel | Invertible, gap.gap),
-    Part("depth", "attention over depth", Hierarchy, attention.depth),
+    Part("depth", "attention over depth", Hierarchy | DepthAttentive, attention.depth),
     Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
     Part("curves", "learning curves", Claiming, curves.curves),
     Part("comparison", "comparison with baselines", Model, numbers.comparison, likelihood=True),
