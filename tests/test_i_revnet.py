@@ -88,6 +88,29 @@ def test_an_arbitrary_point_comes_back_only_where_the_network_is_bijective() -> 
         assert ((back - point).abs().max() < 1e-9) == model.bijective == (config is BIJECTIVE)
 
 
+def test_norms_that_have_seen_zeros_alone_do_not_spoil_the_inverse() -> None:
+    """After training, running variances in front of the first block are nearly zero."""
+    model, x = network(dataclasses.replace(INJECTIVE, bottleneck=1)), images(16)
+    model.initialize(x)
+    for module in model.rows[0].modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.zero_()
+            module.running_var.zero_()
+            nn.init.ones_(module.bias)  # so that rectifiers let through what there is
+    with torch.no_grad():
+        h = model.represent(model.standardize(x))
+        standardized = model.standardize(x)
+        errors = [
+            float((model.invert_standardized(h, restore_zeros=restored) - standardized).abs().max())
+            for restored in (True, False)
+        ]
+        assert torch.equal(model.invert(h).round().to(torch.uint8), x)
+    assert errors[0] < 1e-4
+    assert errors[1] > 10.0 * errors[0]
+
+
 def gradients(model: IRevNet, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     model.train().zero_grad()
     nn.functional.cross_entropy(model.classify(model.represent(x)), y).backward()
