@@ -29,17 +29,18 @@ if TYPE_CHECKING:
     import torch
 
     from davi.evidence import Evidence, Kind
-    from davi.model import Hierarchy, LatentModel, Model
+    from davi.model import Classifier, Hierarchy, LatentModel, Model
     from davi.run import Run
 
 __version__ = "0.1.0"
 
-__all__ = ["Evidence", "Hierarchy", "Kind", "LatentModel", "Model", "Run", "__version__"]
-__all__ += ["build", "import_rbm", "load", "show", "train"]
+__all__ = ["Classifier", "Evidence", "Hierarchy", "Kind", "LatentModel", "Model", "Run", "__version__"]
+__all__ += ["build", "import_rbm", "load", "load_classifier", "show", "train"]
 
 _HOMES = {
     "Evidence": "davi.evidence",
     "Kind": "davi.evidence",
+    "Classifier": "davi.model",
     "Hierarchy": "davi.model",
     "LatentModel": "davi.model",
     "Model": "davi.model",
@@ -148,7 +149,7 @@ def build(
     from davi.data import geometry_of
     from davi.errors import UserError
     from davi.keywords import assignments, check_known, model_keywords
-    from davi.model import Model
+    from davi.model import Classifier, Model
 
     found = recipes.load(recipe, overrides)
     if options:
@@ -161,7 +162,8 @@ def build(
         shape, levels = shape or usual[0], levels or usual[1]
     model = recipes.build(found, shape, levels, classes)
     if not isinstance(model, Model):
-        raise UserError(f"{recipe}: got {model.name}, which has no likelihood by itself; davi.recipes.build builds it")
+        why = "a classifier" if isinstance(model, Classifier) else "which has no likelihood by itself"
+        raise UserError(f"{recipe}: got {model.name}, {why}; davi.recipes.build builds it")
     return model
 
 
@@ -183,8 +185,25 @@ def load(run: str | Path) -> Model:
 
     from davi.runs import load_model
 
-    model, _ = load_model(run, lambda line: warnings.warn(line, stacklevel=4))
+    model, _ = load_model(run, lambda line: warnings.warn(line, stacklevel=6))
     return model
+
+
+def load_classifier(run: str | Path) -> Classifier:
+    """The trained classifier of a run; otherwise as :func:`load`.
+
+    Arguments:
+        run: the run's folder, or a ``model.safetensors`` file.
+
+    Raises:
+        davi.errors.UserError: as there, and if what it holds is no classifier.
+    """
+    import warnings
+
+    from davi.runs import load_classifier
+
+    classifier, _ = load_classifier(run, lambda line: warnings.warn(line, stacklevel=5))
+    return classifier
 
 
 def import_rbm(

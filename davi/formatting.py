@@ -14,6 +14,9 @@ UNITS = {"nats": "nats", "bits_per_dim": "bits/dim"}
 DIGITS = {"nats": 2, "bits_per_dim": 4}
 """Decimals of a quantity in either unit."""
 
+_OF_CLASSES = 4
+"""Decimals of nats about a class: there are few of them."""
+
 _MOST_DECIMALS = 6
 
 
@@ -35,7 +38,12 @@ def with_error(statistic: Statistic, digits: int, sign: str = "") -> str:
 
 def in_units(quantity: Quantity, units: Iterable[str]) -> tuple[str, ...]:
     """A quantity in each of the units, with its error and without the unit's name."""
-    return tuple(with_error(quantity.in_unit(unit), DIGITS[unit]) for unit in units)
+    return tuple(with_error(quantity.in_unit(unit), decimals(quantity, unit)) for unit in units)
+
+
+def decimals(quantity: Quantity, unit: str) -> int:
+    """How many decimals a quantity is shown with in a unit."""
+    return _OF_CLASSES if quantity.bits_per_dim is None else DIGITS[unit]
 
 
 def significant(statistic: Statistic, digits: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,33 @@ class Quantity:
 
     Arguments:
         nats: per image.
-        bits_per_dim: per value of an image.
+        bits_per_dim: per value of an image; None of what says nothing about these values, such as log p(y | x).
     """
 
     nats: Statistic
-    bits_per_dim: Statistic
+    bits_per_dim: Statistic | None
 
     def in_unit(self, unit: str) -> Statistic:
-        """The statistic in ``"nats"`` or in ``"bits_per_dim"``."""
-        return self.nats if unit == "nats" else self.bits_per_dim
+        """The statistic in ``"nats"`` or in ``"bits_per_dim"``.
+
+        Raises:
+            ValueError: if it has no bits per dimension.
+        """
+        return self.nats if unit == "nats" else in_bits(self.bits_per_dim)
+
+
+T = TypeVar("T", bound=Statistic)
+
+
+def in_bits(statistic: T | None) -> T:
+    """What is known in bits per dimension.
+
+    Raises:
+        ValueError: if it has no such unit.
+    """
+    if statistic is None:
+        raise ValueError("unit: got bits_per_dim, expected nats: this is not about the values of an image")
+    return statistic
 
 
 def from_bits(mean: float, error: float | None, dims: int) -> Quantity:

@@ -25,6 +25,7 @@ from davi.evaluation import KL, Array, Evaluation, Measure, clusters
 from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS, INACTIVE_NATS, INACTIVE_RULE
 from davi.evaluation.baselines import Baseline
 from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
+from davi.evaluation.classification import BLIND_GUESS
 from davi.evaluation.clusters import Groups
 from davi.evaluation.log_z import LogZ
 from davi.evaluation.result import (
@@ -38,7 +39,7 @@ from davi.evaluation.result import (
     Result,
     Units,
 )
-from davi.evidence import Kind, bits_per_dim
+from davi.evidence import About, Kind, bits_per_dim
 from davi.files import replace_text, writing
 from davi.formatting import UNITS, in_units, significant, size
 from davi.quantity import Quantity, Statistic, from_bits
@@ -59,7 +60,7 @@ def result_of(evaluation: Evaluation, baselines: Sequence[Baseline], protocol: P
         baselines: what other methods need for the same images.
         protocol: what :func:`protocol_of` returns.
     """
-    dims, groups = evaluation.dims, evaluation.groups
+    dims, groups = _dims(evaluation), evaluation.groups
     bound = quantity(evaluation.bound, dims, groups)
     return Result(
         kind=evaluation.kind,
@@ -78,6 +79,11 @@ def result_of(evaluation: Evaluation, baselines: Sequence[Baseline], protocol: P
         deterministic=evaluation.deterministic,
         log_z=evaluation.log_z,
     )
+
+
+def _dims(evaluation: Evaluation) -> int | None:
+    """Values in one image; None where the claim is not about them."""
+    return None if evaluation.about is About.Y_GIVEN_X else evaluation.dims
 
 
 def _layer_terms(evaluation: Evaluation) -> LayerTerms | None:
@@ -148,7 +154,7 @@ def protocol_of(
 
 def _trained_on(protocol: Mapping[str, Any]) -> dict[str, str | int | None]:
     """What of the protocol of a model's training can make it differ from another: images, their form, first weights."""
-    images = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
+    images = ("set", "train_sha256", "binarization", "binarization_seed", "flip", "random_crop")
     told = (*images, "started_from", "started_from_sha256")
     return {key: protocol[key] for key in told if key in protocol and type(protocol[key]) in (str, int, type(None))}
 
@@ -179,15 +185,17 @@ def write_json(path: Path | str, result: Result) -> None:
         replace_text(path, text)
 
 
-def quantity(nats: Array, dims: int, groups: Groups | None = None) -> Quantity:
+def quantity(nats: Array, dims: int | None, groups: Groups | None = None) -> Quantity:
     """Mean and standard error over images of a log-probability, in nats and in bits per dimension.
 
     Arguments:
         nats: of each image, ``[N]``.
-        dims: values in one image.
+        dims: values in one image; None where it is not about these, and has no bits per dimension.
         groups: the file of each image, where several are cut from one (:mod:`davi.evaluation.clusters`).
     """
     mean, error = float(nats.mean()), clusters.standard_error(nats, groups)
+    if dims is None:
+        return Quantity(Statistic(mean, error), None)
     bits_error = None if error is None else -bits_per_dim(error, dims)
     return Quantity(Statistic(mean, error), Statistic(bits_per_dim(mean, dims), bits_error))
 
@@ -195,7 +203,8 @@ def quantity(nats: Array, dims: int, groups: Groups | None = None) -> Quantity:
 def cost(nats: Array, dims: int, groups: Groups | None) -> Quantity:
     """Like :func:`quantity`, for something that counts positive in bits as well."""
     both = quantity(nats, dims, groups)
-    return Quantity(both.nats, Statistic(-both.bits_per_dim.mean, both.bits_per_dim.standard_error))
+    bits = both.in_unit("bits_per_dim")
+    return Quantity(both.nats, Statistic(-bits.mean, bits.standard_error))
 
 
 def to_terminal(result: Result) -> str:
@@ -241,6 +250,8 @@ def _measured(result: Result) -> list[tuple[str, Quantity]]:
         rows = [(f"{log_p}, {result.claim}" if result.kl is None else f"{log_p} >= {result.claim}", result.elbo)]
     else:
         rows = [(f"{log_p} >= L_{samples}", result.bound), (result.claim, result.elbo)]
+    if (guess := result.measure(BLIND_GUESS)) is not None:
+        rows.append((guess.name, Quantity(Statistic(guess.value, None), None)))
     parts = [(f"  {name}", values) for name, values in terms_with_errors(result).items()]
     if result.kl is not None:
         parts.append(("  KL divergence", result.kl.total))
@@ -287,7 +298,8 @@ def _measures(result: Result) -> list[str]:
     """The further numbers; what each is, is said in the JSON file and on the page."""
     lines = []
     for measure in result.measures:
-        lines += labeled(measure.name, in_words(measure))
+        if measure.name != BLIND_GUESS:  # which stands beside the claim
+            lines += labeled(measure.name, in_words(measure))
     for one in result.left_out:
         lines += labeled(one.name, f"left out: {one.reason}")
     return lines
@@ -296,7 +308,8 @@ def _measures(result: Result) -> list[str]:
 def in_words(measure: Measure) -> str:
     """The value of a measure with its unit and error, what kind of claim it is, and how many numbers it is the mean
     of."""
-    number = f"{measure.value:.6g}" if measure.interval is None else f"{measure.value:.4g}"
+    digits = 6 if measure.interval is None and not measure.unit.startswith("%") else 4
+    number = f"{measure.value:.{digits}g}"
     if measure.standard_error is not None:
         number = significant(Statistic(measure.value, measure.standard_error), 4)
     value = f"{number} {measure.unit}"

@@ -32,17 +32,18 @@ from davi.cli.sample import draw
 from davi.data.arrays import read_array, read_beside
 from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
+from davi.evaluation.classification import ERROR_RATE
 from davi.evaluation.gap_result import GapResult
 from davi.files import sync_folder, writing
 from davi.kept import IMAGES, PREFIX
 from davi.keywords import DATA, assignments, check_known, model_keywords
 from davi.measurements import Measured
 from davi.metrics import read_metrics
-from davi.model import Model, Temperature, WithPartition
+from davi.model import Claiming, Classifier, Model, Temperature, WithPartition
 from davi.notebook import Page
 from davi.recipes import Recipe
 from davi.run_folder import METRICS, run_folder
-from davi.runs import LOCK, MODEL, RECIPE, load_model
+from davi.runs import LOCK, MODEL, RECIPE, load_claiming
 from davi.training.lock import locked
 from davi.training.parallel import Processes
 
@@ -259,17 +260,40 @@ class Run:
             raise UserError(f"run: {folder} holds no {RECIPE}, expected the folder of a run")
 
     @cached_property
+    def _claiming(self) -> Claiming:
+        """The trained model or classifier."""
+        return load_claiming(self.folder)[0].to(device_of(self.device, "device"))
+
+    @property
     def model(self) -> Model:
         """The trained model, with averaged weights where the run kept an average, in eval mode, without gradients.
 
         ``model.requires_grad_(True)`` makes it ready for a training loop of your own.
+
+        Raises:
+            davi.errors.UserError: if the run holds a classifier.
         """
-        return load_model(self.folder)[0].to(device_of(self.device, "device"))
+        model = self._claiming
+        if not isinstance(model, Model):
+            raise UserError(f"run: {model.name} is a classifier, expected a model of images; run.classifier has it")
+        return model
+
+    @property
+    def classifier(self) -> Classifier:
+        """The same of a run that holds a classifier.
+
+        Raises:
+            davi.errors.UserError: if it holds a model of images.
+        """
+        classifier = self._claiming
+        if not isinstance(classifier, Classifier):
+            raise UserError(f"run: {classifier.name} is a model of images, expected a classifier; run.model has it")
+        return classifier
 
     @property
     def levels(self) -> int:
         """Values that a channel of the run's images can take."""
-        return self.model.levels
+        return self._claiming.levels
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -289,7 +313,8 @@ class Run:
         return measurements.load(self.folder) if path.is_file() else None
 
     def evaluate(self, importance_samples: int = 1, **options: Any) -> Measured:
-        """Say how probable the model finds images, as ``davi evaluate`` does, and keep the numbers in the folder.
+        """Say how probable the model finds images, or a classifier their classes, as ``davi evaluate`` does, and keep
+        the numbers in the folder.
 
         Arguments:
             importance_samples: K, draws of each image; 1: the evidence lower bound.
@@ -308,8 +333,8 @@ class Run:
         words = self._words(importance_samples=importance_samples, **options)
         with contextlib.redirect_stdout(io.StringIO()):  # the table is the value's own representation
             evaluate_verb.run(parse(["evaluate", *words]))
-        if isinstance(self.__dict__.get("model"), WithPartition):
-            del self.model  # whose partition function may have been estimated: it is loaded anew
+        if isinstance(self.__dict__.get("_claiming"), WithPartition):
+            del self._claiming  # whose partition function may have been estimated: it is loaded anew
         return measurements.load(self.folder)
 
     def gap(self, **options: Any) -> GapResult:
@@ -387,6 +412,10 @@ class Run:
             lines.append(f"  trained: {trained['step']:,} steps{ended}")
         if measured is not None and measured.get("bits_per_dim") is not None:
             lines.append(f"  validation: {measured['bits_per_dim']:.4g} bits/dim at step {measured['step']:,}")
+        elif measured is not None and measured.get("unit") is not None and measured.get("loss") is not None:
+            terms = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in measured["terms"].items()]
+            told = ", ".join([f"{measured['loss']:.4g} {measured['unit']}", *terms])
+            lines.append(f"  validation: {told} at step {measured['step']:,}")
         if (self.folder / f"{measurements.EVALUATION}.json").is_file():
             lines.append(f"  evaluated: {self._evaluated()}")
         return "\n".join(lines)
@@ -397,7 +426,9 @@ class Run:
             result = measurements.read_result(self.folder / f"{measurements.EVALUATION}.json")
         except UserError:
             return "the file cannot be read"
-        bits, protocol = result.bound.bits_per_dim, result.protocol
-        return (
-            f"{bits.mean:.4g} bits/dim, K = {protocol.importance_samples}, {protocol.images:,} images of {protocol.set}"
-        )
+        protocol, wrong = result.protocol, result.measure(ERROR_RATE)
+        images = f"{protocol.images:,} images of {protocol.set}"
+        if result.bound.bits_per_dim is None:
+            error = "" if wrong is None else f"error {wrong.value:.4g} %, "
+            return f"{result.log_p} {result.bound.nats.mean:.4g} nats, {error}{images}"
+        return f"{result.bound.bits_per_dim.mean:.4g} bits/dim, K = {protocol.importance_samples}, {images}"

@@ -32,7 +32,7 @@ from davi.data import which_images
 from davi.errors import UserError
 from davi.files import read_tensors, replace_text, stated_digest, sync_folder, write_tensors, writing
 from davi.kept import IMAGES, portable
-from davi.model import Model, Network, Unnormalized
+from davi.model import Claiming, Classifier, Model, Network, Unnormalized
 from davi.model.meta import LARGEST, at_most, largest, on_meta
 from davi.models import MODELS
 from davi.partition import normalized
@@ -200,7 +200,7 @@ def save_model(
     Raises:
         UserError: if the file cannot be written.
     """
-    if isinstance(model, Model):
+    if isinstance(model, Claiming):
         model = model.saved  # a partition function is no weight
     with writing(str(path)):
         write_tensors(path, model.state_dict() if weights is None else weights, {**(extra or {}), **describe(model)})
@@ -241,18 +241,46 @@ def load_network(path: Path | str, print_fn: PrintFunction | None = None) -> tup
     raise UserError(trouble)
 
 
-def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Model, dict[str, Any]]:
-    """:func:`load_network` as a model with a likelihood: an energy comes with its partition function.
+def load_claiming(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Claiming, dict[str, Any]]:
+    """:func:`load_network` as what can be evaluated: a classifier, or a model of images; an energy comes with its
+    partition function.
 
     Raises:
-        UserError: as there, and if what is found says nothing about the probability of images.
+        UserError: as there, and if what is found makes no claim.
     """
     network, info = load_network(path, print_fn)
     if isinstance(network, Unnormalized):
         path = Path(path)
         return normalized(network, path if path.is_dir() else path.parent), info
-    if not isinstance(network, Model):
+    if not isinstance(network, Claiming):
         raise UserError(f"{path}: got {network.name}, which has no likelihood, expected a model that has one")
+    return network, info
+
+
+def load_model(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Model, dict[str, Any]]:
+    """:func:`load_claiming` for models of images.
+
+    Raises:
+        UserError: as there, and if what is found says nothing about the probability of images.
+    """
+    network, info = load_claiming(path, print_fn)
+    if not isinstance(network, Model):
+        raise UserError(
+            f"{path}: got {network.name}, a classifier, which says nothing about how probable an image is; expected a "
+            "model of images (davi.load_classifier loads a classifier)"
+        )
+    return network, info
+
+
+def load_classifier(path: Path | str, print_fn: PrintFunction | None = None) -> tuple[Classifier, dict[str, Any]]:
+    """:func:`load_network` for classifiers. What the file says has also ``class_names``.
+
+    Raises:
+        UserError: as there, and if what is found is no classifier.
+    """
+    network, info = load_network(path, print_fn)
+    if not isinstance(network, Classifier):
+        raise UserError(f"{path}: got {network.name}, expected a classifier (davi.load loads a model of images)")
     return network, info
 
 
@@ -290,6 +318,9 @@ def _check_info(path: Path, info: Mapping[str, Any]) -> None:
         right = type(value) is kind and (not isinstance(value, (int, float)) or 0 <= value < 2**63)
         if name in info and not right:
             raise UserError(f"{path}: got {name} {str(value)[:50]!r}, expected {_WORDS[kind]}")
+    names = info.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: got class_names {str(names)[:50]!r}, expected a list of names")
 
 
 def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Network]:

@@ -21,10 +21,13 @@ from torch import Generator, Tensor, nn
 from davi import recipes
 from davi.data import geometry_of
 from davi.evidence import Kind
-from davi.model import Energy, Model, Network, Partition, Summable, Unnormalized
+from davi.model import Classifier, Energy, Model, Network, Partition, Summable, Unnormalized
 from davi.models import MODELS
 
 TINY = [name for name in recipes.names() if name.endswith("_tiny")]
+CLASSES = 3
+"""Of the images of a classifier, which cannot do without; other networks have none unless a test gives them some."""
+
 LEVELS = {"toy_flow": 5}
 """Levels of a toy's images; those of the others are binary."""
 
@@ -38,6 +41,11 @@ recipe = functools.cache(recipes.load)
 def class_of(name: str) -> type[Network]:
     """The class of a recipe's or a toy's network."""
     return toys.TOYS[name] if name in toys.TOYS else MODELS[recipe(name).model_name]
+
+
+def classes_of(name: str) -> int:
+    """Classes that a recipe's or a toy's network is built with where a test does not say."""
+    return CLASSES if issubclass(class_of(name), Classifier) else 0
 
 
 def names(kind: type) -> list[str]:
@@ -122,10 +130,10 @@ class _Original:
 
 def _build(name: str) -> Network:
     if name in toys.TOYS:
-        return small(name, (1, 4, 4), LEVELS.get(name, 2))
+        return small(name, (1, 4, 4), LEVELS.get(name, 2), classes_of(name))
     found = recipe(name)
     assert found.data is not None
-    return shake(recipes.build(found, *geometry_of(found.data)))
+    return shake(recipes.build(found, *geometry_of(found.data), classes_of(name)))
 
 
 def small(name: str, shape: tuple[int, int, int], levels: int, classes: int = 0) -> Network:

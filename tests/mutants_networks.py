@@ -181,17 +181,31 @@ _FLOWS = (
 _LAYERS = (
     Mutant(
         "attention-over-columns",
-        "davi/layers/depth_attention.py",
+        "davi/layers/depth_reading.py",
         "return scores.softmax(1)",
         "return scores.softmax(3)",
         ("test_depth_attention.py::test_weights_are_a_distribution_over_the_layers",),
     ),
     Mutant(
         "gradient-of-attention-uncentered",
-        "davi/layers/depth_attention.py",
+        "davi/layers/depth_reading.py",
         "weights * (grad_weights - (weights * grad_weights).sum(1, keepdim=True))",
         "weights * grad_weights",
         ("test_depth_attention.py::test_outputs_and_gradients_are_those_of_stacking",),
+    ),
+    Mutant(
+        "window-of-the-layers-farthest-away",
+        "davi/layers/depth_approximation.py",
+        "slice(0, self.window) if nearest_first else slice(layers - self.window, layers)",
+        "slice(0, self.window)",
+        ("test_depth_approximation.py::test_the_window_holds_the_nearest_layers",),
+    ),
+    Mutant(
+        "gradient-of-pooled-keys-of-one-pixel",
+        "davi/layers/depth_reading.py",
+        '"bjhpwq,bdhpwq->bjdhw", in_each, in_cells(query, ctx.cell)',
+        '"bjhw,bdhw->bjdhw", in_each[:, :, :, 0, :, 0], in_cells(query, ctx.cell)[:, :, :, 0, :, 0]',
+        ("test_depth_approximation.py::test_gradients_are_those_of_finite_differences[pooled]",),
     ),
     Mutant(
         "layer-reads-what-lies-above-it",

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from davi.distributions import Normal
 from davi.evidence import Kind
 from davi.layers import DepthAttention, LayerMemory, LikelihoodConfig, NonLocalBlock, SqueezeExcite
+from davi.layers.depth_attention import DepthWiseAttention
 from davi.layers.raw_normal import GaussianOptions
-from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention, SpatialAttention
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, SpatialAttention
 
 SMALL: dict[str, Any] = {
     "layers": (4,),

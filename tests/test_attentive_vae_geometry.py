@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from davi.layers import DepthAttention, LikelihoodConfig
-from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention, SpatialAttention
+from davi.layers.depth_attention import DepthWiseAttention
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, SpatialAttention
 
 SMALL: dict[str, Any] = {
     "layers": (2,),

@@ -25,8 +25,9 @@ from toys.linear_gaussian import (
 from davi.distributions import Normal
 from davi.evaluation import LogMeanExp, importance_bound
 from davi.layers import LikelihoodConfig
+from davi.layers.depth_attention import DepthWiseAttention
 from davi.model import Hierarchy
-from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 
 # Four latent states, joint p(z, x) of one x, q uniform; L_K computed by enumeration in independent code.
 JOINT = (0.10, 0.02, 0.03, 0.05)

@@ -16,7 +16,15 @@ from torch import Generator, Tensor
 from davi import records
 from davi.data import Images
 from davi.evaluation import Measure, clusters, evaluate
-from davi.evaluation.classification import CLASS_LIKELIHOOD, ERROR_RATE, wilson
+from davi.evaluation.calibration import equal_mass, equal_width
+from davi.evaluation.classification import (
+    ADAPTIVE,
+    BLIND_GUESS,
+    CALIBRATION,
+    CLASS_LIKELIHOOD,
+    ERROR_RATE,
+    wilson,
+)
 from davi.evidence import About, Evidence, Kind
 from davi.model import Classifying, Conditional, Model, Temperature
 from davi.report import in_words
@@ -106,6 +114,22 @@ def test_patches_of_a_file_have_no_interval_of_independent_images() -> None:
     assert own.labels is not None
     wrong = ((own.pixels[:, 0, 0, 0] > 2) != (own.labels == 1)).double().numpy()
     assert found.standard_error == pytest.approx(clusters.standard_error(100.0 * wrong, groups.numpy()))
+
+
+def test_a_joint_model_has_calibration_as_well() -> None:
+    own = images()
+    found = evaluate(model(), own, batch_size=7)
+    assert own.labels is not None
+    logit = own.pixels[:, 0, 0, 0].double().numpy() - 2.5
+    confidence = 1 / (1 + np.exp(-np.abs(logit)))
+    right = (logit > 0) == (own.labels.numpy() == 1)
+    for name, of in ((CALIBRATION, equal_width), (ADAPTIVE, equal_mass)):
+        measure = found.measure(name)
+        assert measure is not None
+        assert (measure.unit, measure.images) == ("%", N)
+        assert measure.value == pytest.approx(100 * of(confidence, right).error, rel=1e-9)
+        assert "biased upward" in measure.rule
+    assert found.measure(BLIND_GUESS) is None
 
 
 def test_without_classes_it_is_left_out() -> None:

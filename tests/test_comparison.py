@@ -72,10 +72,10 @@ def test_paired_differences_in_closed_form() -> None:
     assert result.nats.standard_error == pytest.approx(error, rel=1e-14)
     # Five figures of the quantile as printed in tables.
     assert result.nats.interval == pytest.approx([2.5 - 3.18245 * error, 2.5 + 3.18245 * error], rel=1e-5)
-    assert result.bits_per_dim.mean == pytest.approx(-2.5 / 8 / LN2, rel=1e-14)
-    assert result.bits_per_dim.standard_error == pytest.approx(error / 8 / LN2, rel=1e-14)
+    assert result.in_unit("bits_per_dim").mean == pytest.approx(-2.5 / 8 / LN2, rel=1e-14)
+    assert result.in_unit("bits_per_dim").standard_error == pytest.approx(error / 8 / LN2, rel=1e-14)
     low, high = result.nats.interval
-    assert result.bits_per_dim.interval == pytest.approx([-high / 8 / LN2, -low / 8 / LN2], rel=1e-14)
+    assert result.in_unit("bits_per_dim").interval == pytest.approx([-high / 8 / LN2, -low / 8 / LN2], rel=1e-14)
     assert result.significant is True
 
 
@@ -237,7 +237,7 @@ def test_patches_of_a_few_files_claim_nothing() -> None:
     better = HARD + np.arange(1.0, 5.0)
     pair = paired(better, HARD, 8, groups)
     assert (pair.nats.mean, pair.nats.standard_error) == (2.5, 1.0)
-    assert pair.nats.interval is pair.bits_per_dim.interval is None
+    assert pair.nats.interval is pair.in_unit("bits_per_dim").interval is None
     assert pair.significant is False
     assert paired(better, HARD, 8).significant is True  # what it would be for four photographs
     result = compare([entry("a", groups=groups), entry("b", better)])  # one of them does not know its files

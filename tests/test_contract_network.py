@@ -10,12 +10,12 @@ from typing import Any, final
 import pytest
 import torch
 import toys
-from contract import TINY, class_of, names, shaken, some_images
+from contract import CLASSES, TINY, class_of, names, shaken, some_images
 
 import davi
 from davi import recipes
 from davi.errors import OptionError, UserError
-from davi.model import Conditional, Energy, Network
+from davi.model import Classifier, Conditional, Energy, Network
 from davi.models import MODELS
 from davi.runs import load_model, load_network, save_model
 
@@ -38,11 +38,11 @@ def test_there_is_a_tiny_recipe_for_every_model() -> None:
 def test_it_knows_what_it_was_built_with(network: Network) -> None:
     channels, height, width = network.shape
     assert network.dims == channels * height * width
-    again = type(network)(network.shape, network.levels, network.config)
+    again = type(network)(network.shape, network.levels, network.config, network.classes)
     assert (again.shape, again.levels, again.config) == (network.shape, network.levels, network.config)
     assert isinstance(network.config, type(network).Config)
-    assert network.classes == again.classes == 0
-    assert network.classes_in_turn(3) is None
+    assert network.classes == again.classes == (CLASSES if isinstance(network, Classifier) else 0)
+    assert (network.classes_in_turn(3) is None) == (network.classes == 0)
     assert {name: x.shape for name, x in again.named_parameters()} == {
         name: x.shape for name, x in network.named_parameters()
     }
@@ -59,7 +59,7 @@ def test_it_knows_what_it_was_built_with(network: Network) -> None:
 )
 def test_impossible_images_are_refused(network: Network, shape: Any, levels: int, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        type(network)(shape, levels, network.config)
+        type(network)(shape, levels, network.config, network.classes)
     assert "\n" not in str(caught.value)
 
 
@@ -88,6 +88,10 @@ def test_images_of_another_kind_are_refused(network: Network) -> None:
 
 
 def test_labels_are_refused_without_classes(network: Network) -> None:
+    if network.classes:  # test_contract_conditional.py asks what has classes
+        with pytest.raises(ValueError, match=r"^labels: got None, expected 2 class numbers from 0 to 2$"):
+            network.check_labels(None, 2)
+        return
     network.check_labels(None, 2)
     with pytest.raises(ValueError, match=f"^labels: got some, expected None: {network.name} was built without classes"):
         network.check_labels(torch.zeros(2, dtype=torch.int64), 2)

@@ -272,6 +272,7 @@ def test_other_images_are_told_apart() -> None:
         ({"set": "nowhere/x.npy"}, r"nowhere/x\.npy: found nothing"),
         ({"binarization": "fresh"}, r"data\.binarization: got 'fresh', expected one of none, static"),
         ({"flip": "vertical"}, r"data\.flip: got 'vertical'"),
+        ({"random_crop": -1}, r"data\.random_crop: got -1, expected a number of pixels from 0 to 1024"),
         ({"binarization_seed": -1}, r"data\.binarization_seed: got -1"),
         ({"binarization_seed": 1.5}, r"data\.binarization_seed: got 1\.5"),
         ({"levels": 256}, r"data\.levels: got 256, expected 17, which digits has"),

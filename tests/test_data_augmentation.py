@@ -47,6 +47,32 @@ def test_flips(flip: str, axes: list[tuple[int, ...]]) -> None:
         assert abs(count / n - p) < 5 * math.sqrt(p * (1 - p) / n)  # five standard errors; the seed is fixed
 
 
+def test_random_crops_of_an_image_with_zeros_around_it() -> None:
+    """Every presented image is one of the crops, in all channels alike, and all places are equally frequent."""
+    data = images()
+    n = 9000
+    indices = torch.arange(n) % len(data)
+    x = Augmentation(data, random_crop=1)(indices, generator())
+    assert x.dtype == torch.uint8
+    padded = torch.zeros(len(data), 2, 5, 7, dtype=torch.uint8)
+    padded[:, :, 1:-1, 1:-1] = data.pixels
+    crops = [padded[indices, :, row : row + 3, column : column + 5] for row in range(3) for column in range(3)]
+    is_crop = torch.stack([(x == crop).flatten(1).all(1) for crop in crops])  # [places, n]
+    assert (is_crop.sum(0) == 1).all()
+    for count in is_crop.sum(1).tolist():
+        assert abs(count / n - 1 / 9) < 5 * math.sqrt(8 / 81 / n)  # five standard errors; the seed is fixed
+
+
+def test_crops_are_mirrored_afterwards() -> None:
+    """The same generator, used by hand in the documented order."""
+    data, indices = images(), torch.tensor([5, 1, 2, 2])
+    x = Augmentation(data, "none", "horizontal", 2)(indices, generator(9))
+    g = generator(9)
+    cropped = Augmentation(data, random_crop=2)(indices, g)
+    coins = torch.randint(2, (4, 1, 1, 1), generator=g).bool()
+    assert torch.equal(x, torch.where(coins, cropped.flip(-1), cropped))
+
+
 def test_dynamic_draws_are_fresh_and_follow_the_gray_values() -> None:
     data = images()
     presentation = Augmentation(data, "dynamic", "none")
@@ -76,7 +102,7 @@ def test_dynamic_with_flips_equals_mirroring_then_drawing() -> None:
 
 
 def test_presentation_resumes_with_its_generator() -> None:
-    presentation = Augmentation(images(), "dynamic", "both")
+    presentation = Augmentation(images(), "dynamic", "both", 1)
     indices = torch.arange(6)
     g = generator()
     presentation(indices, g)

@@ -96,6 +96,7 @@ KINDS: dict[str, tuple[Callable[[Path], str], ...]] = {
     "binarization": GRAY,
     "binarization_seed": GRAY,
     "flip": GRAY,
+    "random_crop": GRAY,
     "validation": GRAY,
     "levels": (array, idx_file, idx_folder, by_content, by_name, hub),
     "test": tuple(OTHERS),
@@ -117,6 +118,7 @@ GIVEN: dict[str, Any] = {
     "binarization": "threshold",
     "binarization_seed": 5,
     "flip": "both",
+    "random_crop": 2,
     "validation": 0.25,
     "levels": 18,
     "test_fraction": 0.5,
@@ -144,8 +146,8 @@ def is_honored(option: str, given: Any, sets: DataSets, without: DataSets | None
         case "binarization_seed":
             assert without is not None
             return protocol["test_sha256"] != without.protocol["test_sha256"]
-        case "flip":
-            return bool(protocol["flip"] == given)
+        case "flip" | "random_crop":
+            return bool(protocol[option] == given)
         case "validation":
             # A quarter of at most 30, or 1,400, images: five deviations of the split by content
             share = counts["validation"] / (counts["validation"] + counts["train"])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from davi.layers import DepthAttention, LayerMemory, LikelihoodConfig, resize_to
-from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention
+from davi.layers.depth_attention import DepthWiseAttention
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 
 IDENTITY = 1e-12  # float64 on both sides, a few roundings of numbers of order one
 
@@ -20,6 +21,9 @@ class Stacked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+
+    def span(self, layers: int) -> slice:
+        return slice(0, layers)
 
     def forward(self, query: Tensor, keys: list[Tensor], values: list[Tensor]) -> tuple[Tensor, Tensor]:
         b = query.shape[0]

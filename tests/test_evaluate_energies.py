@@ -289,7 +289,7 @@ def test_the_error_of_log_z_does_not_cancel_in_differences(evaluated: Path, trai
     assert pair is not None
     assert pair.nats.mean == pytest.approx(-1.0, abs=1e-4)
     assert pair.nats.standard_error == pytest.approx(0.5, abs=1e-4)  # of both, though image by image nothing differs
-    assert pair.bits_per_dim.standard_error == pytest.approx(0.5 / (64 * math.log(2.0)), abs=1e-5)
+    assert pair.in_unit("bits_per_dim").standard_error == pytest.approx(0.5 / (64 * math.log(2.0)), abs=1e-5)
     assert pair.significant is (pair.nats.interval is not None and pair.nats.interval[1] < 0.0)
 
 

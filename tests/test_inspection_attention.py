@@ -13,8 +13,8 @@ from davi.data import Images
 from davi.inspection import DepthAttentionView, inspect
 from davi.inspection.attention import MOST_BLOCKS, SpatialRecorder, queries_on
 from davi.layers import DepthAttention, LikelihoodConfig, NonLocalBlock, resize_to
-from davi.layers.depth_attention import DepthAttentive
-from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, DepthWiseAttention, SpatialAttention
+from davi.layers.depth_attention import DepthAttentive, DepthWiseAttention
+from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig, SpatialAttention
 
 SEED = 3
 ROUNDING = 1e-10

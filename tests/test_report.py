@@ -124,7 +124,8 @@ def test_parts_sum_to_the_elbo_in_both_units() -> None:
     assert found.kl is not None
     parts, kl = found.terms["reconstruction"], found.kl.total
     assert parts.nats.mean - kl.nats.mean == pytest.approx(found.elbo.nats.mean)
-    assert parts.bits_per_dim.mean + kl.bits_per_dim.mean == pytest.approx(found.elbo.bits_per_dim.mean)
+    sums = sum(part.in_unit("bits_per_dim").mean for part in (parts, kl))
+    assert sums == pytest.approx(found.elbo.in_unit("bits_per_dim").mean)
 
 
 def test_the_protocol_is_whole() -> None:
@@ -193,7 +194,7 @@ def test_one_image_has_no_error() -> None:
     one = {name: values[:1] for name, values in evaluation().terms.items()}
     found = result(elbo=np.array([-4.0]), bound=np.array([-3.0]), terms=one)
     assert found.elbo.nats == Statistic(-4.0, None)
-    assert found.elbo.bits_per_dim.standard_error is None
+    assert found.elbo.in_unit("bits_per_dim").standard_error is None
     assert "-4.00\n" in to_terminal(found) or "-4.00 " in to_terminal(found)
 
 
@@ -301,7 +302,7 @@ def test_errors_of_patches_are_clustered_by_file() -> None:
     """-3, -7 and -11 with the first two of one file: residuals 4, 0, -4, sums 4 and -4, sqrt(2 (16 + 16)) / 3 = 8/3."""
     found = result(groups=np.array([7, 7, 9]), limit=None, available=3)
     assert found.bound.nats.standard_error == pytest.approx(8 / 3, rel=1e-14)
-    assert found.bound.bits_per_dim.standard_error == pytest.approx(8 / 3 / 4 / LN2, rel=1e-14)
+    assert found.bound.in_unit("bits_per_dim").standard_error == pytest.approx(8 / 3 / 4 / LN2, rel=1e-14)
     assert found.protocol.files == 2
     text = " ".join(to_terminal(found).split())
     assert text.startswith("mnist/test: 3 patches of 2 files, 1 x 2 x 2")

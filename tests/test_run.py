@@ -176,7 +176,7 @@ def test_numbers_are_those_of_the_program(run: davi.Run, capsys: pytest.CaptureF
     assert len(measured.bound) == 2
     assert run.evaluation is not None
     assert run.evaluation.result == measured.result
-    assert f"evaluated: {measured.result.bound.bits_per_dim.mean:.4g} bits/dim, K = 3" in repr(run)
+    assert f"evaluated: {measured.result.bound.in_unit('bits_per_dim').mean:.4g} bits/dim, K = 3" in repr(run)
     with pytest.raises(UserError, match=r"--limti: unknown option of davi evaluate; did you mean --limit\?"):
         run.evaluate(limti=2)
 

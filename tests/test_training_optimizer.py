@@ -58,10 +58,26 @@ def test_sgd_by_its_formula() -> None:
     torch.testing.assert_close(made, theta, rtol=1e-12, atol=0.0)
 
 
+def test_weight_decay_of_kernels_spares_the_rest() -> None:
+    """A step with gradients of zero shrinks what is decayed, and nothing else."""
+    for of, shrunk in (("all", {4, 2, 1}), ("kernels", {4, 2})):
+        layers = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 3)).double()
+        config = OptimizerConfig("sgd", momentum=0.0, weight_decay=0.5, weight_decay_of=of)  # type: ignore[arg-type]
+        made = make_optimizer(layers, config, 0.1)
+        before = [parameter.detach().clone() for parameter in layers.parameters()]
+        for parameter in layers.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        made.step()
+        for old, new in zip(before, layers.parameters(), strict=True):
+            expected = old * (0.95 if old.ndim in shrunk else 1.0)
+            torch.testing.assert_close(new.detach(), expected, rtol=1e-12, atol=0.0)
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
         OptimizerConfig("sgd"),
+        OptimizerConfig("sgd", weight_decay=0.1, weight_decay_of="kernels"),
         OptimizerConfig("sgd", momentum=0.0),  # without any state
         OptimizerConfig("sgd", initial_momentum=0.0, initial_momentum_steps=4),
         OptimizerConfig("adam"),

@@ -57,6 +57,19 @@ def test_restarts_of_300_and_600_epochs() -> None:
     assert schedule.learning_rate(905 * 313 - 1, 0.0) == pytest.approx(1e-4, rel=1e-4)
 
 
+def test_stairs_that_end_at_boundaries() -> None:
+    """As published with reversible residual networks: the new rate holds from the step at the boundary on."""
+    stairs = ScheduleConfig("staircase", final_learning_rate=0.001, boundaries=(0.5, 0.75))
+    schedule = Schedule(TrainingConfig(steps=80_000, learning_rate=0.1, schedule=stairs), 500)
+    steps = (0, 39_999, 40_000, 59_999, 60_000, 79_999)
+    rates = [schedule.learning_rate(step, 0.0) for step in steps]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-12)
+    warm = replace(stairs, warmup_steps=40_000, initial_learning_rate=0.1)
+    assert Schedule(TrainingConfig(steps=80_000, learning_rate=0.1, schedule=warm), 500).learning_rate(
+        59_999, 0.0
+    ) == pytest.approx(0.1)
+
+
 def test_exponential_after_warmup() -> None:
     """PixelCNN++ multiplies the rate by its decay before each step, the first one included."""
     decaying = ScheduleConfig("exponential", decay=0.5)
@@ -139,6 +152,13 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
         (ScheduleConfig, {"warmup_fraction": 1.5}, "warmup_fraction: got 1.5, expected 0 to 1"),
         (ScheduleConfig, {"decay": 1.0}, "decay: got 1.0, expected 0 to below 1"),
         (ScheduleConfig, {"stairs": 1001}, "stairs: got 1001, expected at most 1000"),
+        (
+            ScheduleConfig,
+            {"boundaries": (0.5, 0.5)},
+            "boundaries: got [0.5, 0.5], expected rising numbers between 0 and 1",
+        ),
+        (ScheduleConfig, {"boundaries": (1.0,)}, "boundaries: got [1.0], expected rising numbers between 0 and 1"),
+        (ScheduleConfig, {"boundaries": (0.5,)}, "boundaries: got [0.5] with the schedule cosine, expected staircase"),
         (ScheduleConfig, {"period_multiplier": 0.5}, "period_multiplier: got 0.5, expected at least 1"),
         (
             ScheduleConfig,

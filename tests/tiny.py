@@ -12,9 +12,10 @@ from torch import Generator, Tensor, nn
 from davi.data import DataSets, Images
 from davi.evidence import Evidence, Kind
 from davi.layers import LikelihoodConfig
+from davi.layers.depth_attention import DepthWiseAttention
 from davi.model import Model, Temperature
 from davi.models import AttentiveVAE
-from davi.models.attentive_vae import AttentiveVAEConfig, DepthWiseAttention
+from davi.models.attentive_vae import AttentiveVAEConfig
 
 RECIPE: dict[str, Any] = {"model": {"name": "tiny"}, "training": {"steps": 12}}
 

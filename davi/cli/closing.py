@@ -7,11 +7,13 @@ from pathlib import Path
 
 from davi import recipes
 from davi.evaluation.claims import both_errors
+from davi.evaluation.classification import BLIND_GUESS, ERROR_RATE
 from davi.evaluation.result import Result
-from davi.evidence import Kind
-from davi.model import Model
+from davi.evidence import About, Kind
+from davi.formatting import decimals, with_error
+from davi.model import Claiming
 from davi.objectives.remedies import Remedy, remedies
-from davi.quantity import Quantity, from_bits
+from davi.quantity import Quantity, Statistic, from_bits
 from davi.report import which_images
 from davi.runs import RECIPE
 from davi.sets import is_named
@@ -33,12 +35,13 @@ def closing(result: Result, folder: Path, page: Path) -> str:
     """
     files = (page, *(folder / name for name in _PICTURES if (folder / name).is_file()))
     following = f"davi compare {shlex.quote(str(folder))} OTHER-RUN  (which of two runs is better)"
-    if is_named(result.protocol.data.set or ""):
+    if is_named(result.protocol.data.set or "") and result.about is not About.Y_GIVEN_X:
         following = "davi train attentive_photos --data FOLDER  (on images of your own)"
-    return f"number: {_number(result)}\nopen:   {', '.join(map(str, files))}\nnext:   {following}"
+    number = _number(result) if result.about is not About.Y_GIVEN_X else _of_classes(result)
+    return f"number: {number}\nopen:   {', '.join(map(str, files))}\nnext:   {following}"
 
 
-def to_try(model: Model, folder: Path, result: Result) -> Remedy | None:
+def to_try(model: Claiming, folder: Path, result: Result) -> Remedy | None:
     """What to try where layers are inactive, with the objective of the run's recipe; None if there is nothing.
 
     Arguments:
@@ -69,6 +72,18 @@ def _number(result: Result) -> str:
     for baseline in result.baselines:
         if baseline.name == "independent pixels" and baseline.bits_per_dim is not None:
             line += f"; independent pixels {_cost(from_bits(baseline.bits_per_dim, None, result.protocol.dims), first)}"
+    return f"{line} ({which_images(result.protocol)})"
+
+
+def _of_classes(result: Result) -> str:
+    """What a classifier's number says of the measured images; lower is better."""
+    claim, wrong, guess = result.bound.nats, result.measure(ERROR_RATE), result.measure(BLIND_GUESS)
+    cost = with_error(Statistic(-claim.mean, claim.standard_error), decimals(result.bound, "nats"))
+    line = f"the class of an image of {result.protocol.set} costs {cost} nats"
+    if guess is not None:
+        line += f", a blind guess {-guess.value:.4f}"
+    if wrong is not None:
+        line += f"; {wrong.value:.4g} % are put in another class"
     return f"{line} ({which_images(result.protocol)})"
 
 

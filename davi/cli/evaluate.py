@@ -9,7 +9,7 @@ from typing import Any
 
 from davi import gaps, measurements, records, report
 from davi.cli.closing import to_try
-from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.loading import Opened, open_claiming, open_images
 from davi.cli.normalizing import normalized
 from davi.cli.options import Request
 from davi.data import evenly
@@ -21,14 +21,16 @@ from davi.evaluation.baselines import Baseline
 from davi.evaluation.gap_result import GapResult
 from davi.evaluation.result import Protocol, Result
 from davi.evidence import Kind
-from davi.model import Model, WithPartition
+from davi.model import Classifier, Model, WithPartition
 from davi.progress import ProgressBar
 
 
 def run(request: Request) -> int:
     """Measure, print the numbers and keep them in the folder (:mod:`davi.measurements`); the exit status."""
     options = request.options
-    model, info, folder = open_run(request)
+    model, info, folder = open_claiming(request)
+    if options.gap and isinstance(model, Classifier):
+        raise UserError(f"--gap: got it for {model.name}, a classifier; expected a model whose claim is a bound")
     opened = open_images(request, info, folder)
     if options.gap and isinstance(model, WithPartition) and model.claim is Kind.EXACT:
         raise UserError(
@@ -36,13 +38,14 @@ def run(request: Request) -> int:
         )
     model = normalized(request, model, folder, opened.train)
     if options.gap:
+        assert isinstance(model, Model)
         return _gap(request, model, info, folder, opened)
     images, samples = opened.images, options.importance_samples or 1
     with ProgressBar("evaluating", min(options.limit or len(images), len(images))) as progress:
         evaluation = evaluate(model, images, samples, options.batch_size, options.seed, options.limit, progress)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
     others: list[Baseline] = []
-    if not options.no_baselines:
+    if not options.no_baselines and isinstance(model, Model):  # a classifier codes no images
         with ProgressBar("compressing the images by other methods") as progress:
             others = cached_baselines(opened.train, evenly(images, options.limit), location(None), progress)
     result = report.result_of(evaluation, others, protocol)

@@ -12,7 +12,7 @@ from typing import Any
 
 from davi import estimates, files, gaps, page, report
 from davi.cli.closing import closing, to_try
-from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.loading import Opened, open_claiming, open_images
 from davi.cli.normalizing import estimated
 from davi.cli.options import Request
 from davi.data import Images, evenly
@@ -21,6 +21,7 @@ from davi.data.protocol import digest
 from davi.errors import UserError
 from davi.evaluation import evaluate
 from davi.evaluation.baseline_cache import cached_baselines
+from davi.evaluation.baselines import Baseline
 from davi.evaluation.gap_result import GapResult
 from davi.evaluation.log_z import LogZ
 from davi.evaluation.result import Protocol, Result
@@ -28,7 +29,7 @@ from davi.formatting import duration, size
 from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.metrics import read_metrics
-from davi.model import Hierarchy, Model, Partition, Unnormalized, WithPartition
+from davi.model import Claiming, Hierarchy, Model, Partition, Unnormalized, WithPartition
 from davi.page.flows import in_lines
 from davi.progress import ProgressBar
 from davi.run_folder import METRICS
@@ -36,14 +37,14 @@ from davi.runs import MODEL, RECIPE
 
 PAGE, FIGURES, EVALUATION = "inspection.html", "inspection", "evaluation.json"
 
-_LIMIT, _SAMPLES, _BATCH = 100, 10, 50
-"""Defaults: images, importance samples, images a pass."""
+_LIMIT, _LIMIT_OF_CLASSIFIERS, _SAMPLES, _BATCH = 100, 10_000, 10, 50
+"""Defaults: images, those for classifiers, importance samples, images a pass."""
 
 
 def run(request: Request) -> int:
     """Measure unless that was done, look inside, write the page and its figures; the exit status."""
     options = request.options
-    model, info, folder = open_run(request)
+    model, info, folder = open_claiming(request)
     opened = open_images(request, info, folder)
     images = opened.images
     target = Path(options.out or folder / PAGE)
@@ -55,7 +56,7 @@ def run(request: Request) -> int:
         model = estimated(request, model, folder, opened.train)
     unknown = isinstance(model, WithPartition) and model.partition is None
     result, measured = (None, "") if unknown else _numbers(request, model, info, folder, opened)
-    limit = min(options.limit or _LIMIT, len(images))
+    limit = min(options.limit or _most(model), len(images))
     with ProgressBar("inspecting", limit) as progress:
         training = None if opened.split == "train" else opened.train
         found = inspect(
@@ -97,6 +98,11 @@ _UNKNOWN = (
 )
 
 
+def _most(model: Claiming) -> int:
+    """Images that are looked at where the user does not say; those of a classifier need one pass and no more."""
+    return _LIMIT if isinstance(model, Model) else _LIMIT_OF_CLASSIFIERS
+
+
 def _make_room(figures: Path) -> None:
     """Make the folder of the figures before anything is measured: a run may be read-only.
 
@@ -115,7 +121,7 @@ def _make_room(figures: Path) -> None:
 
 
 def _numbers(
-    request: Request, model: Model, info: Mapping[str, Any], folder: Path, opened: Opened
+    request: Request, model: Claiming, info: Mapping[str, Any], folder: Path, opened: Opened
 ) -> tuple[Result, str]:
     """The numbers of the run's evaluation where it is of this model and these images, else measured now."""
     options, images = request.options, opened.images
@@ -128,11 +134,13 @@ def _numbers(
         return known, f"The numbers are those of {EVALUATION}, written by davi evaluate{others}."
     if why:
         print(f"{EVALUATION} {why}; measuring anew")
-    samples, limit = options.importance_samples or _SAMPLES, min(options.limit or _LIMIT, len(images))
+    samples, limit = options.importance_samples or _SAMPLES, min(options.limit or _most(model), len(images))
     with ProgressBar("evaluating", limit) as progress:
         evaluation = evaluate(model, images, samples, _BATCH, options.seed, limit, progress)
     protocol = report.protocol_of(evaluation, info, opened.protocol, opened.split)
-    compared = cached_baselines(opened.train, evenly(images, limit), location(None))
+    compared: list[Baseline] = []
+    if isinstance(model, Model):  # a classifier codes no images
+        compared = cached_baselines(opened.train, evenly(images, limit), location(None))
     result = report.result_of(evaluation, compared, protocol)
     short = "" if limit == len(images) else f": {evaluation.subset}; davi evaluate measures all images"
     others = f" {EVALUATION} {why}." if why else ""
@@ -140,7 +148,7 @@ def _numbers(
 
 
 def _evaluated(
-    path: Path, model: Model, info: Mapping[str, Any], images: Images, split: str
+    path: Path, model: Claiming, info: Mapping[str, Any], images: Images, split: str
 ) -> tuple[Result | None, str]:
     """An evaluation of this model on these images, or None; and what is to be said about it."""
     if not path.exists():
@@ -164,7 +172,7 @@ def _other_log_z(told: LogZ | None, known: Partition | None) -> bool:
 
 
 def _gap(
-    folder: Path, model: Model, info: Mapping[str, Any], images: Images, split: str
+    folder: Path, model: Claiming, info: Mapping[str, Any], images: Images, split: str
 ) -> tuple[GapResult | None, str]:
     """The gap where it was measured of this model on these images; else None, and a sentence instead."""
     remedy = f"davi evaluate {folder} --gap measures it"
@@ -178,7 +186,7 @@ def _gap(
     return (None, f"Left out: {gaps.GAP} {why}; {remedy} anew.") if why else (found, "")
 
 
-def _about_others(protocol: Protocol, model: Model, info: Mapping[str, Any], images: Images, split: str) -> str:
+def _about_others(protocol: Protocol, model: Claiming, info: Mapping[str, Any], images: Images, split: str) -> str:
     """In words, if what was measured is of other images or of another model; empty if it is of these."""
     if (protocol.set, protocol.split) != (images.name, split):
         return "is about other images"
@@ -198,7 +206,7 @@ def _about_others(protocol: Protocol, model: Model, info: Mapping[str, Any], ima
 
 
 def _facts(
-    info: Mapping[str, Any], model: Model, opened: Opened, records: Sequence[Mapping[str, Any]], folder: Path
+    info: Mapping[str, Any], model: Claiming, opened: Opened, records: Sequence[Mapping[str, Any]], folder: Path
 ) -> list[tuple[str, str]]:
     """What stands at the top of the page: model, data, date and training time, as far as they are known."""
     layers = f", {model.num_layers} latent layers" if isinstance(model, Hierarchy) else ""

@@ -13,15 +13,15 @@ import torch
 
 from davi import recipes
 from davi.cli.options import Request
-from davi.cli.sets import anchored, of_another_set, of_run, select_told, tell
+from davi.cli.sets import anchored, needing_labels, of_another_set, of_run, select_told, tell
 from davi.data import DataConfig, DataSets, Images, Selection, check_same, load, repeated
 from davi.data.config import HOW_READ
-from davi.data.labels import classes_digest
+from davi.data.labels import classes_digest, listed
 from davi.errors import UserError, one_line
-from davi.model import Invertible, LatentModel, Model
+from davi.model import Claiming, Invertible, LatentModel, Model
 from davi.progress import ProgressBar
 from davi.run_folder import RECIPE, run_folder
-from davi.runs import load_model
+from davi.runs import load_claiming
 
 _SPLITTING = ("validation", "test", "test_fraction")
 
@@ -29,16 +29,31 @@ _NO_OTHER_SET = tuple(f"--data.{key}=" for key in HOW_READ)
 """Assignments that say where and how images are read, not which."""
 
 
-def open_run(request: Request) -> tuple[Model, dict[str, Any], Path]:
-    """The trained model on the device asked for, what its file says, and the folder of the run.
+def open_claiming(request: Request) -> tuple[Claiming, dict[str, Any], Path]:
+    """The trained model or classifier on the device asked for, what its file says, and the folder of the run.
 
     Raises:
         UserError: if there is no such run, its model is damaged, or there is no such device.
     """
     given = Path(request.options.run)
     folder = run_folder(given)
-    model, info = load_model(given, lambda line: print(line, file=sys.stderr))
+    model, info = load_claiming(given, lambda line: print(line, file=sys.stderr))
     return model.to(device_of(request.options.device)), info, folder
+
+
+def open_run(request: Request) -> tuple[Model, dict[str, Any], Path]:
+    """:func:`open_claiming` for verbs that need a model of images.
+
+    Raises:
+        UserError: also if the run holds a classifier.
+    """
+    model, info, folder = open_claiming(request)
+    if not isinstance(model, Model):
+        raise UserError(
+            f"run: {info['name']} is a classifier, expected a model of images for davi {request.verb}; davi evaluate, "
+            "inspect, compare and score take classifiers"
+        )
+    return model, info, folder
 
 
 def open_with_latents(request: Request) -> tuple[LatentModel | Invertible, dict[str, Any], Path]:
@@ -71,7 +86,7 @@ class Opened:
     protocol: dict[str, Any]
 
 
-def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Opened:
+def open_images(request: Request, info: Mapping[str, Any], folder: Path, unlabeled: bool = False) -> Opened:
     """The images to be measured.
 
     Arguments:
@@ -81,6 +96,7 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
             was trained with, and are its test images.
         info: what the model's file says.
         folder: of the run.
+        unlabeled: whether images without labels will do for a model with classes.
 
     Raises:
         UserError: if the run does not say which images it is for, these have changed or have no such split.
@@ -90,8 +106,9 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
     if split is None and ((own is not None and own.set == data.set) or _given(request, _SPLITTING)):
         split = "test"
     binary = info["levels"] == 2 and data.levels in (None, 2) and not _given(request, ("binarization",))
-    chosen = select_told(data, split, binary, info["levels"])
-    _check_fit(chosen.images, info)
+    with needing_labels(info["name"] if info.get("classes") and not unlabeled else None):
+        chosen = select_told(data, split, binary, info["levels"])
+    _check_fit(chosen.images, info, unlabeled)
     knowingly = _words(request)
     if not knowingly:
         remedy = f"--data {data.set} evaluates on these images deliberately"
@@ -116,7 +133,7 @@ def open_images(request: Request, info: Mapping[str, Any], folder: Path) -> Open
     return Opened(images, chosen.split, train, protocol)
 
 
-def _check_fit(images: Images, info: Mapping[str, Any]) -> None:
+def _check_fit(images: Images, info: Mapping[str, Any], unlabeled: bool) -> None:
     """Refuse images that the model was not made for, before anything is measured."""
     shape, levels = info["shape"], info["levels"]
     if (list(images.shape), images.levels) != (shape, levels):
@@ -125,10 +142,16 @@ def _check_fit(images: Images, info: Mapping[str, Any]) -> None:
             "levels, for which the model was made"
         )
     known = info.get("protocol", {}).get("classes_sha256")
+    if unlabeled and not images.classes:
+        return
     if info.get("classes") and known is not None and classes_digest(images.classes) != known:
-        given = ", ".join(images.classes)[:80] or "of no labels"
+        names = ", ".join(images.classes)[:80]
+        given = f"with the classes {names}" if names else "without labels"
+        own = f" {listed(info['class_names'])}," if info.get("class_names") else ""
+        remedy = "" if names else " (--data.labels true reads the labels)"
+        remedy = " (--data.labels false leaves the labels out)" if unlabeled else remedy
         raise UserError(
-            f"data: got {images.name} with the classes {given}, expected those with which the model was trained"
+            f"data: got {images.name} {given}, expected the classes{own} with which the model was trained{remedy}"
         )
 
 

@@ -11,14 +11,14 @@ from davi.cli.options import Request
 from davi.data import Images
 from davi.errors import UserError
 from davi.evidence import Kind
-from davi.model import Model, Unnormalized, WithPartition
+from davi.model import Claiming, Unnormalized, WithPartition
 from davi.partition import Annealing
 from davi.progress import ProgressBar
 
 _OPTIONS = ("temperatures", "chains", "base", "reverse", "again")
 
 
-def normalized(request: Request, model: Model, folder: Path, train: Images | None) -> Model:
+def normalized(request: Request, model: Claiming, folder: Path, train: Images | None) -> Claiming:
     """The model with a partition function; what is not known, or was estimated in another way than the user asks for,
     is estimated now and kept in the folder of the run.
 
@@ -53,7 +53,7 @@ def normalized(request: Request, model: Model, folder: Path, train: Images | Non
     return network.normalized(found).eval()
 
 
-def estimated(request: Request, model: Model, folder: Path, train: Images | None) -> Model:
+def estimated(request: Request, model: Claiming, folder: Path, train: Images | None) -> Claiming:
     """The model, after its partition function was estimated with every number of temperatures that is compared
     (:data:`davi.estimates.TEMPERATURES`) and not yet kept, with the most of them from both ends. If it was not known,
     it is now.
@@ -82,7 +82,7 @@ def estimated(request: Request, model: Model, folder: Path, train: Images | None
     return network.normalized(found).eval()
 
 
-def check_likelihood(model: Model, folder: Path) -> None:
+def check_likelihood(model: Claiming, folder: Path) -> None:
     """Refuse a model that has no likelihood before its partition function is known.
 
     Raises:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from davi import recipes
 from davi.cli.options import Request
@@ -10,7 +11,11 @@ from davi.config import load_yaml
 from davi.errors import UserError
 from davi.recipes.catalog import CATALOG, START
 
+_CROSS_ENTROPY = "cross_entropy"
+"""The objective of classifiers (:mod:`davi.objectives.cross_entropy`)."""
+
 _HEAD = ("NAME", "DATA", "SIZE", "COST")
+_CLASSIFIERS = "classifiers: which class an image is of, not how probable the image is"
 
 
 def run(request: Request) -> int:
@@ -33,8 +38,9 @@ def _show(words: Sequence[str]) -> None:
 
 
 def _list(words: Sequence[str], tests: bool) -> None:
-    """The recipes whose row or description has all these words in it."""
-    rows = []
+    """The recipes whose row or description has all these words in it, those of classifiers by themselves."""
+    models: list[tuple[str, ...]] = []
+    classifiers: list[tuple[str, ...]] = []
     for name in recipes.names():
         if tests or not name.endswith("_tiny"):
             entry = CATALOG[name]
@@ -42,15 +48,24 @@ def _list(words: Sequence[str], tests: bool) -> None:
             row = (name, str(recipe["data"]["set"]), _size(entry.parameters), entry.cost)
             searched = "\n".join((*row, str(recipe["description"]))).lower()
             if all(word.lower() in searched for word in words):
-                rows.append(row)
-    if not rows:
+                (classifiers if _classifies(recipe) else models).append(row)
+    if not models and not classifiers:
         raise UserError(
             f"recipes: got {' '.join(words)!r}, expected words that a recipe's row or description has, such as mnist"
         )
-    print("\n".join(_table([_HEAD, *rows])))
+    if models:
+        print("\n".join(_table([_HEAD, *models])))
+    if classifiers:
+        print(("\n" if models else "") + _CLASSIFIERS)
+        print("\n".join(_table([_HEAD, *classifiers])))
     print("\ndavi recipes show NAME shows one in full, davi recipes WORD filters the list")
-    if any(name == START for name, *_ in rows):
+    if any(name == START for name, *_ in models):
         print(f"start with {START}: davi train {START}")
+
+
+def _classifies(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe trains a classifier: its objective says so, and torch need not be imported to know."""
+    return bool(recipe.get("training", {}).get("objective", {}).get("name") == _CROSS_ENTROPY)
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:

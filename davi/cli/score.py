@@ -1,4 +1,4 @@
-"""``davi score``: which images of a folder are odd to a trained model."""
+"""``davi score``: which images of a folder are odd to a trained model, or of which class they are to a classifier."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from davi.cli.loading import Opened, open_images, open_run
+from davi.cli.classifying import classify
+from davi.cli.loading import Opened, open_claiming, open_images
 from davi.cli.normalizing import check_likelihood
 from davi.cli.options import Request
 from davi.cli.sets import anchored, of_run, tell
@@ -18,7 +19,7 @@ from davi.evaluation.log_z import log_z_of
 from davi.evaluation.scores import ratios, scores_of
 from davi.evidence import Kind
 from davi.files import replace_text, writing
-from davi.model import Hierarchy, Model, WithPartition
+from davi.model import Classifier, Hierarchy, Model, WithPartition
 from davi.pictures import save_png
 from davi.progress import ProgressBar
 from davi.runs import RECIPE
@@ -42,7 +43,10 @@ _HOW_READ = tuple(f"--data.{key}=" for key in HOW_READ)
 def run(request: Request) -> int:
     """Score, rank, write the table and the pictures; the exit status."""
     options = request.options
-    model, info, folder = open_run(request)
+    model, info, folder = open_claiming(request)
+    if isinstance(model, Classifier):
+        return classify(request, model, info, folder)
+    assert isinstance(model, Model)
     check_likelihood(model, folder)
     target = Path(options.out or folder / "scores.csv")
     if not target.parent.is_dir():

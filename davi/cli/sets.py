@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from davi import recipes
 from davi.data import DataConfig, DataSets, Selection, has_validation, kind_of, load, select, unused
 from davi.data.config import HOW_READ
+from davi.data.labels import SOURCES, UnlabeledError
 from davi.data.sources import training_images
 from davi.errors import UserError, one_line
 from davi.progress import ProgressBar
@@ -53,6 +55,21 @@ def select_told(data: DataConfig, split: str | None, binary: bool, levels: int) 
     fits = chosen.images.levels == levels
     tell([note for note in chosen.notes if not (fits and "give --data." in note)], sys.stderr)
     return chosen
+
+
+@contextmanager
+def needing_labels(name: str | None) -> Iterator[None]:
+    """Within it, images without labels are refused on behalf of a network that cannot do without them.
+
+    Arguments:
+        name: of the network; None: it can, and the labels were asked for in vain.
+    """
+    try:
+        yield
+    except UnlabeledError as error:
+        if name is None:
+            raise
+        raise UserError(f"data: {error.why}; expected images with labels, which {name} needs ({SOURCES})") from None
 
 
 def tell(notes: Iterable[str], out: TextIO) -> None:

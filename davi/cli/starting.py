@@ -13,9 +13,10 @@ from davi.cli.import_ import known, model_options, named_geometry
 from davi.cli.options import Request
 from davi.cli.paths import check_source
 from davi.config import load_yaml, override, to_dict
+from davi.data.labels import classes_digest
 from davi.errors import UserError
 from davi.files import read_tensors
-from davi.model import Model
+from davi.model import Claiming, Classifier
 from davi.models import MODELS
 from davi.published.importers import IMPORTERS, read_weights
 from davi.published.reader import Given, Imported
@@ -23,7 +24,7 @@ from davi.published.recognition import Kind, recognized
 from davi.published.torch_files import load_state
 from davi.recipes import Recipe
 from davi.renamed import complaint, read
-from davi.runs import MODEL, RECIPE, START, PrintFunction, load_model, on_paper
+from davi.runs import MODEL, RECIPE, START, PrintFunction, load_claiming, on_paper
 from davi.training.start import HEAD
 
 
@@ -36,12 +37,19 @@ class Source:
         model: with these weights, the averaged ones where there are such.
         sections: what is known of its images and training: sections ``data`` and ``training`` of a recipe, if any.
         title: what a run that begins with it is called.
+        classes: digest of the names of its classes; None where they are not known, or there are none.
     """
 
     name: str
-    model: Model
+    model: Claiming
     sections: Mapping[str, Any]
     title: str
+    classes: str | None = None
+
+    def has_other_classes(self, names: Sequence[str]) -> bool:
+        """Whether it is a classifier of other classes than these."""
+        known = self.classes is not None and isinstance(self.model, Classifier)
+        return known and self.classes != classes_digest(names)
 
     def load(self, assignments: Sequence[str]) -> Recipe:
         """The recipe of a run with the same model, images and training, and assignments over it.
@@ -67,8 +75,11 @@ def open_source(request: Request, say: PrintFunction) -> Source:
     path = check_source(request.options.source)
     kind = None if path.is_dir() else recognized(path)
     sections: Mapping[str, Any] = {}
+    classes: str | None = None
+    model: Claiming
     if path.is_dir() or kind == "davi":
-        model, _ = load_model(path, say)
+        model, info = load_claiming(path, say)
+        classes = info.get("protocol", {}).get("classes_sha256")
         file = path / RECIPE if path.is_dir() else path.with_name(RECIPE)
         if file.is_file() and (path.is_dir() or path.name == MODEL):
             sections = read(file)
@@ -86,7 +97,7 @@ def open_source(request: Request, say: PrintFunction) -> Source:
     kept = {key: sections[key] for key in ("data", "training", "stages") if sections.get(key) is not None}
     if request.options.recipe is None and "training" not in kept:
         kept |= _training(model, kept.get("data"), say)
-    return Source(str(path), model, kept, str(sections.get("name") or path.resolve().stem))
+    return Source(str(path), model, kept, str(sections.get("name") or path.resolve().stem), classes)
 
 
 def _original(path: Path, kind: Kind, request: Request) -> Imported:
@@ -105,7 +116,7 @@ def _original(path: Path, kind: Kind, request: Request) -> Imported:
     return read_weights(kind, path, Given(options, named_geometry(own.get("data") or {}), partial(known, form)))
 
 
-def _training(model: Model, data: Any, say: PrintFunction) -> dict[str, Any]:
+def _training(model: Claiming, data: Any, say: PrintFunction) -> dict[str, Any]:
     """The section of one of the program's own recipes whose model has the names and shapes of these weights, if there
     is any; best of one for the same images."""
     shapes = {name: x.shape for name, x in model.state_dict().items()}
@@ -116,7 +127,7 @@ def _training(model: Model, data: Any, say: PrintFunction) -> dict[str, Any]:
         recipe = recipes.load(name)
         cls: Any = MODELS[model.name]
         try:
-            state = on_paper(name, partial(cls, model.shape, model.levels, recipe.model), len(shapes))
+            state = on_paper(name, partial(cls, model.shape, model.levels, recipe.model, model.classes), len(shapes))
         except UserError:  # larger, or not for these images
             continue
         if recipe.training is not None and {key: x.shape for key, x in state.items()} == shapes:

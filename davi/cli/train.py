@@ -18,11 +18,11 @@ import torch
 from davi import recipes
 from davi.cli.loading import device_of
 from davi.cli.options import Request
-from davi.cli.sets import adapted, anchored, load_told, of_run
+from davi.cli.sets import adapted, anchored, load_told, needing_labels, of_run
 from davi.cli.starting import Source, check_same_source, open_source
 from davi.data import DataSets
 from davi.errors import UserError
-from davi.model import Conditional
+from davi.model import Classifier, Conditional
 from davi.models import MODELS
 from davi.recipes import Recipe
 from davi.runs import RECIPE, check_can_go_on
@@ -81,7 +81,8 @@ def _train(request: Request, processes: Processes) -> int:
     if training.threads:
         torch.set_num_threads(training.threads)
     notes = io.StringIO()
-    sets = processes.main_first(lambda: load_told(data, notes))
+    with needing_labels(recipe.model_name if issubclass(MODELS[recipe.model_name], Classifier) else None):
+        sets = processes.main_first(lambda: load_told(data, notes))
     torch.manual_seed(training.seed)  # the initial weights
     model = recipes.build(recipe, sets.shape, sets.levels, _classes(recipe, sets, notes))
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -93,7 +94,7 @@ def _train(request: Request, processes: Processes) -> int:
     print(f"data {data.set}: {len(sets.train)} training images of {shape} with {sets.levels} levels")
     start = None
     if source is not None:
-        start, lines = take_over(model, source.model, source.name)
+        start, lines = take_over(model, source.model, source.name, source.has_other_classes(sets.classes))
         print("\n".join(lines))
     if request.options.plan:
         stages = recipe.stages or single(training)

@@ -198,7 +198,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     _add_split(parser)
     positive = whole_number(1)
-    parser.add_argument("--limit", type=positive, metavar="N", help="only N images, spread evenly (default: 100)")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="only N images, spread evenly (default: 100; 10000 of classifiers)"
+    )
     parser.add_argument(
         "--importance-samples",
         type=positive,
@@ -365,6 +367,7 @@ VERBS: dict[str, Verb] = {
         ("data",),
         "A row for each file (the mean over its patches), the oddest first: bits per dimension, LLR>k of hierarchies,\n"
         "bits minus those of a PNG or WebP file, each with its rank and p-value among held-out images of the run.\n"
+        "Of a classifier instead the class of each file, its probability, and log p(y | x) where labels are known.\n"
         f"{_IMAGES}  davi score runs/demo --data FOLDER --out scores.csv --top 20",
     ),
     "encode": Verb(

@@ -39,9 +39,10 @@ from davi.comparison.reading import Entry, distinct, trained_on_these
 from davi.comparison.result import Comparison, Conditions, Group, Interval, Pair, Row
 from davi.errors import UserError
 from davi.evaluation import Array, clusters
+from davi.evaluation.classification import ERROR_RATE
 from davi.evaluation.clusters import Groups
 from davi.evaluation.result import LayerUnits, Protocol
-from davi.evidence import Kind, bits_per_dim
+from davi.evidence import About, Kind, bits_per_dim
 from davi.report import quantity
 
 CONDITIONS = (
@@ -59,7 +60,7 @@ LARGER = 1.1
 """Two models whose numbers of parameters have a greater ratio are not of the same size."""
 
 _STATED = ("seed", "batch_size", "device", "precision", "version", "commit", "torch")
-_TRAINING = ("set", "train_sha256", "binarization", "binarization_seed", "flip")
+_TRAINING = ("set", "train_sha256", "binarization", "binarization_seed", "flip", "random_crop")
 
 T = TypeVar("T")
 
@@ -92,7 +93,9 @@ def compare(entries: Sequence[Entry]) -> Comparison:
         protocol = _protocol(entry)
         members.setdefault(tuple(repr(getattr(protocol, field)) for field in CONDITIONS), []).append(entry)
     groups = tuple(_group(_label(i), group) for i, group in enumerate(members.values()))
-    return _printable(Comparison(groups, _differences(groups), RULE))
+    of_classes = all(group.protocol.about is About.Y_GIVEN_X for group in groups)
+    rule = RULE.replace("log p(x)", "log p(y|x)") if of_classes else RULE
+    return _printable(Comparison(groups, _differences(groups), rule))
 
 
 def _label(number: int) -> str:
@@ -164,7 +167,8 @@ def _row(
     result = entry.measured.result
     model, units = result.protocol.model, result.active_units
     step, rollbacks = model.step, model.rollbacks
-    bound = quantity(entry.measured.bound, result.protocol.dims, groups)
+    bound = quantity(entry.measured.bound, result.dims, groups)
+    wrong = result.measure(ERROR_RATE) if result.about is About.Y_GIVEN_X else None
     notes = list(entry.notes)
     if step is not None and entry.reached is not None and entry.reached > step:
         notes.append(f"measured after step {step}, training has gone on to step {entry.reached}; evaluate it again")
@@ -189,6 +193,7 @@ def _row(
         notes=tuple(notes),
         to_reference=to_reference,
         to_row_above=to_row_above,
+        error_rate=None if wrong is None else wrong.value,
         log_z_error=None if result.log_z is None else result.log_z.error("nats"),
         bits_per_dim_log_z_error=None if result.log_z is None else result.log_z.error("bits_per_dim"),
     )
@@ -199,7 +204,7 @@ def _difference(entry: Entry, other: Entry | None, groups: Groups | None) -> Pai
         return None
     results = entry.measured.result, other.measured.result
     errors = [result.log_z.error_of_difference for result in results if result.log_z is not None]
-    return paired(entry.measured.bound, other.measured.bound, results[0].protocol.dims, groups, errors)
+    return paired(entry.measured.bound, other.measured.bound, results[0].dims, groups, errors)
 
 
 def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str]:
@@ -227,14 +232,14 @@ def _notes(rows: Sequence[Row], groups: Groups | None, ranked: bool) -> list[str
 
 
 def paired(
-    values: Array, reference: Array, dims: int, groups: Groups | None = None, common: Sequence[float] = ()
+    values: Array, reference: Array, dims: int | None, groups: Groups | None = None, common: Sequence[float] = ()
 ) -> Pair:
     r"""Mean difference of two models over the same images.
 
     Arguments:
         values: claims of one model about log p(x), ``[N]``, nats.
         reference: those of the other about the same images, ``[N]``, nats.
-        dims: values in one image.
+        dims: values in one image; None where the claims are not about these.
         groups: the file of each image, where several are cut from one.
         common: standard errors of what all images share, independent of each other, nats: they do not cancel, and
             :math:`s^2 / N + \sum_i c_i^2` is the square of the error; one that is infinite leaves no interval.
@@ -243,14 +248,25 @@ def paired(
     mean, error = float(difference.mean()), clusters.standard_error(difference, groups)
     if error is not None and common:
         error = math.hypot(error, *common) if max(common) < math.inf else None
-    bits, bits_error = bits_per_dim(mean, dims), None if error is None else -bits_per_dim(error, dims)
     if error is None or not clusters.tells(groups):
-        return Pair(Interval(mean, error, None), Interval(bits, bits_error, None), False)
+        return _pair(Interval(mean, error, None), dims, False)
     reach = float(stdtrit(clusters.witnesses(difference, groups) - 1, 0.975)) * error
     ends = (mean - reach, mean + reach)
-    bits_ends = (bits_per_dim(ends[1], dims), bits_per_dim(ends[0], dims))
     significant = bool(abs(mean) >= 2.0 * error and abs(mean) > reach)
-    return Pair(Interval(mean, error, ends), Interval(bits, bits_error, bits_ends), significant)
+    return _pair(Interval(mean, error, ends), dims, significant)
+
+
+def _pair(nats: Interval, dims: int | None, significant: bool) -> Pair:
+    """The difference in both units."""
+    if dims is None:
+        return Pair(nats, None, significant)
+    error, ends = nats.standard_error, nats.interval
+    bits = Interval(
+        bits_per_dim(nats.mean, dims),
+        None if error is None else -bits_per_dim(error, dims),
+        None if ends is None else (bits_per_dim(ends[1], dims), bits_per_dim(ends[0], dims)),
+    )
+    return Pair(nats, bits, significant)
 
 
 def _stated(entries: Sequence[Entry]) -> dict[str, dict[str, object]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from davi.evaluation.result import LayerUnits
 from davi.evidence import About, Kind
-from davi.quantity import Quantity, Statistic
+from davi.quantity import Quantity, Statistic, in_bits
 from davi.records import LEFT_OUT, left_out
 
 
@@ -24,17 +24,17 @@ class Pair:
 
     Arguments:
         nats: positive: better than the reference.
-        bits_per_dim: negative: better.
+        bits_per_dim: negative: better; None of classifiers.
         significant: at least two standard errors, and zero outside of the interval.
     """
 
     nats: Interval
-    bits_per_dim: Interval
+    bits_per_dim: Interval | None
     significant: bool
 
     def in_unit(self, unit: str) -> Interval:
         """The difference in ``"nats"`` or in ``"bits_per_dim"``."""
-        return self.nats if unit == "nats" else self.bits_per_dim
+        return self.nats if unit == "nats" else in_bits(self.bits_per_dim)
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Row(Quantity, _Run):
         active_units: of all layers; None where they were not counted.
         rollbacks: in training.
         notes: what else has to be said, a line each.
+        error_rate: of a classifier, in percent.
         log_z_error: standard error that an estimated log Z adds to that over images, the same for all images, nats;
             None where nothing is estimated, or that error is not known.
         bits_per_dim_log_z_error: the same in bits per dimension.
@@ -74,6 +75,7 @@ class Row(Quantity, _Run):
     notes: tuple[str, ...]
     to_reference: Pair | None
     to_row_above: Pair | None
+    error_rate: float | None = left_out()
     log_z_error: float | None = left_out()
     bits_per_dim_log_z_error: float | None = left_out()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from davi.comparison.result import Comparison, Group, Row
 from davi.evidence import Kind
-from davi.formatting import DIGITS, UNITS, duration, or_dash, size, with_error
+from davi.formatting import DIGITS, UNITS, decimals, duration, or_dash, size, with_error
 
 COLUMNS = 80
 _SAME = "≈"
@@ -95,7 +95,8 @@ def _numbers(group: Group) -> Columns:
 
     columns = {
         "rank": [rank(row) for row in rows],
-        UNITS[unit]: [with_error(row.in_unit(unit), DIGITS[unit]) for row in rows],
+        UNITS[unit]: [with_error(row.in_unit(unit), decimals(row, unit)) for row in rows],
+        **_error_rates(rows),
         **_errors_of_log_z(rows, unit),
         "parameters": [or_dash(row.parameters, "{:,}") for row in rows],
         "steps": [or_dash(row.step) for row in rows],
@@ -108,6 +109,13 @@ def _numbers(group: Group) -> Columns:
     return columns
 
 
+def _error_rates(rows: Sequence[Row]) -> Columns:
+    """Share of images that are put into another class than theirs; no column where none was measured."""
+    if all(row.error_rate is None for row in rows):
+        return {}
+    return {"error rate": [or_dash(row.error_rate, "{:.4g} %") for row in rows]}
+
+
 def _errors_of_log_z(rows: Sequence[Row], unit: str) -> Columns:
     """What an estimated log Z adds to the errors; no column where none is estimated."""
     if all(row.error_of_log_z(unit) is None for row in rows):
@@ -118,7 +126,7 @@ def _errors_of_log_z(rows: Sequence[Row], unit: str) -> Columns:
 def _pairs(group: Group, mark: Mark = _plain) -> Columns:
     """Difference of each row to the group's reference."""
     unit = group.unit
-    digits = DIGITS[unit] + 1
+    digits = decimals(group.rows[0], unit) + 1
     columns: Columns = {f"difference to {mark(group.reference)}": [], "95 % interval": [], "significant": []}
     for row in group.rows:
         pair = row.to_reference

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from davi.data.binarization import Binarization, draw, stream
@@ -13,10 +14,12 @@ from davi.data.images import Images
 from davi.errors import UserError
 
 Flip = Literal["none", "horizontal", "both"]
+LARGEST_SHIFT = 1024
+"""Pixels that an image may be moved by."""
 
 
 class Augmentation:
-    """Turns stored training images into what the model sees: mirrored and binarized anew each time.
+    """Turns stored training images into what the model sees: moved, mirrored and binarized anew each time.
 
     Arguments:
         images: training images as :func:`davi.data.load` gives them. Under ``static`` and ``threshold`` they are
@@ -24,12 +27,16 @@ class Augmentation:
         binarization: ``dynamic`` draws each pixel at each presentation; nothing is done under the others.
         flip: ``horizontal`` mirrors each image left to right with probability 1/2; ``both`` mirrors it top to bottom
             with probability 1/2 as well, independently.
+        random_crop: pixels of zeros around each image, of which a part of its own size is taken, every place of it
+            being as probable as any other; before it is mirrored.
 
     Raises:
         UserError: if a name is unknown, or if the levels of the images contradict the binarization.
     """
 
-    def __init__(self, images: Images, binarization: Binarization = "none", flip: Flip = "none") -> None:
+    def __init__(
+        self, images: Images, binarization: Binarization = "none", flip: Flip = "none", random_crop: int = 0
+    ) -> None:
         check_choice("binarization", binarization, get_args(Binarization))
         check_choice("flip", flip, get_args(Flip))
         if binarization == "dynamic" and images.levels == 2:
@@ -39,6 +46,7 @@ class Augmentation:
         self.images = images
         self.binarization = binarization
         self.flip = flip
+        self.random_crop = random_crop
 
     @property
     def levels(self) -> int:
@@ -58,13 +66,16 @@ class Augmentation:
 
         Arguments:
             indices: ``[B]``, which images.
-            generator: source of the mirroring and of the draws. Where there is nothing to draw it is not touched.
+            generator: source of the places, the mirroring and the draws. Where there is nothing to draw it is not
+                touched.
 
         Returns:
             Integers ``[B, C, H, W]`` on the device of the stored images.
         """
         # Four times as fast as an index in brackets on a CPU.
         x = self.images.pixels.index_select(0, indices.to(self.images.pixels.device))  # [B, C, H, W]
+        if self.random_crop:
+            x = _moved(x, self.random_crop, generator)
         if self.flip in ("horizontal", "both"):
             x = _mirrored(x, -1, generator)
         if self.flip == "both":
@@ -84,6 +95,17 @@ class Augmentation:
         """
         labels = self.images.labels
         return None if labels is None else labels[indices.to(labels.device)]
+
+
+def _moved(x: Tensor, most: int, generator: Generator) -> Tensor:
+    """Each image moved by at most so many pixels down or up and to the right or left, zeros behind it."""
+    n, channels, height, width = x.shape
+    padded = F.pad(x, (most, most, most, most))
+    first = torch.randint(2 * most + 1, (2, n, 1), device=generator.device, generator=generator).to(x.device)
+    rows = first[0] + torch.arange(height, device=x.device)  # [B, H]
+    columns = first[1] + torch.arange(width, device=x.device)  # [B, W]
+    padded = padded.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width + 2 * most))
+    return padded.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
 
 
 def _mirrored(x: Tensor, axis: int, generator: Generator) -> Tensor:

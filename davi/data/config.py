@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from davi.data.augmentation import Flip, check_choice
+from davi.data.augmentation import LARGEST_SHIFT, Flip, check_choice
 from davi.data.binarization import Binarization
 from davi.data.images import check_levels
 from davi.data.picture import MAX_PIXELS
@@ -60,6 +60,8 @@ class DataConfig:
             validation and test once); threshold (one where the gray value is above one half).
         binarization_seed: seed of everything that is drawn once.
         flip: mirror training images at random at each presentation: none, horizontal, or both ways.
+        random_crop: pixels of zeros around each training image, of which a part of its own size is taken at random at
+            each presentation; 0: the image as it is. Where it is mirrored too, that is done afterwards.
         validation: training images kept out for validation, the last ones: a fraction below 1, or a number of images.
             Of a folder of images it is a fraction, chosen by content.
         levels: number of values a channel can take, where the type of the files does not tell it (bool 2, uint8 256,
@@ -93,6 +95,7 @@ class DataConfig:
     binarization: Literal["none", "static", "dynamic", "threshold"] = "none"
     binarization_seed: int = 0
     flip: Literal["none", "horizontal", "both"] = "none"
+    random_crop: int = 0
     validation: float | int = 0
     levels: int | None = None
     test: str | None = None
@@ -138,6 +141,9 @@ def check(config: DataConfig) -> None:
         check_levels("data.levels", config.levels)
     if not 0 < config.test_fraction < 1:
         raise UserError(f"data.test_fraction: got {config.test_fraction}, expected a fraction between 0 and 1")
+    if not 0 <= config.random_crop <= LARGEST_SHIFT:
+        expected = f"a number of pixels from 0 to {LARGEST_SHIFT}"
+        raise UserError(f"data.random_crop: got {config.random_crop}, expected {expected}")
     if config.max_pixels < 1:
         raise UserError(f"data.max_pixels: got {config.max_pixels}, expected a number of pixels from 1")
     if not config.memory >= 0:

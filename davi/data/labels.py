@@ -111,9 +111,21 @@ def called(images: Images, classes: tuple[str, ...], where: str) -> Images:
     return dataclasses.replace(images, classes=classes, checked=True)
 
 
+class UnlabeledError(UserError):
+    """Labels are asked for of a set that has none.
+
+    Arguments:
+        why: there are none.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"data.labels: got true, expected false: {why}")
+        self.why = why
+
+
 def unlabeled(why: str) -> UserError:
     """The error of a set that has no labels, which says why."""
-    return UserError(f"data.labels: got true, expected false: {why}")
+    return UnlabeledError(why)
 
 
 def require(images: Images, name: str) -> None:

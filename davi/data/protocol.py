@@ -32,6 +32,7 @@ _IDENTITY = (
         "binarization",
         "binarization_seed",
         "flip",
+        "random_crop",
     ),
     *("shape", "levels", "source_levels", "counts"),
     *("labels", "classes", "classes_sha256", "train_labels_sha256", "validation_labels_sha256", "test_labels_sha256"),
@@ -61,8 +62,8 @@ class DataSets:
             evaluated), each of the values row by row, one byte each up to 256 levels, four with the lowest first above.
             Of a folder of images also ``fit`` (in words; null where the images have one size), ``test_fraction``
             (null where the folder says which are for test), ``files`` (used for each split) and ``unreadable`` (files
-            that were left out). ``background`` and ``mode`` are there only if they were asked for. With labels also
-            what :func:`davi.data.labels.described` says of them.
+            that were left out). ``background``, ``mode`` and ``random_crop`` are there only if they were asked for.
+            With labels also what :func:`davi.data.labels.described` says of them.
         notes: what the user should be told about the images, a line each.
         stored: training images before any binarization; None where that is not known.
 
@@ -162,6 +163,7 @@ def _prepared(source: Source, config: DataConfig) -> DataSets:
         "counts": {"train": len(train), "validation": len(validation) if validation else 0, "test": len(test)},
         **_as_evaluated(test, source.train.levels, config),
         "flip": config.flip,
+        **({"random_crop": config.random_crop} if config.random_crop else {}),
         "test_order": source.test_order,
         "train_sha256": digest(train),
         "validation_sha256": digest(validation) if validation else None,

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from davi import files
 from davi.batch import Batch
@@ -37,16 +37,17 @@ from davi.data.subsets import positions, rule
 from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
 from davi.evaluation.chib import ChibEstimate
-from davi.evaluation.classification import ClassLikelihood, ErrorRate
+from davi.evaluation.classification import Classification
 from davi.evaluation.log_z import LogZ, log_z_of
-from davi.evaluation.measure import LeftOut
+from davi.evaluation.measure import LeftOut, Measure
 from davi.evaluation.meter import Meter
 from davi.evaluation.mutual_information import ModelInformation, TopInformation, TopRate
 from davi.evaluation.rate_floor import RateFloor
 from davi.evaluation.record import Array, Evaluation
+from davi.evaluation.separation import Separation
 from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import About, Evidence, Kind
-from davi.model import Hierarchy, Model, WithPartition
+from davi.model import Claiming, Hierarchy, Model, Network, WithPartition
 from davi.model.joint import evaluating
 from davi.repetition import repeat_images
 
@@ -60,10 +61,10 @@ METERS: tuple[type[Meter], ...] = (
     ActiveUnits,
     ChibEstimate,
     InactiveLayers,
-    ErrorRate,
-    ClassLikelihood,
+    Classification,
     ModelInformation,
     RateFloor,
+    Separation,
     TopInformation,
     TopRate,
 )
@@ -113,7 +114,7 @@ def importance_bound(
 
 
 def evaluate(
-    model: Model,
+    model: Claiming,
     images: Images,
     samples: int = 1,
     batch_size: int = 100,
@@ -125,7 +126,7 @@ def evaluate(
     """Measure a model on images, without gradients, in eval mode (restored afterwards), on the model's device.
 
     Arguments:
-        model: the model.
+        model: the model, or a classifier, whose claim is about the class of an image.
         images: the images, as they are evaluated (binarized already, where they are to be).
         samples: K, importance samples for each image. They also serve to average the ELBO and its parts.
         batch_size: images per pass; where fewer are left, each is drawn several times in a pass.
@@ -185,16 +186,21 @@ def evaluate(
         log_z=_log_z(model),
     )
     _refuse_non_finite(evaluation)
-    found = (meter.measure(evaluation) for meter in meters)
     return dataclasses.replace(
         evaluation,
-        measures=tuple(measure for measure in found if measure is not None),
+        measures=tuple(measure for meter in meters for measure in _measures(meter, evaluation)),
         left_out=tuple(LeftOut(meter.name, why) for meter in meters if (why := meter.left_out())),
     )
 
 
+def _measures(meter: Meter, evaluation: Evaluation) -> tuple[Measure, ...]:
+    """All that a meter has found."""
+    found = meter.measure(evaluation)
+    return (found,) if isinstance(found, Measure) else found or ()
+
+
 @contextmanager
-def measuring(model: Model) -> Iterator[None]:
+def measuring(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients within the block; every module's own mode is restored afterwards."""
     with evaluating(model), torch.inference_mode():
         yield
@@ -213,7 +219,7 @@ class _Batch:
 
 
 def _measure(
-    model: Model,
+    model: Claiming,
     batch: Batch,
     samples: int,
     generator: Generator,
@@ -246,7 +252,7 @@ def _measure(
     return _Batch(bound, terms, kind, no_divergence, about, deterministic)
 
 
-def _draws(model: Model, batch: Batch, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
+def _draws(model: Claiming, batch: Batch, samples: int, generator: Generator | None, chunk: int) -> Iterator[Evidence]:
     """Evidence from ``samples`` draws of the latents of each image, in passes over at most ``chunk`` images.
 
     Each evidence holds ``[B * copies]`` numbers: of each image all draws, side by side.
@@ -273,7 +279,7 @@ def _draws(model: Model, batch: Batch, samples: int, generator: Generator | None
         yield model.evidence(repeated, generator, classes)
 
 
-def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
+def _log_weight(evidence: Evidence, model: Claiming, samples: int) -> Tensor:
     """Log importance weights of the draws, ``[B]``; without latents the only weight is the claim itself."""
     if evidence.log_weight is not None:
         return evidence.log_weight
@@ -282,7 +288,7 @@ def _log_weight(evidence: Evidence, model: Model, samples: int) -> Tensor:
     return evidence.log_px
 
 
-def _log_z(model: Model) -> LogZ | None:
+def _log_z(model: Claiming) -> LogZ | None:
     """The partition function behind a model's claim."""
     if not isinstance(model, WithPartition) or model.partition is None:
         return None
@@ -294,7 +300,7 @@ def _same_again(evidence: Evidence) -> bool:
     return evidence.kind is Kind.EXACT or evidence.deterministic
 
 
-def check_images(model: Model, images: Images) -> None:
+def check_images(model: Network, images: Images) -> None:
     """Refuse images that a model was not made for.
 
     Raises:
@@ -316,7 +322,7 @@ def _array(x: Tensor) -> Array:
     return np.asarray(x.cpu().numpy(), dtype=np.float64)
 
 
-def _where(model: Model) -> tuple[torch.device, str]:
+def _where(model: nn.Module) -> tuple[torch.device, str]:
     """Device and precision of the weights; a model without any computes on the CPU."""
     parameter = next(model.parameters(), None)
     if parameter is None:

@@ -50,7 +50,7 @@ def terms_with_errors(result: Result) -> dict[str, Quantity]:
     them is 0: it has that of log Z instead."""
     terms = dict(result.terms)
     if result.log_z is not None and NEGATIVE_LOG_Z in terms:
-        nats, bits = terms[NEGATIVE_LOG_Z].nats.mean, terms[NEGATIVE_LOG_Z].bits_per_dim.mean
+        nats, bits = (terms[NEGATIVE_LOG_Z].in_unit(unit).mean for unit in ("nats", "bits_per_dim"))
         errors = result.log_z.error("nats"), result.log_z.error("bits_per_dim")
         terms[NEGATIVE_LOG_Z] = Quantity(Statistic(nats, errors[0]), Statistic(bits, errors[1]))
     return terms

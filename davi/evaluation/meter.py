@@ -8,11 +8,11 @@ from typing import ClassVar
 from davi.batch import Batch
 from davi.evaluation.measure import Measure
 from davi.evaluation.record import Evaluation
-from davi.model import Model
+from davi.model import Claiming
 
 
 class Meter(ABC):
-    """Measures one number, of models that have what it wants.
+    """Measures one number, or several of the same kind, of models that have what it wants.
 
     Everything is called within :func:`davi.evaluation.measuring`, or after all images have been measured.
 
@@ -24,11 +24,11 @@ class Meter(ABC):
     """
 
     name: ClassVar[str]
-    """Of the measure."""
+    """Of the measure, or the first of them."""
     wants: ClassVar[type]
     """The capability that a model must have."""
 
-    def __init__(self, model: Model, images: int, seed: int, batch_size: int) -> None:
+    def __init__(self, model: Claiming, images: int, seed: int, batch_size: int) -> None:
         return  # where the number follows from the evaluation, nothing is kept
 
     def add(self, batch: Batch) -> None:
@@ -37,8 +37,8 @@ class Meter(ABC):
         return
 
     @abstractmethod
-    def measure(self, evaluation: Evaluation) -> Measure | None:
-        """The number; None where there are too few images.
+    def measure(self, evaluation: Evaluation) -> Measure | tuple[Measure, ...] | None:
+        """The number, or several that are found together; None where there are too few images.
 
         Arguments:
             evaluation: of all images, as yet without measures.

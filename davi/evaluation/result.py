@@ -247,11 +247,23 @@ class Result:
         return not self.deterministic and self.kind is not Kind.EXACT
 
     @property
+    def dims(self) -> int | None:
+        """Values in one image; None where the claim is not about them, and so has no bits per dimension."""
+        return None if self.about is About.Y_GIVEN_X else self.protocol.dims
+
+    def measure(self, name: str) -> Measure | None:
+        """The further number of this name; None where there is none."""
+        return next((measure for measure in self.measures if measure.name == name), None)
+
+    @property
     def log_p(self) -> str:
         """What the claim is about, such as ``log p(x)``."""
         return f"log p({self.about})"
 
     @property
-    def units(self) -> tuple[str, str]:
-        """The units, the usual one of these images first: nats for binary images, bits per dimension for others."""
+    def units(self) -> tuple[str, ...]:
+        """The units, the usual one of these images first: nats for binary images, bits per dimension for others. What
+        is claimed of classes is in nats alone."""
+        if self.about is About.Y_GIVEN_X:
+            return ("nats",)
         return ("nats", "bits_per_dim") if self.protocol.data.levels == 2 else ("bits_per_dim", "nats")

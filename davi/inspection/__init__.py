@@ -17,14 +17,17 @@ Example:
 
 from davi.inspection.flow_views import Block, FlowView, Noise, RoundTrip, Scale
 from davi.inspection.inspect import inspect
+from davi.inspection.inversion_view import Inversions
 from davi.inspection.views import (
     BitMaps,
     Chains,
     Chosen,
+    Classes,
     DepthAttentionView,
     Filters,
     Inspection,
     Layer,
+    Mistake,
     Progressive,
     ReceptiveField,
     SpatialAttentionView,
@@ -36,11 +39,14 @@ __all__ = [
     "Block",
     "Chains",
     "Chosen",
+    "Classes",
     "DepthAttentionView",
     "Filters",
     "FlowView",
     "Inspection",
+    "Inversions",
     "Layer",
+    "Mistake",
     "Noise",
     "Progressive",
     "ReceptiveField",

@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from davi.data import Images
 from davi.inspection.views import DepthAttentionView, SpatialAttentionView
-from davi.layers.depth_attention import Attended, DepthAttentive, resize_to
+from davi.layers.depth_attention import DepthAttentive, resize_to
+from davi.layers.depth_reading import Attended
 from davi.layers.nonlocal_block import NonLocalBlock
 from davi.model import Hierarchy
+from davi.model.network import Network
 
 MOST_BLOCKS = 8
 """Non-local blocks that are looked at: a deep model has hundreds."""
@@ -26,9 +29,9 @@ Rows = Mapping[int, int]
 class DepthRecorder:
     """Mean weights over all images, and maps of some, of every place with depth-wise attention."""
 
-    def __init__(self, model: Hierarchy) -> None:
+    def __init__(self, model: Network) -> None:
         self._sites = list(model.depth_attentions()) if isinstance(model, DepthAttentive) else []
-        self._layers = model.num_layers
+        self._layers = model.num_layers if isinstance(model, Hierarchy) else None
         self._images = [0 for _ in self._sites]
         self._sums = [torch.zeros(len(site.sources), dtype=torch.float64) for site in self._sites]
         self._maps: list[dict[int, Tensor]] = [{} for _ in self._sites]
@@ -79,7 +82,33 @@ class DepthRecorder:
         )
 
     def _label(self, layer: int) -> str:
-        return str(layer) if layer < self._layers else "image"
+        return "image" if layer == self._layers else str(layer)
+
+
+def reads_over_depth(network: Network) -> bool:
+    """Whether a layer of it reads from others."""
+    return isinstance(network, DepthAttentive) and any(True for _ in network.depth_attentions())
+
+
+def attention_over_depth(
+    network: Network, images: Images, shown: Sequence[int], batch_size: int, device: torch.device
+) -> tuple[DepthAttentionView, ...]:
+    """Who reads whom in a network that is called with images, such as a classifier.
+
+    Arguments:
+        network: in eval mode, without gradients.
+        images: over which weights are averaged.
+        shown: indices of the images whose maps are wanted.
+        batch_size: images per pass.
+        device: of the network.
+    """
+    recorder = DepthRecorder(network)
+    for start in range(0, len(images), batch_size):
+        x = images.pixels[start : start + batch_size].to(device)
+        rows = {index: index - start for index in shown if start <= index < start + len(x)}
+        with recorder.recording(rows):
+            network(x)
+    return recorder.views(shown)
 
 
 class SpatialRecorder:

@@ -16,23 +16,31 @@ from davi.distributions import Latent, WithMean
 from davi.errors import UserError
 from davi.evaluation import Array, Evaluation, Progress, evaluate, measuring
 from davi.evaluation.activity import ACTIVE_UNITS
+from davi.evaluation.bounds import check_images
 from davi.evidence import Kind, bits_per_dim
+from davi.inspection.attention import attention_over_depth, reads_over_depth
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
+from davi.inspection.classes import classes_of
 from davi.inspection.flows import TEMPERATURES, Seen, drawn, look_through
 from davi.inspection.hierarchies import Found, look_into
+from davi.inspection.inversions import invert_all
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
 from davi.inspection.views import Chosen, Inspection, Shown
-from davi.inspection.walks import depths_of, pixels_of, shown_of
+from davi.inspection.walks import pixels_of, shown_of
 from davi.layers.autoregressive_pixels import reporting
 from davi.layers.causal_attention import SpatialAttentive
 from davi.model import (
     Autoregressive,
     CausalModel,
+    Claiming,
+    Classifier,
+    Classifying,
     Hierarchy,
     Invertible,
+    Inverting,
     LatentModel,
     Model,
     Partition,
@@ -41,6 +49,7 @@ from davi.model import (
     WithFilters,
     WithPartition,
 )
+from davi.model.depths import depths_of
 
 CHOSEN = 4
 """Images of each role."""
@@ -49,7 +58,7 @@ Role = Literal["best", "typical", "worst"]
 
 
 def inspect(
-    model: Model,
+    model: Claiming,
     images: Images,
     *,
     limit: int = 100,
@@ -60,7 +69,7 @@ def inspect(
     progress: Progress | None = None,
     training: Images | None = None,
 ) -> Inspection:
-    """Look into a model, without gradients, in eval mode (restored afterwards), on the model's device.
+    """Look into a model or a classifier, without gradients, in eval mode (restored afterwards), on the model's device.
 
     Memory is that of walks with ``batch_size`` images; what is kept of them is small. Where a partition function is not
     known, images are ranked by what is known of their probability: all but a constant.
@@ -84,6 +93,9 @@ def inspect(
         UserError: if an option cannot be used, if the images are not of the model's shape and levels, or if the model
             gives an image no finite number.
     """
+    if isinstance(model, Classifier):
+        return _of_classifier(model, images, limit, seed, batch_size, progress)
+    assert isinstance(model, Model)
     temperatures = _temperatures(model) if temperatures is None else temperatures
     _check(samples, temperatures)
     passes = _passes(model)
@@ -122,6 +134,9 @@ def inspect(
             chains, more = follow(network, inspected, training, begin, generator, told.following(passes))
             strips += tuple(more)
         filters = filters_of(network) if isinstance(network, WithFilters) else ()
+        classes = None
+        if isinstance(model, Classifying) and model.classes:
+            classes = classes_of(model, images, places, batch_size, device)
     return Inspection(
         images=n,
         seed=seed,
@@ -144,6 +159,43 @@ def inspect(
         filters=filters,
         chains=chains,
         flow=flow,
+        classes=classes,
+    )
+
+
+def _of_classifier(
+    model: Classifier, images: Images, limit: int, seed: int, batch_size: int, progress: Progress | None
+) -> Inspection:
+    """What there is to see of a classifier, which draws nothing and finds no image probable."""
+    check_images(model, images)
+    inspected, places = evenly(images, limit), positions(len(images), limit).tolist()
+    shown = positions(len(inspected), CHOSEN).tolist() if reads_over_depth(model) else []
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def done(number: int) -> None:
+        if progress is not None:
+            progress(number, len(places))
+
+    with measuring(model):
+        depth = attention_over_depth(model, inspected, shown, batch_size, device) if shown else ()
+        classes = classes_of(model, images, places, batch_size, device, done)
+        inversions, strips = invert_all(model, images, places, device) if isinstance(model, Inverting) else (None, ())
+    return Inspection(
+        images=len(places),
+        seed=seed,
+        set=images.name,
+        samples={},
+        chosen=(),
+        layers=(),
+        progressive=None,
+        depth_attention=depth,
+        spatial_attention=(),
+        bits=None,
+        strips=strips,
+        shown=tuple(name_of(images, places[i]) for i in shown),
+        examples=inspected.pixels[shown].cpu() if shown else None,
+        classes=classes,
+        inversions=inversions,
     )
 
 

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from davi.evaluation import Measure
 from davi.evaluation.autocorrelation import Autocorrelation
+from davi.evaluation.calibration import Reliability
 from davi.inspection.flow_views import FlowView
+from davi.inspection.inversion_view import Inversions
+from davi.layers.depth_attention import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +121,10 @@ class Strip:
 
     Arguments:
         kind: interpolation: from one image to another through the latents between them, linearly in each layer, or
-            through those of a flow (an arc where the base is Normal); variations: the latents of the top layers are
-            those of the first picture, all others are drawn from the prior; scales: the same of one scale of a flow
-            after the other; completions: pixels after those given are drawn; chain: states of one Markov chain
-            that begins at the first picture.
+            through those of a flow (an arc where the base is Normal), or linearly between representations that can be
+            inverted; variations: the latents of the top layers are those of the first picture, all others are drawn
+            from the prior; scales: the same of one scale of a flow after the other; completions: pixels after those
+            given are drawn; chain: states of one Markov chain that begins at the first picture.
         title: what sets this row apart from others of its kind.
         labels: of the pictures; empty for one that needs none.
         images: ``[len(labels), C, H, W]``, integers, or means in units of levels.
@@ -142,8 +145,9 @@ class DepthAttentionView:
     Latent grids, and with them the maps, cover the image with the zeros that the model pads it with.
 
     Arguments:
-        side: contexts of the layers above (generative), or encoder features from the layer's own down (inference).
-        readers: the layers that read, by number, top first.
+        side: contexts of the layers above (generative), or encoder features from the layer's own down (inference);
+            outputs of earlier layers (classifier).
+        readers: the layers that read, by number, top first; in a classifier 0 is the stem.
         sources: the layers that are read; ``image`` stands for the features below the last layer.
         matrix: mean weights over pixels and all inspected images, ``[readers, sources]``; NaN where a layer is not
             offered. The rest of a row sums to 1.
@@ -156,7 +160,7 @@ class DepthAttentionView:
         https://openreview.net/forum?id=T4-65DNlDij
     """
 
-    side: Literal["generative", "inference"]
+    side: Side
     readers: tuple[str, ...]
     sources: tuple[str, ...]
     matrix: Tensor
@@ -280,6 +284,46 @@ class Chains:
 
 
 @dataclass(frozen=True, eq=False)
+class Mistake:
+    """An image that is put into another class than its own.
+
+    Arguments:
+        name: such as ``test image 17``.
+        image: integers ``[C, H, W]``.
+        own: its class.
+        named: the class that is found most probable.
+        probability: of that one.
+        own_probability: of its own.
+    """
+
+    name: str
+    image: Tensor
+    own: str
+    named: str
+    probability: float
+    own_probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What a network makes of the classes of images (:class:`davi.model.Classifying`).
+
+    Arguments:
+        names: of the classes.
+        confusion: images of each class that are put into each class, ``[own, named]``.
+        by_confidence: calibration over bins of equal width.
+        by_rank: the same over bins of equally many images.
+        mistakes: those that it is surest of, surest first.
+    """
+
+    names: tuple[str, ...]
+    confusion: Tensor
+    by_confidence: Reliability
+    by_rank: Reliability
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Inspection:
     """A look into a model. What it cannot have is empty or None.
 
@@ -301,12 +345,15 @@ class Inspection:
         spatial_attention: one view for each of some blocks.
         bits: maps of at most four images: the best, two typical, the worst.
         active_units: how they were counted; the numbers of each layer stand with it.
-        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``.
+        examples: inspected images to set beside the samples, at most as many, integers ``[n, C, H, W]``; of a
+            classifier those that are shown.
         receptive: what pixels depend on, of a model that has a causal network.
         strips: interpolations, variations, completions, chains: those that a model of this kind has.
         filters: of every layer of hidden units, of a network that has filters.
         chains: of a network that is drawn from by a Markov chain.
         flow: of a flow.
+        classes: what is made of the classes of images, of a network that knows of some.
+        inversions: of a network from whose depths images come back.
         not_finite: temperature -> draws that are not among the samples, since the inverse of a flow takes them to
             numbers that are not finite.
     """
@@ -331,4 +378,6 @@ class Inspection:
     filters: tuple[Filters, ...] = ()
     chains: Chains | None = None
     flow: FlowView | None = None
+    classes: Classes | None = None
+    inversions: Inversions | None = None
     not_finite: Mapping[float, int] = field(default_factory=dict)

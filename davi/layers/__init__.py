@@ -4,6 +4,7 @@ from davi.layers.autoregressive_codes import AutoregressiveCodes
 from davi.layers.autoregressive_pixels import AutoregressivePixels
 from davi.layers.context_attention import ContextAttention
 from davi.layers.convolution import ChannelLayerNorm, SqueezeExcite, WeightNormConv2d
+from davi.layers.depth_approximation import DepthApproximation
 from davi.layers.depth_attention import DepthAttention, LayerMemory, resize_to
 from davi.layers.masked import MaskedConv2d, causal_mask, degrees
 from davi.layers.nonlocal_block import NonLocalBlock
@@ -18,6 +19,7 @@ __all__ = [
     "AutoregressivePixels",
     "ChannelLayerNorm",
     "ContextAttention",
+    "DepthApproximation",
     "DepthAttention",
     "LayerMemory",
     "LikelihoodConfig",

@@ -1,4 +1,4 @@
-r"""Depth-wise attention as a module for any top-down network.
+r"""Depth-wise attention as a module for any network whose layers have contexts.
 
 The layer i of a hierarchy has a context :math:`c_i`, the feature map from which its prior and its posterior are made.
 With this part it reads from the contexts of all layers above,
@@ -18,13 +18,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from davi.layers.depth_attention import AttentionSite, DepthAttention, LayerMemory
+from davi.layers.depth_approximation import EXACT, DepthApproximation
+from davi.layers.depth_attention import AttentionSite, DepthAttention, LayerMemory, Side
 
 
 @final
@@ -37,9 +38,10 @@ class ContextAttention(nn.Module):
         value_channels: width of what is read.
         reads: whether there are layers above.
         offers: whether there are layers below.
+        approximation: what is left out; nothing by default. A memory must know of it, too.
 
     Raises:
-        ValueError: if a width is not positive.
+        ValueError: if a width is not positive, or the approximation does not fit it.
 
     Example:
         >>> memory = LayerMemory()
@@ -51,18 +53,28 @@ class ContextAttention(nn.Module):
         True
     """
 
-    def __init__(self, channels: int, key_channels: int, value_channels: int, *, reads: bool, offers: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        key_channels: int,
+        value_channels: int,
+        *,
+        reads: bool,
+        offers: bool,
+        approximation: DepthApproximation = EXACT,
+    ) -> None:
         super().__init__()
         if min(channels, key_channels, value_channels) < 1:
             raise ValueError(
                 f"widths: got {channels}, {key_channels} and {value_channels} channels, expected positive numbers"
             )
-        self.attention = DepthAttention() if reads else None
+        self.attention = DepthAttention(approximation, key_channels) if reads else None
         self.gate = nn.Parameter(torch.zeros(())) if reads else None
         self.query = nn.Conv2d(channels, key_channels, 1) if reads else None
         self.result = nn.Conv2d(value_channels, channels, 1) if reads else None
         self.key = nn.Conv2d(channels, key_channels, 1) if offers else None
         self.value = nn.Conv2d(channels, value_channels, 1) if offers else None
+        self.project_key = approximation.projection(key_channels) if offers else None
 
     def forward(self, context: Tensor, memory: LayerMemory) -> Tensor:
         """Read, then offer.
@@ -76,10 +88,11 @@ class ContextAttention(nn.Module):
         """
         attended = context
         if self.attention is not None and self.query is not None and self.result is not None:
-            keys, values = memory.read((context.shape[2], context.shape[3]))
+            span = self.attention.span(len(memory))
+            keys, values = memory.read((context.shape[2], context.shape[3]), span.start, span.stop)
             attended = context + self.gate * self.result(self.attention(self.query(context), keys, values).result)
-        if self.key is not None and self.value is not None:
-            memory.offer(self.key(context), self.value(context))
+        if self.key is not None and self.value is not None and self.project_key is not None:
+            memory.offer(self.project_key(self.key(context)), self.value(context))
         return attended
 
 
@@ -90,18 +103,25 @@ class ContextAttentionOptions:
     Arguments:
         key_channels: width of keys and queries; 0 switches the attention off.
         value_channels: width of what is read; 0: as many as ``key_channels``.
+        approximation: what is left out; nothing by default.
 
     Raises:
-        ValueError: if a width is negative.
+        ValueError: if a width is negative, or the approximation does not fit the keys.
     """
 
     key_channels: int = 0
     value_channels: int = 0
+    approximation: DepthApproximation = field(default_factory=DepthApproximation)
 
     def __post_init__(self) -> None:
-        for name, channels in vars(self).items():
+        for name, channels in (("key_channels", self.key_channels), ("value_channels", self.value_channels)):
             if channels < 0:
                 raise ValueError(f"{name}: got {channels}, expected at least 0")
+        self.approximation.check(self.key_channels)
+
+    def memory(self) -> LayerMemory:
+        """An empty memory for the parts."""
+        return LayerMemory(self.approximation)
 
     def parts(self, widths: Sequence[int]) -> list[ContextAttention]:
         """The shares of layers whose contexts have these widths, the top first; none if no layer reads."""
@@ -110,13 +130,16 @@ class ContextAttentionOptions:
             return []
         values = self.value_channels or self.key_channels
         return [
-            ContextAttention(width, self.key_channels, values, reads=i > 0, offers=i < last)
+            ContextAttention(
+                width, self.key_channels, values, reads=i > 0, offers=i < last, approximation=self.approximation
+            )
             for i, width in enumerate(widths)
         ]
 
 
-def sites(parts: Iterable[nn.Module | None]) -> Iterator[AttentionSite]:
-    """Where layers read from those above, given the layers' shares, the top first."""
+def sites(parts: Iterable[nn.Module | None], side: Side = "generative") -> Iterator[AttentionSite]:
+    """Where layers read from those before them, given the layers' shares, the first layer's first."""
     for i, part in enumerate(parts):
         if isinstance(part, ContextAttention) and part.attention is not None and part.gate is not None:
-            yield AttentionSite("generative", i, tuple(range(i)), part.attention, part.gate)
+            sources = tuple(range(i))[part.attention.span(i)]
+            yield AttentionSite(side, i, sources, part.attention, part.gate)

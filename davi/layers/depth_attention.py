@@ -7,7 +7,7 @@ offers a key :math:`k_j(n)` and a value :math:`v_j(n)`:
 
 Memory. Stacking the earlier values anew at every layer would keep :math:`O(L^2)` feature maps for the backward pass.
 Here a layer keeps *references* to the maps that exist anyway, and recomputes its weights, so the memory is
-:math:`O(L)`.
+:math:`O(L)` (:mod:`davi.layers.depth_reading`). What can be left out is said in :mod:`davi.layers.depth_approximation`.
 
 References:
     Deep Attentive Variational Inference, I. Apostolopoulou, I. Char, E. Rosenfeld, A. Dubrawski, ICLR 2022,
@@ -18,61 +18,51 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, final
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from davi.layers.depth_approximation import EXACT, DepthApproximation
+from davi.layers.depth_reading import Attended, read, read_approximately
 
 
-class Attended(NamedTuple):
-    """Result of an attention: the mixture of values ``[B, M, H, W]`` and the weights ``[B, layers, H, W]``."""
+@dataclass(frozen=True)
+class DepthWiseAttention:
+    """Attention across the layers of a network whose features carry the keys.
 
-    result: Tensor
-    weights: Tensor
+    Arguments:
+        key_channels: width of keys and queries; 0 switches the attention off.
+        layer_norm: whether values and results pass residual layer norms.
+        approximation: what is left out; nothing by default.
 
+    Raises:
+        ValueError: if the width is negative, or the approximation does not fit it.
+    """
 
-def _weights(query: Tensor, keys: Sequence[Tensor]) -> Tensor:
-    scores = torch.einsum("bdhw,bjdhw->bjhw", query, torch.stack(list(keys), 1))
-    return scores.softmax(1)
+    key_channels: int = 0
+    layer_norm: bool = True
+    approximation: DepthApproximation = field(default_factory=DepthApproximation)
 
-
-class _Read(torch.autograd.Function):
-    """The reading, with a backward pass that needs nothing but its inputs."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, n: int, *entries: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = entries[:n], entries[n:]
-        weights = _weights(query, keys)
-        result = weights[:, :1] * values[0]
-        for j in range(1, n):  # one pass over each map; a stacked product would first copy all of them
-            result.addcmul_(weights[:, j : j + 1], values[j])
-        ctx.save_for_backward(query, *entries)
-        ctx.mark_non_differentiable(weights)
-        ctx.set_materialize_grads(False)
-        return result, weights
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        query, *entries = ctx.saved_tensors
-        n = len(entries) // 2
-        if grad is None:
-            return (None,) * (2 + 2 * n)
-        keys, values = entries[:n], entries[n:]
-        weights = _weights(query, keys)
-        grad_weights = torch.stack([(grad * value).sum(1) for value in values], 1)  # [B, n, H, W]
-        grad_scores = weights * (grad_weights - (weights * grad_weights).sum(1, keepdim=True))
-        grad_query = torch.einsum("bjhw,bjdhw->bdhw", grad_scores, torch.stack(keys, 1))
-        grad_keys = [grad_scores[:, j : j + 1] * query for j in range(n)]
-        grad_values = [weights[:, j : j + 1] * grad for j in range(n)]
-        return (grad_query, None, *grad_keys, *grad_values)
+    def __post_init__(self) -> None:
+        if self.key_channels < 0:
+            raise ValueError(f"key_channels: got {self.key_channels}, expected at least 0")
+        self.approximation.check(self.key_channels)
 
 
 @final
 class DepthAttention(nn.Module):
     """Read from earlier layers (module docstring). The learned scalar ``scale`` is *a*; it starts at 1.
+
+    Arguments:
+        approximation: what is left out; nothing by default.
+        key_channels: width of keys and queries, which a projection to fewer channels must know.
+        nearest_first: whether the layers that are offered begin with the nearest one, and do not end with it.
+
+    Raises:
+        ValueError: if the rank of the projection is larger than the width of the keys.
 
     Example:
         >>> keys = [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)]  # two layers, equal keys
@@ -80,47 +70,76 @@ class DepthAttention(nn.Module):
         >>> result, weights = DepthAttention()(torch.randn(2, 4, 8, 8), keys, values)
         >>> result.shape, weights.shape, result.unique().item()
         (torch.Size([2, 6, 8, 8]), torch.Size([2, 2, 8, 8]), 0.5)
+        >>> near = DepthAttention(DepthApproximation(window=1))  # the last layer alone
+        >>> near(torch.randn(2, 4, 8, 8), keys, values).result.unique().item()
+        1.0
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, approximation: DepthApproximation = EXACT, key_channels: int = 0, nearest_first: bool = False
+    ) -> None:
         super().__init__()
+        if approximation.key_rank:
+            approximation.check(key_channels)
+        self.approximation = approximation
+        self.nearest_first = nearest_first
         self.scale = nn.Parameter(torch.ones(()))
+        self.project = approximation.projection(key_channels)
+
+    def span(self, layers: int) -> slice:
+        """Which of so many layers on offer are read."""
+        return self.approximation.span(layers, self.nearest_first)
 
     def forward(self, query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Attended:
         """Mix the values.
 
         Arguments:
             query: ``[B, d, H, W]``.
-            keys: one ``[B or 1, d, H, W]`` per layer that is read.
-            values: one ``[B or 1, M, H, W]`` per layer that is read.
+            keys: one ``[B or 1, d, H, W]`` per layer that is on offer; with a rank, projected already. They may be
+                pooled already, as :class:`LayerMemory` has them.
+            values: one ``[B or 1, M, H, W]`` per layer that is on offer.
+
+        Returns:
+            The mixture, and the weights of the layers in :meth:`span`.
         """
-        batch = query.shape[0]
+        span = self.span(len(values))
+        batch, size = query.shape[0], (query.shape[2], query.shape[3])
         dtype = values[0].dtype  # under autocast queries and keys may come in another precision
-        keys = [key.to(dtype).expand(batch, -1, -1, -1) for key in keys]
-        values = [value.to(dtype).expand(batch, -1, -1, -1) for value in values]
-        return Attended(*_Read.apply((query * self.scale).to(dtype), len(keys), *keys, *values))  # type: ignore[no-untyped-call]  # torch ships no annotation
+        keys = [self.approximation.pool(key, size).to(dtype).expand(batch, -1, -1, -1) for key in keys[span]]
+        values = [value.to(dtype).expand(batch, -1, -1, -1) for value in values[span]]
+        query = (self.project(query) * self.scale).to(dtype)
+        cell, top_k = self.approximation.cell(size), self.approximation.top_k
+        if cell == (1, 1) and not 0 < top_k < len(values):
+            return read(query, keys, values)
+        return read_approximately(query, keys, values, cell, top_k if top_k < len(values) else 0)
+
+
+Side = Literal["generative", "inference", "classifier"]
+"""What reads: prior and posterior, which read from the layers above; the posterior, from features of the layers below;
+a classifier, whose layers read from those before them."""
 
 
 class AttentionSite(NamedTuple):
-    """A place in a hierarchy where a layer reads from others."""
+    """A place in a network where a layer reads from others."""
 
-    side: Literal["generative", "inference"]
+    side: Side
     layer: int
-    """The layer that reads, 0: the top."""
+    """The layer that reads, 0: the top of a hierarchy, or the bottom of a classifier."""
     sources: tuple[int, ...]
-    """The layers it reads from, in the order of the weights. The number of layers stands for what lies below the last
-    one: the features of the image itself."""
+    """The layers it reads from, in the order of the weights. The number of layers of a hierarchy stands for what lies
+    below the last one: the features of the image itself. In a classifier layer 0 is the output of the stem, and the
+    last layer what makes the logits."""
     attention: DepthAttention
     gate: Tensor
     """Factor on what was read, a scalar; 0: the attention has no influence."""
 
 
 class DepthAttentive(ABC):
-    """A hierarchy whose layers read from one another, and which says where."""
+    """A network whose layers may read from one another, and which says where."""
 
     @abstractmethod
     def depth_attentions(self) -> Iterator[AttentionSite]:
-        """All places, side by side and layer by layer from the top; a layer that reads nothing has none."""
+        """All places, side by side and layer by layer from the first; a layer that reads nothing has none."""
 
 
 def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -135,36 +154,42 @@ def resize_to(x: Tensor, size: tuple[int, int]) -> Tensor:
 class LayerMemory:
     """The keys and values that layers have offered, on whatever grid a reader asks for.
 
-    A map is resized once per grid and then shared by all readers, so memory grows with (layers x grids), not with
-    (layers x readers).
+    A map is resized, and a key pooled, once per grid and then shared by all readers, so memory grows with (layers x
+    grids), not with (layers x readers).
+
+    Arguments:
+        approximation: that of the readers, which says how keys are pooled.
     """
 
-    def __init__(self) -> None:
-        self._entries: list[dict[tuple[int, int], tuple[Tensor, Tensor]]] = []
+    def __init__(self, approximation: DepthApproximation = EXACT) -> None:
+        self._approximation = approximation
+        self._offered: list[tuple[Tensor, Tensor]] = []
+        self._on_grids: list[dict[tuple[int, int], tuple[Tensor, Tensor]]] = []
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._offered)
 
     def offer(self, key: Tensor, value: Tensor) -> None:
         """Add a layer's key ``[B, d, h, w]`` and value ``[B, M, h, w]``."""
-        self._entries.append({(value.shape[2], value.shape[3]): (key, value)})
+        self._offered.append((key, value))
+        self._on_grids.append({})
 
-    def read(self, size: tuple[int, int], start: int = 0) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of the layers from ``start`` on, on a grid of ``size``."""
-        chosen = [self._on_grid(entry, size) for entry in self._entries[start:]]
+    def read(self, size: tuple[int, int], start: int = 0, stop: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of the layers from ``start`` on and before ``stop``, on a grid of ``size``; keys are
+        pooled."""
+        chosen = [self._on_grid(layer, size) for layer in range(len(self))[start:stop]]
         return [key for key, _ in chosen], [value for _, value in chosen]
 
     def repeat_images(self, times: int) -> LayerMemory:
         """A memory of the same layers, with the maps of each image ``times`` times, side by side."""
-        repeated = LayerMemory()
-        for entry in self._entries:
-            key, value = next(iter(entry.values()))
+        repeated = LayerMemory(self._approximation)
+        for key, value in self._offered:
             repeated.offer(key.repeat_interleave(times, 0), value.repeat_interleave(times, 0))
         return repeated
 
-    @staticmethod
-    def _on_grid(entry: dict[tuple[int, int], tuple[Tensor, Tensor]], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        if size not in entry:
-            key, value = next(iter(entry.values()))
-            entry[size] = (resize_to(key, size), resize_to(value, size))
-        return entry[size]
+    def _on_grid(self, layer: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        known = self._on_grids[layer]
+        if size not in known:
+            key, value = self._offered[layer]
+            known[size] = (self._approximation.pool(resize_to(key, size), size), resize_to(value, size))
+        return known[size]

@@ -12,6 +12,7 @@ from davi.models.flowpp import FlowPP
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.glow import Glow
 from davi.models.hvi import HVI
+from davi.models.i_revnet import IRevNet
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.mixture_posterior import MixturePosteriorVAE
@@ -23,6 +24,8 @@ from davi.models.pixelsnail import PixelSNAIL
 from davi.models.pixelvae import PixelVAE
 from davi.models.rbm import RBM
 from davi.models.real_nvp import RealNVP
+from davi.models.resnet import ResNet
+from davi.models.revnet import RevNet
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
@@ -37,6 +40,7 @@ _ALL: tuple[type[Network], ...] = (
     Glow,
     HVI,
     IAFVAE,
+    IRevNet,
     LadderVAE,
     MixturePosteriorVAE,
     NICE,
@@ -47,6 +51,8 @@ _ALL: tuple[type[Network], ...] = (
     PixelVAE,
     RBM,
     RealNVP,
+    ResNet,
+    RevNet,
     VAE,
     VLAE,
     VeryDeepVAE,
@@ -75,6 +81,7 @@ __all__ = [
     "FlowPP",
     "GatedPixelCNN",
     "Glow",
+    "IRevNet",
     "LadderVAE",
     "MixturePosteriorVAE",
     "PixelCNN",
@@ -82,5 +89,7 @@ __all__ = [
     "PixelSNAIL",
     "PixelVAE",
     "RealNVP",
+    "ResNet",
+    "RevNet",
     "VeryDeepVAE",
 ]

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Latent, Normal
 from davi.layers import ChannelLayerNorm, DepthAttention, LayerMemory, Padding, ResidualBlock, ResidualCell
 from davi.layers.convolution import WeightNormConv2d
-from davi.layers.depth_attention import AttentionSite, DepthAttentive, resize_to
+from davi.layers.depth_attention import AttentionSite, DepthAttentive, DepthWiseAttention, resize_to
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.raw_normal import GaussianOptions, RawNormal
 from davi.layers.residual import Merge, NodeOptions, widths_along
@@ -63,19 +63,6 @@ class SpatialAttention:
         for part, keys in vars(self).items():
             if keys < 0:
                 raise ValueError(f"{part}: got {keys}, expected at least 0")
-
-
-@dataclass(frozen=True)
-class DepthWiseAttention:
-    """Attention across layers. ``key_channels``: width of keys and queries, 0 switches it off; ``layer_norm``: whether
-    values and results pass residual layer norms."""
-
-    key_channels: int = 0
-    layer_norm: bool = True
-
-    def __post_init__(self) -> None:
-        if self.key_channels < 0:
-            raise ValueError(f"key_channels: got {self.key_channels}, expected at least 0")
 
 
 @dataclass(frozen=True)
@@ -229,7 +216,9 @@ class GenerativeLayer(nn.Module):
         self.cell = _cell(config, [width] * (len(rescales) + 1), rescales, spatial.decoder)
         self.prior = WeightNormConv2d(context, 2 * config.latent_channels, 1)
         norms = bool(key) and config.generative_attention.layer_norm
-        self.attention = DepthAttention() if key else None
+        approximation = config.generative_attention.approximation
+        self.attention = DepthAttention(approximation, key) if key else None
+        self.project_key = approximation.projection(key)
         self.gate = nn.Parameter(torch.zeros(())) if key else None
         self.norm_context = _norm(context, norms)
         self.norm_last_value = _norm(context, norms)
@@ -253,9 +242,10 @@ class GenerativeLayer(nn.Module):
         if self.attention is not None and self.gate is not None:
             grid = (context.shape[2], context.shape[3])
             self._remember(memory, waiting)
-            keys, values = memory.read(grid)
+            keys, values = memory.read(grid, self.attention.span(len(memory) + 1).start)
             last = above.context if self.norm_last_value is None else self.norm_last_value(above.context)
-            keys, values = [*keys, resize_to(above.key, grid)], [*values, resize_to(last, grid)]
+            last_key = resize_to(self.project_key(above.key), grid)
+            keys, values = [*keys, last_key], [*values, resize_to(last, grid)]
             result, weights = self.attention(query, keys, values)
             attended = context + self.gate * _residual_norm(result, self.norm_attended)
         prior = RawNormal.split(self.prior(F.elu(attended)), self.noise if self.training else 0.0)
@@ -267,7 +257,7 @@ class GenerativeLayer(nn.Module):
             old = waiting.pop(0)
             normed = self.norm_stack(torch.cat([old.context, old.key], 1))
             value, key = normed.split([old.context.shape[1], old.key.shape[1]], 1)
-            memory.offer(key, value)
+            memory.offer(self.project_key(key), value)
 
 
 @final
@@ -285,8 +275,10 @@ class InferenceLayer(nn.Module):
         options = NodeOptions(config.spatial_attention.inference_merge)
         self.merge_attention = None if top else options.nonlocal_block(feature)
         norms = bool(widths.inference_key) and config.inference_attention.layer_norm
-        self.attention = DepthAttention() if widths.inference_key else None
-        self.gate = nn.Parameter(torch.zeros(())) if widths.inference_key else None
+        approximation, keys = config.inference_attention.approximation, widths.inference_key
+        self.attention = DepthAttention(approximation, keys, nearest_first=True) if keys else None
+        self.project_key = approximation.projection(keys)
+        self.gate = nn.Parameter(torch.zeros(())) if keys else None
         self.norm_local = _norm(value, norms)
         self.norm_attended = _norm(value, norms)
         self.hidden = WeightNormConv2d(feature, feature, 1) if top else None
@@ -305,9 +297,10 @@ class InferenceLayer(nn.Module):
         weights = result = None
         combined = local
         if self.attention is not None and self.gate is not None:
-            keys, values = memory.read((local.shape[2], local.shape[3]), start)
+            stop = start - 1 + self.attention.span(len(memory) - start + 1).stop
+            keys, values = memory.read((local.shape[2], local.shape[3]), start, stop)
             query = state.inference_query.expand(local.shape[0], -1, -1, -1)
-            result, weights = self.attention(query, [key, *keys], [local, *values])
+            result, weights = self.attention(query, [self.project_key(key), *keys], [local, *values])
             combined = _residual_norm(local, self.norm_local)
             combined = combined + self.gate * _residual_norm(result, self.norm_attended)
         condition = torch.cat([combined, key], 1)
@@ -363,6 +356,7 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
         grown = widths_along(config.width + widths.inference_key // 2**widths.halvings, config.preprocess)
         self.preprocess = _cell(config, grown, config.preprocess, spatial.preprocess, self.shape[0])
         self.feature_split = (widths.value, widths.inference_key)
+        self.project_features = config.inference_attention.approximation.projection(widths.inference_key)
         cells = []
         for layer, scale in enumerate(self.scale_of_layer):
             coarser = layer + 1 < self.num_layers and self.scale_of_layer[layer + 1] > scale
@@ -392,10 +386,12 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
     def depth_attentions(self) -> Iterator[AttentionSite]:
         for i, layer in enumerate(self.generative, start=1):
             if isinstance(layer.attention, DepthAttention) and isinstance(layer.gate, Tensor):
-                yield AttentionSite("generative", i, tuple(range(i)), layer.attention, layer.gate)
+                above = tuple(range(i))[layer.attention.span(i)]
+                yield AttentionSite("generative", i, above, layer.attention, layer.gate)
         for i, layer in enumerate(self.inference):  # its own feature, then those below it
             if isinstance(layer.attention, DepthAttention) and isinstance(layer.gate, Tensor):
-                yield AttentionSite("inference", i, tuple(range(i, self.num_layers + 1)), layer.attention, layer.gate)
+                below = tuple(range(i, self.num_layers + 1))[layer.attention.span(self.num_layers + 1 - i)]
+                yield AttentionSite("inference", i, below, layer.attention, layer.gate)
 
     def encode_pixels(self, pixels: Tensor) -> Encoded:
         """The features of all layers."""
@@ -406,14 +402,14 @@ class AttentiveVAE(PixelHierarchy, DepthAttentive):
             features.append(cell(features[-1]))
         features.reverse()  # e_0 .. e_L
         parts: list[tuple[Tensor, Tensor]] = [feature.split(self.feature_split, 1) for feature in features]
-        memory = LayerMemory()
+        memory = LayerMemory(self.config.inference_attention.approximation)
         for value, key in parts:
-            memory.offer(key, value)
+            memory.offer(self.project_features(key), value)
         return Encoded(parts[:-1], memory)
 
     def top_down(self, choose: Choose, context: Encoded | None = None) -> Distribution:
         state: Generated = self.top()
-        memory, waiting, z = LayerMemory(), [state], None
+        memory, waiting, z = LayerMemory(self.config.generative_attention.approximation), [state], None
         for i in range(self.num_layers):
             if z is not None:
                 state = self.generative[i - 1](state, z, memory, waiting)

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from davi.distributions import Distribution, Latent, Normal, TransformedNormal
 from davi.distributions.base import at_least_float32
 from davi.flows.autoregressive_shift import ShiftPairs
-from davi.layers import LayerMemory, Padding
+from davi.layers import Padding
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
 from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, decoder_cells, encoder_cell, encoder_cells
@@ -269,7 +269,7 @@ class NVAE(PixelHierarchy, DepthAttentive):
         return features[::-1]
 
     def top_down(self, choose: Choose, context: Sequence[Tensor] | None = None) -> Distribution:
-        memory = LayerMemory()
+        memory = self.config.depth_attention.memory()
         state: Tensor | None = self.start
         for i in range(self.num_layers):
             if i:

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from davi.distributions import Distribution, Latent, Normal
 from davi.distributions.base import at_least_float32
-from davi.layers import ContextAttention, LayerMemory, Padding
+from davi.layers import ContextAttention, Padding
 from davi.layers.bottleneck import Bottleneck, Residual, ReversibleResiduals, Sizes, plain_conv
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
@@ -374,7 +374,7 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
 
     def top_down(self, choose: Choose, context: dict[int, Tensor] | None = None) -> Distribution:
         maps: dict[int, Tensor] = dict(zip(self.starting, self.start, strict=True))
-        memory, z = LayerMemory(), None
+        memory, z = self.config.depth_attention.memory(), None
         for i, (layer, entry) in enumerate(zip(self.decoder, self.rows.decoder, strict=True)):
             assert isinstance(layer, Layer)
             x = self._entering(maps, entry)
@@ -398,7 +398,7 @@ class VeryDeepVAE(PixelHierarchy, DepthAttentive):
         x = self._entering(dict(zip(self.starting, self.start, strict=True)), first)
         layer = self.decoder[0]
         assert isinstance(layer, Layer)
-        attended = x if layer.attention is None else layer.attention(x, LayerMemory())
+        attended = x if layer.attention is None else layer.attention(x, self.config.depth_attention.memory())
         return self._posterior(0, F.gelu(attended), context)
 
     def _entering(self, maps: dict[int, Tensor], entry: Entry) -> Tensor:

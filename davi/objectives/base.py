@@ -102,6 +102,8 @@ class Objective(ABC):
     """The dataclass of the options; its ``name`` is a literal."""
     wants: ClassVar[type]
     """What a network must be to be trained with it; it defines what calling the network gives."""
+    unit: ClassVar[str] = ""
+    """Of its loss, for the log, where the loss is no claim about log p(x) but has a unit."""
     compares_training_images: ClassVar[bool] = False
     """Whether a validation also measures equally many training images, so that the loss of one set can be compared with
     that of the other where it cannot be over time."""

@@ -51,6 +51,7 @@ class CrossEntropyObjective(Objective):
     name: ClassVar[str] = "cross_entropy"
     Config: ClassVar[type[ObjectiveConfig]] = CrossEntropyConfig
     wants: ClassVar[type] = Classifier
+    unit: ClassVar[str] = "nats"
     config: CrossEntropyConfig
 
     def loss(self, network: nn.Module, model: Network, batch: Batch, at: Progress) -> Loss:

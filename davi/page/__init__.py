@@ -20,21 +20,28 @@ from davi import __version__
 from davi.errors import UserError
 from davi.files import replace_text, writing
 from davi.layers.causal_attention import SpatialAttentive
+from davi.layers.depth_attention import DepthAttentive
 from davi.model import (
     Autoregressive,
     CausalModel,
+    Claiming,
+    Classifying,
     Hierarchy,
     Invertible,
+    Inverting,
     LatentModel,
     Model,
     WithChain,
+    WithDepths,
     WithFilters,
     WithPartition,
 )
 from davi.page import (
     attention,
     bits,
+    classes,
     curves,
+    depths,
     energies,
     flows,
     gap,
@@ -86,8 +93,13 @@ PARTS = (
     Part("samples", "samples", Model, images.samples),
     Part("reconstructions", "reconstructions", LatentModel, images.chosen),
     Part("images", "", Model, images.ranked),
+    Part("reliability", "", Classifying, classes.reliability),
+    Part("confusion", "", Classifying, classes.confusion),
+    Part("mistakes", "", Classifying, classes.mistakes),
+    Part("separation", "", WithDepths, depths.separation),
+    Part("inversion", "", Inverting, depths.inversion),
     Part("progressive", "images layer by layer", Hierarchy, latents.progressive),
-    Part("interpolation", "interpolation", LatentModel | Invertible, strips.section("interpolation")),
+    Part("interpolation", "interpolation", LatentModel | Invertible | Inverting, strips.section("interpolation")),
     Part("scales", "", Invertible, flows.latents),
     Part("variations", "variations that keep the top layers", Hierarchy, strips.section("variations")),
     Part("completions", "", Autoregressive, strips.section("completions")),
@@ -103,11 +115,11 @@ PARTS = (
     Part("kl", "KL divergence and active units of layers", Hierarchy, latents.divergences),
     Part("information", "mutual information", Hierarchy, information.information, likelihood=True),
     Part("gap", "the variational gap", LatentModel | Invertible, gap.gap),
-    Part("depth", "attention over depth", Hierarchy, attention.depth),
+    Part("depth", "attention over depth", Hierarchy | DepthAttentive, attention.depth),
     Part("space", "attention over space", Hierarchy | SpatialAttentive, attention.spatial),
-    Part("curves", "learning curves", Model, curves.curves),
+    Part("curves", "learning curves", Claiming, curves.curves),
     Part("comparison", "comparison with baselines", Model, numbers.comparison, likelihood=True),
-    Part("details", "details", Model, numbers.details),
+    Part("details", "details", Claiming, numbers.details),
 )
 """The page, from top to bottom."""
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from davi.inspection import DepthAttentionView, SpatialAttentionView
+from davi.layers.depth_attention import Side
 from davi.page import charts, pixels
 from davi.page.bits import name_of, spread
 from davi.page.blocks import Chart, Figure, Fold, Picture, Section, Tile, Tiles
@@ -20,8 +21,15 @@ _PAPER = (
 )
 
 
+_OFFERED: dict[Side, str] = {
+    "generative": "contexts of the layers above",
+    "inference": "features of the layer itself and below",
+    "classifier": "outputs of earlier layers (0 is the stem, the last reader makes the logits)",
+}
+
+
 def depth(contents: Contents, longest: int) -> Section | None:
-    """Which layers each layer reads, in the generative model and in inference.
+    """Which layers each layer reads, in the generative model and in inference, or in a classifier.
 
     Arguments:
         contents: of the page.
@@ -48,11 +56,11 @@ def _summary(view: DepthAttentionView, layers: int) -> Figure:
         f"{_label(reader)} reads {_label(view.sources[int(row.argmax())])} most ({row.max():.2f})"
         for reader, row in zip(view.readers, known, strict=True)
     ]
-    what = "contexts of the layers above" if view.side == "generative" else "features of the layer itself and below"
+    what = _OFFERED[view.side]
     gates = f"{min(view.gates):.2f}" + (f" to {max(view.gates):.2f}" if min(view.gates) < max(view.gates) else "")
     return Figure(
         f"depth-{view.side}",
-        (Chart(drawing, f"Matrix of attention weights, {view.side} side: " + "; ".join(most) + "."),),
+        (Chart(drawing, f"Matrix of attention weights, {_title(view).lower()}: " + "; ".join(most) + "."),),
         f"On average a layer reads {float(np.mean(far)):.1f} layers away.",
         f"In each row a layer divides its attention over {what}; a row sums to 1, mean over pixels and images; empty "
         "cells are not offered to it. The bars are the mean distance, in layers, from the reader to what it reads"
@@ -60,7 +68,7 @@ def _summary(view: DepthAttentionView, layers: int) -> Figure:
         + f". What was read is multiplied by a learned gate, here {gates}: at 0 the layer ignores it, whatever the "
         "weights are.",
         _PAPER.format(f"{view.side} attention over depth"),
-        title=f"{view.side.capitalize()} side",
+        title=_title(view),
     )
 
 
@@ -105,8 +113,12 @@ def _depth_maps(view: DepthAttentionView, contents: Contents, longest: int) -> F
         "maps of a row sum to 1. Where maps follow the shapes of the image, different parts of it are explained by "
         "different layers.",
         _PAPER.format(f"{view.side} attention over depth"),
-        title=f"{view.side.capitalize()} side, pixel by pixel",
+        title=f"{_title(view)}, pixel by pixel",
     )
+
+
+def _title(view: DepthAttentionView) -> str:
+    return "Classifier" if view.side == "classifier" else f"{view.side.capitalize()} side"
 
 
 def _label(name: str) -> str:
@@ -115,12 +127,14 @@ def _label(name: str) -> str:
 
 
 def _original(contents: Contents, i: int, longest: int, room: int = pixels.SMALL) -> Picture | None:
-    """The image whose maps are shown: maps of attention and maps of bits are those of the same images."""
+    """The image whose maps are shown: maps of attention and maps of bits are those of the same images. A classifier has
+    no bits."""
     found = contents.inspection
-    if found.bits is None or i >= len(found.bits.images):
+    originals = found.examples if found.bits is None else found.bits.images
+    if originals is None or i >= len(originals):
         return None
     alt = f"{name_of(found, i)}, original."
-    return pixels.image(found.bits.images[i], contents.levels, alt, longest, room)
+    return pixels.image(originals[i], contents.levels, alt, longest, room)
 
 
 def spatial(contents: Contents, longest: int) -> Section | None:

@@ -9,7 +9,7 @@ from typing import Any
 from davi.evaluation.gap_result import GapResult
 from davi.evaluation.result import Result
 from davi.inspection import Inspection
-from davi.model import Model, Partition
+from davi.model import Claiming, Partition
 from davi.page.units import Unit
 
 
@@ -23,7 +23,7 @@ class Contents:
         result: of an evaluation; None where the model has no likelihood, for want of a partition function.
         measured: a sentence that says who measured it.
         inspection: what was seen inside of the model.
-        model: that all this is about; parts of the page ask what it can do.
+        model: that all this is about, or a classifier; parts of the page ask what it can do.
         levels: of a pixel.
         records: the lines of ``metrics.jsonl``; none if there are none.
         recipe: the recipe as YAML; None if the run has none.
@@ -40,7 +40,7 @@ class Contents:
     result: Result | None
     measured: str
     inspection: Inspection
-    model: Model
+    model: Claiming
     levels: int
     records: Sequence[Mapping[str, Any]]
     recipe: str | None

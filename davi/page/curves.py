@@ -10,6 +10,7 @@ from typing import Any
 from davi.page import charts
 from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table
 from davi.page.charts import PURPLE, VERMILION, Curve, Mark
+from davi.page.class_curves import class_figures
 from davi.page.contents import Contents
 from davi.page.energy_curves import energy_figures
 from davi.page.units import Unit
@@ -79,7 +80,9 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
     cost = [_scaled(curve, unit.of_bits) for curve in _pair(train, validation, "bits_per_dim")]
     energy = list(energy_figures(train, validation, marks, unit))
     yield from energy
-    loss = [] if cost or energy else _pair(train, validation, "loss")
+    classes = list(class_figures(train, validation, marks))
+    yield from classes
+    loss = [] if cost or energy or classes else _pair(train, validation, "loss")
     if loss:
         yield Figure(
             "curve-loss",

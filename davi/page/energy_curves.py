@@ -49,11 +49,12 @@ def energy_figures(train: Records, validation: Records, marks: Sequence[Mark], u
 
 def _curve(label: str, points: Sequence[tuple[Mapping[str, Any], Any]], to: Any) -> Curve:
     """Of the records whose value is a number that can be drawn."""
-    found = [(float(record["step"]), to(value)) for record, value in points if _number(value)]
+    found = [(float(record["step"]), to(value)) for record, value in points if number(value)]
     return Curve(label, [x for x, _ in found], [y for _, y in found])
 
 
-def _number(value: Any) -> bool:
+def number(value: Any) -> bool:
+    """Whether a value of a record is a number that can be drawn."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
     return known and math.isfinite(value) and abs(value) < 1e15
 
@@ -61,7 +62,7 @@ def _number(value: Any) -> bool:
 def _counted(train: Records) -> str:
     """How many chains count at the end."""
     last = train[-1].get("effective_samples") if train else None
-    return f"; in the end {last:.3g} of them count" if _number(last) else ""
+    return f"; in the end {last:.3g} of them count" if number(last) else ""
 
 
 def _told(curve: Curve, unit: str) -> str:

@@ -177,7 +177,10 @@ def not_finite(inspection: Inspection) -> str:
 
 def reduced(inspection: Inspection, longest: int) -> str:
     """A sentence for images that are larger than the page has room for."""
-    image = next(iter(inspection.samples.values()), None)
+    known = list(inspection.samples.values())
+    if inspection.classes is not None:
+        known += [mistake.image[None] for mistake in inspection.classes.mistakes[:1]]
+    image = next(iter(known), None)
     if image is None or not len(image):
         return ""
     block = pixels.factor(image.shape[-2], image.shape[-1], longest)

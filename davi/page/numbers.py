@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from davi.evaluation import clusters
 from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
+from davi.evaluation.classification import BLIND_GUESS, ERROR_RATE
+from davi.evaluation.measure import Measure
 from davi.evaluation.result import Protocol, Result
 from davi.evidence import About, Kind
 from davi.formatting import UNITS, significant, size
@@ -54,6 +56,9 @@ def headline(result: Result) -> Headline:
         claim = f"estimate of a lower bound on the log-likelihood{_bound_name(result)}"
     of = "" if result.about is About.X else f", {result.log_p}"
     sign = ", shown as -log p" if unit.key == "nats" else ""
+    if result.about is About.Y_GIVEN_X:
+        claim = f"{result.kind} {result.log_p}"
+        of = ""
     value = f"{unit.text(unit.cost(result.bound))} {unit.name}"
     both = both_errors(result, unit.key, cost=True)
     errors = "" if both is None else f": {both}"
@@ -61,11 +66,19 @@ def headline(result: Result) -> Headline:
 
 
 def _beside(result: Result, unit: Unit) -> str:
-    """The cost of the first baseline, independent pixels."""
+    """The cost of the first baseline, independent pixels; of a classifier a blind guess and the share of mistakes."""
+    guess, wrong = result.measure(BLIND_GUESS), result.measure(ERROR_RATE)
+    if guess is not None:
+        return f"{guess.name} {-guess.value:.3f}" + ("" if wrong is None else f"; {_error_rate(wrong)}")
     for baseline in result.baselines:
         if baseline.bits_per_dim is not None:
             return f"{baseline.name} {unit.short(unit.of_bits(baseline.bits_per_dim))}"
     return ""
+
+
+def _error_rate(wrong: Measure) -> str:
+    ends = "" if wrong.interval is None else " (95 % interval {:.3g} to {:.3g})".format(*wrong.interval)
+    return f"error rate {wrong.value:.3g} %{ends}"
 
 
 def comparison(contents: Contents, _: int) -> Section:
@@ -196,6 +209,8 @@ def _measured(result: Result, unit: Unit) -> Iterator[tuple[str, ...]]:
 
 def _explained(result: Result, unit: Unit) -> str:
     """What the units are, and which way is better."""
+    if result.about is About.Y_GIVEN_X:
+        return "Minus the log-probability of the class of an image, given the image, in nats; lower is better."
     other = next(key for key in result.units if key != unit.key)
     same = f"{significant(Unit(other, unit.dims).cost(result.bound), 4)} {UNITS[other]}"
     text = (

@@ -249,7 +249,8 @@ def build(recipe: Recipe, shape: Shape, levels: int, classes: int = 0) -> Networ
             model = cls(shape, levels, recipe.model, classes)
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # torch has RuntimeError for a full memory
         reason = " ".join(str(error).split())[:200]
-        if isinstance(error, OptionError) and error.option in _REMEDIES:
+        needs_labels = isinstance(error, OptionError) and error.option == "classes" and not classes
+        if isinstance(error, OptionError) and error.option in _REMEDIES and not needs_labels:
             reason += f"; {_REMEDIES[error.option]}"
         raise UserError(f"{recipe.name}: the model cannot be built for images {list(shape)}: {reason}") from None
     return model.eval()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from davi.data import Images
 from davi.evaluation.scores import RAW
 from davi.files import writing
 from davi.page.charts import BLUE, MUTED, VERMILION, style
@@ -16,7 +18,7 @@ from davi.pictures import grid
 from davi.scoring.result import Scores
 from davi.scoring.tables import p_value, shortened, title
 
-_SIDE, _GAP, _LINE = 160, 16, 17
+SIDE, _GAP, _LINE = 160, 16, 17
 """Pixels: of a picture, between pictures, of a line of text."""
 
 _INK, _PAPER = (27, 31, 36), (255, 255, 255)
@@ -32,34 +34,39 @@ def contact_sheet(scores: Scores, by: str, top: int) -> Image.Image:
         by: name of the score that orders them.
         top: how many are shown, at most.
     """
-    shown = [int(i) for i in scores.order(by)[:top]]
-    columns = min(len(shown), 5)
-    rows = -(-len(shown) // columns)
-    across, down = _SIDE + _GAP, _SIDE + 2 * _LINE + _GAP
-    sheet = Image.new("RGB", (columns * across + _GAP, rows * down + _GAP), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    column = scores.columns[by]
-    for number, file in enumerate(shown):
-        left, top_edge = _GAP + number % columns * across, _GAP + number // columns * down
-        picture = _enlarged(scores, scores.oddest_image(file, by))
-        sheet.paste(picture, (left + (_SIDE - picture.width) // 2, top_edge + (_SIDE - picture.height) // 2))
+    column, tiles = scores.columns[by], []
+    for file in scores.order(by)[:top].tolist():
         p = p_value(column, file)
         lines = [
             shortened(scores.files.names[file], 21),
             f"{column.values[file]:.3f}" + (f", p = {p}" if p != "-" else ""),
         ]
-        for line, text in enumerate(lines):
-            draw.text((left, top_edge + _SIDE + 3 + line * _LINE), text, _INK, font)
-    return sheet
+        tiles.append((enlarged(scores.images, scores.oddest_image(file, by)), lines))
+    return sheet(tiles)
 
 
-def _enlarged(scores: Scores, index: int) -> Image.Image:
+def sheet(tiles: Sequence[tuple[Image.Image, Sequence[str]]]) -> Image.Image:
+    """Pictures of at most :data:`SIDE` pixels a side in rows of five, each over its lines of text."""
+    lines = max((len(text) for _, text in tiles), default=0)
+    columns = min(len(tiles), 5)
+    rows = -(-len(tiles) // columns)
+    across, down = SIDE + _GAP, SIDE + lines * _LINE + _GAP
+    made = Image.new("RGB", (columns * across + _GAP, rows * down + _GAP), _PAPER)
+    draw, font = ImageDraw.Draw(made), ImageFont.load_default(13)
+    for number, (picture, text) in enumerate(tiles):
+        left, top_edge = _GAP + number % columns * across, _GAP + number // columns * down
+        made.paste(picture, (left + (SIDE - picture.width) // 2, top_edge + (SIDE - picture.height) // 2))
+        for line, words in enumerate(text):
+            draw.text((left, top_edge + SIDE + 3 + line * _LINE), words, _INK, font)
+    return made
+
+
+def enlarged(images: Images, index: int) -> Image.Image:
     """One image, by a whole factor as large as its place; a larger one is made smaller."""
-    images = scores.images
     _, height, width = images.shape
-    scale = max(1, _SIDE // max(height, width))
+    scale = max(1, SIDE // max(height, width))
     picture = grid(images.pixels[index : index + 1], images.levels, scale=scale, padding=0)
-    picture.thumbnail((_SIDE, _SIDE))
+    picture.thumbnail((SIDE, SIDE))
     return picture
 
 

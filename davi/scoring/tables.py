@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterator
 
+from davi.data import Images
 from davi.evaluation.log_z import LogZ
 from davi.evaluation.scores import RAW
-from davi.scoring.result import Calibration, Column, Scores
+from davi.scoring.result import Calibration, Column, Files, Scores
 
 _LONGEST_NAME = 44
 _FEW = 100
@@ -29,21 +31,26 @@ def to_csv(scores: Scores, by: str) -> str:
     rows: list[list[object]] = [["file", "images", *heads]]
     for i in scores.order(by):
         cells = [cell for column in scores.columns.values() for cell in _cells(column, int(i))]
-        rows.append([_name(scores.files.names[i]), int(counts[i]), *cells])
-    return _written(rows)
+        rows.append([safe(scores.files.names[i]), int(counts[i]), *cells])
+    return written(rows)
 
 
 def patches_csv(scores: Scores) -> str:
     """One row for each image, in the order of the set: ``file``, ``patch`` (from 0), ``top`` and ``left`` in pixels
     where they are known, and the scores. Patches of a file are no independent images, so they get no p-values."""
-    corners, seen = scores.images.corners, dict[int, int]()
     rows: list[list[object]] = [["file", "patch", "top", "left", *scores.patches]]
-    for i, place in enumerate(scores.files.place.tolist()):
+    for i, place in enumerate(patch_rows(scores.images, scores.files)):
+        rows.append([*place, *(f"{values[i]:.6f}" for values in scores.patches.values())])
+    return written(rows)
+
+
+def patch_rows(images: Images, files: Files) -> Iterator[tuple[object, ...]]:
+    """The file of each image, its number in it, and its corner where that is known."""
+    seen = dict[int, int]()
+    for i, place in enumerate(files.place.tolist()):
         number = seen[place] = seen.get(place, -1) + 1
-        corner = ["", ""] if corners is None else corners[i].tolist()
-        values = [f"{values[i]:.6f}" for values in scores.patches.values()]
-        rows.append([_name(scores.files.names[place]), number, *corner, *values])
-    return _written(rows)
+        corner = ["", ""] if images.corners is None else images.corners[i].tolist()
+        yield (safe(files.names[place]), number, *corner)
 
 
 def to_terminal(scores: Scores, by: str, top: int) -> str:
@@ -105,11 +112,13 @@ def p_value(column: Column, i: int) -> str:
     return "-" if math.isnan(found) else f"{found:.3g}" if found >= 0.001 else f"{found:.0e}"
 
 
-def _name(name: str) -> str:
+def safe(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
     return f"./{name}" if name.startswith(_FORMULA) else name
 
 
-def _written(rows: list[list[object]]) -> str:
+def written(rows: list[list[object]]) -> str:
+    """Rows as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

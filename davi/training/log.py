@@ -69,7 +69,7 @@ def _numbers(record: Mapping[str, Any], gap: str = "  ") -> str:
     told = {name: f"{value:.4g}" for name, value in (terms | more).items()}
     loss = f"{record['loss']:.4g}"
     if loss not in [told[name] for name in terms]:  # as they are shown: means are taken in another order
-        told = {"loss": loss, **told}
+        told = {"loss": f"{loss} {record['unit']}" if record.get("unit") else loss, **told}
     return gap.join(f"{name} {text}" for name, text in told.items())
 
 

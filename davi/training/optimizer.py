@@ -36,7 +36,7 @@ from davi.training.sharded import local
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> torch.optim.Optimizer:
     """The optimizer of the recipe. Weight decay spares single numbers: decaying a gate would close it. It spares the
-    fields of a harmonium as well, which say how often units are on.
+    fields of a harmonium as well, which say how often units are on, and where it is of kernels, all else.
 
     Arguments:
         model: what it trains.
@@ -44,7 +44,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig, rate: float) -> to
         rate: the learning rate to begin with.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    spared = {id(p) for p in _fields(model, parameters)} | {id(p) for p in parameters if not p.ndim}
+    least = 2 if config.weight_decay_of == "kernels" else 1
+    spared = {id(p) for p in _fields(model, parameters)} | {id(p) for p in parameters if p.ndim < least}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if id(p) not in spared], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},

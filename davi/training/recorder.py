@@ -13,6 +13,7 @@ from davi.batch import Batch
 from davi.data import Images, evenly
 from davi.data.binarization import binarized
 from davi.metrics import read_metrics
+from davi.model import Classifier
 from davi.objectives import Progress
 from davi.objectives.remedies import remedy
 from davi.runs import MODEL, save_model
@@ -59,6 +60,9 @@ class Recorder:
         self.monitor = Monitor(config.monitor, self._settled, kind, stage, self._remedy)
         self.told: dict[str, Any] = {"stage": stage} if stage else {}
         """What every record of the stage says."""
+        unit = state.objective.unit
+        self.of_loss = {"unit": unit} if unit else {}
+        """What every record with a loss says beside it."""
 
     def _settled(self, step: int, seconds: float) -> bool:
         state = self.state
@@ -123,6 +127,7 @@ class Recorder:
             "seconds": seconds,
             "seconds_left": pace["seconds_left"],
             "loss": loss,
+            **self.of_loss,
             **summary(means, state.trained.dims, state.meters.no_divergence, state.meters.claim),
             **state.objective.reports(state.trained, at),
             "learning_rate": rate,
@@ -177,7 +182,7 @@ class Recorder:
                 record |= {"training_loss": other["loss"], "gap": record["loss"] - other["loss"]}
         record["images_per_second"] = len(some) / max(self.clock() - began, 1e-9)
         epoch = self.schedule.epoch(state.within(state.step, self.now)[0])
-        record = {**self.told, "epoch": epoch, "seconds": self.now, **record}
+        record = {**self.told, "epoch": epoch, "seconds": self.now, **self.of_loss, **record}
         self.log.validation(state.step, **record)
         self.validated = (state.step, record)
         self._look("validation", record)
@@ -238,7 +243,8 @@ class Recorder:
         decay, state = float(self.state.config.ema_decay), self.state
         averaged = {"ema": bool(decay), "ema_decay": decay}
         protocol = {**state.sets.protocol, **state.started_from}
-        return {"step": state.step, **averaged, "rollbacks": len(state.rollbacks), "protocol": protocol}
+        names = {"class_names": list(state.sets.classes)} if isinstance(state.model, Classifier) else {}
+        return {"step": state.step, **averaged, "rollbacks": len(state.rollbacks), "protocol": protocol, **names}
 
     def end_stage(self) -> None:
         """The last validation of a stage that others follow."""

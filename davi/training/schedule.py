@@ -6,7 +6,7 @@ A warm-up of length w rises linearly, :math:`\eta_s = \eta_0 + (\eta - \eta_0)\,
 
 with p the share used up of what remains after the warm-up, or of the current period when the cosine restarts. In place
 of the cosine there may be a straight line, :math:`\eta + (\eta_T - \eta)\, p`, or n stairs, each m times as long as the
-one before it, with the rate
+one before it, or of given lengths, with the rate
 
 .. math:: \eta_i = \eta \, (\eta_T / \eta)^{i / (n - 1)}, \qquad i = 0 \ldots n - 1
 
@@ -27,6 +27,7 @@ from typing import Literal
 
 from davi.objectives import Progress
 from davi.training.config import TrainingConfig
+from davi.training.sections import ScheduleConfig
 
 Budget = Literal["steps", "epochs", "minutes"]
 
@@ -153,9 +154,17 @@ class Schedule:
     def _rate_of_stair(self, share: float) -> float:
         """Learning rate when that share of what the warm-up leaves of the budget is used up."""
         schedule, highest = self.config.schedule, self.config.learning_rate
-        last = schedule.stairs - 1
-        lengths = [schedule.period_multiplier ** (i - last) for i in range(schedule.stairs)]  # the longest: 1
-        ends = accumulate(length / sum(lengths) for length in lengths)
+        ends = _ends_of_stairs(schedule)
+        last = len(ends) - 1
         # A share that is an end except for rounding counts as one: the next stair begins.
         stair = min(last, sum(share >= end - 1e-12 for end in ends))
         return highest * (schedule.final_learning_rate / highest) ** (stair / max(1, last))
+
+
+def _ends_of_stairs(schedule: ScheduleConfig) -> list[float]:
+    """Shares of what the warm-up leaves of the budget, the last one 1."""
+    if schedule.boundaries:
+        return [*schedule.boundaries, 1.0]
+    last = schedule.stairs - 1
+    lengths = [schedule.period_multiplier ** (i - last) for i in range(schedule.stairs)]  # the longest: 1
+    return list(accumulate(length / sum(lengths) for length in lengths))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from davi.evaluation.activity import INACTIVE_NATS
@@ -54,7 +55,9 @@ class OptimizerConfig:
         initial_momentum: that share in the first ``initial_momentum_steps`` steps of a stage, while gradients are
             large; 0.5 and then 0.9 is what Hinton advises for Boltzmann machines.
         initial_momentum_steps: how many those are; 0: none.
-        weight_decay: on all parameters with at least one dimension; single numbers (gates) are left alone.
+        weight_decay: on parameters with at least one dimension; single numbers (gates) are left alone.
+        weight_decay_of: all of those; or kernels, of convolutions, and matrices, those with at least two dimensions,
+            so that biases and the gains and offsets of norms are left alone too.
     """
 
     name: Literal["adamax", "adamw", "adam", "sgd"] = "adamax"
@@ -65,6 +68,7 @@ class OptimizerConfig:
     initial_momentum: float = 0.5
     initial_momentum_steps: int = 0
     weight_decay: float = 0.0
+    weight_decay_of: Literal["all", "kernels"] = "all"
 
     def __post_init__(self) -> None:
         check_at_least(0, self, "eps", "initial_momentum_steps", "weight_decay")
@@ -93,6 +97,8 @@ class ScheduleConfig:
         first_period_epochs: first period of cosine_restarts, counted from the end of the warm-up.
         period_multiplier: each further period or stair is that many times longer.
         stairs: into how many stairs what the warm-up leaves of the budget is divided.
+        boundaries: where the stairs end but for the last, in shares of what the warm-up leaves, in place of ``stairs``
+            and ``period_multiplier``: 0.5 and 0.75 make three of them.
         decay: factor of exponential, 0 to below 1; the first step after the warm-up has it already.
     """
 
@@ -105,6 +111,7 @@ class ScheduleConfig:
     first_period_epochs: float = 300.0
     period_multiplier: float = 2.0
     stairs: int = 8
+    boundaries: tuple[float, ...] = ()
     decay: float = 0.999995
 
     def __post_init__(self) -> None:
@@ -115,6 +122,11 @@ class ScheduleConfig:
         check_at_most(1000, self, "stairs")
         if sum(map(bool, (self.warmup_steps, self.warmup_epochs, self.warmup_fraction))) > 1:
             raise ValueError("warmup_steps: got more than one warm-up, expected one of steps, epochs and fraction")
+        if any(not 0 < a < b for a, b in pairwise((*self.boundaries, 1.0))):
+            raise ValueError(f"boundaries: got {list(self.boundaries)}, expected rising numbers between 0 and 1")
+        if self.boundaries and self.name != "staircase":
+            got = f"got {list(self.boundaries)} with the schedule {self.name}"
+            raise ValueError(f"boundaries: {got}, expected staircase")
         if self.name == "cosine_restarts" and not self.first_period_epochs > 0:
             raise ValueError(f"first_period_epochs: got {self.first_period_epochs}, expected more than 0")
 

@@ -2,8 +2,9 @@
 
 Everything is taken over, weights and buffers. Only where the images have other channels or another number of levels
 does the model keep its own, newly drawn layers for what depends on them: the first convolution and the one that gives
-the pixels' parameters. The weights with which a run begins are kept in its folder (``start.safetensors``): a run killed
-before its first checkpoint begins with the same ones, whatever has become of the other model.
+the pixels' parameters; and where they have other classes, those that the classes have a share in. The weights with
+which a run begins are kept in its folder (``start.safetensors``): a run killed before its first checkpoint begins with
+the same ones, whatever has become of the other model.
 """
 
 from __future__ import annotations
@@ -49,20 +50,21 @@ class Start:
         return {"started_from": self.name, "started_from_sha256": self.sha256}
 
 
-def take_over(model: Network, source: Network, name: str) -> tuple[Start, list[str]]:
+def take_over(model: Network, source: Network, name: str, new_classes: bool = False) -> tuple[Start, list[str]]:
     """Give a model the weights of another one of its kind.
 
     Arguments:
         model: newly built; changed in place.
         source: whose weights are taken.
         name: of the source, for messages.
+        new_classes: the classes are others, though they may be as many.
 
     Returns:
         What was done, and lines for the user: what was drawn anew, which options differ.
 
     Raises:
-        UserError: one line, if anything does not fit that does not depend on channels and levels; nothing has been
-            changed then.
+        UserError: one line, if anything does not fit that does not depend on channels, levels and classes; nothing has
+            been changed then.
     """
     if model.name != source.name:
         raise UserError(f"model.name: got {model.name}, expected {source.name} as in {name}")
@@ -70,7 +72,10 @@ def take_over(model: Network, source: Network, name: str) -> tuple[Start, list[s
     changes = _changes(model, source)
     differing = _differing(own, theirs)
     anew = set() if _images(model) == _images(source) else _of_the_images(model, source)
+    new_classes = bool(source.classes and model.classes) and (new_classes or model.classes != source.classes)
     unlike = _layout(model) != _layout(source) and not anew  # even if the shapes should be the same by chance
+    if new_classes:
+        anew |= _of_the_classes(source)
     if unlike or not differing <= anew:
         here, there = (f"images of {'x'.join(map(str, each.shape))}" for each in (model, source))
         changed = changes if model.shape == source.shape else {"images": f"{there} -> {here}", **changes}
@@ -84,11 +89,19 @@ def take_over(model: Network, source: Network, name: str) -> tuple[Start, list[s
         pairs = zip(("channel", "level"), _images(model), _images(source), strict=True)
         other = [f"{own} {what}{'s' * (own != 1)} in place of {there}" for what, own, there in pairs if own != there]
         images = " and ".join(other)
+        if new_classes:
+            images += (" and " if images else "") + _classes(model, source)
         lines[0] += f"; drawn anew, since images have {images}: {', '.join(drawn)}"
     told = [change for option, change in changes.items() if not _of_the_last_layer(option)]
     if told:
         lines.append(f"options that differ from {name}: {', '.join(told)}")
     return Start(name, digest(theirs), kept), lines
+
+
+def _classes(model: Network, source: Network) -> str:
+    if model.classes == source.classes:
+        return "other classes"
+    return f"{model.classes} classes in place of {source.classes}"
 
 
 def _images(model: Network) -> tuple[int, int]:
@@ -153,14 +166,24 @@ def _of_the_images(model: Network, source: Network) -> set[str]:
     return found
 
 
+def _of_the_classes(source: Network) -> set[str]:
+    """Names of all that depends on the number of classes, found by building a model that has one more."""
+    more = _on_paper(source, source.shape, source.levels, None, source.classes + 1)
+    return _differing(source.state_dict(), more)
+
+
 def _on_paper(
-    source: Network, shape: tuple[int, int, int], levels: int, likelihood: LikelihoodConfig | None
+    source: Network,
+    shape: tuple[int, int, int],
+    levels: int,
+    likelihood: LikelihoodConfig | None,
+    classes: int | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of a model like another one, but for its images and its last layer."""
+    """The tensors of a model like another one, but for its images, its last layer and its classes."""
     cls: Any = type(source)
     config = source.config if likelihood is None else dataclasses.replace(source.config, **{HEAD: likelihood})
     with on_meta():
-        state: dict[str, Tensor] = cls(shape, levels, config, source.classes).state_dict()
+        state: dict[str, Tensor] = cls(shape, levels, config, classes or source.classes).state_dict()
     return state
 
 

@@ -29,7 +29,7 @@ class BatchLoader:
     """The endless stream of batches, as the model sees them, on its device.
 
     Arguments:
-        sets: the images; training images are drawn and mirrored as the protocol says.
+        sets: the images; training images are moved, mirrored and drawn as the protocol says.
         config: batch size and seed.
         device: where the model is.
     """
@@ -37,7 +37,8 @@ class BatchLoader:
     def __init__(self, sets: DataSets, config: TrainingConfig, device: torch.device) -> None:
         images = sets.train.to(device) if _fits(sets.train.pixels, device) else sets.train
         protocol = sets.protocol
-        self.augment = Augmentation(images, protocol.get("binarization", "none"), protocol.get("flip", "none"))
+        binarization, flip = protocol.get("binarization", "none"), protocol.get("flip", "none")
+        self.augment = Augmentation(images, binarization, flip, protocol.get("random_crop", 0))
         self.sampler = Sampler(len(images), config.batch_size, config.seed)
         self.generator = Generator(images.pixels.device).manual_seed(config.seed)
         self.device = device

@@ -18,9 +18,10 @@ from toys.belief_net import BeliefNet
 from toys.boltzmann import Boltzmann
 from toys.flow import TriangularFlow
 from toys.halves import Halves
+from toys.linear_classifier import LinearClassifier
 from toys.persistent import PersistentContrastiveDivergence
 
-TOYS = {cls.name: cls for cls in (BeliefNet, TriangularFlow, Boltzmann, Halves)}
+TOYS = {cls.name: cls for cls in (BeliefNet, TriangularFlow, Boltzmann, Halves, LinearClassifier)}
 
 TRAINING: dict[str, Any] = {
     "steps": 12,
@@ -59,6 +60,9 @@ def recipe(folder: Path, name: str, **sections: Any) -> Path:
     }
     if name == Boltzmann.name:
         chosen["training"] = {**TRAINING, "objective": {"name": PersistentContrastiveDivergence.name}}
+    if name == LinearClassifier.name:
+        chosen["data"] = {**gray, "labels": True}
+        chosen["training"] = {**TRAINING, "objective": {"name": "cross_entropy"}}
     if name == Halves.name:
         chosen["stages"] = [
             {"name": "first", "part": "top"},

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from davi.errors import UserError
+from davi.layers.depth_attention import DepthWiseAttention
 from davi.layers.pixel_head import Form, LikelihoodConfig, PixelHead
 from davi.layers.raw_normal import GaussianOptions
 from davi.models.attentive_vae import (
     AttentiveVAE,
     AttentiveVAEConfig,
-    DepthWiseAttention,
     SpatialAttention,
 )
 
