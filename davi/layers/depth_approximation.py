@@ -24,8 +24,9 @@ The approximations, each of which is exact at its full setting, may be combined.
 ``top_k`` k
     At each pixel the softmax runs over the k layers with the highest scores, and the others have weight zero; ties are
     broken anyhow. The scores cost n P d as before. k P M multiply-adds would do for the mixture, yet all n P M are
-    made: fetching single pixels from n maps took one to six times as long on a CPU. Kept are k P numbers of 2 bytes
-    more, to choose the same layers in the backward pass. A layer has no gradient from pixels that do not choose it.
+    made: unless few of many wide maps are chosen, fetching single pixels from n maps takes a CPU longer. Kept are k P
+    numbers of 2 bytes more, to choose the same layers in the backward pass. A layer has no gradient from pixels that do
+    not choose it.
 
 Where M is much larger than d, as in the published models (276 and 20), all but the window change little.
 """
