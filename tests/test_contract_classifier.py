@@ -131,7 +131,10 @@ def test_switches_keep_the_loss(model: Classifier, switch: str) -> None:
     if switch == "channels_last":
         other.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     else:
-        prepare_blocks(other, ComputeConfig(**{switch: True}, compile_backend="aot_eager"))
+        config = ComputeConfig(
+            recompute=switch == "recompute", compile=switch == "compile", compile_backend="aot_eager"
+        )
+        prepare_blocks(other, config)
     x, y = some_images(model, 8), labels(8)
     plain, switched = step(model, x, y), step(other, x, y)
     for one, two in zip(plain, switched, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def model(request: pytest.FixtureRequest) -> Model:
     ],
 )
 def test_what_says_no_class_is_refused(network: Network, y: Any, error: type[Exception], words: str) -> None:
-    asked = [lambda: network.check_labels(y, 4)]
+    asked: list[Callable[[], object]] = [lambda: network.check_labels(y, 4)]
     if isinstance(network, Claiming):
         x = some_images(network, 4)
         asked += [lambda: network.evidence(x, y=y)]
