@@ -41,10 +41,10 @@ class Quantity:
         return self.nats if unit == "nats" else in_bits(self.bits_per_dim)
 
 
-S = TypeVar("S", bound=Statistic)
+T = TypeVar("T", bound=Statistic)
 
 
-def in_bits(statistic: S | None) -> S:
+def in_bits(statistic: T | None) -> T:
     """What is known in bits per dimension.
 
     Raises:

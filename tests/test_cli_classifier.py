@@ -15,7 +15,7 @@ import torch
 import toys
 from sklearn.datasets import load_digits
 from toys.belief_net import BeliefNet
-from toys.linear_classifier import LinearClassifier
+from toys.linear_classifier import LinearClassifier, LinearClassifierConfig
 
 import davi
 from davi import measurements
@@ -28,6 +28,7 @@ from davi.model import Classifier
 from davi.models import MODELS
 from davi.recipes import load, names
 from davi.runs import load_classifier, save_model
+from davi.training.start import take_over
 
 Capture = pytest.CaptureFixture[str]
 NAME = LinearClassifier.name
@@ -63,7 +64,7 @@ def test_the_table_is_in_nats_alone(run: Path, capsys: Capture) -> None:
     assert head.split() == ["nats"]
     assert re.fullmatch(r"log p\(y\|x\) +-\d\.\d{4} ± \d\.\d{4}", claim)
     assert re.fullmatch(r"a blind guess +-2\.3026", guess)
-    assert kind.endswith("exact: this is log p(y|x)")
+    assert kind.endswith("exact: this is log p(y|x); nothing is drawn for it,")
     assert re.search(r"^classification error .*95 % interval", text, re.MULTILINE)
     assert re.search(r"^calibration error .* % \(397 images\)", text, re.MULTILINE)
     assert "bits" not in text
@@ -227,6 +228,16 @@ def test_weights_for_other_classes(run: Path, tmp_path: Path, capsys: Capture) -
     names = toys.recipe(tmp_path, NAME)
     other = davi.train(str(names), images, labels=labels, levels=17, run=tmp_path / "other", steps=1)
     assert other.classifier.classes == 10
+
+
+@pytest.mark.parametrize("new_classes", [False, True])
+def test_as_many_classes_may_be_others(new_classes: bool) -> None:
+    model, source = (LinearClassifier((1, 2, 2), 2, LinearClassifierConfig(), 3) for _ in range(2))
+    start, lines = take_over(model, source, "runs/a", new_classes)
+    assert torch.equal(model.weight, source.weight) != new_classes
+    assert start.kept == (frozenset() if new_classes else {"weight", "bias"})
+    anew = "; drawn anew, since images have other classes: weight, bias" if new_classes else ""
+    assert lines == [f"begins with the weights of runs/a{anew}"]
 
 
 def test_in_python(run: Path, tmp_path: Path) -> None:

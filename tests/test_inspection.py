@@ -24,10 +24,10 @@ from davi.evidence import Evidence
 from davi.inspection import Inspection, inspect
 from davi.inspection.bits import spread
 from davi.inspection.inspect import pick
-from davi.inspection.walks import depths_of
 from davi.layers import LikelihoodConfig, Padding
 from davi.layers.depth_attention import DepthWiseAttention
 from davi.model import Choose, Temperature
+from davi.model.depths import depths_of
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
 
 SEED = 3

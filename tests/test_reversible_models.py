@@ -94,6 +94,7 @@ def test_rows_are_blocks_and_what_is_in_them_is_not(build: Build) -> None:
     assert {id(row) for row in rows(model)} <= {id(block) for block in blocks}
     assert not inside & {id(block) for block in blocks}
     assert not rows(build(2, reversible=False))
+    assert "latents" in repr(model)  # found by a pass without values
 
 
 @every_model

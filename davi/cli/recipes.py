@@ -11,11 +11,11 @@ from davi.config import load_yaml
 from davi.errors import UserError
 from davi.recipes.catalog import CATALOG, START
 
-CROSS_ENTROPY = "cross_entropy"
+_CROSS_ENTROPY = "cross_entropy"
 """The objective of classifiers (:mod:`davi.objectives.cross_entropy`)."""
 
 _HEAD = ("NAME", "DATA", "SIZE", "COST")
-_CLASSIFIERS = "classifiers: which class an image is of, log p(y | x), not how probable the image is"
+_CLASSIFIERS = "classifiers: which class an image is of, not how probable the image is"
 
 
 def run(request: Request) -> int:
@@ -65,7 +65,7 @@ def _list(words: Sequence[str], tests: bool) -> None:
 
 def _classifies(recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe trains a classifier: its objective says so, and torch need not be imported to know."""
-    return bool(recipe.get("training", {}).get("objective", {}).get("name") == CROSS_ENTROPY)
+    return bool(recipe.get("training", {}).get("objective", {}).get("name") == _CROSS_ENTROPY)
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Iterable[str]:

@@ -44,6 +44,7 @@ from davi.evaluation.meter import Meter
 from davi.evaluation.mutual_information import ModelInformation, TopInformation, TopRate
 from davi.evaluation.rate_floor import RateFloor
 from davi.evaluation.record import Array, Evaluation
+from davi.evaluation.separation import Separation
 from davi.evaluation.streaming import LogMeanExp, double
 from davi.evidence import About, Evidence, Kind
 from davi.model import Claiming, Hierarchy, Model, Network, WithPartition
@@ -63,6 +64,7 @@ METERS: tuple[type[Meter], ...] = (
     Classification,
     ModelInformation,
     RateFloor,
+    Separation,
     TopInformation,
     TopRate,
 )

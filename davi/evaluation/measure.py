@@ -28,6 +28,7 @@ class Measure:
         draws: of the latents, for each image; of the model, where it is not about images.
         cap: no such number can be larger, whatever the model, given how it was taken; None: there is no such limit.
         interval: of 95 %, where it is not the value with two standard errors to both sides.
+        depths: of the ``layers``, counted from the bottom, where they are not all that a network has.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Measure:
     draws: int | None = None
     cap: float | None = left_out()
     interval: tuple[float, ...] | None = left_out()
+    depths: tuple[int, ...] | None = left_out()
 
     def __post_init__(self) -> None:
         if self.interval is not None and len(self.interval) != 2:

@@ -16,8 +16,9 @@ from davi.evaluation.clusters import standard_error
 from davi.inspection.attention import DepthRecorder, SpatialRecorder
 from davi.inspection.bits import padding_of, spread, to_bits
 from davi.inspection.views import BitMaps, DepthAttentionView, Layer, Progressive, ReceptiveField, SpatialAttentionView
-from davi.inspection.walks import as_map, depths_of, pixels_of
+from davi.inspection.walks import as_map, pixels_of
 from davi.model import Hierarchy, Step
+from davi.model.depths import depths_of
 from davi.model.walks import walk
 
 

@@ -28,7 +28,7 @@ from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
 from davi.inspection.views import Chosen, Inspection, Shown
-from davi.inspection.walks import depths_of, pixels_of, shown_of
+from davi.inspection.walks import pixels_of, shown_of
 from davi.layers.autoregressive_pixels import reporting
 from davi.layers.causal_attention import SpatialAttentive
 from davi.model import (
@@ -47,6 +47,7 @@ from davi.model import (
     WithFilters,
     WithPartition,
 )
+from davi.model.depths import depths_of
 
 CHOSEN = 4
 """Images of each role."""

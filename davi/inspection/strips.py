@@ -15,7 +15,7 @@ from davi.flows.multiscale import parts
 from davi.inspection.flows import between, images_of
 from davi.inspection.views import Strip
 from davi.inspection.walks import pixels_of
-from davi.model import Autoregressive, Hierarchy, Invertible, LatentModel, Model
+from davi.model import Autoregressive, Hierarchy, Inverting, Invertible, LatentModel, Model
 from davi.model.walks import walk
 from davi.repetition import repeat_images
 
@@ -80,6 +80,22 @@ def _ends(
     labels = ("original", *(f"{share:.2f}{'' if known else _NOT_FINITE}" for share, known in shares), "original")
     title = f"{names[pair[0]]} to {names[pair[1]]}"
     return Strip("interpolation", title, labels, torch.cat([first, along, last]).cpu())
+
+
+def between_representations(model: Inverting, images: Tensor, names: Sequence[str]) -> tuple[Strip, ...]:
+    """Lines between the last representations of two images each, taken back.
+
+    Arguments:
+        model: in eval mode, without gradients.
+        images: integers ``[n, C, H, W]``, on the model's device.
+        names: of the images.
+    """
+    found = []
+    for i in range(0, len(images) - 1, 2):
+        h = model.at_depths(images[i : i + 2])[-1]
+        pictures = model.invert(_between(h[:1], h[1:]))
+        found.append(_ends(images.cpu(), names, (i, i + 1), pictures.cpu()))
+    return tuple(found)
 
 
 def _latents(model: LatentModel, images: Tensor, names: Sequence[str], pair: tuple[int, int]) -> Strip | None:

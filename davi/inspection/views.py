@@ -120,10 +120,10 @@ class Strip:
 
     Arguments:
         kind: interpolation: from one image to another through the latents between them, linearly in each layer, or
-            through those of a flow (an arc where the base is Normal); variations: the latents of the top layers are
-            those of the first picture, all others are drawn from the prior; scales: the same of one scale of a flow
-            after the other; completions: pixels after those given are drawn; chain: states of one Markov chain
-            that begins at the first picture.
+            through those of a flow (an arc where the base is Normal), or linearly between representations that can be
+            inverted; variations: the latents of the top layers are those of the first picture, all others are drawn
+            from the prior; scales: the same of one scale of a flow after the other; completions: pixels after those
+            given are drawn; chain: states of one Markov chain that begins at the first picture.
         title: what sets this row apart from others of its kind.
         labels: of the pictures; empty for one that needs none.
         images: ``[len(labels), C, H, W]``, integers, or means in units of levels.

@@ -40,9 +40,3 @@ def reconstruction(likelihood: Distribution) -> Tensor:
 def as_map(x: Tensor) -> Tensor:
     """A map ``[B, C, h, w]`` as it is; anything else ``[B, ...]`` as a map of one pixel, ``[B, C, 1, 1]``."""
     return x if x.ndim == 4 else x.flatten(1)[:, :, None, None]
-
-
-def depths_of(layers: int, most: int = 12) -> tuple[int, ...]:
-    """0 and ``layers`` and what fits between them at equal distances, at most ``most`` numbers altogether."""
-    last = min(layers + 1, most) - 1
-    return tuple(round(layers * i / last) for i in range(last + 1))

@@ -11,8 +11,10 @@ from davi.layers.nonlocal_block import NonLocalBlock
 from davi.layers.padding import Padding
 from davi.layers.pixel_head import LikelihoodConfig, PixelHead, PixelLikelihood
 from davi.layers.residual import ResidualBlock, ResidualCell
+from davi.layers.reversible import AdditiveStep, Reversible, ReversibleStack
 
 __all__ = [
+    "AdditiveStep",
     "AutoregressiveCodes",
     "AutoregressivePixels",
     "ChannelLayerNorm",
@@ -28,6 +30,8 @@ __all__ = [
     "PixelLikelihood",
     "ResidualBlock",
     "ResidualCell",
+    "Reversible",
+    "ReversibleStack",
     "SqueezeExcite",
     "WeightNormConv2d",
     "causal_mask",

@@ -88,7 +88,8 @@ class Reversible(Checkpointed):
     statistics move once (the second computation normalizes by the batch's statistics too), dropouts drop the same
     values, generators are left where one forward pass leaves them. Under autocast the two halves are float32, only the
     functions compute in the lower precision: in bfloat16 a step could not be taken back. A step may occur more than
-    once. Gradients of gradients need ``recompute = False``.
+    once. Gradients reach inputs, context and the functions' weights, and nothing else that a function might look at;
+    gradients of gradients need ``recompute = False``.
 
     Arguments:
         steps: in the order of the forward pass.
@@ -118,6 +119,8 @@ class Reversible(Checkpointed):
             x1, x2: ``[B, C, H, W]`` each.
             context: what every function gets besides its half; gradients reach it.
         """
+        if x1.is_meta:  # there is nothing to keep
+            return self.compute(x1, x2, *context)
         if torch.is_autocast_enabled(x1.device.type):
             x1, x2 = at_least_float32(x1), at_least_float32(x2)
         # A compiler that has got the whole row decides itself what it keeps.
@@ -265,10 +268,12 @@ class _Forgetful(torch.autograd.Function):
         context = [x.detach().requires_grad_(want) for x, want in zip(context, wanted, strict=False)]
         totals = _Totals([*(x for x in context if x.requires_grad), *ctx.weights])
         halves, gradients = (y1, y2), (g1, g2)
-        with frozen_statistics(row), _autocast(y1.device, kept.autocast):
+        with frozen_statistics(row):
             for step, state in zip(reversed(list(row)), reversed(kept.states), strict=True):
-                with state.restored(y1.device):
-                    halves, gradients = _back(step, halves, gradients, context, totals)
+                x2 = step.moved_back(halves[0]).detach().requires_grad_()
+                with state.restored(y1.device), _autocast(y1.device, kept.autocast), torch.enable_grad():
+                    value = step.function(x2, *context)
+                halves, gradients = _back(step, (x2, value), halves[1], gradients, context, totals)
         if kept.given is not None:
             row.measure_drift(kept.given, halves)
         return None, None, *gradients, *(totals.of(x) for x in context), *(totals.of(x) for x in ctx.weights)
@@ -299,13 +304,24 @@ class _Totals:
 
 
 def _back(
-    step: AdditiveStep, outputs: Halves, gradients: Halves, context: Sequence[Tensor], totals: _Totals
+    step: AdditiveStep,
+    again: tuple[Tensor, Tensor],
+    y2: Tensor,
+    gradients: Halves,
+    context: Sequence[Tensor],
+    totals: _Totals,
 ) -> tuple[Halves, Halves]:
-    """The inputs of a step and their gradients. F is computed once, for its value and its gradient."""
-    (y1, y2), (g1, g2) = outputs, gradients
-    with torch.enable_grad():
-        x2 = step.moved_back(y1).detach().requires_grad_()
-        value: Tensor = step.function(x2, *context)
+    """The inputs of a step and their gradients.
+
+    Arguments:
+        step: to take back.
+        again: x2 and F(x2), computed anew with its graph; it serves both.
+        y2: second output.
+        gradients: of the outputs.
+        context: of the row.
+        totals: where gradients of context and weights are added up.
+    """
+    (x2, value), (g1, g2) = again, gradients
     x1 = step.moved_back(y2 - value.detach())
     back1, back2 = step.moved_back(g2), step.moved_back(g1)
     if value.requires_grad:

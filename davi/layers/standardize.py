@@ -51,6 +51,10 @@ class Standardize(nn.Module):
         dtype = self.mean.dtype
         return (x.to(dtype) / (self.levels - 1) - self.mean[:, None, None]) / self.std[:, None, None]
 
+    def inverse(self, h: Tensor) -> Tensor:
+        """Standardized numbers in units of levels: floats, as integer images only after rounding."""
+        return (h * self.std[:, None, None] + self.mean[:, None, None]) * (self.levels - 1)
+
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Take what was not given from integer images ``[N, C, H, W]``. A channel that never changes is not divided."""

@@ -21,7 +21,8 @@
 that are trained one after the other), :class:`Summable` (an energy whose partition function can be summed),
 :class:`WithPartition` (a model whose likelihood needs one), :class:`WithChain` (a Markov chain that can be followed),
 :class:`WithCouplings` (a harmonium whose couplings are one matrix), :class:`WithDepths` (a representation after each
-block), :class:`WithFilters` (hidden units that can be shown as what they look for).
+block), :class:`Inverting` (each of them gives the image back), :class:`WithFilters` (hidden units that can be shown as
+what they look for).
 """
 
 from davi.model.autoregressive import Autoregressive
@@ -38,6 +39,7 @@ from davi.model.filters import WithFilters
 from davi.model.harmonium import Clamped, Harmonium
 from davi.model.hierarchy import Choose, Hierarchy, Step, ask_early
 from davi.model.invertible import Invertible
+from davi.model.inverting import Inverting
 from davi.model.latent import LatentModel
 from davi.model.latent_options import LatentOptions, LayerSizes
 from davi.model.network import Conditional, Network
@@ -59,6 +61,7 @@ __all__ = [
     "Harmonium",
     "Hierarchy",
     "Invertible",
+    "Inverting",
     "LatentModel",
     "LatentOptions",
     "LayerSizes",

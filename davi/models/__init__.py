@@ -12,6 +12,7 @@ from davi.models.flowpp import FlowPP
 from davi.models.gated_pixelcnn import GatedPixelCNN
 from davi.models.glow import Glow
 from davi.models.hvi import HVI
+from davi.models.i_revnet import IRevNet
 from davi.models.iaf_vae import IAFVAE
 from davi.models.ladder_vae import LadderVAE
 from davi.models.mixture_posterior import MixturePosteriorVAE
@@ -39,6 +40,7 @@ _ALL: tuple[type[Network], ...] = (
     Glow,
     HVI,
     IAFVAE,
+    IRevNet,
     LadderVAE,
     MixturePosteriorVAE,
     NICE,
@@ -79,6 +81,7 @@ __all__ = [
     "FlowPP",
     "GatedPixelCNN",
     "Glow",
+    "IRevNet",
     "LadderVAE",
     "MixturePosteriorVAE",
     "PixelCNN",

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from davi.inspection import Strip
 from davi.inspection.flows import on_sphere
-from davi.model import Invertible
-from davi.page import pixels
+from davi.model import Inverting, Invertible
+from davi.page import depths, pixels
 from davi.page.blocks import Figure, Section, Tile, Tiles
 from davi.page.contents import Contents
 
@@ -37,6 +37,13 @@ _WORDS = {
         "The numbers are the share of the image on the right. Both images are encoded by the flow, and the points "
         "between them are decoded.",
         "The kind of figure shown in Glow (Kingma and Dhariwal, NeurIPS 2018).",
+    ),
+    "features": _Words(
+        "Interpolation",
+        "From one image to another along a straight line between their last representations.",
+        "The numbers are the share of the image on the right. Points between the representations are taken back through "
+        "the inverse of all blocks.",
+        "The kind of figure shown in i-RevNet (Jacobsen, Smeulders and Oyallon, ICLR 2018).",
     ),
     "arc": _Words(
         "Interpolation",
@@ -94,9 +101,12 @@ def section(kind: str) -> Callable[[Contents, int], Section | None]:
         own = kind
         if isinstance(contents.model, Invertible) and kind == "interpolation":
             own = "arc" if on_sphere(contents.model) else "flow"
+        between = ""
+        if isinstance(contents.model, Inverting) and kind == "interpolation":
+            own, between = "features", depths.between(contents.inspection.inversions)
         words = _WORDS[own]
         means = f" Pictures are {contents.inspection.pixels} of p(x | z)." if contents.inspection.layers else ""
-        figure = Figure(kind, rows, words.caption, words.reading + means, words.paper)
+        figure = Figure(kind, rows, words.caption, words.reading + between + means, words.paper)
         return Section(kind, words.title, (figure,))
 
     return build

@@ -23,6 +23,7 @@ from davi.errors import UserError
 from davi.published.agreement import Comparison, report
 from davi.published.attentive.parity import AttentiveParity
 from davi.published.flowpp.parity import FlowPPParity
+from davi.published.irevnet.parity import IRevNetParity
 from davi.published.nvae.parity import NvaeParity
 from davi.published.pixelcnn.parity import PROGRAMS, PixelParity
 from davi.published.real_nvp.parity import RealNVPParity
@@ -35,6 +36,7 @@ Compare = Callable[[Mapping[str, Tensor], Mapping[str, Any], torch.dtype], list[
 FAMILIES: dict[str, Compare] = {
     "deep_attentive_vi": lambda tensors, facts, dtype: AttentiveParity(tensors, facts, dtype).comparisons(),
     "flowpp": lambda tensors, facts, dtype: FlowPPParity(tensors, facts, dtype).comparisons(),
+    "irevnet": lambda tensors, facts, dtype: IRevNetParity(tensors, facts, dtype).comparisons(),
     "nvae": lambda tensors, facts, dtype: NvaeParity(tensors, facts, dtype).comparisons(),
     "realnvp": lambda tensors, facts, dtype: RealNVPParity(tensors, facts, dtype).comparisons(),
     "revnet": lambda tensors, facts, dtype: RevNetParity(tensors, facts, dtype).comparisons(),

@@ -1,0 +1,1 @@
+"""Published i-RevNet."""
