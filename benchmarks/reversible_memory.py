@@ -135,7 +135,7 @@ def memory(build: Build, arm: str, depth: int) -> dict[str, float]:
 
 
 def times(build: Build, arms: Sequence[str], depth: int, repeats: int) -> Any:
-    """CPU seconds of a step of each arm, one after the other; the median, and its ratio to the first arm."""
+    """CPU seconds of a step of each arm, all in turn: the medians, of seconds and of ratios to the first arm."""
     steps = {arm: build(arm, depth)[1] for arm in arms}
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(repeats + 1):
@@ -145,8 +145,11 @@ def times(build: Build, arms: Sequence[str], depth: int, repeats: int) -> Any:
             if DEVICE.type == "cuda":
                 torch.cuda.synchronize()
             seconds[arm].append(time.process_time() - begin)
-    medians = {arm: statistics.median(each[1:]) for arm, each in seconds.items()}  # the first one warms up
-    return {arm: {"seconds": value, "ratio": value / medians[arms[0]]} for arm, value in medians.items()}
+    result = {}
+    for arm, each in seconds.items():
+        ratios = [own / first for own, first in zip(each[1:], seconds[arms[0]][1:], strict=True)]  # all warmed up
+        result[arm] = {"seconds": statistics.median(each[1:]), "ratio": statistics.median(ratios)}
+    return result
 
 
 def study(build: Build, arms: Sequence[str], depths: Sequence[int], repeats: int) -> dict[str, Any]:
@@ -177,7 +180,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two depths and one repetition, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    depths, repeats = ((2, 2), 1) if options.quick else ((len(UNITS), len(CELLS)), 5)
+    depths, repeats = ((2, 2), 1) if options.quick else ((len(UNITS), len(CELLS)), 9)
     measured: dict[str, Any] = {
         "device": str(DEVICE),
         "layer": study(layer, ("kept", "created again"), UNITS[: depths[0]], repeats),
@@ -186,13 +189,14 @@ def main() -> None:
     if options.quick:
         print(json.dumps(measured, indent=2))
         return
+    path = write("reversible_memory", measured)
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw(left, measured["layer"]["arms"], "A row of reversible units, 64 channels", "units")
     draw(right, measured["model"]["arms"], "An NVAE of two groups", "cells between two latents")
     for suffix in ("png", "svg"):
         figure.savefig((RESULTS / "reversible_memory").with_suffix(f".{suffix}"), dpi=150)
-    print(write("reversible_memory", measured))
+    print(path)
 
 
 if __name__ == "__main__":

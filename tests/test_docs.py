@@ -264,6 +264,14 @@ def test_the_python_of_the_page_about_flows() -> None:
     assert found["constant"].tolist() == pytest.approx([-64 * math.log(17)] * 2)
 
 
+def test_the_python_of_the_page_about_reversible_networks() -> None:
+    found: dict[str, Any] = {"__name__": "reversible"}
+    (block,) = [block for block in blocks(DOCS / "concepts" / "reversible.md") if block.language == "python"]
+    exec(compile(block.text, "reversible.md", "exec"), found)
+    assert len(found["rows"]) == 7
+    assert 0 < found["drift"] < 1e-4
+
+
 def test_the_page_about_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

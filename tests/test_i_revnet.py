@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from davi.errors import OptionError
 from davi.models import IRevNet
-from davi.models.i_revnet import IRevNetConfig
+from davi.models.i_revnet import IRevNetConfig, Kernels
 
 INJECTIVE = IRevNetConfig(blocks=(3, 1, 3), strides=(1, 2, 1), channels=(4, 16, 20), dropout=0.0)
 """Appends channels twice: to 3 of 8, and to 32 of 40."""
@@ -48,7 +48,7 @@ def test_the_network_of_cifar_has_the_published_number_of_parameters(classes: in
 
 
 @pytest.mark.parametrize(("kernels", "count"), [("3-3-3", 125_120_356), ("1-3-1", 29_201_092)])
-def test_the_bijective_network_of_imagenet_with_either_kernels(kernels: str, count: int) -> None:
+def test_the_bijective_network_of_imagenet_with_either_kernels(kernels: Kernels, count: int) -> None:
     config = IRevNetConfig((6, 16, 72, 6), (2, 2, 2, 2), (24, 96, 384, 1536), squeeze=2, dropout=0.0, kernels="3-3-3")
     with torch.device("meta"):
         model = IRevNet((3, 224, 224), 256, dataclasses.replace(config, kernels=kernels), 1000)
@@ -88,6 +88,29 @@ def test_an_arbitrary_point_comes_back_only_where_the_network_is_bijective() -> 
         assert ((back - point).abs().max() < 1e-9) == model.bijective == (config is BIJECTIVE)
 
 
+def test_norms_that_have_seen_zeros_alone_do_not_spoil_the_inverse() -> None:
+    """After training, running variances in front of the first block are nearly zero."""
+    model, x = network(dataclasses.replace(INJECTIVE, bottleneck=1)), images(16)
+    model.initialize(x)
+    for module in model.rows[0].modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.zero_()
+            module.running_var.zero_()
+            nn.init.ones_(module.bias)  # so that rectifiers let through what there is
+    with torch.no_grad():
+        h = model.represent(model.standardize(x))
+        standardized = model.standardize(x)
+        errors = [
+            float((model.invert_standardized(h, restore_zeros=restored) - standardized).abs().max())
+            for restored in (True, False)
+        ]
+        assert torch.equal(model.invert(h).round().to(torch.uint8), x)
+    assert errors[0] < 1e-4
+    assert errors[1] > 10.0 * errors[0]
+
+
 def gradients(model: IRevNet, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     model.train().zero_grad()
     nn.functional.cross_entropy(model.classify(model.represent(x)), y).backward()
@@ -122,9 +145,9 @@ def test_the_first_convolution_of_an_injective_network_sees_zeros_alone() -> Non
     assert all(name.startswith(first) for name in silent)
 
 
-def test_labels_of_the_dropout_and_the_last_norm_are_those_of_the_program() -> None:
+def test_the_layers_of_a_block_and_the_last_norm_are_those_of_the_program() -> None:
     model = IRevNet(SHAPE, 256, dataclasses.replace(INJECTIVE, dropout=0.1), 5)
-    kinds = [[type(layer).__name__ for layer in step.function] for _, step, _ in model._steps()]  # type: ignore[arg-type]
+    kinds = [[type(layer).__name__ for layer in step.function.children()] for _, step, _ in model._steps()]
     inner = ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d", "Dropout", "BatchNorm2d", "ReLU", "Conv2d"]
     assert kinds == [inner] + [["BatchNorm2d", "ReLU", *inner]] * 6
     assert model.norm.momentum == 0.9

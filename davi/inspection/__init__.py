@@ -17,6 +17,7 @@ Example:
 
 from davi.inspection.flow_views import Block, FlowView, Noise, RoundTrip, Scale
 from davi.inspection.inspect import inspect
+from davi.inspection.inversion_view import Inversions
 from davi.inspection.views import (
     BitMaps,
     Chains,
@@ -43,6 +44,7 @@ __all__ = [
     "Filters",
     "FlowView",
     "Inspection",
+    "Inversions",
     "Layer",
     "Mistake",
     "Noise",

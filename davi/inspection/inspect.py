@@ -25,6 +25,7 @@ from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
 from davi.inspection.classes import classes_of
 from davi.inspection.flows import TEMPERATURES, Seen, drawn, look_through
 from davi.inspection.hierarchies import Found, look_into
+from davi.inspection.inversions import invert_all
 from davi.inspection.names import name_of
 from davi.inspection.strips import strips_of
 from davi.inspection.views import Chosen, Inspection, Shown
@@ -39,6 +40,7 @@ from davi.model import (
     Classifying,
     Hierarchy,
     Invertible,
+    Inverting,
     LatentModel,
     Model,
     Partition,
@@ -177,6 +179,7 @@ def _of_classifier(
     with measuring(model):
         depth = attention_over_depth(model, inspected, shown, batch_size, device) if shown else ()
         classes = classes_of(model, images, places, batch_size, device, done)
+        inversions, strips = invert_all(model, images, places, device) if isinstance(model, Inverting) else (None, ())
     return Inspection(
         images=len(places),
         seed=seed,
@@ -188,9 +191,11 @@ def _of_classifier(
         depth_attention=depth,
         spatial_attention=(),
         bits=None,
+        strips=strips,
         shown=tuple(name_of(images, places[i]) for i in shown),
         examples=inspected.pixels[shown].cpu() if shown else None,
         classes=classes,
+        inversions=inversions,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from davi.data import Images
+from davi.inspection.inversion_view import Inversions
 from davi.inspection.names import name_of
 from davi.inspection.strips import between_representations
 from davi.inspection.views import Strip
@@ -18,39 +18,6 @@ from davi.model.depths import depths_of
 
 COUNT, SHOWN = 16, 4
 """Images that are taken back, and those of them that are shown."""
-
-
-@dataclass(frozen=True, eq=False)
-class Inversions:
-    """Images that a network (:class:`davi.model.Inverting`) was given, and what its inverse makes of their
-    representations.
-
-    Arguments:
-        names: of the images that are shown.
-        originals: these, integers ``[n, C, H, W]``.
-        depths: some of all, from the stem to the last block.
-        variables: of a representation at each of these.
-        images: what comes back from each of these, integers ``[len(depths), n, C, H, W]``.
-        errors: the largest distance of what comes back from the integers that were given, in levels, at each of these.
-        changed: how many images are others after rounding, at each of these.
-        count: images over which this was found.
-        apart: how far the last representation of what comes back from a point between two representations is from that
-            point, as a share of the distance between the two: mean over the middles of pairs; None for a single image.
-
-    References:
-        i-RevNet: Deep Invertible Networks, J.-H. Jacobsen, A. Smeulders, E. Oyallon, ICLR 2018,
-        https://arxiv.org/abs/1802.07088
-    """
-
-    names: tuple[str, ...]
-    originals: Tensor
-    depths: tuple[int, ...]
-    variables: tuple[int, ...]
-    images: Tensor
-    errors: tuple[float, ...]
-    changed: tuple[int, ...]
-    count: int
-    apart: float | None
 
 
 def invert_all(
@@ -64,7 +31,8 @@ def invert_all(
         places: of the images in it that are inspected; some are taken, at equal distances.
         device: of the model.
     """
-    chosen = [places[i] for i in depths_of(len(places) - 1, COUNT)] if len(places) > 1 else list(places)
+    chosen = _some(places, COUNT)
+    shown = _some(range(len(chosen)), SHOWN)
     x = images.pixels[chosen].to(device)
     found = model.at_depths(x)
     depths = depths_of(len(found) - 1)
@@ -74,11 +42,11 @@ def invert_all(
         whole = back.round().clamp(0, images.levels - 1).long()
         errors.append(float((back - x).abs().max()))
         changed.append(int((whole != x).flatten(1).any(1).sum()))
-        pictures.append(whole[:SHOWN].cpu())
-    names = tuple(name_of(images, place) for place in chosen[:SHOWN])
+        pictures.append(whole[shown].cpu())
+    names = tuple(name_of(images, place) for place in (chosen[i] for i in shown))
     view = Inversions(
         names=names,
-        originals=x[:SHOWN].cpu(),
+        originals=x[shown].cpu(),
         depths=depths,
         variables=tuple(math.prod(found[depth].shape[1:]) for depth in depths),
         images=torch.stack(pictures),
@@ -87,7 +55,12 @@ def invert_all(
         count=len(x),
         apart=_apart(model, found[-1]),
     )
-    return view, between_representations(model, x[:SHOWN], names)
+    return view, between_representations(model, x[shown], names)
+
+
+def _some(values: Sequence[int], most: int) -> list[int]:
+    """At equal distances, at most so many, the first and the last among them."""
+    return [values[i] for i in depths_of(len(values) - 1, most)] if len(values) > 1 else list(values)
 
 
 def _apart(model: Inverting, h: Tensor) -> float | None:

@@ -15,7 +15,7 @@ from davi.flows.multiscale import parts
 from davi.inspection.flows import between, images_of
 from davi.inspection.views import Strip
 from davi.inspection.walks import pixels_of
-from davi.model import Autoregressive, Hierarchy, Inverting, Invertible, LatentModel, Model
+from davi.model import Autoregressive, Hierarchy, Invertible, Inverting, LatentModel, Model
 from davi.model.walks import walk
 from davi.repetition import repeat_images
 

@@ -13,6 +13,7 @@ from davi.evaluation import Measure
 from davi.evaluation.autocorrelation import Autocorrelation
 from davi.evaluation.calibration import Reliability
 from davi.inspection.flow_views import FlowView
+from davi.inspection.inversion_view import Inversions
 from davi.layers.depth_attention import Side
 
 
@@ -352,6 +353,7 @@ class Inspection:
         chains: of a network that is drawn from by a Markov chain.
         flow: of a flow.
         classes: what is made of the classes of images, of a network that knows of some.
+        inversions: of a network from whose depths images come back.
         not_finite: temperature -> draws that are not among the samples, since the inverse of a flow takes them to
             numbers that are not finite.
     """
@@ -377,4 +379,5 @@ class Inspection:
     chains: Chains | None = None
     flow: FlowView | None = None
     classes: Classes | None = None
+    inversions: Inversions | None = None
     not_finite: Mapping[float, int] = field(default_factory=dict)

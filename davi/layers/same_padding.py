@@ -29,7 +29,7 @@ def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
 class SameConv2d(nn.Conv2d):
     r"""A convolution without a bias, with such padding.
 
-    The initial weights are Normal with variance :math:`2 / (k^2\, \\text{outputs})`, drawn anew beyond two standard
+    The initial weights are Normal with variance :math:`2 / (k^2\, \text{outputs})`, drawn anew beyond two standard
     deviations.
 
     Arguments:

@@ -10,6 +10,7 @@ is the block and its inverse. Where a stage with stride 1 is wider than what com
 appended first, and dropped again on the way back. Without any such stage the network is **bijective**: its
 representations have as many numbers as an image. With one it is **injective**: every image comes back from its
 representation, but most points of that space are no image's, and the inverse of such a point leads to another point.
+The inverse sets appended channels to zero again, which takes rounding errors away.
 
 The last representation, normalized and rectified, is averaged over space; a linear layer gives the logits.
 
@@ -134,6 +135,11 @@ class Row(nn.Module):
         first, second = F.pad(h, (0, 0, 0, 0, 0, self.padding)).chunk(2, 1)
         return first, second
 
+    def with_zeros(self, second: Tensor) -> Tensor:
+        """The second half in front of the first block, with zeros again where they were appended."""
+        appended = min(self.padding, second.shape[1])
+        return F.pad(second[:, : second.shape[1] - appended], (0, 0, 0, 0, 0, appended))
+
     def without_padding(self, h: Tensor) -> Tensor:
         return h[:, : h.shape[1] - self.padding]
 
@@ -200,8 +206,16 @@ class IRevNet(Classifier, Inverting, DataInitialized):
     def invert(self, h: Tensor, depth: int | None = None) -> Tensor:
         return self.standardize.inverse(self.invert_standardized(h, depth))
 
-    def invert_standardized(self, h: Tensor, depth: int | None = None) -> Tensor:
-        """:meth:`invert`, but to standardized images."""
+    def invert_standardized(self, h: Tensor, depth: int | None = None, restore_zeros: bool = True) -> Tensor:
+        """:meth:`invert`, but to standardized images.
+
+        Arguments:
+            h, depth: as there.
+            restore_zeros: channels that were appended are set to zero before F sees them. In representations of images
+                they are zero up to rounding, which batch norms that have seen nothing else would enlarge up to
+                :math:`10^5` times. False: as the authors' program inverts, which differs for points that are no
+                image's.
+        """
         steps = list(self._steps())
         depth = len(steps) if depth is None else depth
         if not 0 <= depth <= len(steps):
@@ -210,7 +224,10 @@ class IRevNet(Classifier, Inverting, DataInitialized):
             expected = ", ".join(map(str, self.shape_at(depth)))
             raise ValueError(f"h: got shape {tuple(h.shape)}, expected [B, {expected}] at depth {depth}")
         for row, step, begins in reversed(steps[:depth]):
-            h = torch.cat(step.inverse(*h.chunk(2, 1)), 1)
+            first, second = h.chunk(2, 1)
+            if begins and row.padding and restore_zeros:
+                first = row.with_zeros(first)  # which is the second half in front of the block
+            h = torch.cat(step.inverse(first, second), 1)
             if begins:
                 h = row.without_padding(h)
         return depth_to_space(h, self.config.squeeze)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from davi.evaluation.classification import ERROR_RATE
-from davi.evaluation.measure import Measure
 from davi.evaluation.separation import SEPARATION
-from davi.inspection.inversions import Inversions
+from davi.inspection import Inversions
+from davi.model import Inverting
 from davi.page import charts, pixels
 from davi.page.blocks import Chart, Figure, Fold, Prose, Section, Table, Tile, Tiles
 from davi.page.charts import Curve
@@ -22,7 +22,7 @@ def separation(contents: Contents, _: int) -> Section | None:
     result = contents.result
     found = None if result is None else result.measure(SEPARATION)
     if result is None or found is None or found.layers is None or found.depths is None:
-        return Section("separation", _SEPARATION, (Prose("Not measured: the images have no labels."),))
+        return None
     depths, right = found.depths[::-1], found.layers[::-1]
     curves = [Curve("nearest class mean", [float(depth) for depth in depths], right)]
     wrong = result.measure(ERROR_RATE)
@@ -32,7 +32,7 @@ def separation(contents: Contents, _: int) -> Section | None:
     figure = Figure(
         "separation",
         (Chart(charts.lines(curves, "% of the images right", "depth, in blocks"), f"Line chart over depth: {told}."),),
-        f"How many images are nearest to the mean of their own class, at each depth{_over(found)}.",
+        f"The share of {found.images:,} images that are nearest to the mean of their own class, at each depth.",
         "At each depth an image stands for the mean over space of its representation there; depth 0 is the stem. It "
         "is put into the class whose mean over the other images is nearest. Nothing is fitted, so that what rises "
         "from depth to depth is the network's own work. The dashed line is what its last layer, which is fitted, "
@@ -41,14 +41,11 @@ def separation(contents: Contents, _: int) -> Section | None:
     )
     rows = tuple((str(depth), f"{value:.2f} %") for depth, value in zip(depths, right, strict=True))
     fold = Fold("The same as a table", (Table("Nearest class mean", ("depth, in blocks", "right"), rows),))
-    return Section("separation", _SEPARATION, (figure, fold))
+    inverse = () if isinstance(contents.model, Inverting) else (Prose(_NO_INVERSE),)
+    return Section("separation", "Classes over depth", (figure, *inverse, fold))
 
 
-_SEPARATION = "Classes over depth"
-
-
-def _over(found: Measure) -> str:
-    return "" if found.images is None else f", of {found.images:,}"
+_NO_INVERSE = "There are no images from each depth: this network has no inverse of all its blocks."
 
 
 def inversion(contents: Contents, longest: int) -> Section | None:
@@ -75,7 +72,7 @@ def inversion(contents: Contents, longest: int) -> Section | None:
             found.depths, found.variables, found.errors, found.changed, strict=True
         )
     )
-    head = ("depth, in blocks", "numbers", "error, levels", "images changed")
+    head = ("depth, in blocks", "size", "error, levels", "images changed")
     fold = Fold("By depth", (Table(f"What comes back, of {found.count} images", head, rows),))
     return Section("inversion", "Images from each depth", (figure, Prose(exactness(found)), fold))
 
@@ -86,7 +83,9 @@ def exactness(found: Inversions) -> str:
     changed = max(found.changed)
     if changed:
         return f"Of {n}, {changed} are others after rounding; the largest error is {worst:.1g} of a level."
-    return f"All of {n} come back exactly after rounding, from every depth; the largest error is {worst:.1g} of a level."
+    return (
+        f"All of {n} come back exactly after rounding, from every depth; the largest error is {worst:.1g} of a level."
+    )
 
 
 def _rows(found: Inversions, contents: Contents, longest: int) -> Iterator[Tiles]:
@@ -108,6 +107,6 @@ def between(found: Inversions | None) -> str:
         return " The network is bijective: each of these points is the representation of the image that it gives."
     return (
         " The network is injective, not bijective: points between representations are in general those of no image. "
-        f"Represented anew, what comes back from the middle is {100.0 * found.apart:.2g} % of the distance between the "
-        "two images away from it."
+        "Represented anew, the image from the middle is "
+        f"{100.0 * found.apart:.2g} % of the distance between the two representations away from it."
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from davi.inspection import Strip
 from davi.inspection.flows import on_sphere
-from davi.model import Inverting, Invertible
+from davi.model import Invertible, Inverting
 from davi.page import depths, pixels
 from davi.page.blocks import Figure, Section, Tile, Tiles
 from davi.page.contents import Contents
@@ -41,8 +41,8 @@ _WORDS = {
     "features": _Words(
         "Interpolation",
         "From one image to another along a straight line between their last representations.",
-        "The numbers are the share of the image on the right. Points between the representations are taken back through "
-        "the inverse of all blocks.",
+        "The numbers are the share of the image on the right. Points between the representations are taken back "
+        "through the inverse of all blocks.",
         "The kind of figure shown in i-RevNet (Jacobsen, Smeulders and Oyallon, ICLR 2018).",
     ),
     "arc": _Words(
