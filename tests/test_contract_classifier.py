@@ -92,7 +92,9 @@ def test_gradients_reach_every_parameter(model: Classifier) -> None:
     model.train()
     model.evidence(some_images(model, 8), y=labels(8)).log_px.sum().backward()
     dead = {name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())}
-    assert not dead
+    # The first reader has one output to read; a softmax over one entry is 1 whatever the query and its scale.
+    unreachable = {f"attention.1.{name}" for name in ("attention.scale", "query.weight", "query.bias")}
+    assert dead == unreachable & {name for name, _ in model.named_parameters()}
 
 
 def test_saved_and_loaded_it_is_the_same(model: Classifier, tmp_path: Path) -> None:
