@@ -41,6 +41,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "gated_pixelcnn_mnist",
         "pixelcnn_pp_mnist",
         "pixelsnail_mnist",
+        "pixelvae_mnist_small",
+        "vlae_mnist_small",
         "attentive_mnist_autoregressive",
         "attentive_mnist_demo",
     ),
