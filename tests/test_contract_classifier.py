@@ -23,10 +23,9 @@ from davi.training.prepare import prepare_blocks
 from davi.training.sections import ComputeConfig
 from davi.training.step_filter import StepFilter
 
-
 _QUERY = {"attention.1.query.weight", "attention.1.query.bias", "attention.1.attention.scale"}
 
-UNREACHABLE = {name: _QUERY for name in ("resnet_attention_digits_tiny", "revnet_attention_digits_tiny")}
+UNREACHABLE = dict.fromkeys(("resnet_attention_digits_tiny", "revnet_attention_digits_tiny"), _QUERY)
 """Recipe -> what has no gradient: the first reader is offered a single layer, which it reads whatever it asks for."""
 
 
