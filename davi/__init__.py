@@ -150,6 +150,7 @@ def build(
     from davi.errors import UserError
     from davi.keywords import assignments, check_known, model_keywords
     from davi.model import Classifier, Model
+    from davi.models import MODELS
 
     found = recipes.load(recipe, overrides)
     if options:
@@ -160,10 +161,12 @@ def build(
             raise UserError(f"{recipe}: got no data section, expected one, or shape and levels")
         usual = geometry_of(found.data)
         shape, levels = shape or usual[0], levels or usual[1]
+    kind = MODELS[found.model_name]
+    if not issubclass(kind, Model):
+        why = "a classifier" if issubclass(kind, Classifier) else "which has no likelihood by itself"
+        raise UserError(f"{recipe}: got {kind.name}, {why}; davi.recipes.build builds it")
     model = recipes.build(found, shape, levels, classes)
-    if not isinstance(model, Model):
-        why = "a classifier" if isinstance(model, Classifier) else "which has no likelihood by itself"
-        raise UserError(f"{recipe}: got {model.name}, {why}; davi.recipes.build builds it")
+    assert isinstance(model, Model)
     return model
 
 

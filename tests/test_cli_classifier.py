@@ -129,6 +129,13 @@ def test_images_without_labels(run: Path, unlabeled: Path, tmp_path: Path, capsy
     assert message.endswith(f"classes: got 0, expected at least 2 for {NAME}: images with labels (--data.labels true)")
 
 
+def test_an_objective_for_models_of_images(tmp_path: Path, capsys: Capture) -> None:
+    recipe = str(toys.recipe(tmp_path, NAME))
+    assert main(["train", recipe, "--run", str(tmp_path / "run"), "--training.objective.name", "evidence"]) == 2
+    expected = f"davi: objective: got evidence for {NAME}, a classifier; expected cross_entropy"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -149,7 +156,7 @@ def test_score_names_the_class_of_each_file(run: Path, tmp_path: Path, capsys: C
     error = result.result.measure(ERROR_RATE)
     assert error is not None
     assert 100 * wrong / 397 == pytest.approx(error.value)
-    assert f"{wrong} of 397 files are put into another class than theirs" in said
+    assert f"{wrong} of 397 files are put into a class other than their own" in said
     assert len(rows(out.with_name("out-patches.csv"))) == 397
     assert out.with_suffix(".png").is_file()
 

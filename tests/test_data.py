@@ -273,6 +273,7 @@ def test_other_images_are_told_apart() -> None:
         ({"binarization": "fresh"}, r"data\.binarization: got 'fresh', expected one of none, static"),
         ({"flip": "vertical"}, r"data\.flip: got 'vertical'"),
         ({"random_crop": -1}, r"data\.random_crop: got -1, expected a number of pixels from 0 to 1024"),
+        ({"random_crop": 8}, r"data\.random_crop: got 8 for images of 8 x 8 pixels, expected fewer than 8"),
         ({"binarization_seed": -1}, r"data\.binarization_seed: got -1"),
         ({"binarization_seed": 1.5}, r"data\.binarization_seed: got 1\.5"),
         ({"levels": 256}, r"data\.levels: got 256, expected 17, which digits has"),

@@ -179,3 +179,8 @@ def test_a_point_of_another_depth_is_refused() -> None:
         model.invert(torch.zeros(1, 3, 8, 12), 8)
     with pytest.raises(ValueError, match=r"h: got shape \(1, 3, 8, 12\), expected \[B, 40, 4, 6\] at depth 7"):
         model.invert(torch.zeros(1, 3, 8, 12))
+
+
+def test_depths_of_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"images: got shape \(4, 3, 9, 8\), expected \[B, "):
+        network(INJECTIVE).at_depths(images(shape=(3, 9, 8)))

@@ -105,7 +105,7 @@ def test_a_classifier_without_a_mistake() -> None:
     right = Images(own.pixels, 4, "shades/test", labels=named, classes=NAMES)
     made = contents(right, network)
     assert not classes(made.inspection).mistakes
-    assert page.render(made, page.compose(made, 64)).count("No image is put into another class than its own.") == 2
+    assert page.render(made, page.compose(made, 64)).count("No image is put into a class other than its own.") == 2
 
 
 def test_many_classes_are_not_drawn() -> None:

@@ -83,7 +83,7 @@ def _of_classes(result: Result) -> str:
     if guess is not None:
         line += f", a blind guess {-guess.value:.4f}"
     if wrong is not None:
-        line += f"; {wrong.value:.4g} % are put in another class"
+        line += f"; {wrong.value:.4g} % are put into another class"
     return f"{line} ({which_images(result.protocol)})"
 
 

@@ -110,7 +110,7 @@ def _numbers(group: Group) -> Columns:
 
 
 def _error_rates(rows: Sequence[Row]) -> Columns:
-    """Share of images that are put into another class than theirs; no column where none was measured."""
+    """Share of images that are put into a class other than their own; no column where none was measured."""
     if all(row.error_rate is None for row in rows):
         return {}
     return {"error rate": [or_dash(row.error_rate, "{:.4g} %") for row in rows]}

@@ -131,7 +131,12 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSets:
     """
     check(config)
     source = source_of(config, progress)
-    channels = source.train.shape[0]
+    channels, height, width = source.train.shape
+    if config.random_crop >= min(height, width):
+        raise UserError(
+            f"data.random_crop: got {config.random_crop} for images of {height} x {width} pixels, expected fewer than "
+            f"{min(height, width)}, so that something of each image is left"
+        )
     if channels > 1 and config.binarization != "none":
         raise UserError(
             f"data.binarization: got {config.binarization!r} for images of {channels} channels in {config.set}, "

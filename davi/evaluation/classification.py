@@ -1,7 +1,7 @@
 r"""How well a network names the class of an image: its error rate, log p(y | x), and its calibration.
 
-Of n images, m are put in another class than theirs. The interval of the rate is Wilson's: with :math:`\hat p = m / n`
-and z = 1.96,
+Of n images, m are put into a class other than their own. The interval of the rate is Wilson's: with
+:math:`\hat p = m / n` and z = 1.96,
 
 .. math:: \frac{1}{1 + z^2 / n} \Bigl(\hat p + \frac{z^2}{2n}
           \pm z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}}\Bigr)
@@ -59,7 +59,7 @@ def wilson(wrong: int, n: int) -> tuple[float, float]:
 @final
 class Classification(Meter):
     """What follows from the log-probabilities of an image's classes, for which the network is asked once: the share of
-    images whose most probable class is another than theirs, the mean log-probability of their own, and calibration."""
+    images whose most probable class is not their own, the mean log-probability of their own, and calibration."""
 
     name = ERROR_RATE
     wants = Classifying
@@ -107,7 +107,7 @@ class Classification(Meter):
 
 
 def _error_rate(wrong: NDArray[np.bool_], evaluation: Evaluation) -> Measure:
-    rule = "images whose most probable class given the pixels is another than theirs"
+    rule = "images whose most probable class given the pixels is not their own"
     percent, n, unit = 100.0 * float(wrong.mean()), len(wrong), "% of the images"
     if evaluation.groups is not None:  # patches of a file are alike, and Wilson's interval knows nothing of it
         error = clusters.standard_error(100.0 * wrong.astype(np.float64), evaluation.groups)

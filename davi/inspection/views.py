@@ -285,7 +285,7 @@ class Chains:
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """An image that is put into another class than its own.
+    """An image that is put into a class other than its own.
 
     Arguments:
         name: such as ``test image 17``.

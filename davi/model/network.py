@@ -88,9 +88,17 @@ class Network(nn.Module, ABC):
             ValueError: if its shape or its values do not fit.
         """
         _check_integers("images", x, self.levels)
+        self.check_shape(x)
+        _check_range("images", x, self.levels)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Refuse images of another shape than this network's.
+
+        Raises:
+            ValueError: if ``x`` is not ``[B, C, H, W]`` with the shape of this network's images.
+        """
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"images: got shape {tuple(x.shape)}, expected [B, {', '.join(map(str, self.shape))}]")
-        _check_range("images", x, self.levels)
 
     def check_labels(self, y: Tensor | None, n: int) -> None:
         """Refuse anything that does not say the class of each of ``n`` images, and labels that are of no use here.

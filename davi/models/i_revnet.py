@@ -191,6 +191,7 @@ class IRevNet(Classifier, Inverting, DataInitialized):
         return found
 
     def at_depths(self, x: Tensor) -> list[Tensor]:
+        self.check_shape(x)
         return self.depths_of(self.standardize(x))
 
     def depths_of(self, x: Tensor) -> list[Tensor]:

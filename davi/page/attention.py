@@ -15,16 +15,19 @@ from davi.page.contents import Contents
 _MOST_READERS = 6
 """Readers whose maps are shown; of more, some at equal distances."""
 
-_PAPER = (
-    "The kind of figure shown in Deep Attentive Variational Inference (Apostolopoulou et al., ICLR 2022), which shows "
-    "the patterns of its {}."
-)
+_PAPER = "The kind of figure shown in Deep Attentive Variational Inference (Apostolopoulou et al., ICLR 2022), {}."
 
 
 _OFFERED: dict[Side, str] = {
     "generative": "contexts of the layers above",
     "inference": "features of the layer itself and below",
     "classifier": "outputs of earlier layers (0 is the stem, the last reader makes the logits)",
+}
+
+_SHOWN: dict[Side, str] = {
+    "generative": "which shows the patterns of its generative attention over depth",
+    "inference": "which shows the patterns of its inference attention over depth",
+    "classifier": "there of a hierarchy of latents",
 }
 
 
@@ -67,7 +70,7 @@ def _summary(view: DepthAttentionView, layers: int) -> Figure:
         + ("; the image counts as the layer below the last" if "image" in view.sources else "")
         + f". What was read is multiplied by a learned gate, here {gates}: at 0 the layer ignores it, whatever the "
         "weights are.",
-        _PAPER.format(f"{view.side} attention over depth"),
+        _PAPER.format(_SHOWN[view.side]),
         title=_title(view),
     )
 
@@ -112,7 +115,7 @@ def _depth_maps(view: DepthAttentionView, contents: Contents, longest: int) -> F
         "A row is a reading layer, a map the weight at every pixel of the grid, the number its mean; at each pixel the "
         "maps of a row sum to 1. Where maps follow the shapes of the image, different parts of it are explained by "
         "different layers.",
-        _PAPER.format(f"{view.side} attention over depth"),
+        _PAPER.format(_SHOWN[view.side]),
         title=f"{_title(view)}, pixel by pixel",
     )
 

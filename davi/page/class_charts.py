@@ -1,4 +1,4 @@
-"""Charts of classes: reliability diagrams and matrices of confusion."""
+"""Charts of classes: reliability diagrams and confusion matrices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from davi.evaluation.calibration import Reliability
@@ -39,6 +40,7 @@ def reliability(found: Reliability) -> Figure:
         axes.legend(loc="upper left")
         below.bar(left, found.counts[some] / found.counts.sum(), width, align="edge", color=MUTED, edgecolor=PAGE)
         below.set_ylim(0, None)
+        below.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         below.set_ylabel("images")
         below.set_xlabel("confidence: probability of the most probable class")
     return figure

@@ -41,7 +41,7 @@ def class_figures(train: Records, validation: Records, marks: Sequence[Mark]) ->
     yield Figure(
         "curve-error",
         (Chart(charts.lines(wrong, "error rate, %", "step", marks, cut=True), _told(wrong, "%")),),
-        "Share of images that are put into another class than theirs.",
+        "Share of images that are put into a class other than their own.",
         reading,
         "The kind of figure shown in Deep Residual Learning for Image Recognition (He et al., CVPR 2016).",
     )

@@ -23,7 +23,7 @@ def reliability(contents: Contents, _: int) -> Section | None:
     if found is None:
         return None
     width, mass = found.by_confidence, found.by_rank
-    bins, errors = len(width.counts), [f"{100.0 * each.error:.3g} %" for each in (width, mass)]
+    bins, errors = len(width.counts), [f"{100.0 * each.error:#.3g} %" for each in (width, mass)]
     figure = Figure(
         "reliability",
         (Chart(class_charts.reliability(width), _told(found)),),
@@ -92,7 +92,7 @@ def confusion(contents: Contents, _: int) -> Section | None:
         table = Table("Most frequent mistakes", ("class", "put into", "images", "of the class"), pairs)
         blocks.append(table if not blocks else Fold("The most frequent mistakes as a table", (table,)))
     else:
-        blocks.append(Prose("No image is put into another class than its own."))
+        blocks.append(Prose("No image is put into a class other than its own."))
     return Section("confusion", "Confusion of classes", tuple(blocks))
 
 
@@ -119,7 +119,7 @@ def _most_confused(found: Classes) -> str:
     counts = found.confusion.numpy()
     right = f"{int(np.trace(counts))} of {int(counts.sum())} images on the diagonal"
     pairs = [f"{number} of {own} put into {named}" for own, named, number, _ in _pairs(found)[:3]]
-    return f"Matrix of confusion of {len(found.names)} classes: {', '.join([right, *pairs])}."
+    return f"Confusion matrix of {len(found.names)} classes: {', '.join([right, *pairs])}."
 
 
 def mistakes(contents: Contents, longest: int) -> Section | None:
@@ -134,15 +134,15 @@ def mistakes(contents: Contents, longest: int) -> Section | None:
         return None
     title = "Most confident mistakes"
     if not found.mistakes:
-        return Section("mistakes", title, (Prose("No image is put into another class than its own."),))
+        return Section("mistakes", title, (Prose("No image is put into a class other than its own."),))
     room = pixels.TILE
     tiles = tuple(_tile(mistake, contents.levels, longest, room) for mistake in found.mistakes)
     figure = Figure(
         "mistakes",
         (Tiles(tiles),),
-        "Images that the network is surest to put into another class than theirs, with the probabilities of both "
+        "Images that the network is surest to put into a class other than their own, with the probabilities of both "
         f"classes.{reduced(contents.inspection, longest)}",
-        "Some of them have a label that is wrong, or show two things; the others are what the network has not learned.",
+        "Some may have a wrong label, or show two things; the others are what the network has not learned.",
         "",
     )
     return Section("mistakes", title, (figure,))

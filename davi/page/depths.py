@@ -89,7 +89,7 @@ def exactness(found: Inversions) -> str:
 
 
 def _rows(found: Inversions, contents: Contents, longest: int) -> Iterator[Tiles]:
-    room = pixels.room_of(len(found.depths) + 1)
+    room = min(pixels.room_of(len(found.depths) + 1), pixels.TILE)  # a row on a page of usual width
     for i, (name, original) in enumerate(zip(found.names, found.originals, strict=True)):
         first = pixels.image(original, contents.levels, f"{name}, original.", longest, room)
         tiles = [Tile((first,), "original")]

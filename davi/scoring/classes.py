@@ -163,7 +163,7 @@ def to_terminal(found: Predictions, top: int) -> str:
     lines += ["", f"files by class: {told}{more}"]
     if found.labels is not None and log_p is not None:
         wrong = int((found.named != found.labels).sum())
-        lines.append(f"{wrong} of {len(found.files)} files are put into another class than theirs; log p is in nats")
+        lines.append(f"{wrong} of {len(found.files)} files are put into a class other than their own; log p is in nats")
     return "\n".join(lines)
 
 

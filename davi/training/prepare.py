@@ -17,7 +17,7 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.layers.checkpointed import Checkpointed
-from davi.model import DataInitialized, Hierarchy, Invertible, Network, Staged
+from davi.model import Classifier, DataInitialized, Hierarchy, Invertible, Network, Staged
 from davi.objectives import ContrastiveConfig, EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
@@ -58,6 +58,8 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
     for config, part in [(c, model) for c in configs] + [(s.config.objective, s.trained(model)) for s in stages]:
         objective = make_objective(config)
         wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
+        if isinstance(part, Classifier) and not isinstance(part, wanted):
+            raise UserError(f"objective: got {objective.name} for {part.name}, a classifier; expected cross_entropy")
         if not isinstance(part, wanted):
             raise UserError(f"objective: got {objective.name} for {part.name}, expected {_words(wanted)}")
         if sets.validation is None and objective.wants_validation():
