@@ -264,8 +264,9 @@ def test_in_python(run: Path, tmp_path: Path) -> None:
     assert "log p(y|x)" in repr(measured)
     opened.evaluate()
     recipe = toys.recipe(tmp_path, NAME)
-    with pytest.raises(UserError, match=f"got {NAME}, a classifier; davi.recipes.build builds it$"):
-        davi.build(recipe, classes=10)
+    for classes in (0, 10):
+        with pytest.raises(UserError, match=f"got {NAME}, a classifier; davi.recipes.build builds it$"):
+            davi.build(recipe, classes=classes)
     images, labels = load_digits().images.astype(np.uint8), load_digits().target
     trained = davi.train(str(recipe), images, labels=labels, levels=17, run=tmp_path / "run", steps=2)
     assert trained.classifier.classes == 10
