@@ -211,6 +211,13 @@ def test_training_says_nats_and_error_rate(run: Path) -> None:
     assert all(set(record["terms"]) == {"error_rate"} for record in records)
 
 
+def test_another_objective_is_refused_with_the_one_to_take(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["train", str(toys.recipe(tmp_path, NAME)), "--run", str(tmp_path / "run")]
+    assert main([*words, "--training.objective.name", "evidence"]) == 2
+    expected = "cross_entropy, a classifier's (--training.objective.name cross_entropy)"
+    assert capsys.readouterr().err.endswith(f"davi: objective: got evidence for {NAME}, expected {expected}\n")
+
+
 def test_weights_for_other_classes(run: Path, tmp_path: Path, capsys: Capture) -> None:
     """What the classes have a share in is drawn anew, with as many classes of other names as well."""
     images, labels = load_digits().images.astype(np.uint8), load_digits().target

@@ -17,8 +17,15 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.layers.checkpointed import Checkpointed
-from davi.model import DataInitialized, Hierarchy, Invertible, Network, Staged
-from davi.objectives import ContrastiveConfig, EvidenceConfig, Objective, ObjectiveConfig, make_objective
+from davi.model import Classifier, DataInitialized, Hierarchy, Invertible, Network, Staged
+from davi.objectives import (
+    ContrastiveConfig,
+    CrossEntropyObjective,
+    EvidenceConfig,
+    Objective,
+    ObjectiveConfig,
+    make_objective,
+)
 from davi.renamed import read
 from davi.runs import RECIPE, PrintFunction, flat, write_recipe
 from davi.training.parallel import Processes, noise_seed, parts_of_batch
@@ -59,7 +66,10 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
         objective = make_objective(config)
         wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
         if not isinstance(part, wanted):
-            raise UserError(f"objective: got {objective.name} for {part.name}, expected {_words(wanted)}")
+            expected = _words(wanted)
+            if isinstance(part, Classifier):
+                expected = f"{CrossEntropyObjective.name}, a classifier's (--training.objective.name cross_entropy)"
+            raise UserError(f"objective: got {objective.name} for {part.name}, expected {expected}")
         if sets.validation is None and objective.wants_validation():
             raise UserError(
                 f"objective: got {objective.name} without validation images, expected some (--data.validation 0.1)"
