@@ -92,7 +92,7 @@ def measured(run: Path, options: argparse.Namespace) -> dict[str, Any]:
     result = measurements.load(run).result
     last = [record for record in Run(run).metrics if record.get("kind") == "train"][-1]
     dims = dims_of(run)
-    spread_over_set = result.bound.bits_per_dim
+    spread_over_set = result.bound.in_unit("bits_per_dim")
     return {
         "parameters": result.protocol.model.parameters,
         "steps": last["step"],

@@ -48,7 +48,7 @@ _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotl
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
     "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC TypeAliasForwardRef Variance "
-    "ConstantRateSection PosteriorFlowSection PriorSection optional"
+    "ConstantRateSection PosteriorFlowSection PriorSection Side optional"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),

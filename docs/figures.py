@@ -362,8 +362,9 @@ def _draw_kinds(axes: Axes) -> None:
         (3, "Hierarchy", "layers of latents, one top-down pass"),
         (2, "Normalized", "an energy with its partition function"),
         (1, "Energy", "free energies and Gibbs chains; no claim by itself"),
+        (1, "Classifier", "log p(y | x), nothing about the image"),
     ]
-    top, step = 3.25, 0.42
+    top, step = 3.3, 0.385
     for i, (depth, name, text) in enumerate(rows):
         y = top - step * i
         axes.text(0.55 * depth, y, name, va="center", weight="bold" if depth < 2 else "normal")

@@ -203,7 +203,7 @@ def test_an_energy_shows_where_its_chain_goes() -> None:
 def test_a_model_without_latents_reconstructs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loading, "load_model", lambda given, print_fn: (Chain(), {"name": "chain"}))
+    monkeypatch.setattr(loading, "load_claiming", lambda given, print_fn: (Chain(), {"name": "chain"}))
     assert main(["reconstruct", str(tmp_path)]) == 2
     assert capsys.readouterr().err == ("davi: run: chain has no latent variables, expected a model that reconstructs\n")
 
@@ -212,7 +212,7 @@ def test_a_model_without_latents_reconstructs_nothing(
 def test_a_model_without_latents_is_neither_encoded_nor_decoded(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loading, "load_model", lambda given, print_fn: (Chain(), {"name": "chain"}))
+    monkeypatch.setattr(loading, "load_claiming", lambda given, print_fn: (Chain(), {"name": "chain"}))
     assert main([verb, str(tmp_path)]) == 2
     assert capsys.readouterr().err == ("davi: run: chain has no latent variables, expected a model that has some\n")
 

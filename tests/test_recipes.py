@@ -226,7 +226,7 @@ def test_a_mistake_in_the_file_is_not_blamed_on_the_command_line(tmp_path: Path)
         ),
         ([], (0, 8, 8), None, "expected three positive numbers"),
         ([], None, 1, "levels: got 1, expected 2 to 65536"),
-        (["model.width=100000000"], None, None, "the model cannot be built for images [1, 8, 8]: "),
+        (["model.width=1000000"], None, None, "the model cannot be built for images [1, 8, 8]: "),
     ],
 )
 def test_models_that_do_not_fit_are_refused_in_one_line(

@@ -12,7 +12,7 @@ from davi.model.depths import WithDepths
 class Inverting(WithDepths, ABC):
     """A network that loses nothing of an image: each of its depths has an inverse.
 
-    :meth:`at_depths` takes pixels between the integers as well, such as :meth:`invert` gives.
+    :meth:`~davi.model.WithDepths.at_depths` takes pixels between the integers as well, such as :meth:`invert` gives.
 
     Where depths have more variables than an image has, the inverse of a point that no image leads to is an image that
     leads to another point.
