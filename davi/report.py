@@ -226,7 +226,8 @@ def to_terminal(result: Result) -> str:
             if baseline.bits_per_dim is not None:
                 note = f"{baseline.name}: {baseline.note}"
                 lines += textwrap.wrap(note, COLUMNS, initial_indent="  ", subsequent_indent="    ")
-    return "\n".join([*lines, "", *_layers(result), *_measures(result), *told_of(result.protocol)])
+    draws = result.about is not About.Y_GIVEN_X
+    return "\n".join([*lines, "", *_layers(result), *_measures(result), *told_of(result.protocol, draws)])
 
 
 def _log_z(log_z: LogZ) -> list[str]:
@@ -357,8 +358,13 @@ def heading(protocol: Protocol, units: Sequence[str]) -> list[str]:
     return [*textwrap.wrap(images, COLUMNS), *textwrap.wrap(", ".join(parts), COLUMNS), "", columns]
 
 
-def told_of(protocol: Protocol) -> list[str]:
-    """What must be known to compare the numbers with others."""
+def told_of(protocol: Protocol, draws: bool = True) -> list[str]:
+    """What must be known to compare the numbers with others.
+
+    Arguments:
+        protocol: of the evaluation.
+        draws: whether a number of importance samples means something.
+    """
     data = protocol.data
     lines = []
     if data.other_images:
@@ -374,8 +380,9 @@ def told_of(protocol: Protocol) -> list[str]:
     if rollbacks := protocol.model.rollbacks:
         lines += labeled("rollbacks in training", f"{rollbacks}, each of which halved the learning rate")
     code = f"davi {protocol.version}" + (f" ({protocol.commit})" if protocol.commit else "")
+    samples = f"K = {protocol.importance_samples}, " if draws else ""
     how = (
-        f"K = {protocol.importance_samples}, seed {protocol.seed}, batch size {protocol.batch_size}, "
+        f"{samples}seed {protocol.seed}, batch size {protocol.batch_size}, "
         f"{protocol.precision} on {protocol.device}, {code}, torch {protocol.torch}"
     )
     return [*lines, *labeled("measured with", how)]

@@ -55,6 +55,14 @@ def test_bins_of_equally_many_images() -> None:
     assert few.counts.tolist() == [1, 1, 1]
 
 
+def test_a_bin_holds_its_upper_edge() -> None:
+    """As the edges are given: 0.07 * 100 is more than 7 in floating point."""
+    edges = np.linspace(0.0, 1.0, 101)
+    found = equal_width(edges[1:], np.ones(100, dtype=np.bool_), 100)
+    assert np.array_equal(found.edges, edges)
+    assert np.array_equal(found.confidence, edges[1:])
+
+
 def test_empty_bins_have_no_numbers() -> None:
     found = equal_width(np.array([0.99, 0.98]), np.array([True, False]))
     assert found.counts.tolist() == [0] * 14 + [2]

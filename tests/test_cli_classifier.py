@@ -133,6 +133,7 @@ def test_an_objective_for_models_of_images(tmp_path: Path, capsys: Capture) -> N
     recipe = str(toys.recipe(tmp_path, NAME))
     assert main(["train", recipe, "--run", str(tmp_path / "run"), "--training.objective.name", "evidence"]) == 2
     expected = f"davi: objective: got evidence for {NAME}, a classifier; expected cross_entropy"
+    expected += " (--training.objective.name cross_entropy)"
     assert capsys.readouterr().err.splitlines()[-1] == expected
 
 

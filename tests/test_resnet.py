@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from davi.model.meta import on_meta
+from davi.model import Network
+from davi.model.meta import at_most, on_meta
 from davi.models.resnet import ResidualUnit, ResNet, ResNetConfig
+from davi.models.revnet import RevNet, RevNetConfig
 
 Weights = dict[str, Tensor]
 
@@ -114,3 +119,11 @@ def test_recomputed_units_give_the_same_gradients() -> None:
         model(x).square().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()] + list(model.buffers()))
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("model", "config"), [(ResNet, ResNetConfig), (RevNet, RevNetConfig)])
+def test_absurd_numbers_of_units_are_noticed_at_once(model: Callable[..., Network], config: Callable[..., Any]) -> None:
+    """A file may say anything of the units; to list a thousand million of them would take all memory."""
+    options = config(units=(2**20,) * 1000, widths=(4,) * 1001)
+    with pytest.raises(MemoryError, match="enough"), at_most(30, MemoryError("enough")), on_meta():
+        model((1, 8, 8), 4, options, 2)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from davi.layers.reversible import AdditiveStep, Reversible, ReversibleStack
 from davi.layers.space_to_depth import depth_to_space, space_to_depth
@@ -208,13 +209,54 @@ def test_drift_is_measured_on_request_and_begins_anew_in_each_row() -> None:
     assert rows[0].drift() == drifts[0]
 
 
-def test_weights_that_change_before_the_backward_pass_are_an_error() -> None:
-    module = row(2).double()
-    y = module(*pair()[0].chunk(2, 1))
+def change_a_weight(module: Reversible) -> None:
     with torch.no_grad():
         next(module.parameters()).add_(1.0)
-    with pytest.raises(RuntimeError, match="changed in place"):
+
+
+def change_the_statistics(module: Reversible) -> None:
+    module.train()(*pair()[0].chunk(2, 1))
+    module.eval()
+
+
+@pytest.mark.parametrize("change", [change_a_weight, change_the_statistics, Reversible.train])
+def test_what_changes_before_the_backward_pass_is_an_error(change: Callable[[Reversible], object]) -> None:
+    module = row(2).double().eval()
+    y = module(*pair()[0].chunk(2, 1))
+    change(module)
+    with pytest.raises(RuntimeError, match="was changed between its forward and backward pass"):
         y[0].sum().backward()
+
+
+def test_hooks_of_weights_see_sums_once() -> None:
+    """Of a step that occurs twice as well."""
+    module = row(1).double()
+    module = Reversible([*module, *module])
+    expected = trained(plain(module), *pair())[2:]
+    seen: list[Tensor] = []
+
+    def double(gradient: Tensor) -> Tensor:
+        seen.append(gradient)
+        return 2.0 * gradient
+
+    weights = list(module.parameters())
+    hooks = [weight.register_hook(double) for weight in weights]
+    y1, y2 = module(*(x := pair())[0].chunk(2, 1), x[1])
+    (y1.sin().sum() + (y1 * y2).square().sum()).backward()
+    assert len(seen) == len(hooks)
+    for weight, gradient in zip(weights, expected[: len(weights)], strict=True):
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, 2.0 * gradient)
+
+
+def test_weights_given_by_a_functional_call_get_gradients() -> None:
+    module, inputs = row(3).double(), pair()
+    weights = {name: (1.5 * weight).detach().requires_grad_() for name, weight in module.named_parameters()}
+    found = []
+    for one in (module, plain(module)):
+        y1, y2 = functional_call(one, weights, (*inputs[0].chunk(2, 1), inputs[1]))
+        found.append(torch.autograd.grad((y1 * y2).sin().sum(), [*inputs, *weights.values()]))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

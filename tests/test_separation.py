@@ -88,6 +88,12 @@ def test_the_measure_counts_right_answers_at_each_depth_the_last_first() -> None
     assert measure.interval == pytest.approx(tuple(100.0 * end for end in wilson(60, 60)))
 
 
+def test_a_single_image_has_no_other_to_be_compared_with() -> None:
+    chosen = images(1)
+    found = evaluate(Levels(chosen.shape, chosen.levels, LevelsConfig(), 3), chosen)
+    assert SEPARATION not in [measure.name for measure in found.measures]
+
+
 def test_of_many_depths_twelve_are_taken_among_them_the_first_and_the_last() -> None:
     chosen = images(12)
     model = Levels(chosen.shape, chosen.levels, LevelsConfig(40), 3)

@@ -86,8 +86,9 @@ def equal_width(confidence: Array, right: NDArray[np.bool_], bins: int = BINS) -
         0.2
     """
     _check(confidence, right, bins)
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    return _reliability(confidence, right, place, np.linspace(0.0, 1.0, bins + 1))
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    return _reliability(confidence, right, place, edges)
 
 
 def equal_mass(confidence: Array, right: NDArray[np.bool_], bins: int = BINS) -> Reliability:

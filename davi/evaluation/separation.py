@@ -60,6 +60,8 @@ class Separation(Meter):
         if not self._labels:
             return None
         y = torch.cat(self._labels)
+        if len(y) < 2:
+            return None  # there is no other image
         depths = [torch.cat(parts) for parts in zip(*self._features, strict=True)]
         right = [int((nearest_mean(features, y, self._classes) == y).sum()) for features in depths]
         n = len(y)

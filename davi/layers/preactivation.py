@@ -70,12 +70,18 @@ class ResidualStages:
 
     def each(self) -> Iterator[Place]:
         """The places of all units, from the bottom."""
+        for first, count in zip(self.firsts(), self.units, strict=True):
+            yield first
+            for number in range(1, count):
+                yield Place(first.stage, number, first.outputs, first.outputs, 1)
+
+    def firsts(self) -> Iterator[Place]:
+        """The places of the first unit of each stage."""
         inputs = self.widths[0]
-        for stage, (count, width) in enumerate(zip(self.units, self.widths[1:], strict=True)):
+        for stage, width in enumerate(self.widths[1:]):
             outputs = width * (NARROWING if self.bottleneck else 1)
-            for number in range(count):
-                yield Place(stage, number, inputs, outputs, 2 if stage and not number else 1)
-                inputs = outputs
+            yield Place(stage, 0, inputs, outputs, 2 if stage else 1)
+            inputs = outputs
 
 
 class Place(NamedTuple):

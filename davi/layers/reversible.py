@@ -36,6 +36,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from davi.distributions.base import at_least_float32
 from davi.layers.checkpointed import Checkpointed, frozen_statistics
@@ -241,9 +242,9 @@ class _Forgetful(torch.autograd.Function):
     def forward(ctx: Any, row: Reversible, count: int, *tensors: Tensor) -> Halves:
         (x1, x2, *context), weights = tensors[:count], tensors[count:]
         device = x1.device
-        ctx.row, ctx.weights = row, weights
         # Plain attributes: saved like other tensors they would come back as copies, and they are no activations.
-        ctx.versions = [weight._version for weight in weights]
+        ctx.row, ctx.weights = row, weights
+        ctx.named = [dict(step.function.named_parameters(remove_duplicate=False)) for step in row]
         autocast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         states = [_RandomState.now(device)]
         y1, y2 = x1.detach(), x2.detach()
@@ -253,6 +254,7 @@ class _Forgetful(torch.autograd.Function):
                 after = _RandomState.now(device)
                 states.append(states[-1] if states[-1].equals(after) else after)
         ctx.kept = _Kept(states[:-1], autocast, (x1.detach(), x2.detach()) if row.monitored else None)
+        ctx.condition = _condition(row, weights)
         ctx.save_for_backward(y1, y2, *context)
         return y1, y2
 
@@ -260,24 +262,37 @@ class _Forgetful(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g1: Tensor, g2: Tensor) -> tuple[Tensor | None, ...]:
         y1, y2, *context = ctx.saved_tensors
-        if ctx.versions != [weight._version for weight in ctx.weights]:
-            raise RuntimeError(
-                "a weight of a reversible row was changed in place between its forward and backward pass"
-            )
         row, kept = ctx.row, ctx.kept
+        if ctx.condition != _condition(row, ctx.weights):
+            raise RuntimeError(
+                "a weight, a running statistic or the mode of a reversible row was changed between its forward and "
+                "backward pass"
+            )
         wanted = ctx.needs_input_grad[4:]
         context = [x.detach().requires_grad_(want) for x, want in zip(context, wanted, strict=False)]
-        totals = _Totals([*(x for x in context if x.requires_grad), *ctx.weights])
+        # Weights have others stand in for them, so that hooks on them see the sums alone, and once.
+        weights = {id(weight): nn.Parameter(weight.detach()) for weight in ctx.weights}
+        totals = _Totals([*(x for x in context if x.requires_grad), *weights.values()])
         halves, gradients = (y1, y2), (g1, g2)
         with frozen_statistics(row):
-            for step, state in zip(reversed(list(row)), reversed(kept.states), strict=True):
+            for step, named, state in reversed(list(zip(row, ctx.named, kept.states, strict=True))):
                 x2 = step.moved_back(halves[0]).detach().requires_grad_()
+                own = {name: weights.get(id(weight), weight) for name, weight in named.items()}
                 with state.restored(y1.device), _autocast(y1.device, kept.autocast), torch.enable_grad():
-                    value = step.function(x2, *context)
-                halves, gradients = _back(step, (x2, value), halves[1], gradients, context, totals)
+                    value = functional_call(step.function, own, (x2, *context))
+                used = [*context, *{id(weight): weight for weight in own.values()}.values()]
+                halves, gradients = _back(step, (x2, value), halves[1], gradients, used, totals)
         if kept.given is not None:
             row.measure_drift(kept.given, halves)
-        return None, None, *gradients, *(totals.of(x) for x in context), *(totals.of(x) for x in ctx.weights)
+        of_weights = (totals.of(weights[id(weight)]) for weight in ctx.weights)
+        return None, None, *gradients, *(totals.of(x) for x in context), *of_weights
+
+
+def _condition(row: Reversible, weights: Sequence[Tensor]) -> tuple[bool, list[int]]:
+    """What must be the same in the second computation: the mode, and the versions of weights and, where it is
+    normalized by them, of running statistics."""
+    statistics = [] if row.training else list(row.buffers())
+    return row.training, [x._version for x in (*weights, *statistics)]
 
 
 def _autocast(device: torch.device, enabled: tuple[bool, torch.dtype]) -> AbstractContextManager[None]:
@@ -309,7 +324,7 @@ def _back(
     again: tuple[Tensor, Tensor],
     y2: Tensor,
     gradients: Halves,
-    context: Sequence[Tensor],
+    used: Sequence[Tensor],
     totals: _Totals,
 ) -> tuple[Halves, Halves]:
     """The inputs of a step and their gradients.
@@ -319,14 +334,14 @@ def _back(
         again: x2 and F(x2), computed anew with its graph; it serves both.
         y2: second output.
         gradients: of the outputs.
-        context: of the row.
+        used: context of the row and weights of the step.
         totals: where gradients of context and weights are added up.
     """
     (x2, value), (g1, g2) = again, gradients
     x1 = step.moved_back(y2 - value.detach())
     back1, back2 = step.moved_back(g2), step.moved_back(g1)
     if value.requires_grad:
-        used = [x for x in (*context, *step.parameters()) if id(x) in totals.tensors]
+        used = [x for x in used if id(x) in totals.tensors]
         found = torch.autograd.grad(value, [x2, *used], g2.to(value.dtype), allow_unused=True)
         back2 = back2 if found[0] is None else back2 + found[0]
         for x, gradient in zip(used, found[1:], strict=True):

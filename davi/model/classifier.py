@@ -7,6 +7,7 @@ from typing import Any, final
 
 from torch import Generator, Tensor
 
+from davi.distributions.base import at_least_float32
 from davi.errors import OptionError
 from davi.evidence import About, Evidence, Kind
 from davi.model.claiming import Claiming
@@ -53,7 +54,7 @@ class Classifier(Claiming, Classifying, Conditional, ABC):
 
     @final
     def log_class_probabilities(self, x: Tensor) -> Tensor:
-        return self(x).float().log_softmax(1)
+        return at_least_float32(self(x)).log_softmax(1)
 
     @final
     def evidence(self, x: Tensor, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:

@@ -88,10 +88,12 @@ class ResNet(Classifier, DataInitialized, WithDepths, DepthAttentive):
         self.standardize = Standardize(self.shape[0], self.levels, config.mean, config.std)
         self.images_wanted = 0 if config.mean is not None and config.std is not None else 1024
         self.stem = StemLayer(self.shape[0], config.widths[0], config.stem)
-        places = list(config.each())
-        self.units = nn.ModuleList([ResidualUnit(place, config.bottleneck, not i) for i, place in enumerate(places)])
+        # Counted as they are built, before anything lists them all: a file may ask for any number of units.
+        self.units = nn.ModuleList(
+            [ResidualUnit(place, config.bottleneck, not i) for i, place in enumerate(config.each())]
+        )
         self.head = LogitsOfMeans(config.last_width, self.classes)
-        widths = [*(place.inputs for place in places), config.last_width]
+        widths = [*(place.inputs for place in config.each()), config.last_width]
         self.attention = nn.ModuleList(config.depth_attention.parts(widths))
         set_momentum(self, config.norm_momentum)
 

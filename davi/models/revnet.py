@@ -31,7 +31,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -99,21 +99,20 @@ class Stage(nn.Module):
     """Units at one resolution.
 
     Arguments:
-        places: of all of them.
-        bottleneck: whether their branches are.
-        activated: as for :class:`FirstUnit`.
-        recompute: whether activations are re-created in the backward pass.
+        place: of the first one.
+        units: how many.
+        config: of the network.
     """
 
-    def __init__(self, places: Sequence[Place], bottleneck: bool, activated: bool, recompute: bool) -> None:
+    def __init__(self, place: Place, units: int, config: RevNetConfig) -> None:
         super().__init__()
-        self.first = FirstUnit(places[0], bottleneck, activated)
-        self.first.recompute = recompute
-        half = places[0].outputs // 2
-        steps = [AdditiveStep(branch(half, half, 1, bottleneck)) for _ in range(2 * (len(places) - 1))]
+        self.first = FirstUnit(place, config.bottleneck, activated=not place.stage)
+        self.first.recompute = config.recompute
+        half = place.outputs // 2
+        steps = [AdditiveStep(branch(half, half, 1, config.bottleneck)) for _ in range(2 * (units - 1))]
         self.rest = Reversible(steps) if steps else None
         if self.rest is not None:
-            self.rest.recompute = recompute
+            self.rest.recompute = config.recompute
 
     def forward(self, x1: Tensor, x2: Tensor) -> Halves:
         halves: Halves = self.first(x1, x2)
@@ -143,14 +142,11 @@ class RevNet(Classifier, DataInitialized, WithDepths, DepthAttentive):
         self.standardize = Standardize(self.shape[0], self.levels, config.mean, config.std)
         self.images_wanted = 0 if config.mean is not None and config.std is not None else 1024
         self.stem = StemLayer(self.shape[0], config.widths[0], config.stem)
-        stages: list[list[Place]] = [[] for _ in config.units]
-        for place in config.each():
-            stages[place.stage].append(place)
         self.stages = nn.ModuleList(
-            [Stage(places, config.bottleneck, not i, config.recompute) for i, places in enumerate(stages)]
+            [Stage(place, count, config) for place, count in zip(config.firsts(), config.units, strict=True)]
         )
         self.head = LogitsOfMeans(config.last_width, self.classes)
-        widths = [*(places[0].inputs for places in stages), config.last_width]
+        widths = [*(place.inputs for place in config.firsts()), config.last_width]
         self.attention = nn.ModuleList(config.depth_attention.parts(widths))
         set_momentum(self, config.norm_momentum)
 

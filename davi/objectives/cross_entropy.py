@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from davi.batch import Batch
+from davi.distributions.base import at_least_float32
 from davi.model import Classifier, Network
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress
 
@@ -65,6 +66,6 @@ class CrossEntropyObjective(Objective):
 
 def _of(logits: Tensor, y: Tensor, smoothing: float) -> Loss:
     with torch.autocast(logits.device.type, enabled=False):
-        value = F.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+        value = F.cross_entropy(at_least_float32(logits), y, label_smoothing=smoothing)
     wrong = (logits.detach().argmax(1) != y).float()
     return Loss(value, {ERROR: wrong}, None)

@@ -58,10 +58,8 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
     for config, part in [(c, model) for c in configs] + [(s.config.objective, s.trained(model)) for s in stages]:
         objective = make_objective(config)
         wanted = Hierarchy if _chooses(objective) and not issubclass(objective.wants, Hierarchy) else objective.wants
-        if isinstance(part, Classifier) and not isinstance(part, wanted):
-            raise UserError(f"objective: got {objective.name} for {part.name}, a classifier; expected cross_entropy")
         if not isinstance(part, wanted):
-            raise UserError(f"objective: got {objective.name} for {part.name}, expected {_words(wanted)}")
+            raise UserError(f"objective: got {objective.name} for {part.name}{_instead(part, wanted)}")
         if sets.validation is None and objective.wants_validation():
             raise UserError(
                 f"objective: got {objective.name} without validation images, expected some (--data.validation 0.1)"
@@ -79,6 +77,13 @@ def check_fit(model: Network, sets: DataSets, *configs: ObjectiveConfig, stages:
 def _chooses(objective: Objective) -> bool:
     """Whether its steps may move some of the parameters only."""
     return type(objective).moves is not Objective.moves
+
+
+def _instead(part: Network, wanted: type) -> str:
+    """What an objective was expected to be given, or which objective a classifier is trained with."""
+    if isinstance(part, Classifier):
+        return ", a classifier; expected cross_entropy (--training.objective.name cross_entropy)"
+    return f", expected {_words(wanted)}"
 
 
 def _words(kind: type) -> str:
