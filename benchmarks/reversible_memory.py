@@ -103,7 +103,7 @@ class Alive(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make, as long as these are alive."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch ships no annotation
         self.sizes: dict[int, int] = {}
         self.most = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -168,9 +169,9 @@ def test_the_layers_of_a_block_and_the_last_norm_are_those_of_the_program() -> N
         ({"strides": (1, 2, 8)}, "strides: got 16 in all, with squeeze, expected numbers that divide images of 8 x 12"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_in_a_line(changes: dict[str, object], said: str) -> None:
+def test_sizes_that_do_not_fit_are_refused_in_a_line(changes: dict[str, Any], said: str) -> None:
     with pytest.raises((ValueError, OptionError), match=said):
-        IRevNet(SHAPE, 256, dataclasses.replace(INJECTIVE, **changes), 5)  # type: ignore[arg-type]
+        IRevNet(SHAPE, 256, dataclasses.replace(INJECTIVE, **changes), 5)
 
 
 def test_a_point_of_another_depth_is_refused() -> None:

@@ -82,7 +82,8 @@ def test_the_measure_counts_right_answers_at_each_depth_the_last_first() -> None
         for h in model.at_depths(chosen.pixels)
     ]
     assert measure.layers == pytest.approx(expected[::-1])
-    assert measure.value == measure.layers[0] == 100.0 > measure.layers[-1]  # type: ignore[index]
+    assert measure.layers is not None
+    assert measure.value == measure.layers[0] == 100.0 > measure.layers[-1]
     assert measure.depths == (2, 1, 0)
     assert measure.images == 60
     assert measure.interval == pytest.approx(tuple(100.0 * end for end in wilson(60, 60)))

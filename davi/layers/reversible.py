@@ -138,7 +138,7 @@ class Reversible(Checkpointed):
     def _forgetful(self, *inputs: Tensor) -> Halves:
         # Inputs and weights are arguments, so that autograd asks for their gradients and hands them on as ever.
         weights = {id(weight): weight for weight in self.parameters() if weight.requires_grad}
-        result: Halves = _Forgetful.apply(self, len(inputs), *inputs, *weights.values())  # type: ignore[no-untyped-call]
+        result: Halves = _Forgetful.apply(self, len(inputs), *inputs, *weights.values())  # type: ignore[no-untyped-call]  # torch ships no annotation
         return result
 
     def inverse(self, y1: Tensor, y2: Tensor, *context: Tensor) -> Halves:
