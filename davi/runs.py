@@ -321,6 +321,8 @@ def _check_info(path: Path, info: Mapping[str, Any]) -> None:
     names = info.get("class_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: got class_names {str(names)[:50]!r}, expected a list of names")
+    if names and len(names) != info.get("classes", 0):
+        raise UserError(f"{path}: got {len(names)} class_names, expected {info.get('classes', 0)}: one for each class")
 
 
 def _builder(path: Path, info: Mapping[str, Any]) -> Callable[[], Network]:

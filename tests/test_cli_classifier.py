@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -296,9 +295,15 @@ def test_its_plan(tmp_path: Path, capsys: Capture) -> None:
     assert "the budget of 12 steps" in capsys.readouterr().out
 
 
-def test_a_file_with_something_else_than_names(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([1, 2], r"got class_names '\[1, 2\]', expected a list of names$"),
+        (["a", "b"], "got 2 class_names, expected 10: one for each class$"),
+    ],
+)
+def test_a_file_with_something_else_than_names(names: list[object], said: str, run: Path, tmp_path: Path) -> None:
     model, info = load_classifier(run)
-    wrong: dict[str, Any] = {"protocol": info["protocol"], "class_names": [1, 2]}
-    save_model(tmp_path / "model.safetensors", model, wrong)
-    with pytest.raises(UserError, match=r"got class_names '\[1, 2\]', expected a list of names$"):
+    save_model(tmp_path / "model.safetensors", model, {"protocol": info["protocol"], "class_names": names})
+    with pytest.raises(UserError, match=said):
         load_classifier(tmp_path / "model.safetensors")
