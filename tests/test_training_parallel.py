@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launches = ["killed:1:6:kill", "killed:1:6", "onward:2:9", "signal:1:9:signal", "disk:1:9:disk"]
     launches += ["shares:1:6:kill:shard", "shares:1:6:shard", "onward-in-shares:2:9:shard"]
     launches += ["adamw-in-shares:1:9:shard:adamw", "chains:1:6:chains", "chains:1:9:chains"]
-    launches += ["reversible:1:4:reversible", "reversible:1:9:reversible:shard"]
+    launches += ["reversible:1:4:reversible", "reversible:1:9:reversible"]
     launches += ["stages:1:3:stages", "stages:1:5:stages", "lagging:1:5:lagging", "lagging:1:9:lagging"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}.items():
@@ -114,10 +114,14 @@ def test_adamw_in_shares(folder: Path) -> None:
 
 
 def test_activations_are_created_again_by_two_processes(folder: Path) -> None:
-    """Each for itself, first with all of the weights, then with shares of them."""
+    """Each for itself, over a resumption; with shares of the weights they are refused."""
     assert (folder / "reversible.said").read_text().count("status 0") == 4
     alone(folder / "single-reversible", 2, 9, "reversible")
     check_same(folder / "reversible", folder / "single-reversible")
+    with pytest.raises(
+        UserError, match=r"^training.compute.shard: got true for attentive_vae, expected false: its rev"
+    ):
+        check_shares(vae(reversible=True), EvidenceConfig())
 
 
 def test_the_state_of_an_objective_is_changed_by_all(folder: Path) -> None:

@@ -17,6 +17,7 @@ from davi.data import DataSets
 from davi.errors import UserError
 from davi.layers import PixelLikelihood
 from davi.layers.checkpointed import Checkpointed
+from davi.layers.reversible import Reversible
 from davi.model import Classifier, DataInitialized, Hierarchy, Invertible, Network, Staged
 from davi.objectives import ContrastiveConfig, EvidenceConfig, Objective, ObjectiveConfig, make_objective
 from davi.renamed import read
@@ -103,6 +104,11 @@ def check_shares(model: Network, config: ObjectiveConfig) -> None:
     if hierarchy or flow:
         raise UserError(
             f"training.compute.shard: got true for {model.name}, expected false: its penalties need all weights at once"
+        )
+    if any(isinstance(part, Reversible) and part.recompute for part in model.modules()):
+        raise UserError(
+            f"training.compute.shard: got true for {model.name}, expected false: its reversible rows need all weights "
+            "again in the backward pass"
         )
     if isinstance(config, EvidenceConfig) and config.gradient == "doubly_reparameterized":
         raise UserError("training.compute.shard: got true with the doubly reparameterized gradient, expected false")
