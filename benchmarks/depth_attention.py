@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from common import conditions
 from torch import Tensor
 
 from davi.layers import DepthAttention
+from davi.training.plan import saved_bytes
 
 BATCH, SIZE, VALUE_CHANNELS, KEY_CHANNELS = 8, 16, 276, 20  # the paper's CIFAR-10 model, a batch of 8
 TOLERANCE = 1e-5
@@ -86,23 +88,6 @@ def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     return float(differences.max() / torch.stack([b.detach().abs().max() for b in theirs]).max())
 
 
-def kept_bytes(work: Workload, read: Read) -> int:
-    """Bytes of the different storages that a forward pass saves for the backward pass, the inputs excepted."""
-    inputs = {x.untyped_storage().data_ptr() for x in [*work.queries, *work.keys, *work.values]}
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in inputs:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor  # held by the graph: no later storage can take its address
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        results = work.forward(read)
-    del results
-    return sum(sizes.values())
-
-
 def peak() -> int:
     """Peak resident memory of this process, bytes."""
     status = Path("/proc/self/status")
@@ -142,7 +127,7 @@ def measure(layers: int, repeats: int) -> dict[str, Any]:
             work.run(read)
             seconds[name].append(time.perf_counter() - began)
     for name, read in reads.items():
-        rows[name]["kept_bytes"] = kept_bytes(work, read)
+        rows[name]["kept_bytes"] = saved_bytes(partial(work.forward, read), [*work.queries, *work.keys, *work.values])
         rows[name]["seconds"] = statistics.median(seconds[name])
     return {"layers": layers, "output_difference": differences[0], "gradient_difference": differences[1], **rows}
 

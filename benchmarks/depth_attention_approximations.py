@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from common import RESULTS, write
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from davi import recipes
 from davi.data import DataSets, load
@@ -44,6 +44,7 @@ from davi.models.attentive_vae import AttentiveVAE
 from davi.objectives import negative_elbo
 from davi.runs import MODEL, load_model
 from davi.training import train
+from davi.training.plan import saved_bytes
 
 NAME = "depth_attention_approximations"
 RECIPE = "attentive_mnist"
@@ -89,23 +90,6 @@ def stepper(name: str, layers: int) -> tuple[AttentiveVAE, Callable[[], Tensor]]
         return negative_elbo(model(images))
 
     return model, loss
-
-
-def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes of the different storages, parameters excepted, that a forward pass keeps for its backward pass."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor  # held by the graph: no later storage can take its address
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = forward()
-    del kept
-    return sum(sizes.values())
 
 
 def multiply_adds(model: AttentiveVAE, forward: Callable[[], Tensor]) -> int:
@@ -187,7 +171,7 @@ def costs(layers: int, options: argparse.Namespace) -> dict[str, Any]:
         name: {
             "step_seconds": seconds[name],
             "readings_seconds": alone[name],
-            "kept_bytes": kept_bytes(model, loss),
+            "kept_bytes": saved_bytes(loss, model.parameters()),
             "multiply_adds": multiply_adds(model, loss),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         }

@@ -32,6 +32,7 @@ from davi.layers.checkpointed import Checkpointed
 from davi.layers.reversible import AdditiveStep, Reversible
 from davi.models import NVAE
 from davi.models.nvae import NVAEConfig
+from davi.training.plan import SavedTensors
 
 MODEL_ARMS = (
     *("cells, kept", "cells, created again one by one"),
@@ -83,22 +84,6 @@ def model(arm: str, cells: int) -> tuple[nn.Module, Step]:
     return network, lambda: -network(x).log_px.mean()
 
 
-def kept(network: nn.Module, step: Step) -> tuple[int, float]:
-    """Bytes of what autograd keeps of a forward pass, weights left out; and the loss."""
-    weights = {weight.data_ptr() for weight in network.parameters()}
-    seen: dict[int, int] = {}
-
-    def keep(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        loss = step()
-    return sum(seen.values()), float(loss.detach())
-
-
 class Alive(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make, as long as these are alive."""
 
@@ -125,8 +110,11 @@ def memory(build: Build, arm: str, depth: int) -> dict[str, float]:
     with Alive() as alive:
         step().backward()
     network.zero_grad()
-    saved, loss = kept(network, step)
-    result = {"kept_mib": saved / MIB, "peak_mib": alive.most / MIB, "loss": loss}
+    saved = SavedTensors(network.parameters())
+    with saved:
+        loss = step()  # while it lasts no address is given away again
+    result = {"kept_mib": saved.most / MIB, "peak_mib": alive.most / MIB, "loss": float(loss.detach())}
+    del loss
     if isinstance(network, Reversible) and network.recompute:
         network.monitored = True
         step().backward()

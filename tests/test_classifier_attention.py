@@ -18,6 +18,7 @@ from davi.models.resnet import ResidualUnit, ResNet, ResNetConfig
 from davi.models.revnet import RevNet, RevNetConfig
 from davi.page import attention
 from davi.page.blocks import Tiles
+from davi.training.plan import saved_bytes
 
 ATTENTION = ContextAttentionOptions(2, 3)
 IDENTITY = 1e-12  # float64, numbers of order one
@@ -176,20 +177,8 @@ def test_an_inspection_of_a_classifier_has_its_attention(kind: type[Net]) -> Non
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes of the different storages, parameters excepted, that are kept for the backward pass."""
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor  # held by the graph, so that no later storage can take its address
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(x).sum()
-    loss.backward()
-    return sum(sizes.values())
+    """By a forward pass, for the backward pass."""
+    return saved_bytes(lambda: model(x), [*model.parameters(), *model.buffers()])
 
 
 def test_what_a_reversible_network_keeps_does_not_grow_with_its_units(images: Tensor) -> None:

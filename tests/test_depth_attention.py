@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from davi.layers import DepthAttention, LayerMemory, LikelihoodConfig, resize_to
 from davi.layers.depth_attention import DepthWiseAttention
 from davi.models.attentive_vae import AttentiveVAE, AttentiveVAEConfig
+from davi.training.plan import saved_bytes
 
 IDENTITY = 1e-12  # float64 on both sides, a few roundings of numbers of order one
 
@@ -183,21 +184,9 @@ def model(layers: int, keys: int) -> AttentiveVAE:
     )
 
 
-def saved_bytes(vae: AttentiveVAE) -> int:
-    """Bytes of the different storages, parameters excepted, that one evidence keeps for its backward pass."""
-    parameters = {p.untyped_storage().data_ptr() for p in vae.parameters()}
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor  # held by the graph, so that no later storage can take its address
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = -vae.evidence(torch.ones(2, 1, 8, 8, dtype=torch.long)).log_px.sum()
-    loss.backward()
-    return sum(sizes.values())
+def bytes_kept(vae: AttentiveVAE) -> int:
+    """By one evidence, for its backward pass."""
+    return saved_bytes(lambda: vae.evidence(torch.ones(2, 1, 8, 8, dtype=torch.long)).log_px, vae.parameters())
 
 
 def stack_instead(vae: AttentiveVAE) -> AttentiveVAE:
@@ -209,8 +198,8 @@ def stack_instead(vae: AttentiveVAE) -> AttentiveVAE:
 
 
 def test_memory_for_the_backward_pass_grows_linearly_with_depth() -> None:
-    ours = {n: saved_bytes(model(n, 2)) for n in (8, 16, 32)}
-    naive = {n: saved_bytes(stack_instead(model(n, 2))) for n in (8, 16, 32)}
+    ours = {n: bytes_kept(model(n, 2)) for n in (8, 16, 32)}
+    naive = {n: bytes_kept(stack_instead(model(n, 2))) for n in (8, 16, 32)}
     first, second = ours[16] - ours[8], ours[32] - ours[16]
     assert first > 0
     # The same tensors in every layer: nothing but alignment or a scalar could differ.

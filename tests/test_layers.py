@@ -21,6 +21,7 @@ from davi.layers import (
     WeightNormConv2d,
 )
 from davi.layers.residual import FactorizedReduce, NodeOptions, Upsample
+from davi.training.plan import saved_bytes
 
 IDENTITY = 1e-12  # float64 on both sides, a few roundings of numbers of order one
 
@@ -282,21 +283,11 @@ def test_recomputation_changes_no_bit(widths: tuple[int, int], rescale: int) -> 
 
 
 def test_recomputation_keeps_less_for_the_backward_pass() -> None:
-    def saved_bytes(recompute: bool) -> int:
+    def bytes_kept(recompute: bool) -> int:
         block = ResidualBlock(8, 8, 0, 2)
         block.recompute = recompute
-        sizes: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            y = block(torch.randn(4, 8, 8, 8, requires_grad=True))
-        assert y.requires_grad
-        return sum(sizes.values())
+        return saved_bytes(lambda: block(torch.randn(4, 8, 8, 8, requires_grad=True)), ())
 
     image = 4 * 8 * 8 * 8 * torch.get_default_dtype().itemsize
-    assert saved_bytes(True) == image  # the input alone
-    assert saved_bytes(False) > 6 * image  # two nodes with batch norm, activation and convolution
+    assert bytes_kept(True) == image  # the input alone
+    assert bytes_kept(False) > 6 * image  # two nodes with batch norm, activation and convolution

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from davi.layers.reversible import AdditiveStep, Reversible, ReversibleStack
 from davi.layers.space_to_depth import depth_to_space, space_to_depth
+from davi.training.plan import saved_bytes
 
 
 class Function(nn.Module):
@@ -134,28 +135,11 @@ def test_under_autocast_the_halves_stay_in_float32() -> None:
         torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2 * float(b.abs().max()))
 
 
-def saved_bytes(module: nn.Module, run: Callable[[], object]) -> int:
-    """Of all tensors that the graph keeps, weights left out."""
-    weights = {weight.data_ptr() for weight in module.parameters()}
-    seen: dict[int, int] = {}
-
-    def keep(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        alive = run()  # while it lasts no address is given away again
-    assert alive is not None
-    return sum(seen.values())
-
-
 def test_saved_bytes_do_not_depend_on_the_number_of_steps() -> None:
     inputs = pair()[0].chunk(2, 1)
 
     def bytes_of(module: Reversible) -> int:
-        return saved_bytes(module, lambda: module(*inputs))
+        return saved_bytes(lambda: module(*inputs), module.parameters())
 
     few, many = row(4, dropout=0.5).double(), row(64, dropout=0.5).double()
     assert bytes_of(few) == bytes_of(many) == 2 * inputs[0].numel() * 8

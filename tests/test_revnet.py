@@ -9,6 +9,7 @@ from torch import Tensor
 from davi.layers.checkpointed import Checkpointed
 from davi.model.meta import on_meta
 from davi.models.revnet import RevNet, RevNetConfig
+from davi.training.plan import saved_bytes
 
 
 def size(config: RevNetConfig, classes: int, side: int = 32) -> int:
@@ -71,26 +72,15 @@ def test_a_step_is_that_of_plain_autograd(dtype: torch.dtype, tolerance: float, 
     assert counts == {1}
 
 
-def saved_bytes(model: RevNet) -> int:
-    """Of all that a forward pass keeps for the backward pass, weights left out."""
-    weights = {weight.data_ptr() for weight in model.parameters()}
-    seen: dict[int, int] = {}
-
-    def keep(x: Tensor) -> Tensor:
-        if x.data_ptr() not in weights:
-            seen[x.data_ptr()] = max(seen.get(x.data_ptr(), 0), x.untyped_storage().nbytes())
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        alive = model(X)  # the addresses must not be given away again
-    assert alive.requires_grad
-    return sum(seen.values())
+def bytes_kept(model: RevNet) -> int:
+    """By a forward pass, for the backward pass."""
+    return saved_bytes(lambda: model(X), model.parameters())
 
 
 def test_memory_does_not_grow_with_the_units_of_a_stage() -> None:
-    assert saved_bytes(network(4, True)) == saved_bytes(network(24, True))
-    assert saved_bytes(network(4, False)) > 2 * saved_bytes(network(4, True))
-    assert saved_bytes(network(16, False)) > 3 * saved_bytes(network(4, False))
+    assert bytes_kept(network(4, True)) == bytes_kept(network(24, True))
+    assert bytes_kept(network(4, False)) > 2 * bytes_kept(network(4, True))
+    assert bytes_kept(network(16, False)) > 3 * bytes_kept(network(4, False))
 
 
 def test_the_option_reaches_every_part() -> None:

@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -104,6 +104,20 @@ class SavedTensors(saved_tensors_hooks):
         if storage.data_ptr() not in self._known:
             self._kept[storage.data_ptr()] = storage.nbytes()
         return saved.detach()  # a hook that hands back its own argument keeps the graph alive for ever
+
+
+def saved_bytes(run: Callable[[], object], known: Iterable[Tensor]) -> int:
+    """What :class:`SavedTensors` counts of a call.
+
+    Arguments:
+        run: makes a graph, and returns what holds it.
+        known: tensors that are there anyway.
+    """
+    saved = SavedTensors(known)
+    with saved:
+        graph = run()  # while it lasts no address is given away again
+    del graph
+    return saved.most
 
 
 def plan(model: Network, sets: DataSets, config: TrainingConfig, stage: Stage | None = None) -> Plan:
