@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from changed_fixture import Judge
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,6 +56,12 @@ def need_shared(shared: Path | None) -> Callable[[str], Path]:
         return shared / relative
 
     return need
+
+
+@pytest.fixture
+def judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Judge:
+    """Asks parity about changed fixtures."""
+    return Judge(tmp_path, capsys)
 
 
 @pytest.fixture

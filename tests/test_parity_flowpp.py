@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from changed_fixture import Change, Facts, Tensors, changed
+from changed_fixture import Change, Facts, Judge, Tensors
 from safetensors.torch import load_file
 
 from davi.published.parity import main
@@ -80,15 +80,8 @@ def other_start(tensors: Tensors, facts: Facts) -> None:
         (other_start, "initialization/context_proc/c1/c1/W"),
     ],
 )
-def test_a_change_is_found_and_named(
-    fixture: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    found: str,
-) -> None:
-    assert main([str(changed(tmp_path, fixture("flowpp_init"), change))]) == 1
-    assert f"DIFFERS: {found} is the first" in capsys.readouterr().out
+def test_a_change_is_found_and_named(fixture: Callable[[str], Path], judge: Judge, change: Change, found: str) -> None:
+    judge.finds(fixture("flowpp_init"), change, found)
 
 
 def drop_weight(tensors: Tensors, facts: Facts) -> None:
@@ -132,13 +125,6 @@ def whiter_than_white(tensors: Tensors, facts: Facts) -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line(
-    fixture: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    said: str,
+    fixture: Callable[[str], Path], judge: Judge, change: Change, said: str
 ) -> None:
-    assert main([str(changed(tmp_path, fixture("flowpp_init"), change))]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
+    judge.refuses(fixture("flowpp_init"), change, said)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from changed_fixture import Change, Facts, Tensors, changed
+from changed_fixture import Change, Facts, Judge, Tensors, changed
 from safetensors.torch import load_file
 
 from davi.published.irevnet.parity import IRevNetParity
@@ -95,16 +95,8 @@ def zero_gradient(tensors: Tensors, facts: Facts) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_change_is_found_and_named(
-    injective: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    option: str,
-    found: str,
-) -> None:
-    assert main([str(changed(tmp_path, injective, change)), *option.split()]) == 1
-    assert f"DIFFERS: {found} is the first" in capsys.readouterr().out
+def test_a_change_is_found_and_named(injective: Path, judge: Judge, change: Change, option: str, found: str) -> None:
+    judge.finds(injective, change, found, *option.split())
 
 
 def no_weight(tensors: Tensors, facts: Facts) -> None:
@@ -148,17 +140,8 @@ def counted(tensors: Tensors, facts: Facts) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_be_used_is_refused_in_a_line(
-    injective: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    said: str,
-) -> None:
-    assert main([str(changed(tmp_path, injective, change))]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
+def test_what_cannot_be_used_is_refused_in_a_line(injective: Path, judge: Judge, change: Change, said: str) -> None:
+    judge.refuses(injective, change, said)
 
 
 def test_the_programs_default_widths(injective: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from changed_fixture import Change, Facts, Tensors, changed
+from changed_fixture import Change, Facts, Judge, Tensors
 from safetensors.torch import load_file
 
 from davi.published.parity import main
@@ -88,16 +88,8 @@ def length(tensors: Tensors, facts: Facts) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_change_is_found_and_named(
-    fixture: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    option: str,
-    found: str,
-) -> None:
-    assert main([str(changed(tmp_path, fixture, change)), *option.split()]) == 1
-    assert f"DIFFERS: {found} is the first" in capsys.readouterr().out
+def test_a_change_is_found_and_named(fixture: Path, judge: Judge, change: Change, option: str, found: str) -> None:
+    judge.finds(fixture, change, found, *option.split())
 
 
 def no_weight(tensors: Tensors, facts: Facts) -> None:
@@ -130,14 +122,5 @@ def unknown(tensors: Tensors, facts: Facts) -> None:
         (unknown, "expected/eval/unit_9_0/y1 is not something this configuration computes"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_a_line(
-    fixture: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    said: str,
-) -> None:
-    assert main([str(changed(tmp_path, fixture, change))]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
+def test_what_cannot_be_used_is_refused_in_a_line(fixture: Path, judge: Judge, change: Change, said: str) -> None:
+    judge.refuses(fixture, change, said)

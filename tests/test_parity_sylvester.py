@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from changed_fixture import Change, Facts, Tensors, changed
+from changed_fixture import Change, Facts, Judge, Tensors
 from safetensors.torch import load_file
 from sylvester_program import write_fixture
 
@@ -99,15 +99,8 @@ def other_gradient(tensors: Tensors, facts: Facts) -> None:
         (other_gradient, "gradient/amor_q.weight"),
     ],
 )
-def test_a_change_is_found_and_named(
-    fixture: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    found: str,
-) -> None:
-    assert main([str(changed(tmp_path, fixture("householder"), change)), "--float64"]) == 1
-    assert f"DIFFERS: {found} is the first" in capsys.readouterr().out
+def test_a_change_is_found_and_named(fixture: Callable[[str], Path], judge: Judge, change: Change, found: str) -> None:
+    judge.finds(fixture("householder"), change, found, "--float64")
 
 
 def no_weight(tensors: Tensors, facts: Facts) -> None:
@@ -141,13 +134,6 @@ def no_noise(tensors: Tensors, facts: Facts) -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line(
-    fixture: Callable[[str], Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: Change,
-    said: str,
+    fixture: Callable[[str], Path], judge: Judge, change: Change, said: str
 ) -> None:
-    assert main([str(changed(tmp_path, fixture("householder"), change))]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
+    judge.refuses(fixture("householder"), change, said)
