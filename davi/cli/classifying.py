@@ -29,9 +29,7 @@ def classify(request: Request, model: Classifier, info: Mapping[str, Any], folde
     if not target.parent.is_dir():
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")
     images = _opened(request, info, folder).images
-    names = tuple(info.get("class_names") or images.classes or numbers(model.classes))
-    if len(names) != model.classes:
-        raise UserError(f"run: got names of {len(names)} classes, expected {model.classes}; its file is damaged")
+    names = tuple(info.get("class_names") or numbers(model.classes))
     with ProgressBar("classifying", len(images)) as progress:
         found = predict(model, images, names, options.batch_size, progress)
     _write(target, to_csv(found))

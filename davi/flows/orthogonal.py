@@ -43,7 +43,7 @@ def nearest_orthonormal(a: Tensor) -> Tensor:
     Arguments:
         a: ``[..., rows, columns]`` with no more columns than rows.
     """
-    nearest: Tensor = _PolarFactor.apply(a)  # type: ignore[no-untyped-call]  # torch has no types here
+    nearest: Tensor = _PolarFactor.apply(a)  # type: ignore[no-untyped-call]  # torch ships no annotation
     return nearest
 
 

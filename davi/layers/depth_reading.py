@@ -124,5 +124,5 @@ def read_approximately(
 ) -> Attended:
     """As :func:`read`, over the ``top_k`` layers of each pixel (0: all). Keys are ``[B, d, rows, columns]``, for
     cells of pixels."""
-    found = _ReadApproximately.apply(query, len(keys), cell, top_k, *keys, *values)  # type: ignore[no-untyped-call]  # as above
+    found = _ReadApproximately.apply(query, len(keys), cell, top_k, *keys, *values)  # type: ignore[no-untyped-call]  # torch ships no annotation
     return Attended(*found)

@@ -200,13 +200,9 @@ class WithPartition(Model, ABC):
 
     def __init__(self, network: Network, partition: Partition | None) -> None:
         super().__init__(network.shape, network.levels, network.config, network.classes)
+        self.name = network.name  # of its own it has none: recipes know the network
         self.network = network
         self.partition = partition
-
-    @property
-    def name(self) -> str:  # type: ignore[override]  # of the network, which recipes know
-        """The network's."""
-        return self.network.name
 
     @property
     def saved(self) -> Network:

@@ -29,7 +29,7 @@ class Network(nn.Module, ABC):
         ValueError: if the shape or the number of levels is not positive, or the network has no use for classes.
     """
 
-    name: ClassVar[str]
+    name: str
     """The name recipes use."""
     Config: ClassVar[type]
     """The dataclass of the options."""
