@@ -7,7 +7,7 @@
     sources:
       - {title: ..., authors: ..., year: 2022, link: https://..., where: table 1}
     seeds: 1
-    budget: {minutes: 15}               # or steps or epochs; none of them: as the recipes have it
+    budget: {minutes: 15}               # or cpu_minutes, steps or epochs; none of them: as the recipes have it
     importance_samples: 20
     images: 1000                        # that are measured, spread evenly over the test set
     overrides: [training.threads=1]     # of all arms
@@ -42,6 +42,7 @@ from davi.errors import UserError
 FOLDER = Path(__file__).parents[1] / "studies"
 _SUFFIXES = (".yaml", ".yml")
 _MOST_SEEDS = 100
+_WORDS = {"cpu_minutes": "CPU minutes"}
 
 QUANTITIES = {
     "bound": "bound",
@@ -91,17 +92,20 @@ class Budget:
 
     Arguments:
         minutes: on the clock of the training, which stands still while another arm has its turn.
+        cpu_minutes: of the processor's time, so that other work on the machine does not count. How many steps they hold
+            is measured first, in half a minute for each arm.
         steps: training steps.
         epochs: passes over the training images.
     """
 
     minutes: float | None = None
+    cpu_minutes: float | None = None
     steps: int | None = None
     epochs: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.given) > 1:
-            raise ValueError(f"minutes: got {' and '.join(self.given)}, expected one of minutes, steps and epochs")
+            raise ValueError(f"minutes: got {' and '.join(self.given)}, expected one of {', '.join(vars(self))}")
         for name, value in self.given.items():
             if not 0 < value < math.inf:
                 raise ValueError(f"{name}: got {value:g}, expected a number above 0")
@@ -112,7 +116,8 @@ class Budget:
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
-        return ", ".join(f"{value:g} {name}" for name, value in self.given.items()) or "as the recipes have it"
+        words = [f"{value:g} {_WORDS.get(name, name)}" for name, value in self.given.items()]
+        return words[0] if words else "as the recipes have it"
 
 
 @dataclass(frozen=True)
