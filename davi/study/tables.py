@@ -32,9 +32,14 @@ def headings(result: StudyResult, table: TableResult) -> tuple[list[str], list[s
     unit = "" if table.unit is None else f", {UNITS[table.unit]}"
     costs = ("bound", "elbo", "rate", "reconstruction", "training")
     ours = [QUANTITIES[name] + (unit if name in costs else "") for name in result.measured]
-    if table.reference is not None and len(table.rows) > 1:
-        ours.insert(1, f"minus {table.reference}{unit}")
+    if _compares(result, table):
+        ours.insert(result.measured.index("bound") + 1, f"minus {table.reference}{unit}")
     return ours, table.published_columns
+
+
+def _compares(result: StudyResult, table: TableResult) -> bool:
+    """Whether the table has a column of differences, beside that of the bound."""
+    return table.reference is not None and len(table.rows) > 1 and "bound" in result.measured
 
 
 def cells(result: StudyResult, table: TableResult, row: Row) -> tuple[list[str], list[str]]:
@@ -48,11 +53,12 @@ def cells(result: StudyResult, table: TableResult, row: Row) -> tuple[list[str],
             number = row.numbers.get(name)
             text = "-" if number is None else _number(number)
             ours.append(f"{text} ({row.claim})" if name == "bound" and number is not None else text)
-    if table.reference is not None and len(table.rows) > 1:
+    if _compares(result, table):
         first = row.numbers.get("bound")
         decimals = 2 if first is None else first.decimals
-        ours.insert(1, "-" if row.difference is None else _difference(row.difference, decimals))
-    return ours, [_quoted(row.published.get(name)) for name in table.published_columns]
+        text = "-" if row.difference is None else _difference(row.difference, decimals)
+        ours.insert(result.measured.index("bound") + 1, text)
+    return ours, [_quoted(row.published.get(name), _decimals(table, name)) for name in table.published_columns]
 
 
 def _number(number: Number) -> str:
@@ -70,8 +76,14 @@ def _with(error: float | None, decimals: int) -> str:
     return "" if error is None else f" ± {error:.{decimals}f}"
 
 
-def _quoted(value: float | int | str | None) -> str:
-    return or_dash(value)
+def _quoted(value: float | int | str | None, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if isinstance(value, float) else or_dash(value)
+
+
+def _decimals(table: TableResult, column: str) -> int:
+    """As many as the number of the column that was published with most: YAML reads 3.50 as 3.5."""
+    found = [str(row.published.get(column)) for row in table.rows if isinstance(row.published.get(column), float)]
+    return max((len(text.partition(".")[2]) for text in found), default=0)
 
 
 def _rows(result: StudyResult, table: TableResult) -> list[list[str]]:
