@@ -112,6 +112,7 @@ def _table(study: Study, table: Table, numbers: Mapping[str, int], found: Found)
         log=table.axis is not None and table.axis.log,
         rows=tuple(rows),
         published=table.published,
+        columns=tuple(dict.fromkeys([*table.columns, *(name for arm in table.arms for name in arm.published)])),
         note=table.note,
     )
 

@@ -78,12 +78,20 @@ def _ours(result: StudyResult, row: Row) -> Point | None:
 
 def _published(table: TableResult) -> tuple[str, list[Point]]:
     """The first column of numbers, and its points."""
-    for column in table.published_columns:
-        found = [(row, row.published.get(column)) for row in table.rows]
-        points = [Point(row.arm, row.series, row.x, float(x)) for row, x in found if isinstance(x, (int, float))]
+    for column in table.columns:
+        found = [(row, _as_number(row.published.get(column))) for row in table.rows]
+        points = [Point(row.arm, row.series, row.x, value) for row, value in found if value is not None]
         if points:
             return column, points
     return "", []
+
+
+def _as_number(value: str | float | int | None) -> float | None:
+    """A published number, which may be written as text."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
 
 
 def _label(result: StudyResult, table: TableResult) -> str:

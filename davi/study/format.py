@@ -143,7 +143,7 @@ class Arm:
         overrides: of the recipe, as on the command line: ``model.layers=[4]``.
         series: arms of one series are joined in the figure.
         x: place in the figure, where the table has an axis.
-        published: heading of a column -> number or text.
+        published: heading of a column -> number or text; text where the last zero of a number matters, as in "0.70".
     """
 
     name: str
@@ -151,7 +151,7 @@ class Arm:
     overrides: tuple[str, ...] = ()
     series: str = ""
     x: float | None = None
-    published: Mapping[str, float | int | str] = field(default_factory=dict)
+    published: Mapping[str, str | float | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class Table:
         title: the images, and whatever else tells it apart.
         arms: its rows.
         published: of which images the published numbers are, and in which unit.
+        columns: headings of the published columns in their order; those that are not named follow.
         note: what has to be known to read it.
         reference: name of the arm that the others are compared with; None: the first that has a recipe.
         axis: of its figure; None: the arms stand one below the other.
@@ -172,6 +173,7 @@ class Table:
     title: str
     arms: tuple[Arm, ...]
     published: str = ""
+    columns: tuple[str, ...] = ()
     note: str = ""
     reference: str | None = None
     axis: Axis | None = None

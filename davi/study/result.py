@@ -79,7 +79,7 @@ class Row:
     numbers: Mapping[str, Number]
     layers: Mapping[str, tuple[float, ...]]
     difference: Difference | None
-    published: Mapping[str, float | int | str]
+    published: Mapping[str, str | float | int]
     notes: tuple[str, ...]
 
 
@@ -96,6 +96,7 @@ class TableResult:
         log: whether that is logarithmic.
         rows: in the order of the study.
         published: of which images the published numbers are.
+        columns: headings of the published columns, in their order.
         note: what has to be known to read it.
     """
 
@@ -107,12 +108,8 @@ class TableResult:
     log: bool
     rows: tuple[Row, ...]
     published: str
+    columns: tuple[str, ...]
     note: str
-
-    @property
-    def published_columns(self) -> list[str]:
-        """Headings of the published columns, in the order in which the rows name them."""
-        return list(dict.fromkeys(name for row in self.rows for name in row.published))
 
     @property
     def is_measured(self) -> bool:

@@ -34,7 +34,7 @@ def headings(result: StudyResult, table: TableResult) -> tuple[list[str], list[s
     ours = [QUANTITIES[name] + (unit if name in costs else "") for name in result.measured]
     if _compares(result, table):
         ours.insert(result.measured.index("bound") + 1, f"minus {table.reference}{unit}")
-    return ours, table.published_columns
+    return ours, list(table.columns)
 
 
 def _compares(result: StudyResult, table: TableResult) -> bool:
@@ -58,7 +58,7 @@ def cells(result: StudyResult, table: TableResult, row: Row) -> tuple[list[str],
         decimals = 2 if first is None else first.decimals
         text = "-" if row.difference is None else _difference(row.difference, decimals)
         ours.insert(result.measured.index("bound") + 1, text)
-    return ours, [_quoted(row.published.get(name), _decimals(table, name)) for name in table.published_columns]
+    return ours, [_quoted(row.published.get(name), _decimals(table, name)) for name in table.columns]
 
 
 def _number(number: Number) -> str:
@@ -76,7 +76,7 @@ def _with(error: float | None, decimals: int) -> str:
     return "" if error is None else f" ± {error:.{decimals}f}"
 
 
-def _quoted(value: float | int | str | None, decimals: int) -> str:
+def _quoted(value: str | float | int | None, decimals: int) -> str:
     return f"{value:.{decimals}f}" if isinstance(value, float) else or_dash(value)
 
 
