@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import forked
@@ -324,6 +324,22 @@ def test_the_program_refuses(
     assert not any(tmp_path.iterdir())  # nothing was begun
 
 
+def test_published_numbers_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "published"
+    assert main(["study", "table", "league_six_sets", "--out", str(out)]) == 0
+    assert "CelebA-HQ 256" in (out / "table.md").read_text()
+    assert "Published numbers alone" in (out / "study.html").read_text()
+    head = next(line for line in capsys.readouterr().out.splitlines() if "published: " in line)
+    assert re.findall(r"published: (\S+)", head) == [
+        "MNIST,",
+        "CIFAR-10",
+        "ImageNet32",
+        "CelebA64",
+        "CelebA-HQ",
+        "FFHQ",
+    ]
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "list"]) == 0
     told = capsys.readouterr().out
@@ -441,19 +457,60 @@ def held(run: Path) -> None:
         os.wait()
 
 
-def test_a_process_ends_with_its_study(tmp_path: Path) -> None:
-    done = forked.call(orphan, tmp_path / "log", folder=tmp_path)
-    assert done.out.strip() == f"ended by signal {int(signal.SIGTERM)}"
+@pytest.mark.parametrize("verb", ["evaluate", "train"])
+def test_a_process_ends_with_its_study(verb: str, tmp_path: Path) -> None:
+    done = forked.call(orphan, verb, tmp_path / "log", folder=tmp_path)
+    # What cannot be gone on with ends at once; a training first begins to listen, and then saves its state.
+    assert done.out.strip() == f"ended {-signal.SIGTERM if verb == 'evaluate' else 143}"
 
 
-def orphan(log: Path) -> None:
-    """A process that would sleep for long, when its pipe is closed."""
-    child.main = lambda words: time.sleep(60)  # type: ignore[assignment, return-value]
+def orphan(verb: str, log: Path) -> None:
+    """A process that would work for long, when its pipe is closed."""
+
+    def work(words: Sequence[str]) -> int:
+        time.sleep(0.2)
+        if words[0] == "train":
+            signal.signal(signal.SIGTERM, lambda number, frame: os._exit(143))
+        time.sleep(60)
+        return 0
+
+    child.main = work
+    process = studied_runs.forked([verb], log)
+    process.close()
+    ended = process.ended()
+    assert ended is not None
+    print(f"ended {ended.status}")
+
+
+def test_a_training_that_saves_its_state_is_not_disturbed(tmp_path: Path) -> None:
+    done = forked.call(asked_twice, tmp_path / "log", folder=tmp_path)
+    assert done.out.strip() == "ended 143, saved"
+
+
+def asked_twice(log: Path) -> None:
+    """A scheduler asks all processes to end, the study closes its pipe, and the training takes a while to save."""
+
+    def work(words: Sequence[str]) -> int:
+        time.sleep(0.5)
+        log.with_name("saved").touch()
+        return 143
+
+    child.main = work
     process = studied_runs.forked(["train"], log)
     process.close()
     ended = process.ended()
     assert ended is not None
-    print(f"ended by signal {-ended.status}")
+    print(f"ended {ended.status}, {'saved' if log.with_name('saved').exists() else 'lost'}")
+
+
+def test_a_scheduler_ends_a_study(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(words: list[str]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(turns, "start", Scripted(0, terminated).start)
+    assert main(["study", "run", str(tmp_path / "draws.yaml"), "--out", str(tmp_path / "out")]) == 143
+    assert folders.begun(tmp_path / "out") == study
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_process_of_its_own(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from davi.study.format import Budget, Study
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from types import FrameType
 
 _WIDTH = 118
 _OF_RUN = ("minutes", "cpu_minutes", "steps", "seeds", "limit", "importance_samples", "arm", "turn", "device")
@@ -29,7 +32,7 @@ def run(request: Request) -> int:
     elif options.action == "run":
         return _run(request)
     else:
-        _table(options.name)
+        _table(options.name, options.out)
     return 0
 
 
@@ -41,7 +44,8 @@ def _check(request: Request) -> None:
         raise UserError(f"study {action}: got no name, expected {wanted[action]} (davi study list lists them)")
     if action == "list" and options.name is not None:
         raise UserError(f"study list: got {options.name!r}, expected no name; davi study show {options.name} shows it")
-    given = [name for name in (*_OF_RUN, "out") if getattr(options, name) is not None]
+    given = [name for name in _OF_RUN if getattr(options, name) is not None]
+    given += ["out"] if options.out is not None and action in ("list", "show") else []
     if action != "run" and (given or request.assignments):
         first = f"--{given[0].replace('_', '-')}" if given else request.assignments[0].partition("=")[0]
         raise UserError(f"{first}: got it with davi study {action}, expected davi study run")
@@ -94,14 +98,29 @@ def _run(request: Request) -> int:
     every = list(folders.jobs(folder, study, options.arm))
     folders.begin(folder, study)
     print(f"study {folder}: {len(every)} trainings, budget {study.budget}")
-    failures = Runner(folder, study, options.turn, options.device).run(options.arm)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        failures = Runner(folder, study, options.turn, options.device).run(options.arm)
+    except _TerminatedError:
+        print(f"davi: terminated; what is done is in {folder}, and the same command goes on", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if options.arm is None:
-        _table(str(folder))
+        _table(str(folder), None)
     else:
         print(f"next: davi study table {folder}, when all arms have ended")
     if failures:
         raise UserError(f"study: {len(failures)} of {len(every)} trainings failed; {failures[0]}")
     return 0
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, which schedulers send before they kill: a training that is under way saves its state first."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _TerminatedError
 
 
 def _asked(options: Namespace, assignments: list[str], study: Study) -> dict[str, object]:
@@ -120,16 +139,22 @@ def _asked(options: Namespace, assignments: list[str], study: Study) -> dict[str
     }
 
 
-def _table(given: str) -> None:
+def _table(given: str, out: str | None) -> None:
     """The tables of a folder; of the name of a study, those of the published numbers alone."""
+    from davi.files import writing
     from davi.study import page, tables
     from davi.study.collecting import collect, result_of
 
     folder = Path(given)
     if given in studies.names() and not folder.exists():
-        print(tables.to_terminal(result_of(studies.read(studies.find(given)), [])))
-        return
-    result = collect(folder)
+        result = result_of(studies.read(studies.find(given)), [])
+        target = None if out is None else Path(out)
+    else:
+        result = collect(folder)
+        target = folder if out is None else Path(out)
     print(tables.to_terminal(result))
-    for path in (*tables.write(result, folder), *page.write(result, folder)):
-        print(f"written to {path}")
+    if target is not None:
+        with writing(str(target)):
+            target.mkdir(parents=True, exist_ok=True)
+        for path in (*tables.write(result, target), *page.write(result, target)):
+            print(f"written to {path}")

@@ -25,7 +25,9 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="name of a study or path of a .yaml file; for table: folder of a study"
     )
-    parser.add_argument("--out", metavar="DIR", help="folder of the study (default: studies/NAME)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the study (default: studies/NAME); of table: where to write it"
+    )
     parser.add_argument("--minutes", type=positive, metavar="M", help="train each arm so long; or:")
     parser.add_argument(
         "--cpu-minutes", type=positive, metavar="M", help="so long in CPU time: as many steps as are measured to fit"

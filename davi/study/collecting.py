@@ -113,6 +113,7 @@ def _table(study: Study, table: Table, numbers: Mapping[str, int], found: Found)
         rows=tuple(rows),
         published=table.published,
         columns=tuple(dict.fromkeys([*table.columns, *(name for arm in table.arms for name in arm.published)])),
+        drawn=table.drawn,
         note=table.note,
     )
 
@@ -134,6 +135,7 @@ def _row(study: Study, arm: Arm, number: int | None, arms: list[Trained], agains
         overrides=arm.overrides,
         series=arm.series,
         x=arm.x,
+        seeds=tuple(one.seed for one in arms),
         claim=_CLAIMS[arms[0].result.kind] if arms else "",
         numbers=numbers,
         layers={name: values for name, values in layers.items() if values},

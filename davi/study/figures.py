@@ -77,8 +77,8 @@ def _ours(result: StudyResult, row: Row) -> Point | None:
 
 
 def _published(table: TableResult) -> tuple[str, list[Point]]:
-    """The first column of numbers, and its points."""
-    for column in table.columns:
+    """The column that is drawn, and its points."""
+    for column in [table.drawn] if table.drawn else table.columns:
         found = [(row, _as_number(row.published.get(column))) for row in table.rows]
         points = [Point(row.arm, row.series, row.x, value) for row, value in found if value is not None]
         if points:

@@ -163,6 +163,7 @@ class Table:
         arms: its rows.
         published: of which images the published numbers are, and in which unit.
         columns: headings of the published columns in their order; those that are not named follow.
+        drawn: heading of the published column that the figure shows; empty: the first that has numbers.
         note: what has to be known to read it.
         reference: name of the arm that the others are compared with; None: the first that has a recipe.
         axis: of its figure; None: the arms stand one below the other.
@@ -174,6 +175,7 @@ class Table:
     arms: tuple[Arm, ...]
     published: str = ""
     columns: tuple[str, ...] = ()
+    drawn: str = ""
     note: str = ""
     reference: str | None = None
     axis: Axis | None = None
@@ -186,6 +188,9 @@ class Table:
             raise ValueError(f"arms: got the names {', '.join(names) or 'none'}, expected some, no two alike")
         if self.reference is not None and self.reference not in [arm.name for arm in self.trained]:
             raise ValueError(f"reference: got {self.reference!r}, expected the name of an arm with a recipe")
+        for name in filter(None, (*self.columns, self.drawn)):
+            if not any(name in arm.published for arm in self.arms):
+                raise ValueError(f"{'drawn' if name == self.drawn else 'columns'}: got {name!r}, expected a column")
         _check_counts(self)
 
     @property

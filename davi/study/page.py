@@ -32,7 +32,9 @@ def write(result: StudyResult, folder: Path) -> tuple[Path, ...]:
     sections.append(Section("conditions", "Conditions and sources", tuple(map(Prose, of_all(result)))))
     arms = [row for table in result.tables for row in table.rows if row.number is not None]
     total = len(arms) * result.seeds
-    head = Headline(f"{total - len(result.missing)} of {total} trainings measured", "", result.question.rstrip("."))
+    measured = sum(len(row.seeds) for row in arms)
+    done = f"{measured} of {total} trainings measured" if total else "Published numbers alone"
+    head = Headline(done, "", result.question)
     facts = [("study", result.name), ("budget", result.budget), ("seeds", str(result.seeds))]
     text = page.filled(result.title, facts, head, sections, better=" Lower is better.", verb="study")
     if len(text.encode()) > page.LARGEST:

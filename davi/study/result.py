@@ -61,6 +61,7 @@ class Row:
         number: in ``davi study show``, from 1; None: it has published numbers alone.
         recipe, overrides: that are trained.
         series, x: its place in the figure.
+        seeds: that were measured.
         claim: how our bound relates to log p(x): exact, bound or estimate; empty where nothing is measured.
         numbers: of ours, by the keys of :data:`davi.study.format.QUANTITIES`.
         layers: of ours, for each latent layer, means over the seeds, top first.
@@ -75,6 +76,7 @@ class Row:
     overrides: tuple[str, ...]
     series: str
     x: float | None
+    seeds: tuple[int, ...]
     claim: str
     numbers: Mapping[str, Number]
     layers: Mapping[str, tuple[float, ...]]
@@ -97,6 +99,7 @@ class TableResult:
         rows: in the order of the study.
         published: of which images the published numbers are.
         columns: headings of the published columns, in their order.
+        drawn: the one that the figure shows; empty: the first that has numbers.
         note: what has to be known to read it.
     """
 
@@ -109,6 +112,7 @@ class TableResult:
     rows: tuple[Row, ...]
     published: str
     columns: tuple[str, ...]
+    drawn: str
     note: str
 
     @property
