@@ -4,7 +4,7 @@ python benchmarks/flows.py --runs FOLDER --minutes 15
 
 Flow++ has uniform and learned noise of dequantization, with which all else is equal. Steps, unless given, are as many
 as the slowest arm has made in its time. Every run is measured on the first images of the test set, by one draw of the
-noise each, and with ``davi evaluate`` on as many spread over the set, as the other families are (family.py). Runs and
+noise each, and with ``davi evaluate`` on as many spread over the set, as in the leagues of ``davi study``. Runs and
 measurements that FOLDER already holds are not made again, so an interrupted benchmark goes on where it stopped. The
 data sets' folder is that of the environment variable DAVI_DATA.
 
@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import Arm, davi
-from attention import spread
+from arms import Arm, davi, spread
 from common import write
 from numpy.typing import NDArray
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +50,12 @@ def loaded(study: Study, arm: Arm) -> Recipe:
 def test_names() -> None:
     assert set(names()) >= OF_THE_LITERATURE | PUBLISHED_ALONE
     assert {name for name in names() if not any(study_of(name).trained())} == PUBLISHED_ALONE
+
+
+def test_the_page_has_a_row_for_every_study() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "studies.md").read_text("utf-8").partition("## All studies")[2]
+    rows = [row.partition(" | ")[0] for row in page.splitlines() if row.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == names()
 
 
 @pytest.mark.parametrize("name", names())
