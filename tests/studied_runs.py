@@ -66,7 +66,7 @@ def forked(words: Sequence[str], log: Path) -> turns.Child:
             report(self, *given)
             sleep(0.1)
 
-        Recorder.report = slowly  # type: ignore[method-assign]
+        setattr(Recorder, "report", slowly)  # noqa: B010  # a method cannot be assigned to
         os._exit(program.run(words, reading))
     os.close(reading)
     return turns.Child(number, os.fdopen(writing, "wb"))
@@ -111,7 +111,7 @@ def arm(point: str) -> None:
 
 def main(folder: Path, points: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    os.fsync = lambda file: None  # no kill of a process loses what it has written
+    os.fsync = lambda fd: None  # no kill of a process loses what it has written
     turns.start = forked
     running.POLL = 0.01
     path = folder / "draws.yaml"

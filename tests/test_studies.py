@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch
 from davi import data, recipes
 from davi.evidence import About
 from davi.recipes import Recipe
+from davi.sets import Geometry
 from davi.study.collecting import result_of
 from davi.study.folder import changed, check_budgets
 from davi.study.format import Arm, Study, find, names, read
@@ -35,7 +35,7 @@ def study_of(name: str) -> Study:
 
 
 @functools.cache
-def parameters_of(recipe: str, model: tuple[str, ...], images: tuple[Any, ...], classes: int) -> int:
+def parameters_of(recipe: str, model: tuple[str, ...], images: Geometry, classes: int) -> int:
     """How many parameters the model of an arm has, built on the meta device once for all arms that share it."""
     with torch.device("meta"):
         network = recipes.build(recipes.load(recipe, model), *images, classes)

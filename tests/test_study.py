@@ -75,8 +75,7 @@ def test_a_study_that_was_killed_ends_bit_for_bit_as_if_it_had_not_been(runs: Pa
     whole, resumed = (runs / name / "runs" / run for name in ("whole", point.replace(":", "-")))
     weights = [(folder / MODEL).read_bytes() for folder in (whole, resumed)]
     assert weights[0] == weights[1]
-    bounds = [measurements.load(folder).bound for folder in (whole, resumed)]
-    assert np.array_equal(*bounds)
+    assert np.array_equal(measurements.load(whole).bound, measurements.load(resumed).bound)
 
 
 def test_numbers_are_those_of_the_evaluations(runs: Path) -> None:
@@ -474,7 +473,7 @@ def orphan(verb: str, log: Path) -> None:
         time.sleep(60)
         return 0
 
-    child.main = work
+    setattr(child, "main", work)  # noqa: B010  # it does not offer this name
     process = studied_runs.forked([verb], log)
     process.close()
     ended = process.ended()
@@ -495,7 +494,7 @@ def asked_twice(log: Path) -> None:
         log.with_name("saved").touch()
         return 143
 
-    child.main = work
+    setattr(child, "main", work)  # noqa: B010  # it does not offer this name
     process = studied_runs.forked(["train"], log)
     process.close()
     ended = process.ended()

@@ -115,16 +115,18 @@ def _over_axis(table: TableResult, points: Sequence[Point], label: str) -> Drawi
         names = list(dict.fromkeys(point.series for point in points))
         for i, name in enumerate(names):
             own = [point for point in points if point.series == name]
-            look = {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)], "markersize": 3.5}
+            color, marker = _COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)]
             x, y, errors = ([getattr(point, key) for point in own] for key in ("x", "value", "error"))
-            axes.errorbar(x, y, errors, capsize=2, label=name, elinewidth=0.8, **look)
+            axes.errorbar(
+                x, y, errors, color=color, marker=marker, markersize=3.5, capsize=2, elinewidth=0.8, label=name
+            )
         if table.log:
             axes.set_xscale("log", base=2)
         places = sorted({point.x for point in points if point.x is not None})
         if len(places) <= 8:
             axes.set_xticks(places, [f"{place:g}" for place in places])
             axes.set_xticks([], minor=True)
-        axes.set_xlabel(table.axis)
+        axes.set_xlabel(table.axis or "")
         axes.set_ylabel(label)
         if any(names):
             axes.legend(loc="best")

@@ -246,7 +246,12 @@ def changed(study: Study, options: Mapping[str, Any]) -> Study:
             ``overrides`` come after the study's. Images and samples replace those of all tables.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    tables = [key for key in ("images", "importance_samples") if key in given]
-    if tables:
-        given["tables"] = tuple(dataclasses.replace(table, **dict.fromkeys(tables)) for table in study.tables)
-    return dataclasses.replace(study, **given)
+    found: Study = dataclasses.replace(study, **given)
+    return dataclasses.replace(found, tables=tuple(_under(table, given) for table in study.tables))
+
+
+def _under(table: Table, given: Mapping[str, Any]) -> Table:
+    """A table whose own images and samples give way to those that are asked for."""
+    images = None if "images" in given else table.images
+    samples = None if "importance_samples" in given else table.importance_samples
+    return dataclasses.replace(table, images=images, importance_samples=samples)

@@ -93,7 +93,7 @@ class Budget:
     Arguments:
         minutes: on the clock of the training, which stands still while another arm has its turn.
         cpu_minutes: of the processor's time, so that other work on the machine does not count. How many steps they hold
-            is measured first, in half a minute for each arm.
+            is measured first, in a minute for each arm.
         steps: training steps.
         epochs: passes over the training images.
     """

@@ -39,6 +39,9 @@ _STOPPED, _INTERRUPTED = (143, -15), (130, -2)
 _SHORTEST, _LONGEST = 0.5, 10.0
 """Minutes of a turn."""
 
+_PROBED = 1.0
+"""Minutes of the training from which the CPU time of a step is found."""
+
 _PROBE = ("--training.validate_every=0", "--training.validation_images=1", "--training.checkpoints.minutes=0")
 
 
@@ -166,7 +169,7 @@ class Runner:
         whole = self.study.budget.cpu_minutes
         assert whole is not None
         if not job.steps.exists():
-            short = min(_SHORTEST, whole)
+            short = min(_PROBED, whole)
             one, none = self._probe(job, ["--training.steps=1", "--training.minutes=null"])
             many, steps = self._probe(job, [f"--training.minutes={short:g}", "--training.steps=null"])
             each = max(many.cpu_seconds - one.cpu_seconds, 1e-3) / max(steps - none, 1)
