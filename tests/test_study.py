@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -272,6 +273,44 @@ def test_a_folder_keeps_its_study(study: Study, tmp_path: Path) -> None:
         folders.begun(tmp_path)
     with pytest.raises(UserError, match="where draws is run, expected the folder of attention"):
         folders.same(study, read(find("attention")), folder)
+
+
+def test_jobs_of_an_array_begin_at_the_same_time(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (folder / "runs").mkdir(parents=True)  # another job has come so far
+    (folder / ".temporary").touch()
+    folders.begin(folder, study)
+    assert folders.begun(folder) == study
+
+
+def test_images_may_move(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "start", Scripted(2).start)
+    words = ["study", "run", str(tmp_path / "draws.yaml"), "--out", str(tmp_path / "out")]
+    told = []
+    for more in (["--training.threads=1", "--data.root=here"], ["--data.root=there"], ["--training.threads=1"], []):
+        assert main([*words, *more]) == 2  # every arm has failed
+        told.append(folders.begun(tmp_path / "out").overrides[1:])
+    assert told[0] == ("training.threads=1", "data.root=here")
+    assert told[1:] == [("training.threads=1", "data.root=there")] * 3
+    assert folders.begun(tmp_path / "out").overrides[0] == study.overrides[0]
+
+
+def test_jobs_of_several_tables_are_told_apart(tmp_path: Path) -> None:
+    jobs = list(folders.jobs(tmp_path, read(find("attention"))))
+    assert str(jobs[0]) == "MNIST, dynamically binarized: both attentions, seed 0"
+    assert len({str(job) for job in jobs}) == len({job.run for job in jobs}) == len(jobs)
+
+
+def test_the_last_arm_needs_no_turns(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float | None]] = []
+
+    def train(self: Runner, job: Job, minutes: float | None = None) -> bool:
+        asked.append((job.arm.name, minutes))
+        return job.arm.name == "one draw" or minutes == math.inf
+
+    monkeypatch.setattr(Runner, "_train", train)
+    assert runner(study, tmp_path / "out").run() == []
+    assert asked == [("one draw", None), ("three draws", math.inf)]
 
 
 def test_images_and_samples_replace_those_of_all_tables(tmp_path: Path) -> None:

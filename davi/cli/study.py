@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from davi.cli.options import Request
 from davi.errors import UserError
 from davi.study import format as studies
-from davi.study.format import Budget, Study
+from davi.study.format import ROOT, Budget, Study
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -130,12 +130,14 @@ def _asked(options: Namespace, assignments: list[str], study: Study) -> dict[str
     if len(given) > 1:
         raise UserError(f"{given[1]}: got it beside {given[0]}, expected one budget")
     own = tuple(word.removeprefix("--") for word in assignments)
+    moved = any(word.startswith(ROOT) for word in own)
+    theirs = tuple(word for word in study.overrides if not (moved and word.startswith(ROOT)))
     return {
         "budget": Budget(**budget) if given else None,
-        "seeds": None if options.seeds is None else max(options.seeds, 1),
+        "seeds": options.seeds,
         "images": options.limit,
         "importance_samples": options.importance_samples,
-        "overrides": (*study.overrides, *(word for word in own if word not in study.overrides)) if own else None,
+        "overrides": (*theirs, *(word for word in own if word not in theirs)),
     }
 
 

@@ -34,7 +34,7 @@ from davi.files import writing
 from davi.measurements import EVALUATION, read_result
 from davi.metrics import read_metrics
 from davi.run_folder import METRICS, MODEL
-from davi.study.format import Arm, Study, Table, read
+from davi.study.format import ROOT, Arm, Study, Table, read
 
 STUDY = "study.yaml"
 _RUNS = "runs"
@@ -61,7 +61,9 @@ class Job:
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.arm.name}, seed {self.seed}" if self.study.seeds > 1 else self.arm.name
+        table = f"{self.table.title}: " if len(self.study.tables) > 1 else ""
+        seed = f", seed {self.seed}" if self.study.seeds > 1 else ""
+        return f"{table}{self.arm.name}{seed}"
 
     @property
     def stem(self) -> str:
@@ -184,7 +186,8 @@ def begin(folder: Path, study: Study) -> None:
     """Make the folder of a study, or go on in it.
 
     Arguments:
-        folder: new, empty, or one in which the same study is run. It may have had fewer seeds.
+        folder: new, empty, or one in which the same study is run. It may have had fewer seeds, and its images may have
+            been elsewhere.
         study: that is run.
 
     Raises:
@@ -192,18 +195,32 @@ def begin(folder: Path, study: Study) -> None:
     """
     check_budgets(study)
     if is_begun(folder):
-        before, now = to_dict(begun(folder)), to_dict(study)
+        known = begun(folder)
+        study = dataclasses.replace(study, seeds=max(study.seeds, known.seeds))
+        before, now = _compared(known), _compared(study)
         for key in before:
-            if key != "seeds" and before[key] != now[key]:
+            if before[key] != now[key]:
                 got, was = (_shown(values[key]) for values in (now, before))
                 raise UserError(f"{key}: got {got}, expected {was}, with which {folder} was begun")
-        if study.seeds <= begun(folder).seeds:
+        if study == known:
             return
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise UserError(f"--out: got {folder}, expected a new folder, or one in which this study is run")
     with writing(str(folder)):
         (folder / _RUNS).mkdir(parents=True, exist_ok=True)
         _replace(folder / STUDY, yaml.safe_dump(to_dict(study), sort_keys=False, allow_unicode=True))
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is none that another job of the same study, which begins at this moment, has made."""
+    return path.name not in (_RUNS, STUDY) and not path.name.startswith(".")
+
+
+def _compared(study: Study) -> dict[str, Any]:
+    """What cannot change in a folder."""
+    values = to_dict(study)
+    del values["seeds"]
+    return values | {"overrides": [word for word in study.overrides if not word.startswith(ROOT)]}
 
 
 def check_budgets(study: Study) -> None:

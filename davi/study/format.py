@@ -40,6 +40,8 @@ from davi.config import Reader, keys, load_yaml, shown
 from davi.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "studies"
+ROOT = "data.root="
+"""The override that says where the images are."""
 _SUFFIXES = (".yaml", ".yml")
 _MOST_SEEDS = 100
 _WORDS = {"cpu_minutes": "CPU minutes"}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from davi.formatting import duration
 from davi.metrics import read_metrics
 from davi.study import turns
 from davi.study.folder import Job, jobs
-from davi.study.format import Study
+from davi.study.format import ROOT, Study
 from davi.study.turns import Ended
 from davi.training.lock import locked
 
@@ -97,7 +98,7 @@ class Runner:
         """A turn for each job; those that have ended or failed are taken from the list."""
         failures = []
         for job in list(left):
-            failed, ended = self._attempt(job, self._train)
+            failed, ended = self._attempt(job, self._train if len(left) > 1 else self._train_to_its_end)
             failures += failed
             if failed or ended:
                 left.remove(job)
@@ -111,10 +112,14 @@ class Runner:
             self.say(f"{line}; all it has said is in {job.log}")
             return [line], False
 
-    def _train(self, job: Job) -> bool:
-        """One turn of training; whether the training has ended."""
+    def _train_to_its_end(self, job: Job) -> bool:
+        """All that is left, where no other arm waits for its turn."""
+        return self._train(job, math.inf)
+
+    def _train(self, job: Job, minutes: float | None = None) -> bool:
+        """One turn of training, of so many minutes; whether the training has ended."""
         wait_until_free(job.run)
-        minutes = self._minutes()
+        minutes = self._minutes() if minutes is None else minutes
         words = [*self._words(job), *self._budget(job), "--run", str(job.run), "--resume"]
         before = job.progress()
 
@@ -131,7 +136,7 @@ class Runner:
 
     def _measure(self, job: Job) -> bool:
         limit = [] if job.images is None else ["--limit", str(job.images)]
-        root = [f"--{word}" for word in self.study.overrides if word.startswith("data.root=")]
+        root = [f"--{word}" for word in self.study.overrides if word.startswith(ROOT)]
         samples = ["--importance-samples", str(job.samples)]
         words = ["evaluate", str(job.run), *samples, *limit, "--no-baselines", *root, *self._device()]
         ended = self._turn(job, words)

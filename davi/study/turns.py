@@ -2,7 +2,7 @@
 
 A process of its own gives back all of its memory, its peak and its time can be told, and what goes wrong in one arm
 does not stop the others. It ends with the process that began it: its standard input is a pipe, and when that is closed,
-by whatever end of the other process, a training saves its state and ends (:mod:`davi.cli.child`).
+by whatever end of the other process, a training saves its state and ends (``davi.cli.child``).
 """
 
 from __future__ import annotations
