@@ -7,6 +7,7 @@
     ├─ Model                 evidence(x) -> nats of log p(x) and their kind; sample(n)
     │  ├─ Autoregressive     every pixel given those before it; completion
     │  │  └─ CausalModel     by a causal network
+    │  ├─ CodePrior          the codes of a quantized model, one layer after the other
     │  ├─ Invertible         a flow on dequantized images
     │  ├─ LatentModel        latents of an image and back
     │  │  └─ Hierarchy       several layers, one top-down pass
@@ -32,6 +33,7 @@ from davi.model.chain import WithChain
 from davi.model.claiming import Claiming
 from davi.model.classifier import Classifier
 from davi.model.classifying import Classifying
+from davi.model.code_prior import CodeGrid, CodePrior, CodePriorConfig
 from davi.model.couplings import Couplings, WithCouplings
 from davi.model.depths import WithDepths
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
@@ -54,6 +56,9 @@ __all__ = [
     "Clamped",
     "Classifier",
     "Classifying",
+    "CodeGrid",
+    "CodePrior",
+    "CodePriorConfig",
     "Conditional",
     "Couplings",
     "DataInitialized",
