@@ -7,6 +7,7 @@
     ├─ Model                 evidence(x) -> nats of log p(x) and their kind; sample(n)
     │  ├─ Autoregressive     every pixel given those before it; completion
     │  │  └─ CausalModel     by a causal network
+    │  ├─ CodePrior          the codes of a quantized model, one layer after the other
     │  ├─ Invertible         a flow on dequantized images
     │  ├─ LatentModel        latents of an image and back
     │  │  └─ Hierarchy       several layers, one top-down pass

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import final
 
 import torch.nn.functional as F
@@ -119,7 +120,7 @@ class Downwards(nn.Module):
         super().__init__()
         widths = [inputs, config.width // 2] + [config.width] * (halvings - 1)
         self.halving = nn.ModuleList(
-            nn.Conv2d(before, after, 4, 2, 1) for before, after in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(before, after, 4, 2, 1) for before, after in pairwise(widths)
         )
         self.last = nn.Conv2d(widths[-1], config.width, 3, padding=1)
         self.blocks = nn.Sequential(*_blocks(config))
@@ -150,7 +151,7 @@ class Upwards(nn.Module):
         self.first = nn.Conv2d(inputs, config.width, 3, padding=1)
         self.blocks = nn.Sequential(*_blocks(config))
         self.doubling = nn.ModuleList(
-            nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in zip(widths, widths[1:], strict=False)
+            nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ above the top, :math:`h_1 = e_{1, z_1}`. A decoder makes the parameters of the p
 vectors of all layers have a share. With two layers these are the networks of the paper; a third one is added in the
 same way. What is minimized is as in :mod:`davi.models.vq_vae`, with a squared distance for each layer.
 
-The prior is :math:`p(z_1 \mid y) \prod_l p(z_l \mid z_1 \ldots z_{l-1}, y)`, a PixelSNAIL at the top and gated PixelCNNs
-below it unless the options say otherwise; y are classes, if the model has some.
+The prior is :math:`p(z_1 \mid y) \prod_l p(z_l \mid z_1 \ldots z_{l-1}, y)`, a PixelSNAIL at the top and gated
+PixelCNNs below it unless the options say otherwise; y are classes, if the model has some.
 
 References:
     Generating Diverse High-Fidelity Images with VQ-VAE-2, A. Razavi, A. van den Oord, O. Vinyals, NeurIPS 2019,
