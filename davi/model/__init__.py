@@ -11,7 +11,10 @@
     │  ├─ Invertible         a flow on dequantized images
     │  ├─ LatentModel        latents of an image and back
     │  │  └─ Hierarchy       several layers, one top-down pass
-    │  │     └─ PixelHierarchy   its options choose the likelihood
+    │  │     ├─ LikelihoodHierarchy   its options choose the likelihood
+    │  │     │  ├─ PixelHierarchy     and the prior and the posteriors
+    │  │     │  └─ CodeAutoencoder    its latents are codes
+    │  │     └─ Quantized        an autoencoder with a prior over its codes
     │  └─ Normalized         an energy with its partition function
     └─ Unnormalized          becomes a model with a partition function
        └─ Energy             free energies and Gibbs chains; no claim by itself
@@ -46,6 +49,8 @@ from davi.model.latent import LatentModel
 from davi.model.latent_options import LatentOptions, LayerSizes
 from davi.model.network import Conditional, Network
 from davi.model.pixel_hierarchy import PixelHierarchy
+from davi.model.pixel_likelihood import LikelihoodHierarchy
+from davi.model.quantized import CodeAutoencoder, Quantized, QuantizedEvidence
 from davi.model.staged import Staged
 
 __all__ = [
@@ -56,6 +61,7 @@ __all__ = [
     "Clamped",
     "Classifier",
     "Classifying",
+    "CodeAutoencoder",
     "CodeGrid",
     "CodePrior",
     "CodePriorConfig",
@@ -70,11 +76,14 @@ __all__ = [
     "LatentModel",
     "LatentOptions",
     "LayerSizes",
+    "LikelihoodHierarchy",
     "Model",
     "Network",
     "Normalized",
     "Partition",
     "PixelHierarchy",
+    "Quantized",
+    "QuantizedEvidence",
     "Staged",
     "Step",
     "Summable",
