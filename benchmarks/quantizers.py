@@ -28,7 +28,6 @@ from typing import Any, final
 import torch
 from common import write
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
 
 from davi.batch import Batch
 from davi.data import DataConfig, Sampler, load
@@ -99,8 +98,18 @@ class Arm:
     revives: bool = False
 
 
+def _theirs(name: str, **options: Any) -> nn.Module:
+    """One of their quantizers."""
+    # A package that only this comparison needs: who runs it installs it.
+    import vector_quantize_pytorch
+
+    made: nn.Module = getattr(vector_quantize_pytorch, name)(**options)
+    return made
+
+
 def _vector(k_means: bool, dead: float, rotation: bool = False) -> nn.Module:
-    made: nn.Module = VectorQuantize(
+    return _theirs(
+        "VectorQuantize",
         dim=DIMS,
         codebook_size=CODES,
         decay=DECAY,
@@ -108,11 +117,11 @@ def _vector(k_means: bool, dead: float, rotation: bool = False) -> nn.Module:
         threshold_ema_dead_code=dead,
         rotation_trick=rotation,
     )
-    return made
 
 
 def _residual(dead: float) -> nn.Module:
-    made: nn.Module = ResidualVQ(
+    return _theirs(
+        "ResidualVQ",
         dim=DIMS,
         num_quantizers=DEPTH,
         codebook_size=CODES,
@@ -121,7 +130,6 @@ def _residual(dead: float) -> nn.Module:
         threshold_ema_dead_code=dead,
         rotation_trick=False,
     )
-    return made
 
 
 PLAIN = VectorQuantizerConfig(codes=CODES, dims=DIMS, initialize="normal")
@@ -137,7 +145,7 @@ ARMS = {
     "residual": Arm(RESIDUAL, revives=True),
     "residual: theirs": Arm(RESIDUAL, _residual, revives=True),
     "finite scalar": Arm(FINITE),
-    "finite scalar: theirs": Arm(FINITE, lambda dead: FSQ(levels=list(LEVELS))),
+    "finite scalar: theirs": Arm(FINITE, lambda dead: _theirs("FSQ", levels=list(LEVELS))),
 }
 
 
@@ -175,7 +183,7 @@ class Trained:
             evidence = self.model(x)
             commitment = self.model.quantizer(0).commitment(evidence.assigned[0]).mean()
             loss = negative_elbo(evidence) + COMMITMENT * commitment
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it bare
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.arm.theirs is None:
