@@ -6,7 +6,7 @@ from pathlib import Path
 
 from davi.cli.loading import open_images, open_with_latents
 from davi.cli.options import Request
-from davi.latents import write_latents
+from davi.latents import sizes_of, write_latents
 from davi.model import Invertible
 from davi.progress import ProgressBar
 
@@ -21,8 +21,9 @@ def run(request: Request) -> int:
         layers = write_latents(target, model, images, options.batch_size, options.seed, progress)
     for layer in layers:
         grid = " x ".join(map(str, layer.shape))
-        active = "" if layer.active is None else f", {layer.active} of {layer.units} units active"
-        print(f"{layer.name}: {grid}{active}")
-    what = "latents" if isinstance(model, Invertible) else "posterior means"
+        told = "" if layer.active is None else f", {layer.active} of {layer.units} units active"
+        told += "" if layer.codes is None else f", codes from 0 to {layer.codes - 1}"
+        print(f"{layer.name}: {grid}{told}")
+    what = "latents" if isinstance(model, Invertible) else "codes" if sizes_of(model) else "posterior means"
     print(f"{what} of {len(images)} images of {images.name}: {target}")
     return 0

@@ -38,6 +38,7 @@ from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
 from davi.evaluation.chib import ChibEstimate
 from davi.evaluation.classification import Classification
+from davi.evaluation.codes import CodeUse
 from davi.evaluation.log_z import LogZ, log_z_of
 from davi.evaluation.measure import LeftOut, Measure
 from davi.evaluation.meter import Meter
@@ -62,6 +63,7 @@ METERS: tuple[type[Meter], ...] = (
     ChibEstimate,
     InactiveLayers,
     Classification,
+    CodeUse,
     ModelInformation,
     RateFloor,
     Separation,
