@@ -30,6 +30,7 @@ class CodeVectors(nn.Module):
 
     def __init__(self, channels: int, levels: int, dims: int) -> None:
         super().__init__()
+        self.dims = dims
         self.weight = nn.Parameter(torch.randn(channels, levels, dims))
 
     def extra_repr(self) -> str:

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from davi.distributions import Distribution, Drawn, Latent
 from davi.distributions.base import sum_per_image
 from davi.evidence import Evidence, Kind
-from davi.model.base import Temperature
+from davi.model.base import Temperature, temperatures
 from davi.model.latent import LatentModel
 from davi.repetition import repeat_images
 
@@ -191,25 +191,13 @@ class Hierarchy(LatentModel, ABC):
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """Draw the latents from their priors, whose standard deviations are multiplied by the temperature (one number
         for all layers or one for each, the top first), and the pixels from p(x | z) unchanged."""
-        factors = self._temperatures(temperature)
+        factors = temperatures(temperature, self.num_layers)
 
         def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None
             return prior.expand(n).sample(generator, factors[layer])
 
         return self.top_down(choose).sample(generator)
-
-    def _temperatures(self, temperature: Temperature) -> list[float]:
-        """One factor per layer."""
-        factors = list(temperature) if isinstance(temperature, Sequence) else [temperature] * self.num_layers
-        if len(factors) != self.num_layers:
-            raise ValueError(
-                f"temperature: got {len(factors)} numbers, expected one for each of {self.num_layers} layers"
-            )
-        for factor in factors:
-            if not 0 <= factor < math.inf:
-                raise ValueError(f"temperature: got {factor}, expected a finite number >= 0")
-        return factors
 
     @final
     @torch.no_grad()

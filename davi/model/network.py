@@ -89,7 +89,7 @@ class Network(nn.Module, ABC):
         """
         _check_integers("images", x, self.levels)
         self.check_shape(x)
-        _check_range("images", x, self.levels)
+        check_range("images", x, self.levels)
 
     def check_shape(self, x: Tensor) -> None:
         """Refuse images of another shape than this network's.
@@ -120,7 +120,7 @@ class Network(nn.Module, ABC):
         _check_integers("labels", y, self.classes)
         if tuple(y.shape) != (n,):
             raise ValueError(f"labels: got shape {tuple(y.shape)}, expected [{n}]")
-        _check_range("labels", y, self.classes)
+        check_range("labels", y, self.classes)
 
     def classes_in_turn(self, n: int) -> Tensor | None:
         """A class for each of ``n`` images, one after the other; None without classes."""
@@ -147,7 +147,12 @@ def _check_integers(what: str, x: Tensor, count: int) -> None:
         raise TypeError(f"{what}: got {given}, expected an integer tensor with values 0 to {count - 1}")
 
 
-def _check_range(what: str, x: Tensor, count: int) -> None:
+def check_range(what: str, x: Tensor, count: int) -> None:
+    """Refuse integers outside of ``{0 .. count - 1}``; on the CPU only (:meth:`Network.check_images`).
+
+    Raises:
+        ValueError: if there are some.
+    """
     if x.device.type != "cpu" or not x.numel():
         return
     low, high = map(int, torch.aminmax(x.long() if x.dtype in _BARE_TYPES else x))
