@@ -20,8 +20,8 @@ array            type and shape                content
 ``corners``      int64 [N, 2]                  (top, left) of each image in its file, where images are patches
 ================ ============================= ==========================================================
 
-``model.decode`` of the layers, as tensors (codes as int64), gives the reconstruction, of a flow the very images. The file holds no
-pickled objects (``numpy.load`` reads it as it is).
+``model.decode`` of the layers, as tensors (codes as int64), gives the reconstruction, of a flow the very images. The
+file holds no pickled objects (``numpy.load`` reads it as it is).
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ def write_latents(
 
 def sizes_of(model: Model) -> tuple[int, ...]:
     """Of a quantized model, how many codes each layer chooses from, the top first; of others nothing."""
-    if not isinstance(model, Quantized):
-        return ()
-    return tuple(model.autoencoder.quantizer(layer).size for layer in range(model.num_layers))
+    return tuple(grid.size for grid in model.autoencoder.code_grids()) if isinstance(model, Quantized) else ()
 
 
 def latents_of(model: LatentModel | Invertible, x: Tensor) -> list[Tensor]:

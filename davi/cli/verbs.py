@@ -381,8 +381,8 @@ VERBS: dict[str, Verb] = {
         _add_encode,
         ("data",),
         "Posterior means of all layers, their grids, which units are active, and file names, as a .npz file. Of a\n"
-        "flow, the latents of all scales, which davi decode turns into the very images again; of a quantized model, the\n"
-        "codes, small integers.\n"
+        "flow, the latents of all scales, which davi decode turns into the very images again; of a quantized model,\n"
+        "the codes, small integers.\n"
         f"{_IMAGES}  davi encode runs/demo --data FOLDER --out latents.npz",
     ),
     "decode": Verb(

@@ -7,11 +7,11 @@ With :math:`p_k` the share of code k among those of all images at all positions 
 is the number of codes that would be used were all used equally often; it is at most K. Where C codes stand at each
 position, each comes from a list of its own, and the perplexity is that of the mean entropy.
 
-The codes of an image are transmitted by a prior, and each prior has a price. *Uniform:* :math:`\log K` nats for every
-code. *Unigram:* :math:`-\log f_k` for code k, with the frequencies :math:`f` that the quantizer has counted in training,
-mixed with a little of the uniform distribution, so that a code that was never seen has a finite cost. *Trained:* what
-the evidence takes, once the prior is trained. A trained prior that is no better than the unigram one has learned
-nothing about how codes depend on each other.
+What the codes of an image cost, their prior says. *Uniform:* :math:`\log K` nats for every code. *Unigram:*
+:math:`-\log f_k` for code k, with the frequencies :math:`f` that the quantizer has counted in training, mixed with a
+little of the uniform distribution, so that a code that was never seen has a finite cost. *Trained:* their term of the
+evidence, once the prior is trained. A trained prior that is no better than the unigram one has learned nothing about
+how codes depend on each other.
 
 References:
     Neural Discrete Representation Learning, A. van den Oord, O. Vinyals, K. Kavukcuoglu, NeurIPS 2017,

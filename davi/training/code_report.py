@@ -32,7 +32,8 @@ def code_record(model: Quantized, images: Images, batch_size: int, seed: int) ->
     nats = {RECONSTRUCTION: -float(found.terms[RECONSTRUCTION].mean())}
     nats |= {name: values.nats.mean for name, values in costs.items()}
     perplexity, used = found.measure(CODE_PERPLEXITY), found.measure(CODES_IN_USE)
-    assert perplexity is not None and used is not None
+    assert perplexity is not None
+    assert used is not None
     record = {"perplexity": perplexity.layers, "in_use": used.layers, "out_of": used.out_of}
     doubt = prior_doubt(costs)
     return {"images": len(found), "nats": nats, **record, **({"warning": doubt} if doubt else {})}
