@@ -119,9 +119,7 @@ class Downwards(nn.Module):
     def __init__(self, inputs: int, config: ConvolutionsConfig, halvings: int) -> None:
         super().__init__()
         widths = [inputs, config.width // 2] + [config.width] * (halvings - 1)
-        self.halving = nn.ModuleList(
-            nn.Conv2d(before, after, 4, 2, 1) for before, after in pairwise(widths)
-        )
+        self.halving = nn.ModuleList(nn.Conv2d(before, after, 4, 2, 1) for before, after in pairwise(widths))
         self.last = nn.Conv2d(widths[-1], config.width, 3, padding=1)
         self.blocks = nn.Sequential(*_blocks(config))
 
@@ -150,9 +148,7 @@ class Upwards(nn.Module):
             widths[-2] = config.width // 2
         self.first = nn.Conv2d(inputs, config.width, 3, padding=1)
         self.blocks = nn.Sequential(*_blocks(config))
-        self.doubling = nn.ModuleList(
-            nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in pairwise(widths)
-        )
+        self.doubling = nn.ModuleList(nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, h, w] -> [B, outputs, h 2^doublings, w 2^doublings]``."""
