@@ -136,9 +136,8 @@ class CodeUse(Meter):
         numbers = [float(counts.numel()) for counts in found.counts]
         used = [float(count) for count in found.in_use()]
         each = found.perplexities()
-        # that of all layers together is of the mean entropy of their lists, of which a layer may have several
-        lists = torch.tensor([float(len(counts)) for counts in found.counts])
-        mean = float((torch.tensor(each).log() * lists).sum() / lists.sum())
+        mean = sum(len(counts) * math.log(one) for counts, one in zip(found.counts, each, strict=True))
+        mean /= sum(len(counts) for counts in found.counts)  # over lists of codes, of which a layer may have several
         measures = [
             Measure(CODE_PERPLEXITY, "codes", math.exp(mean), None, None, _PERPLEXITY, tuple(each), tuple(sizes)),
             Measure(CODES_IN_USE, "codes", sum(used), None, None, _IN_USE, tuple(used), tuple(numbers)),

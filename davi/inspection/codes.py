@@ -137,7 +137,7 @@ def _places(vectors: Tensor) -> Tensor:
     axes = torch.linalg.svd(centered, full_matrices=False)[2][:3]  # [at most 3, D]
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
     along = centered @ (axes * largest.sign()).T  # a component has no sign of its own
-    ranks = along.argsort(0, stable=True).argsort(0).double() / max(len(vectors) - 1, 1)
+    ranks = along.argsort(dim=0, stable=True).argsort(dim=0).double() / max(len(vectors) - 1, 1)
     missing = 3 - ranks.shape[1]
     return torch.cat([ranks, ranks.new_full((len(vectors), missing), 0.5)], 1)
 

@@ -17,7 +17,7 @@ from davi.inspection import Coded, CodeView
 from davi.layers.quantizer import perplexity
 from davi.page import code_charts, pixels
 from davi.page.bits import name_of
-from davi.page.blocks import Block, Chart, Figure, Fold, Picture, Prose, Section, Table, Tile, Tiles
+from davi.page.blocks import GAP, Block, Chart, Figure, Fold, Picture, Prose, Section, Table, Tile, Tiles
 from davi.page.contents import Contents
 from davi.page.energy_curves import number
 from davi.page.images import reduced
@@ -25,6 +25,9 @@ from davi.page.units import Unit
 
 _MOST_MAPS = 4
 """Of a layer with several codes at each position, the first ones."""
+
+_WIDE, _NARROWEST = 560, 48
+"""Pixels of the screen for all pictures of an image, and for each of them at least."""
 
 _MOST_NEIGHBORS = 12
 """Samples beside their nearest training images."""
@@ -160,22 +163,22 @@ def maps(contents: Contents, longest: int) -> Section | None:
     found = contents.inspection.codes
     if found is None:
         return None
-    tiles: list[Tiles] = []
-    for i, original in enumerate(found.shown.images):
+    tiles = []
+    count, levels = 2 + _count_of_maps(found), contents.levels
+    room = max(_WIDE // count - GAP, _NARROWEST)
+    for i, (original, made) in enumerate(zip(found.shown.images, found.reconstructions, strict=True)):
         name = name_of(contents.inspection, i)
-        room = pixels.room_of(2 + _count_of_maps(found))
         pictures = [
-            Tile((pixels.image(original, contents.levels, f"{name}, original.", longest, room),), "original"),
-            Tile(
-                (pixels.image(found.reconstructions[i], contents.levels, f"{name}, reconstruction.", longest, room),),
-                "reconstruction",
-            ),
+            pixels.image(original, levels, f"{name}, original.", longest, room),
+            pixels.image(made, levels, f"{name}, reconstruction.", longest, room),
+            *_maps(found, found.shown, i, name, longest, room),
         ]
-        tiles.append(Tiles((*pictures, *_maps(found, found.shown, i, name, longest, room)), name))
+        tiles.append(Tile(tuple(pictures), name))
+    order = listed(["original", "reconstruction", *_names(found)])
     figure = Figure(
         "code-maps",
-        tuple(tiles),
-        f"An image, what is left of it, and its codes.{reduced(contents.inspection, longest)}",
+        (Tiles(tuple(tiles)),),
+        f"From left to right: {order}.{reduced(contents.inspection, longest)}",
         "Each pixel of a map is one code. Codes with similar vectors have similar colors: how light a code is, is its "
         "place along the first principal component of all vectors, its hue the places along the second and the third. "
         "Regions of one color are regions that the decoder is told the same about." + _several(found),
@@ -194,12 +197,12 @@ def _count_of_maps(found: CodeView) -> int:
     return sum(min(layer.books, _MOST_MAPS) for layer in found.layers)
 
 
-def _maps(found: CodeView, coded: Coded, i: int, of: str, longest: int, room: int) -> Iterator[Tile]:
+def _maps(found: CodeView, coded: Coded, i: int, of: str, longest: int, room: int) -> Iterator[Picture]:
     """The maps of one image's codes, the top layer first."""
     for name, layer, codes in zip(_names(found), found.layers, coded.codes, strict=True):
         for book in range(min(layer.books, _MOST_MAPS)):
-            label = name if layer.books == 1 else f"{name}, {book + 1} of {layer.books}"
-            yield Tile((_map(codes[i, book], layer.colors[book], f"{of}, {label}.", longest, room),), label)
+            which = name if layer.books == 1 else f"{name}, {book + 1} of {layer.books}"
+            yield _map(codes[i, book], layer.colors[book], f"{of}, {which}.", longest, room)
 
 
 def _map(codes: Tensor, colors: Tensor, alt: str, longest: int, room: int) -> Picture:
@@ -222,15 +225,18 @@ def samples(contents: Contents, longest: int) -> Section | None:
     found = contents.inspection.codes
     if found is None:
         return None
-    rows = [Tiles(tuple(_steps(found, contents, longest)), "codes, then the image")]
-    room, levels = pixels.room_of(len(found.drawn.images)), contents.levels
+    levels, names = contents.levels, [f"sample {i + 1}" for i in range(len(found.drawn.images))]
+    room = max(_WIDE // (1 + _count_of_maps(found)) - GAP, _NARROWEST)
+    tiles = []
+    for i, (name, image) in enumerate(zip(names, found.drawn.images, strict=True)):
+        made = pixels.image(image, levels, f"{name}, image.", longest, room)
+        tiles.append(Tile((*_maps(found, found.drawn, i, name, longest, room), made), name))
+    rows = [Tiles(tuple(tiles))]
+    room = pixels.room_of(len(names))
     for count, images in enumerate(found.kept, 1):
-        title = f"codes of the top {'layer' if count == 1 else f'{count} layers'} as in the first sample, others drawn"
-        tiles = [
-            Tile((pixels.image(x, levels, f"Sample {i + 1}: {title}.", longest, room),), "")
-            for i, x in enumerate(images)
-        ]
-        rows.append(Tiles(tuple(tiles), title))
+        title = f"codes of the top {'layer' if count == 1 else f'{count} layers'} as in sample 1, all others drawn"
+        pictures = [pixels.image(x, levels, f"Sample {i + 1}: {title}.", longest, room) for i, x in enumerate(images)]
+        rows.append(Tiles(tuple(Tile((picture,), "") for picture in pictures), title))
     untrained = "" if found.trained else " The prior is not trained yet: every code is equally probable."
     kept = (
         " Pictures of a row below have the codes of their top layers in common: what differs is what the prior of the "
@@ -241,24 +247,14 @@ def samples(contents: Contents, longest: int) -> Section | None:
     figure = Figure(
         "code-samples",
         tuple(rows),
-        f"Codes drawn from the prior, top layer first, and the image that they stand for.{untrained}",
+        f"Codes drawn from the prior, {f'{listed(_names(found))}, ' if len(found.layers) > 1 else ''}and the image that "
+        f"they stand for.{untrained}",
         "The prior draws the codes of a layer one after the other, row by row, given those of the layers above. Colors "
         "are those of the maps of images above: where both look alike, the prior knows which codes go together."
         f"{kept}",
         f"What single layers add to an image is shown in {_VQVAE2}.",
     )
     return Section("code-samples", "Samples of the prior", (figure,))
-
-
-def _steps(found: CodeView, contents: Contents, longest: int) -> Iterator[Tile]:
-    """Each sample as one tile: its maps and its image."""
-    count = 1 + _count_of_maps(found)
-    room = max(pixels.ROOM // count - 4, 48)
-    for i, image in enumerate(found.drawn.images):
-        name = f"sample {i + 1}"
-        made = [picture for tile in _maps(found, found.drawn, i, name, longest, room) for picture in tile.pictures]
-        made.append(pixels.image(image, contents.levels, f"{name}, image.", longest, room))
-        yield Tile(tuple(made), name)
 
 
 # Neighbors of samples
