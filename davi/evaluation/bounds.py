@@ -264,9 +264,9 @@ def _draws(model: Claiming, batch: Batch, samples: int, generator: Generator | N
     copies = max(n for n in range(1, max(1, chunk // len(x)) + 1) if samples % n == 0)
     if isinstance(model, Hierarchy):
         context = repeat_images(model.encode(x), copies)
-        x = repeat_images(x, copies)  # [B * copies, C, H, W]
+        x, labels = repeat_images(x, copies), None if y is None else repeat_images(y, copies)  # [B * copies, ...]
         for _ in range(samples // copies):
-            yield model.elbo(x, context, generator)
+            yield model.elbo(x, context, generator, labels)
         return
     first = model.evidence(x, generator, y)
     rest = 0 if first.log_weight_fn is None and _same_again(first) else samples - 1

@@ -293,7 +293,9 @@ def _samples(model: Model, n: int, temperature: float, generator: Generator) -> 
         return _Samples(images.cpu(), not_finite=failed)
     if not isinstance(model, Hierarchy):
         return _Samples(model.sample(n, temperature, generator, model.classes_in_turn(n)).cpu())
-    likelihood = model.top_down(lambda layer, prior, posterior: _of_prior(prior, n, generator, temperature))
+    likelihood = model.top_down_given(
+        model.classes_in_turn(n), lambda layer, prior, posterior: _of_prior(prior, n, generator, temperature)
+    )
     draws = likelihood.sample(generator).cpu()
     return _Samples(draws, likelihood.mean().cpu() if isinstance(likelihood, WithMean) else None)
 
