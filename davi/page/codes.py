@@ -247,8 +247,8 @@ def samples(contents: Contents, longest: int) -> Section | None:
     figure = Figure(
         "code-samples",
         tuple(rows),
-        f"Codes drawn from the prior, {f'{listed(_names(found))}, ' if len(found.layers) > 1 else ''}and the image that "
-        f"they stand for.{untrained}",
+        f"Drawn from the prior, from left to right: {listed([*_names(found), 'the image that they stand for'])}."
+        f"{untrained}",
         "The prior draws the codes of a layer one after the other, row by row, given those of the layers above. Colors "
         "are those of the maps of images above: where both look alike, the prior knows which codes go together."
         f"{kept}",
@@ -286,8 +286,8 @@ def neighbors(contents: Contents, longest: int) -> Section | None:
     figure = Figure(
         "nearest",
         (Tiles(tuple(tiles)),),
-        f"A sample on the left, the nearest of {near.training:,} training images on the right, and their distance: root "
-        f"mean square over all values, in levels.{reduced(contents.inspection, longest)}",
+        f"A sample on the left, the nearest of {near.training:,} training images on the right, and their distance: "
+        f"root mean square over all values, in levels.{reduced(contents.inspection, longest)}",
         f"Images of {contents.inspection.set} are {usual:.3g} away from their nearest training image (median); 5 % of "
         f"them are nearer than {least:.3g}, and so are {copies} of {len(near.samples)} samples. A sample that is much "
         "nearer than new images are is a copy. Blurred images are near to everything, so look at the pictures as well.",
