@@ -148,44 +148,64 @@ def read_latents(path: Path, model: LatentModel | Invertible) -> list[NDArray[An
     Raises:
         UserError: if there is no such file, or its arrays are not latents of the model.
     """
-    with measuring(model):
-        like = latents_of(model, torch.zeros(1, *model.shape, dtype=torch.uint8, device=_device_of(model)))
+    names = (f"layer_{i:02d}" for i in range(len(_like(model))))
     try:
         with np.load(path, allow_pickle=False) as archive:
-            found = [archive[name] for name in (f"layer_{i:02d}" for i in range(len(like))) if name in archive]
+            found = [archive[name] for name in names if name in archive]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected latents that davi encode has written") from None
     except Exception:  # of every type: of zip files, of what compresses them, and of the parser of numpy's headers
         raise UserError(f"{path}: cannot be read, expected latents that davi encode has written") from None
+    return check_latents(str(path), found, model)
+
+
+def check_latents(name: str, found: Sequence[NDArray[Any]], model: LatentModel | Invertible) -> list[NDArray[Any]]:
+    """Arrays as latents of a model, in its types.
+
+    Arguments:
+        name: of what holds them, for messages.
+        found: an array for each layer, ``[N, ...]``.
+        model: the model.
+
+    Raises:
+        UserError: if they are not latents of the model.
+    """
+    like = _like(model)
     shapes = [list(array.shape[1:]) for array in found]
     expected = [list(z.shape[1:]) for z in like]
     if shapes != expected:
-        raise UserError(f"{path}: got latents of the shapes {shapes}, expected {expected} for each image")
+        raise UserError(f"{name}: got latents of the shapes {shapes}, expected {expected} for each image")
     counts = [len(array) for array in found]
     if len(set(counts)) != 1 or not counts[0]:
-        raise UserError(f"{path}: got layers of {counts} images, expected as many in each, at least one")
+        raise UserError(f"{name}: got layers of {counts} images, expected as many in each, at least one")
     if sizes := sizes_of(model):
-        return [_codes(path, array, size) for array, size in zip(found, sizes, strict=True)]
+        return [_codes(name, array, size) for array, size in zip(found, sizes, strict=True)]
     if all(array.dtype.kind in "fiu" for array in found):
         with np.errstate(over="ignore"):  # what is beyond the model's type is not finite in it
             types = [torch.empty(0, dtype=z.dtype).numpy().dtype for z in like]
-            found = [array.astype(of_model) for array, of_model in zip(found, types, strict=True)]
-        if all(np.isfinite(array).all() for array in found):
-            return found
-    raise UserError(f"{path}: got latents that are not finite numbers, expected what davi encode has written")
+            cast = [array.astype(of_model) for array, of_model in zip(found, types, strict=True)]
+        if all(np.isfinite(array).all() for array in cast):
+            return cast
+    raise UserError(f"{name}: got latents that are not finite numbers, expected what davi encode has written")
 
 
-def _codes(path: Path, array: NDArray[Any], size: int) -> NDArray[np.int64]:
+def _like(model: LatentModel | Invertible) -> list[Tensor]:
+    """Latents of an image of zeros."""
+    with measuring(model):
+        return latents_of(model, torch.zeros(1, *model.shape, dtype=torch.uint8, device=_device_of(model)))
+
+
+def _codes(name: str, array: NDArray[Any], size: int) -> NDArray[np.int64]:
     """Codes of a layer as a model takes them.
 
     Raises:
         UserError: if they are no integers from 0 to ``size`` - 1.
     """
     if array.dtype.kind not in "iu":
-        raise UserError(f"{path}: got codes of the type {array.dtype}, expected integers from 0 to {size - 1}")
+        raise UserError(f"{name}: got codes of the type {array.dtype}, expected integers from 0 to {size - 1}")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= size:
-        raise UserError(f"{path}: got codes from {low} to {high}, expected integers from 0 to {size - 1}")
+        raise UserError(f"{name}: got codes from {low} to {high}, expected integers from 0 to {size - 1}")
     return array.astype(np.int64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from davi.cli.encode import LATENTS
 from davi.cli.loading import open_with_latents
 from davi.cli.options import Request
 from davi.errors import UserError
@@ -21,7 +22,7 @@ def run(request: Request) -> int:
     if options.latents is not None and options.encoded is not None:
         raise UserError(f"command line: got both {options.latents} and --data {options.encoded}, expected one of them")
     model, _, folder = open_with_latents(request)
-    source = Path(options.encoded or options.latents or folder / "latents.npz")
+    source = Path(options.encoded or options.latents or folder / LATENTS)
     target = Path(options.out or folder / "decoded.npy")
     if not target.parent.is_dir():
         raise UserError(f"{target}: cannot be written, no such folder {target.parent}")

@@ -10,12 +10,15 @@ from davi.latents import sizes_of, write_latents
 from davi.model import Invertible
 from davi.progress import ProgressBar
 
+LATENTS = "latents.npz"
+"""The file in the folder of a run, where the user names none."""
+
 
 def run(request: Request) -> int:
     """Write the file; the exit status."""
     options = request.options
     model, info, folder = open_with_latents(request)
-    target = Path(options.out or folder / "latents.npz")
+    target = Path(options.out or folder / LATENTS)
     images = open_images(request, info, folder).images
     with ProgressBar("encoding", len(images)) as progress:
         layers = write_latents(target, model, images, options.batch_size, options.seed, progress)

@@ -266,7 +266,10 @@ def _draws(model: Claiming, batch: Batch, samples: int, generator: Generator | N
         context = repeat_images(model.encode(x), copies)
         x, labels = repeat_images(x, copies), None if y is None else repeat_images(y, copies)  # [B * copies, ...]
         for _ in range(samples // copies):
-            yield model.elbo(x, context, generator, labels)
+            evidence = model.elbo(x, context, generator, labels)
+            yield evidence
+            if evidence.deterministic:
+                return
         return
     first = model.evidence(x, generator, y)
     rest = 0 if first.log_weight_fn is None and _same_again(first) else samples - 1

@@ -17,7 +17,7 @@ from typing import Any, final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions import Distribution, Drawn, Latent
+from davi.distributions import Distribution, Drawn, Latent, Point
 from davi.distributions.base import sum_per_image
 from davi.evidence import About, Evidence, Kind
 from davi.model.base import Temperature, temperatures
@@ -197,7 +197,19 @@ class Hierarchy(LatentModel, ABC):
         kind = Kind.weakest(Kind.LOWER_BOUND, *parts)
         early = frozenset(name for name, step in zip(maps, steps, strict=True) if not step.is_divergence)
         about = About.X if y is None else About.X_GIVEN_Y
-        return Evidence(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early, about=about, dims=self.dims)
+        certain = all(isinstance(step.posterior, Point) for step in steps)
+        return Evidence(
+            terms,
+            kind,
+            log_weight_fn,
+            penalties,
+            maps,
+            tuple(drawn),
+            early,
+            about=about,
+            dims=self.dims,
+            deterministic=certain,
+        )
 
     @final
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:

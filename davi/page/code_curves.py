@@ -29,9 +29,9 @@ def code_figures(train: Records, marks: Sequence[Mark]) -> Iterator[Figure]:
             "curve-perplexity",
             (Chart(charts.lines(perplexity, "perplexity", "step", marks), _told(perplexity, "codes")),),
             "Perplexity of the codes of the training images.",
-            "As many codes, all equally frequent, would carry as many bits. It is counted over the last whole pass over "
-            "the training images, and in the first pass over the steps so far. Where it falls and stays low, the model "
-            "has given up most of its codes.",
+            "As many codes, all equally frequent, would carry as many bits. Codes are counted over the last whole pass "
+            "over the training images; in the first pass, over the steps so far. Where the perplexity falls and stays "
+            "low, the model has given up most of its codes.",
             "Papers about quantized models report it.",
         )
     if usage:
