@@ -55,7 +55,7 @@ class Codebook(Quantizer, SetFromData, ABC):
         self.initialize = initialize
 
     @property
-    def wants_data(self) -> bool:
+    def initialized_from_data(self) -> bool:
         return self.initialize == "k_means"
 
     @property

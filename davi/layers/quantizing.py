@@ -80,7 +80,7 @@ class Quantizer(nn.Module, ABC):
         return f"dims={self.dims}, books={self.books}, size={self.size}"
 
     @property
-    def wants_data(self) -> bool:
+    def initialized_from_data(self) -> bool:
         """Whether it is to be set by the first features that reach it (:mod:`davi.layers.from_data`)."""
         return False
 

@@ -100,7 +100,7 @@ class ResidualQuantizer(Codebook):
 
     @torch.no_grad()
     def set_from(self, x: Tensor) -> None:
-        if not self.wants_data:
+        if not self.initialized_from_data:
             return
         residual = features = as_rows(x.to(self.vectors.dtype))
         for depth in range(self.books):

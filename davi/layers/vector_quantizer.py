@@ -91,7 +91,7 @@ class VectorQuantizer(Codebook):
 
     @torch.no_grad()
     def set_from(self, x: Tensor) -> None:
-        if not self.wants_data:
+        if not self.initialized_from_data:
             return
         for book, own in enumerate(self._cut(x.to(self.vectors.dtype))):
             means, shares = k_means(own, self.size)

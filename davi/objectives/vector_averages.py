@@ -87,7 +87,7 @@ class VectorAverages:
         self.counts = torch.ones(lists, size, dtype=torch.float64, device=vectors.device)
         if options.debias:
             self.counts.zero_()
-        elif quantizer.wants_data:
+        elif quantizer.initialized_from_data:
             each = quantizer.books // lists * positions
             self.counts = quantizer.frequencies[:lists].double() * each
         self.sums = vectors.double() * self.counts.unsqueeze(2)
