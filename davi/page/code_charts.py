@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from davi.page.charts import BLUE, GREEN, MUTED, SIZE, VERMILION, empty, style, thinned
@@ -29,6 +29,9 @@ def usage(layers: Sequence[tuple[str, NDArray[np.float64]]], y_label: str, x_lab
             axes.plot(x, y, dashes, color=color, label=name, marker="o" if len(x) <= 40 else None, markersize=2.4)
         axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (4, 2)), label="all equally often")
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(10.0, (1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0, 1.02 * max(len(numbers) for _, numbers in layers))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)

@@ -52,7 +52,7 @@ def _curves(train: Records, beginning: str, factor: float) -> list[Curve]:
     for i, name in enumerate(names):
         points = [(float(record["step"]), record.get(name)) for record in train]
         known = [(step, factor * value) for step, value in points if number(value)]
-        label = f"layer {i}{', top' if i == 0 else ''}" if len(names) > 1 else "codes"
+        label = f"layer {i}{' (top)' if i == 0 else ''}" if len(names) > 1 else "codes"
         curves.append(Curve(label, [x for x, _ in known], [y for _, y in known]))
     return [curve for curve in curves if curve.x]
 

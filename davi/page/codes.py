@@ -69,23 +69,30 @@ def costs(contents: Contents, _: int) -> Section | None:
     )
     doubt = prior_doubt(found)
     blocks: list[Block] = [figure, *([Prose(f"Warning: {doubt}.")] if doubt else [])]
-    if rows := tuple(_after_stages(contents.records, unit)):
-        head = ("stage", "images", "pixels", *(name.removeprefix("codes, ") for name in CODE_COSTS), "perplexity")
-        table = Table(f"On validation images at the end of each stage, {unit.name}", head, rows)
+    ended = [record for record in contents.records if _is_whole(record)]
+    if ended:
+        head = ("", *(str(record.get("stage") or "end") for record in ended))
+        table = Table(f"On validation images at the end of each stage, {unit.name}", head, _after_stages(ended, unit))
         blocks.append(Fold("After each stage", (table,)))
     return Section("code-costs", title, tuple(blocks))
 
 
-def _after_stages(records: Sequence[Mapping[str, Any]], unit: Unit) -> Iterator[tuple[str, ...]]:
-    """What the run said at the ends of its stages."""
-    for record in records:
-        nats, perplexity = record.get("nats"), record.get("perplexity")
-        if record.get("kind") != "codes" or not isinstance(nats, Mapping) or not isinstance(perplexity, Sequence):
-            continue
-        values = (nats.get(name) for name in (RECONSTRUCTION, *CODE_COSTS))
-        cells = (unit.short(unit.of_nats(value)) if number(value) else "" for value in values)
-        layers = ", ".join(f"{value:.4g}" for value in perplexity if number(value))
-        yield str(record.get("stage", "")), str(record.get("images", "")), *cells, layers
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether a record is what a run says of codes at the end of a stage; a file can be damaged."""
+    nats, perplexity = record.get("nats"), record.get("perplexity")
+    return record.get("kind") == "codes" and isinstance(nats, Mapping) and isinstance(perplexity, list)
+
+
+def _after_stages(records: Sequence[Mapping[str, Any]], unit: Unit) -> tuple[tuple[str, ...], ...]:
+    """What the run said at the ends of its stages, a column each."""
+    rows = []
+    for name, words in ((RECONSTRUCTION, "pixels given codes"), *((name, name) for name in CODE_COSTS)):
+        values = [record["nats"].get(name) for record in records]
+        rows.append((words, *(unit.short(unit.of_nats(value)) if number(value) else "" for value in values)))
+    layers = [[f"{value:.4g}" for value in record["perplexity"] if number(value)] for record in records]
+    rows.append(("perplexity of codes, top first", *(", ".join(each) for each in layers)))
+    rows.append(("images", *(str(record.get("images", "")) for record in records)))
+    return tuple(rows)
 
 
 # Codes in use
@@ -102,7 +109,7 @@ def in_use(contents: Contents, _: int) -> Section | None:
     images = contents.inspection.images
     drawing = code_charts.usage(
         [(name, _relative(layer.counts)) for name, layer in layers],
-        "share, 1: as the mean",
+        "share, times the number of codes",
         "codes, most frequent first",
     )
     figure = Figure(
@@ -132,11 +139,11 @@ def in_use(contents: Contents, _: int) -> Section | None:
 
 
 def _names(found: CodeView) -> list[str]:
-    """What layers are called."""
-    if len(found.layers) == 1:
-        return ["codes"]
-    last = len(found.layers) - 1
-    return [f"layer {i}{', top' if i == 0 else ', bottom' if i == last else ''}" for i in range(last + 1)]
+    """What layers are called, the top first."""
+    count = len(found.layers)
+    if count > 3:
+        return [f"layer {i}" for i in range(count)]
+    return {1: ["codes"], 2: ["top layer", "bottom layer"]}.get(count, ["top layer", "middle layer", "bottom layer"])
 
 
 def _relative(counts: Tensor) -> NDArray[np.float64]:
@@ -177,7 +184,7 @@ def maps(contents: Contents, longest: int) -> Section | None:
     order = listed(["original", "reconstruction", *_names(found)])
     figure = Figure(
         "code-maps",
-        (Tiles(tuple(tiles)),),
+        (Tiles(tuple(tiles), large=True),),
         f"From left to right: {order}.{reduced(contents.inspection, longest)}",
         "Each pixel of a map is one code. Codes with similar vectors have similar colors: how light a code is, is its "
         "place along the first principal component of all vectors, its hue the places along the second and the third. "
@@ -231,7 +238,7 @@ def samples(contents: Contents, longest: int) -> Section | None:
     for i, (name, image) in enumerate(zip(names, found.drawn.images, strict=True)):
         made = pixels.image(image, levels, f"{name}, image.", longest, room)
         tiles.append(Tile((*_maps(found, found.drawn, i, name, longest, room), made), name))
-    rows = [Tiles(tuple(tiles))]
+    rows = [Tiles(tuple(tiles), large=True)]
     room = pixels.room_of(len(names))
     for count, images in enumerate(found.kept, 1):
         title = f"codes of the top {'layer' if count == 1 else f'{count} layers'} as in sample 1, all others drawn"
