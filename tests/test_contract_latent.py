@@ -21,7 +21,7 @@ def test_evidence_is_a_bound_from_draws(latent_model: LatentModel) -> None:
     x = some_images(latent_model, 4)
     first, other = (latent_model.evidence(x, seeded(seed)) for seed in (5, 6))
     assert first.kind is Kind.LOWER_BOUND
-    assert bool((first.log_px != other.log_px).all())
+    assert bool((first.log_px != other.log_px).all()) != first.deterministic
     assert first.log_weight is not None
     assert first.log_weight.shape == (4,)
 

@@ -62,8 +62,9 @@ class Codes(Latent):
         return made
 
     def log_prob_map(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]``, nats."""
-        return self._categorical.log_prob_map(x)
+        """``[B, C, H, W]``, nats; of one image's distribution also for several."""
+        own = self._categorical.expand(len(x)) if len(self.log_probs) == 1 else self._categorical
+        return own.log_prob_map(x)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Integers ``[B, C, H, W]``; the temperature divides the logits."""

@@ -15,7 +15,6 @@
     │  │     │  ├─ PixelHierarchy     and the prior and the posteriors
     │  │     │  └─ CodeAutoencoder    its latents are codes
     │  │     └─ Quantized        an autoencoder with a prior over its codes
-    │  ├─ CodePrior          the codes of all layers, as an image of one row
     │  └─ Normalized         an energy with its partition function
     └─ Unnormalized          becomes a model with a partition function
        └─ Energy             free energies and Gibbs chains; no claim by itself

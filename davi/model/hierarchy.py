@@ -197,18 +197,9 @@ class Hierarchy(LatentModel, ABC):
         kind = Kind.weakest(Kind.LOWER_BOUND, *parts)
         early = frozenset(name for name, step in zip(maps, steps, strict=True) if not step.is_divergence)
         about = About.X if y is None else About.X_GIVEN_Y
-        certain = all(isinstance(step.posterior, Point) for step in steps)
+        certain = not self.training and all(isinstance(step.posterior, Point) for step in steps)
         return Evidence(
-            terms,
-            kind,
-            log_weight_fn,
-            penalties,
-            maps,
-            tuple(drawn),
-            early,
-            about=about,
-            dims=self.dims,
-            deterministic=certain,
+            *(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early, about, self.dims), deterministic=certain
         )
 
     @final
