@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +26,16 @@ from davi.models.pixelsnail import PixelSNAILConfig, SnailBlock
 
 SNAIL = PixelSNAILConfig(blocks=1, resnets=1, width=6, key_width=3)
 GATED = GatedPixelCNNConfig(width=6, layers=2, first_kernel=3, head_width=8)
-SMALL = CodePriorConfig(SNAIL, GATED, embedding=3, width=5, blocks=1)
-PLAIN = CodePriorConfig(
-    PixelCNNConfig(width=4, blocks=1, first_kernel=3, head_width=6),
-    PixelCNNPPConfig(width=4, blocks=1, scales=1),
-    embedding=3,
-    width=5,
-    blocks=1,
+
+
+def options(top: Any, below: Any = GATED) -> CodePriorConfig:
+    """The section of two networks, whose options it gives their names."""
+    return CodePriorConfig(top, below, embedding=3, width=5, blocks=1)
+
+
+SMALL = options(SNAIL)
+PLAIN = options(
+    PixelCNNConfig(width=4, blocks=1, first_kernel=3, head_width=6), PixelCNNPPConfig(width=4, blocks=1, scales=1)
 )
 
 ONE = [CodeGrid((1, 2, 2), 4)]
@@ -63,7 +67,7 @@ def some(grids: list[CodeGrid], n: int) -> list[Tensor]:
 def test_all_pyramids_together_have_probability_one(
     grids: list[CodeGrid], config: CodePriorConfig, classes: int
 ) -> None:
-    model, x = prior(grids, config, classes), every(grids)
+    model, x = prior(grids, replace(config, below=None) if grids is ONE else config, classes), every(grids)
     for y in [None] if not classes else [torch.full((len(x),), k) for k in range(classes)]:
         with torch.no_grad():
             evidence = model.evidence(x, y=y)
@@ -112,7 +116,7 @@ def test_a_code_tells_all_layers_below_and_none_above(layer: int) -> None:
 @pytest.mark.parametrize("grids", [TWO, BOOKS], ids=["two", "books"])
 def test_numbers_of_codes_mean_nothing(grids: list[CodeGrid]) -> None:
     """Other numbers for the same vectors and the same logits change no probability."""
-    model, codes = prior(grids, replace(SMALL, top=GATED)), some(grids, 5)
+    model, codes = prior(grids, options(GATED)), some(grids, 5)
     expected = model.evidence(model.flatten(codes)).terms
     for layer, (channels, _, _) in enumerate(grid.shape for grid in grids):
         numbers = torch.stack([torch.randperm(grids[layer].size) for _ in range(channels)])  # [C, K]
@@ -128,7 +132,7 @@ def relabel(model: CodePrior, layer: int, numbers: Tensor) -> None:
     """Give the codes of a layer other numbers, ``[C, K]``, wherever the prior sees them or tells of them."""
     old = numbers.argsort(1)
     tables = [network.vectors for number, network in enumerate(model.networks) if number == layer]
-    tables += [above.vectors[layer] for above in model.above if layer < len(above.vectors)]  # type: ignore[arg-type,index,misc]
+    tables += [above.vectors[layer] for above in model.above if layer < len(above.vectors)]  # type: ignore[arg-type,index]
     for table in tables:
         assert isinstance(table, CodeVectors)
         table.weight.copy_(torch.stack([rows[own] for rows, own in zip(table.weight, old, strict=True)]))
@@ -187,7 +191,8 @@ def test_the_class_is_asked_for_where_it_matters() -> None:
     model, codes = prior(TWO, classes=2), some(TWO, 4)
     law = model.latent(1, codes[:1], 4)
     assert law.shape == (4, 1, 2, 2)
-    for ask in (lambda: law.log_prob(codes[1]), law.sample, law.mode):
+    asked: list[Callable[[], Tensor]] = [lambda: law.log_prob(codes[1]), law.sample, law.mode]
+    for ask in asked:
         with pytest.raises(ValueError, match=r"^labels: got None, expected 4 class numbers from 0 to 1$"):
             ask()
     x, one, other = model.flatten(codes), torch.tensor([0, 1, 0, 1]), torch.tensor([1, 1, 0, 1])
@@ -197,8 +202,7 @@ def test_the_class_is_asked_for_where_it_matters() -> None:
 
 def test_weights_that_follow_from_codes() -> None:
     """In the networks of all layers, given what comes from above; those that are lent stay."""
-    config = replace(SMALL, below=SNAIL)
-    model = CodePrior(LARGE, config, 3).double()
+    model = CodePrior(LARGE, options(SNAIL, SNAIL), 3).double()
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     assert model.images_wanted == SNAIL.init_images
     model.initialize(model.flatten(some(LARGE, 16)), {"networks.1.beside.g"})
@@ -207,14 +211,14 @@ def test_weights_that_follow_from_codes() -> None:
     expected = {f"{name}.{own}" for name in layers for own in ("g", "b")} - {"networks.1.beside.g"}
     assert changed == expected
     assert all(bool(weight.isfinite().all()) for weight in model.parameters())
-    assert CodePrior(TWO, replace(SMALL, top=GATED)).images_wanted == 0
+    assert CodePrior(TWO, options(GATED)).images_wanted == 0
 
 
 def test_it_learns_what_classes_and_layers_tell() -> None:
     """The codes of the top are those of the class, and those below follow from the codes above them."""
     torch.manual_seed(0)
     grids = [CodeGrid((1, 1, 2), 3), CodeGrid((1, 2, 4), 4)]
-    model = CodePrior(grids, replace(SMALL, top=GATED), 3)
+    model = CodePrior(grids, options(GATED), 3)
     optimizer = torch.optim.Adam(model.parameters(), 0.03)
     for _ in range(40):
         y = torch.randint(3, (32,))
@@ -239,7 +243,7 @@ def test_options_name_their_networks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("wrong", "words"),
     [
         ({"embedding": 0}, "embedding: got 0, expected at least 1"),
         ({"width": 0}, "width: got 0, expected at least 1"),
@@ -247,16 +251,25 @@ def test_options_name_their_networks() -> None:
         ({"top": {"name": "vae"}}, "top.name: got 'vae', expected one of .*pixelsnail.*"),
     ],
 )
-def test_wrong_options_are_refused(options: dict[str, Any], words: str) -> None:
+def test_wrong_options_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=f"^here: {words}$"):
-        parse(CodePriorConfig, {**OPTIONS, **options}, "here")
+        parse(CodePriorConfig, {**OPTIONS, **wrong}, "here")
 
 
 def test_options_that_do_not_fit_codes_are_refused() -> None:
     mixture = replace(GATED, likelihood=LikelihoodConfig("logistic_mixture"))
     expected = r"^below.likelihood.family: got logistic_mixture, expected categorical for codes$"
     with pytest.raises(OptionError, match=expected):
-        CodePrior(TWO, replace(SMALL, below=mixture))
+        CodePrior(TWO, options(SNAIL, mixture))
+
+
+def test_layers_below_have_a_network_if_there_are_some() -> None:
+    alone = options(GATED, None)
+    assert [type(block) for block in CodePrior(ONE, alone).blocks()] == [GatedLayer, GatedLayer]
+    with pytest.raises(OptionError, match=r"^below: got nothing, expected a causal network, by its name, for layer 1$"):
+        CodePrior(TWO, alone)
+    with pytest.raises(OptionError, match=r"^below: got gated_pixelcnn, expected null: the codes have one layer$"):
+        CodePrior(ONE, SMALL)
 
 
 def test_blocks_are_those_of_all_networks() -> None:

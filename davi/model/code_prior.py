@@ -46,21 +46,22 @@ class CodePriorConfig:
 
     Arguments:
         top: the causal network of the top layer, by its ``name``, with its options.
-        below: that of every other layer.
+        below: that of every other layer; None if there is none.
         embedding: length of the vectors by which the networks see codes.
         width: channels of the features that the layers above offer to a layer.
         blocks: residual blocks between two layers.
     """
 
     top: NetworkSection
-    below: NetworkSection
+    below: NetworkSection | None = None
     embedding: int = 32
     width: int = 64
     blocks: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "top", with_name(self.top))
-        object.__setattr__(self, "below", with_name(self.below))
+        if self.below is not None:
+            object.__setattr__(self, "below", with_name(self.below))
         for name, least in (("embedding", 1), ("width", 1), ("blocks", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least}")
@@ -159,7 +160,8 @@ class CodePrior(Model, Conditional, DataInitialized):
         classes: number of classes that the codes are given; 0: labels play no part.
 
     Raises:
-        OptionError: a ``ValueError``, if the options of a network do not fit.
+        OptionError: a ``ValueError``, if the options of a network do not fit, or there is none for a layer, or one for
+            layers that there are not.
     """
 
     name = "code_prior"
@@ -167,6 +169,8 @@ class CodePrior(Model, Conditional, DataInitialized):
     config: CodePriorConfig
 
     def __init__(self, grids: Sequence[CodeGrid], config: CodePriorConfig, classes: int = 0) -> None:
+        if len(grids) == 1 and config.below is not None:
+            raise OptionError("below", f"got {config.below.name}, expected null: the codes have one layer")
         codes = sum(math.prod(grid.shape) for grid in grids)
         super().__init__((1, 1, codes), max(grid.size for grid in grids), config, classes)
         self.grids = tuple(grids)
@@ -179,6 +183,8 @@ class CodePrior(Model, Conditional, DataInitialized):
     def _network(self, layer: int) -> CausalNetwork[Any]:
         section = "below" if layer else "top"
         options, (shape, size) = getattr(self.config, section), self.grids[layer]
+        if options is None:
+            raise OptionError(section, f"got nothing, expected a causal network, by its name, for layer {layer}")
         features = self.config.width if layer else 0
         try:
             network = NETWORKS[options.name](shape, size, options, self.classes, features, self.config.embedding)
