@@ -11,6 +11,7 @@ from davi.page import charts
 from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table
 from davi.page.charts import PURPLE, VERMILION, Curve, Mark
 from davi.page.class_curves import class_figures
+from davi.page.code_curves import code_figures
 from davi.page.contents import Contents
 from davi.page.energy_curves import energy_figures
 from davi.page.units import Unit
@@ -102,6 +103,7 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
             "Values of the first tenth of the steps may lie above the frame." + marked,
             "Papers about such models show such curves, or the number at their end.",
         )
+    yield from code_figures(train, marks)
     kl = [_scaled(curve, unit.of_nats) for curve in _pair(train, validation, "kl")]
     if kl and any(value for curve in kl for value in curve.y):
         label = f"KL divergence, {unit.name}"
