@@ -126,7 +126,7 @@ def test_a_page_has_all_sections(layers: int, books: int, tmp_path: Path) -> Non
     text = text_of(shown(coded(layers, trained=True, books=books), records=[*records(), ended]), tmp_path)
     titles = ("Maps of codes", "Samples of the prior", "Nearest training images", "What pixels and codes take")
     assert all(title in text for title in (*titles, "Codes in use"))
-    assert f"first 64 {90 / 64 / np.log(2):.2f}" in text
+    assert f"first pixels given codes {90 / 64 / np.log(2):.2f} codes, uniform prior" in text
     assert ", ".join(["4.25"] * layers) in text
     assert ("as in sample 1, all others drawn" in text) == (layers > 1)
     assert ("maps of the first 4" in text) == (books > 1)
