@@ -166,6 +166,6 @@ def test_curves_of_codes() -> None:
         for step in (10, 20)
     ]
     perplexity, usage = code_curves.code_figures(lines, ())
-    assert perplexity.content[0].alt == "Line chart over steps, codes: layer 0, top from 12 to 22."  # type: ignore[union-attr]
+    assert perplexity.content[0].alt == "Line chart over steps, codes: layer 0 (top) from 12 to 22."  # type: ignore[union-attr]
     assert "codes from 50 to 50" in usage.content[0].alt  # type: ignore[union-attr]
     assert not list(code_curves.code_figures(records(), ()))
