@@ -31,6 +31,7 @@ from torch import Generator, Tensor, nn
 
 from davi.batch import Batch
 from davi.distributions import Codes, Distribution, Latent, Point
+from davi.errors import OptionError
 from davi.evidence import Evidence
 from davi.layers.from_data import set_from_data
 from davi.layers.pixel_head import Head, PixelLikelihood
@@ -235,7 +236,10 @@ class Quantized(Hierarchy, PixelLikelihood, Staged, Conditional, ABC):
         """
         self.autoencoder = autoencoder
         self.num_layers = autoencoder.num_layers
-        self.prior = CodePrior(autoencoder.code_grids(), prior, self.classes)
+        try:
+            self.prior = CodePrior(autoencoder.code_grids(), prior, self.classes)
+        except OptionError as error:
+            raise error.within("prior") from None
         self.register_buffer("prior_begun", torch.tensor(False))
 
     @property

@@ -41,8 +41,7 @@ from davi.models.gated_pixelcnn import GatedPixelCNNConfig
 
 
 def _prior() -> CodePriorConfig:
-    network = GatedPixelCNNConfig()
-    return CodePriorConfig(top=network, below=network)  # type: ignore[arg-type]  # it adds the name
+    return CodePriorConfig(top=GatedPixelCNNConfig())  # type: ignore[arg-type]  # it adds the name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class VQVAEConfig(ConvolutionsConfig):
     Arguments:
         quantizer: makes codes of vectors.
         likelihood: family and options of p(x | z).
-        prior: of the codes. There is one layer of them: its section ``below`` plays no part.
+        prior: of the codes.
     """
 
     quantizer: QuantizerSection = field(default_factory=VectorQuantizerConfig)
