@@ -184,5 +184,6 @@ CATALOG: dict[str, Entry] = {
     "vlae_digits_tiny": Entry(17_537, "seconds, CPU"),
     "vlae_mnist": Entry(5_220_803, "GPU hours"),
     "vlae_mnist_small": Entry(330_801, "15 minutes, CPU"),
+    "vq_vae2_digits_classes": Entry(212_881, "1 minute, CPU"),
 }
 """Of every recipe that comes with the program."""
