@@ -17,7 +17,8 @@ from davi.models.vq_vae2 import VQVAE2, VQVAE2Config
 LEVELS, SHAPE = 17, (1, 8, 8)
 
 _NETWORK = replace(GatedPixelCNNConfig(), width=4, layers=2, first_kernel=3, head_width=8)
-_PRIOR = CodePriorConfig(top=_NETWORK, below=_NETWORK, embedding=3, width=4, blocks=1)  # type: ignore[arg-type]
+_PRIOR = CodePriorConfig(top=_NETWORK, below=None, embedding=3, width=4, blocks=1)  # type: ignore[arg-type]
+_PRIORS = replace(_PRIOR, below=_NETWORK)  # type: ignore[arg-type]
 
 
 def images(n: int, name: str = "digits/test", seed: int = 0) -> Images:
@@ -38,7 +39,7 @@ def coded(layers: int = 1, trained: bool = False, codes: int = 6, books: int = 1
             model = VQVAE(SHAPE, LEVELS, VQVAEConfig(**sizes, quantizer=quantizer, likelihood=likelihood, prior=_PRIOR))
         else:
             several = {"layers": layers, "halvings": 1, "quantizer": quantizer, "likelihood": likelihood}
-            model = VQVAE2(SHAPE, LEVELS, VQVAE2Config(**sizes, **several, prior=_PRIOR))
+            model = VQVAE2(SHAPE, LEVELS, VQVAE2Config(**sizes, **several, prior=_PRIORS))
         model.autoencoder.initialize(images(64, seed=1).pixels)
         for layer in range(layers):
             model.autoencoder.quantizer(layer).frequencies.uniform_(0.1, 1.0)

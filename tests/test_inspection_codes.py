@@ -126,7 +126,7 @@ def test_a_page_has_all_sections(layers: int, books: int, tmp_path: Path) -> Non
     text = text_of(shown(coded(layers, trained=True, books=books), records=[*records(), ended]), tmp_path)
     titles = ("Maps of codes", "Samples of the prior", "Nearest training images", "What pixels and codes take")
     assert all(title in text for title in (*titles, "Codes in use"))
-    assert f"first 64 {90 / 64 / np.log(2):.2f}" in text
+    assert f"first pixels given codes {90 / 64 / np.log(2):.2f} codes, uniform prior" in text
     assert ", ".join(["4.25"] * layers) in text
     assert ("as in sample 1, all others drawn" in text) == (layers > 1)
     assert ("maps of the first 4" in text) == (books > 1)
@@ -166,6 +166,6 @@ def test_curves_of_codes() -> None:
         for step in (10, 20)
     ]
     perplexity, usage = code_curves.code_figures(lines, ())
-    assert perplexity.content[0].alt == "Line chart over steps, codes: layer 0, top from 12 to 22."  # type: ignore[union-attr]
+    assert perplexity.content[0].alt == "Line chart over steps, codes: layer 0 (top) from 12 to 22."  # type: ignore[union-attr]
     assert "codes from 50 to 50" in usage.content[0].alt  # type: ignore[union-attr]
     assert not list(code_curves.code_figures(records(), ()))

@@ -86,11 +86,11 @@ class VectorQuantizedObjective(Objective):
         self.batch_size = batch_size
         self.usage = [CodeUsage(quantizer) for quantizer in _quantizers(model)]
         self.averages: list[VectorAverages | None] = []
+        options = self.config.averages()
         for quantizer, (height, width) in zip(_quantizers(model), model.grids, strict=True):
-            learned = isinstance(quantizer, Codebook)
             positions = batch_size * height * width
-            options = self.config.averages()
-            self.averages.append(VectorAverages(quantizer, options, positions) if learned else None)
+            own = VectorAverages(quantizer, options, positions) if isinstance(quantizer, Codebook) else None
+            self.averages.append(own)
 
     def loss(self, network: nn.Module, model: Network, batch: Batch, at: Progress) -> Loss:
         evidence: QuantizedEvidence = network(batch.x)

@@ -123,19 +123,15 @@ def in_use(contents: Contents, _: int) -> Section | None:
         "many.",
         "Papers report the perplexity: with so many codes, all equally frequent, as many bits would be carried.",
     )
-    head = ("layer", "grid", "codes", "in use", "perplexity", "perplexity in training")
-    rows = tuple(
-        (
-            name,
-            size(layer.grid),
-            size((layer.books, layer.size)) if layer.books > 1 else f"{layer.size:,}",
-            f"{int((layer.counts > 0).sum()):,}",
-            f"{layer.perplexity:.4g}",
-            f"{_perplexity(layer.training):.4g}",
-        )
-        for name, layer in layers
+    rows = (
+        ("grid", *(size(layer.grid) for layer in found.layers)),
+        ("codes at each position", *(str(layer.books) for layer in found.layers)),
+        ("to choose from", *(f"{layer.size:,}" for layer in found.layers)),
+        ("in use", *(f"{int((layer.counts > 0).sum()):,}" for layer in found.layers)),
+        ("perplexity", *(f"{layer.perplexity:.4g}" for layer in found.layers)),
+        ("perplexity in training", *(f"{_perplexity(layer.training):.4g}" for layer in found.layers)),
     )
-    return Section("codebook", "Codes in use", (figure, Table("Codes by layer", head, rows)))
+    return Section("codebook", "Codes in use", (figure, Table("Codes by layer", ("", *_names(found)), rows)))
 
 
 def _names(found: CodeView) -> list[str]:
@@ -184,7 +180,7 @@ def maps(contents: Contents, longest: int) -> Section | None:
     order = listed(["original", "reconstruction", *_names(found)])
     figure = Figure(
         "code-maps",
-        (Tiles(tuple(tiles), large=True),),
+        (Tiles(tuple(tiles)),),
         f"From left to right: {order}.{reduced(contents.inspection, longest)}",
         "Each pixel of a map is one code. Codes with similar vectors have similar colors: how light a code is, is its "
         "place along the first principal component of all vectors, its hue the places along the second and the third. "
@@ -238,7 +234,7 @@ def samples(contents: Contents, longest: int) -> Section | None:
     for i, (name, image) in enumerate(zip(names, found.drawn.images, strict=True)):
         made = pixels.image(image, levels, f"{name}, image.", longest, room)
         tiles.append(Tile((*_maps(found, found.drawn, i, name, longest, room), made), name))
-    rows = [Tiles(tuple(tiles), large=True)]
+    rows = [Tiles(tuple(tiles))]
     room = pixels.room_of(len(names))
     for count, images in enumerate(found.kept, 1):
         title = f"codes of the top {'layer' if count == 1 else f'{count} layers'} as in sample 1, all others drawn"

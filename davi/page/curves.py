@@ -105,7 +105,7 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
         )
     yield from code_figures(train, marks)
     kl = [_scaled(curve, unit.of_nats) for curve in _pair(train, validation, "kl")]
-    if kl and any(value for curve in kl for value in curve.y):
+    if kl and _varies([value for curve in kl for value in curve.y]):
         label = f"KL divergence, {unit.name}"
         yield Figure(
             "curve-kl",
@@ -128,6 +128,11 @@ def _rate(train: Records, marks: Sequence[Mark]) -> Iterator[Figure]:
             "After a rollback training goes on with a smaller learning rate.",
             "",
         )
+
+
+def _varies(values: Sequence[float]) -> bool:
+    """Whether there is a curve to see: codes cost the same for all weights while all are equally probable."""
+    return any(values) and max(values) - min(values) > 1e-5 * max(map(abs, values))
 
 
 def _scaled(curve: Curve, to: Callable[[float], float]) -> Curve:
