@@ -31,15 +31,26 @@ def coded(layers: int = 1, trained: bool = False, codes: int = 6, books: int = 1
     """A model with random weights and frequencies, and vectors that fit random images."""
     quantizer = VectorQuantizerConfig(codes=codes, dims=4, books=books)
     likelihood = LikelihoodConfig("categorical")
-    sizes = {"width": 8, "residual_width": 4, "blocks": 1}
     model: Quantized
     with torch.random.fork_rng():
         torch.manual_seed(3)
         if layers == 1:
-            model = VQVAE(SHAPE, LEVELS, VQVAEConfig(**sizes, quantizer=quantizer, likelihood=likelihood, prior=_PRIOR))
+            one = VQVAEConfig(
+                width=8, residual_width=4, blocks=1, quantizer=quantizer, likelihood=likelihood, prior=_PRIOR
+            )
+            model = VQVAE(SHAPE, LEVELS, one)
         else:
-            several = {"layers": layers, "halvings": 1, "quantizer": quantizer, "likelihood": likelihood}
-            model = VQVAE2(SHAPE, LEVELS, VQVAE2Config(**sizes, **several, prior=_PRIORS))
+            several = VQVAE2Config(
+                layers=layers,
+                width=8,
+                residual_width=4,
+                blocks=1,
+                halvings=1,
+                quantizer=quantizer,
+                likelihood=likelihood,
+                prior=_PRIORS,
+            )
+            model = VQVAE2(SHAPE, LEVELS, several)
         model.autoencoder.initialize(images(64, seed=1).pixels)
         for layer in range(layers):
             model.autoencoder.quantizer(layer).frequencies.uniform_(0.1, 1.0)

@@ -155,7 +155,7 @@ def test_codes_from_python(trained: tuple[Path, str], tmp_path: Path) -> None:
         (torch.int64, (397, 1, 2, 2)),
         (torch.int64, (397, 1, 4, 4)),
     ]
-    assert torch.equal(run.decode(codes, batch_size=397), run.model.reconstruct(digits()))  # type: ignore[attr-defined]
+    assert torch.equal(run.decode(codes, batch_size=397), load(run.folder).reconstruct(digits()))
     assert torch.equal(run.decode(batch_size=397), run.decode(codes, batch_size=397))  # the file in the folder
     codes[1][0, 0, 0, 0] = 6
     with pytest.raises(UserError, match=r"^latents: got codes from \d to 6, expected integers from 0 to 5"):

@@ -50,8 +50,7 @@ def _curves(train: Records, beginning: str, factor: float) -> list[Curve]:
     names = sorted({name for record in train for name in record if name.startswith(beginning)})
     curves = []
     for i, name in enumerate(names):
-        points = [(float(record["step"]), record.get(name)) for record in train]
-        known = [(step, factor * value) for step, value in points if number(value)]
+        known = [(float(record["step"]), factor * record[name]) for record in train if number(record.get(name))]
         label = f"layer {i}{' (top)' if i == 0 else ''}" if len(names) > 1 else "codes"
         curves.append(Curve(label, [x for x, _ in known], [y for _, y in known]))
     return [curve for curve in curves if curve.x]

@@ -210,7 +210,8 @@ def _maps(found: CodeView, coded: Coded, i: int, of: str, longest: int, room: in
 
 def _map(codes: Tensor, colors: Tensor, alt: str, longest: int, room: int) -> Picture:
     """A map of codes ``[h, w]`` in their colors ``[K, 3]``; of one that is too large some rows and columns."""
-    every = pixels.factor(*codes.shape, longest)
+    height, width = codes.shape
+    every = pixels.factor(height, width, longest)
     picture = Image.fromarray(colors[codes[::every, ::every].long()].numpy())
     return Picture(picture, max(room // max(picture.size), 1), alt)
 
