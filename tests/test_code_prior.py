@@ -237,6 +237,7 @@ OPTIONS: dict[str, Any] = {"top": {"name": "pixelsnail", "width": 8}, "below": {
 def test_options_name_their_networks() -> None:
     config = parse(CodePriorConfig, {**OPTIONS, "embedding": 8}, "here")
     assert isinstance(config.top, PixelSNAILConfig)
+    assert config.below is not None
     assert (config.top.width, config.below.name, config.embedding) == (8, "gated_pixelcnn", 8)
     assert parse(CodePriorConfig, to_dict(config), "here") == config
     assert to_dict(SMALL)["top"]["name"] == "pixelsnail"

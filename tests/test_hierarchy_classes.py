@@ -17,7 +17,7 @@ from davi.evaluation.scores import LLR, RAW, bound_above, measure
 from davi.evidence import About
 from davi.inspection import inspect
 from davi.model import Choose, Conditional, Hierarchy
-from davi.model.joint import draw_joint
+from davi.model.joint import ask, draw_joint
 from davi.training.roles import generative_parameters
 
 CLASSES, TOP, LOW = 3, 3, 2
@@ -133,6 +133,8 @@ def test_what_is_drawn_to_learn_about_a_model_has_classes_in_turn(model: Tables)
     log_pz = model.top.log_softmax(1)[y, top] + model.low.log_softmax(2)[y, top, low]
     torch.testing.assert_close(joint.log_pz, log_pz.detach(), rtol=1e-12, atol=0.0)
     assert generative_parameters(model) == {"top", "low", "pixels"}
+    asked = ask(model, X)
+    assert torch.equal(asked.priors[0].log_prob_map(torch.zeros(6, 1, 1, 1)).flatten(), model.top.log_softmax(1)[y, 0])
 
 
 def test_latents_shapes_and_pixels_need_no_classes(model: Tables) -> None:

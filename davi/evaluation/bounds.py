@@ -38,6 +38,7 @@ from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
 from davi.evaluation.chib import ChibEstimate
 from davi.evaluation.classification import Classification
+from davi.evaluation.codes import CodeUse
 from davi.evaluation.log_z import LogZ, log_z_of
 from davi.evaluation.measure import LeftOut, Measure
 from davi.evaluation.meter import Meter
@@ -62,6 +63,7 @@ METERS: tuple[type[Meter], ...] = (
     ChibEstimate,
     InactiveLayers,
     Classification,
+    CodeUse,
     ModelInformation,
     RateFloor,
     Separation,
@@ -264,7 +266,10 @@ def _draws(model: Claiming, batch: Batch, samples: int, generator: Generator | N
         context = repeat_images(model.encode(x), copies)
         x, labels = repeat_images(x, copies), None if y is None else repeat_images(y, copies)  # [B * copies, ...]
         for _ in range(samples // copies):
-            yield model.elbo(x, context, generator, labels)
+            evidence = model.elbo(x, context, generator, labels)
+            yield evidence
+            if evidence.deterministic:
+                return
         return
     first = model.evidence(x, generator, y)
     rest = 0 if first.log_weight_fn is None and _same_again(first) else samples - 1

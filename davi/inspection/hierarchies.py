@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from davi.batch import Batch
 from davi.data import Images
-from davi.distributions import Distribution, Latent, Normal
+from davi.distributions import Distribution, Latent, Normal, Point
 from davi.evaluation import KL, Evaluation
 from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS
 from davi.evaluation.clusters import standard_error
@@ -103,7 +103,7 @@ class _Recorder:
             context = self._model.encode(x)
             steps, likelihood = walk(self._model, context, len(x), self.depths[-1], self._draw(-1), y=y)
         self.shapes = [as_map(step.z).shape for step in steps]
-        self.drawn = [not isinstance(step.posterior, Normal) for step in steps]
+        self.drawn = [not isinstance(step.posterior, Normal | Point) for step in steps]
         self._count(-1, x, steps, likelihood)
         for index, row in rows.items():
             self.pixel_bits[index], self.layer_bits[index] = self._bits(x, steps, likelihood, row)

@@ -133,5 +133,5 @@ def ask(model: Hierarchy, x: Tensor | None = None) -> Asked:
         device = next(model.parameters()).device
         x = torch.zeros(1, *model.shape, dtype=torch.uint8, device=device)
     with evaluating(model):
-        pixels = model.top_down(choose, model.encode(x))
+        pixels = model.top_down_given(model.classes_in_turn(len(x)), choose, model.encode(x))
     return Asked(priors, posteriors, early, pixels)

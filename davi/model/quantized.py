@@ -32,7 +32,7 @@ from torch import Generator, Tensor, nn
 from davi.batch import Batch
 from davi.distributions import Codes, Distribution, Latent, Point
 from davi.errors import OptionError
-from davi.evidence import Evidence
+from davi.evidence import Evidence, bits_per_dim
 from davi.layers.from_data import set_from_data
 from davi.layers.pixel_head import Head, PixelLikelihood
 from davi.layers.quantizer import Assigned, Quantizer, QuantizerSection, make_quantizer
@@ -172,6 +172,13 @@ class CodeAutoencoder(LikelihoodHierarchy, ABC):
         """What the codes of an image take if all are equally probable: the sum of C h w ln K over the layers."""
         return sum(math.prod(grid.shape) * math.log(grid.size) for grid in self.code_grids())
 
+    def _facts(self) -> list[str]:
+        nats = self.uniform_nats()
+        return [
+            *super()._facts(),
+            f"  codes of equal probability: {nats:.4g} nats, {bits_per_dim(-nats, self.dims):.4g} bits/dim",
+        ]
+
     @final
     def code_grids(self) -> list[CodeGrid]:
         """Shape and number of values of each layer's codes, the top first."""
@@ -245,6 +252,9 @@ class Quantized(Hierarchy, PixelLikelihood, Staged, Conditional, ABC):
     @property
     def head(self) -> Head:  # type: ignore[override]  # the autoencoder has set it
         return self.autoencoder.head
+
+    def _facts(self) -> list[str]:
+        return self.autoencoder._facts()
 
     @final
     def blocks(self) -> Iterable[nn.Module]:

@@ -73,7 +73,7 @@ class VQVAEConfig(ConvolutionsConfig):
     Arguments:
         quantizer: makes codes of vectors.
         likelihood: family and options of p(x | z).
-        prior: of the codes.
+        prior: of the codes, which have one layer.
     """
 
     quantizer: QuantizerSection = field(default_factory=VectorQuantizerConfig)
