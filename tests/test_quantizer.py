@@ -113,6 +113,17 @@ def test_the_lowest_of_equally_near() -> None:
     assert nearest(x, vectors).tolist() == [5, 0, 0, 1, 4]
 
 
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_ties_of_many_vectors_are_exact(offset: int) -> None:
+    """Vectors at the corners of a grid and others between them, in single precision, where every distance is exact."""
+    generator = torch.Generator().manual_seed(4)
+    vectors = torch.randint(-3, 4, (23, 2), generator=generator) + offset
+    x = torch.randint(-6, 7, (300, 2), generator=generator) + 2 * offset
+    distances = (x[:, None] - 2 * vectors).square().sum(2)  # four times the squared distance
+    assert (distances == distances.min(1, keepdim=True).values).sum() > 450
+    assert torch.equal(nearest(x / 2.0, vectors.float()), distances.argmin(1))
+
+
 def test_many_vectors_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     x, vectors = some(50, 3), some(7, 3, seed=1)
     whole = nearest(x, vectors)

@@ -25,8 +25,9 @@ from davi.metrics import read_metrics
 from davi.model import CodeAutoencoder
 from davi.models.vq_vae import VQVAEAutoencoder, VQVAEConfig
 from davi.models.vq_vae2 import VQVAE2Autoencoder, VQVAE2Config
-from davi.objectives import Outcome, Progress, VectorQuantizedConfig, VectorQuantizedObjective
+from davi.objectives import EvidenceConfig, Outcome, Progress, VectorQuantizedConfig, VectorQuantizedObjective
 from davi.training import TrainingConfig, train
+from davi.training.prepare import check_fit
 from davi.training.sections import CheckpointConfig, ScheduleConfig
 from davi.training.step_filter import StepFilter, Verdict
 
@@ -153,16 +154,16 @@ def test_every_layer_has_a_state_and_a_report() -> None:
 
 
 def config(**options: object) -> TrainingConfig:
+    given = {"objective": VectorQuantizedConfig(), **options}
     return TrainingConfig(
         steps=4,
         batch_size=6,
         schedule=ScheduleConfig("constant"),
-        objective=VectorQuantizedConfig(),
         validate_every=0,
         checkpoints=CheckpointConfig(minutes=0.0, steps=2),
         log_every=1,
         threads=1,
-        **options,  # type: ignore[arg-type]  # by name
+        **given,  # type: ignore[arg-type]  # by name
     )
 
 
@@ -219,3 +220,9 @@ def test_options_that_cannot_be(values: dict[str, object], said: str) -> None:
     with pytest.raises(UserError) as caught:
         parse(VectorQuantizedConfig, values, "recipe")
     assert said in str(caught.value)
+
+
+def test_vectors_that_nobody_would_move_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^objective: got evidence for vq_vae_autoencoder, whose vectors would not fo"):
+        go(tmp_path / "run", autoencoder(), objective=EvidenceConfig())
+    check_fit(autoencoder(FiniteScalarConfig(levels=(3, 3))), sets(), EvidenceConfig())  # nothing to move

@@ -1,10 +1,12 @@
 r"""The nearest of K vectors, and the K means of a cloud of vectors.
 
-Of :math:`\|x - e_k\|^2` what depends on k is, with c the mean of all :math:`e_k`,
+Of :math:`\|x - e_k\|^2` what depends on k is, for any c,
 
 .. math:: \|e_k - c\|^2 - 2 (x - c) \cdot (e_k - c)
 
-which one matrix product computes. Without c, squares of numbers far from zero would hide small distances.
+which one matrix product computes. Were c zero, squares of numbers far from zero would hide small distances. Here it is
+the mean of all :math:`e_k`, rounded to a multiple of a power of two that is as large as their spread: subtracting it
+takes no digits away, so that what is equally near stays so.
 
 References:
     Least squares quantization in PCM, S. P. Lloyd, IEEE Transactions on Information Theory 1982,
@@ -39,11 +41,19 @@ def nearest(x: Tensor, vectors: Tensor) -> Tensor:
         >>> nearest(torch.tensor([[0.5], [2.0]]), torch.tensor([[0.0], [1.0], [1.0]]))
         tensor([0, 1])
     """
-    center = vectors.mean(0)
+    center = _center(vectors)
     centered = vectors - center
     squares = centered.square().sum(1)
     rows = max(1, CELLS // len(vectors))
     return torch.cat([torch.addmm(squares, part - center, centered.T, alpha=-2.0).argmin(1) for part in x.split(rows)])
+
+
+def _center(vectors: Tensor) -> Tensor:
+    """c, ``[d]``."""
+    mean = vectors.mean(0)
+    spread = (vectors - mean).abs().max().clamp_min(torch.finfo(vectors.dtype).tiny)
+    unit = torch.ldexp(torch.ones_like(spread), torch.frexp(spread).exponent)
+    return (mean / unit).round() * unit
 
 
 def totals(x: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
