@@ -39,7 +39,7 @@ from davi.layers.quantizer import Assigned, Quantizer, QuantizerSection, make_qu
 from davi.model.base import DataInitialized
 from davi.model.code_prior import CodeGrid, CodePrior, CodePriorConfig
 from davi.model.hierarchy import Choose, Hierarchy
-from davi.model.network import Conditional, Network
+from davi.model.network import Conditional, Network, check_integers, check_range
 from davi.model.pixel_likelihood import LikelihoodHierarchy
 from davi.model.staged import Staged
 from davi.repetition import repeat_images
@@ -158,8 +158,10 @@ class CodeAutoencoder(LikelihoodHierarchy, ABC):
             # The same numbers either way; of codes that were assigned the encoder gets a gradient.
             if assigned is not None and z is assigned.codes:
                 vectors.append(assigned.straight_through())
-            else:
-                vectors.append(self.quantizer(layer).embed(z))
+                continue
+            check_integers(f"codes of layer {layer}", z, self.quantizer(layer).size)
+            check_range(f"codes of layer {layer}", z, self.quantizer(layer).size)
+            vectors.append(self.quantizer(layer).embed(z))
         return vectors
 
     @final
