@@ -66,7 +66,7 @@ def shaken(model: Any) -> Any:
     return model.eval()
 
 
-MODELS = {
+MODELS: dict[str, Any] = {
     "one": one_layer,
     "two": lambda **options: layers(2, **options),
     "three": lambda **options: layers(3, **options),

@@ -35,7 +35,7 @@ POINTS = (
 
 def go(run: Path, resume: bool = False, stages: Sequence[Stage] = CODE_STAGES, model: Network | None = None) -> None:
     trained = quantized() if model is None else model
-    train(trained, sets(), FIRST, run, CODES, resume=resume, print_fn=[].append, stages=stages)
+    train(trained, sets(), FIRST, run, CODES, resume=resume, print_fn=lambda line: None, stages=stages)
 
 
 def test_killed_anywhere(tmp_path: Path) -> None:
@@ -48,12 +48,17 @@ def test_killed_anywhere(tmp_path: Path) -> None:
         check_same(tmp_path / point.replace(":", "-").replace("/", "-"), whole)
 
 
+def signalled(self: Signals) -> Signals:
+    self.received = 2
+    return self
+
+
 def test_stopped_by_a_signal_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = [replace(stage, config=replace(stage.config, steps=3)) for stage in CODE_STAGES]
     whole, run = tmp_path / "whole", tmp_path / "run"
     go(whole, stages=stages)
     with monkeypatch.context() as patch:
-        patch.setattr(Signals, "__enter__", lambda self: setattr(self, "received", 2) or self)
+        patch.setattr(Signals, "__enter__", signalled)
         for step in range(1, 6):
             with pytest.raises(Interrupted) as caught:
                 go(run, resume=True, stages=stages)
@@ -91,7 +96,7 @@ def test_after_the_first_stage_codes_are_equally_probable_and_after_the_second_t
     terms = [float(-(evidence.terms["kl/00"] + evidence.terms["kl/01"]).mean()) for evidence in found]
     assert terms[0] == pytest.approx(5 * math.log(4.0), rel=1e-6)
     assert torch.equal(found[0].terms["reconstruction"], found[1].terms["reconstruction"])
-    prior = model.part("prior").evidence(codes)  # the claim of the part is a part of the claim of the whole
+    prior = model.prior.evidence(codes)  # the claim of the part is a part of the claim of the whole
     assert terms[1] == pytest.approx(-float(prior.log_px.mean()), rel=1e-5)
 
 

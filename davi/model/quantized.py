@@ -149,16 +149,17 @@ class CodeAutoencoder(LikelihoodHierarchy, ABC):
         if context is not None:
             context.assigned.clear()
         for layer in range(self.num_layers):
-            assigned = posterior = None
+            assigned: Assigned | None = None
             if context is not None:
                 assigned = self.quantizer(layer)(self.features(layer, context.maps[layer], vectors))
                 context.assigned.append(assigned)
-                posterior = Point(assigned.codes)
-            z = choose(layer, prior(layer, codes), posterior)
+            z = choose(layer, prior(layer, codes), None if assigned is None else Point(assigned.codes))
             codes.append(z)
             # The same numbers either way; of codes that were assigned the encoder gets a gradient.
-            own = assigned is not None and z is assigned.codes
-            vectors.append(assigned.straight_through() if own else self.quantizer(layer).embed(z))
+            if assigned is not None and z is assigned.codes:
+                vectors.append(assigned.straight_through())
+            else:
+                vectors.append(self.quantizer(layer).embed(z))
         return vectors
 
     @final
