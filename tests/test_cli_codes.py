@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
 
@@ -31,12 +33,10 @@ def digits() -> Tensor:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of both stages, and what training said."""
     folder = tmp_path_factory.mktemp("codes")
-    said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
-        words = ["--training.steps", "6", "--training.validate_every", "0", "--data.validation", "20"]
+    words = ["--training.steps", "6", "--training.validate_every", "0", "--data.validation", "20"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         assert main(["train", "vq_vae2_digits_tiny", "--run", str(folder / "run"), *words]) == 0
-    return folder / "run", "\n".join(said)
+    return folder / "run", said.getvalue()
 
 
 def load(run: Path) -> Quantized:
