@@ -6,6 +6,7 @@ import contextlib
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from davi.distributions import Latent
 from davi.errors import UserError
 from davi.metrics import read_metrics
 from davi.model import Quantized
+from davi.training.log import Log
 
 Capture = pytest.CaptureFixture[str]
 
@@ -62,6 +64,26 @@ def test_each_stage_ends_with_what_pixels_and_codes_take(trained: tuple[Path, st
         "after stage prior: reconstruction "
     )
     assert ", trained prior " in said
+
+
+def test_the_end_of_a_stage_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often training is killed there."""
+    event, run = Log.event, tmp_path / "run"
+
+    def killed(log: Log, kind: str, step: int, **values: Any) -> None:
+        if kind == "stage":
+            raise RuntimeError("killed")
+        event(log, kind, step, **values)
+
+    words = ["--run", str(run), "--training.steps", "2", "--training.checkpoints.steps", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "event", killed)
+        for more in (["vq_vae_digits_tiny"], ["--resume"]):
+            with pytest.raises(RuntimeError, match=r"^killed$"):
+                main(["train", *more, *words, "--training.validate_every", "0"])
+    assert main(["train", "--resume", *words, "--training.validate_every", "0"]) == 0
+    records = [record for record in read_metrics(run) if record["kind"] == "codes"]
+    assert [(record["stage"], record["step"]) for record in records] == [("autoencoder", 2), ("prior", 4)]
 
 
 def test_codes_are_small_integers_and_decode_to_the_reconstruction(
