@@ -1,7 +1,7 @@
 """Our quantizers and those of vector-quantize-pytorch, each in the middle of the same autoencoder.
 
     pip install vector-quantize-pytorch
-    DAVI_DATA=FOLDER python benchmarks/quantizers.py [--set fashion_mnist] [--steps 3000]
+    DAVI_DATA=FOLDER python benchmarks/quantizers.py [--set fashion_mnist] [--steps 2000]
 
 All arms begin with the same encoder and decoder and see the same batches, a step of each in turn, so that whatever else
 the machine does falls on all alike. What is minimized is the same, too: minus log p(x | z) plus 0.25 times the squared
@@ -248,8 +248,8 @@ def build(arm: Arm, shape: tuple[int, int, int], levels: int, first: Tensor, opt
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="fashion_mnist")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--test-images", type=int, default=2000)

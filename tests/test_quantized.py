@@ -321,3 +321,16 @@ def test_options_that_do_not_fit(build: Any, message: str) -> None:
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VQVAE2Config(**options)
+
+
+def test_other_codes_are_refused() -> None:
+    model = one_layer(quantizer=QUANTIZERS["books"])
+    (codes,) = model.latents(all_images(model)[:2])
+    for wrong in (3, -1):  # with a list for each book, 3 would be the first vector of the next one
+        with pytest.raises(ValueError, match=rf"^codes of layer 0: got values .*{wrong}.*, expected 0 to 2$"):
+            model.decode([torch.full_like(codes, wrong)])
+    with pytest.raises(TypeError, match=r"^codes of layer 0: got torch.float32, expected an integer tensor"):
+        model.decode([codes.float()])
+    with pytest.raises(ValueError, match=r"^latents: got \[2, 1, 1, 2\] for layer 0, expected \[B, 2, 1, 2\]$"):
+        model.decode([codes[:, :1]])
+    assert torch.equal(model.decode([codes.to(torch.uint8)]).mode(), model.decode([codes]).mode())

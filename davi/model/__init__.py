@@ -50,7 +50,7 @@ from davi.model.latent_options import LatentOptions, LayerSizes
 from davi.model.network import Conditional, Network
 from davi.model.pixel_hierarchy import PixelHierarchy
 from davi.model.pixel_likelihood import LikelihoodHierarchy
-from davi.model.quantized import CodeAutoencoder, Quantized, QuantizedEvidence
+from davi.model.quantized import CodeAutoencoder, CodeContext, Quantized, QuantizedEvidence
 from davi.model.staged import Staged
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "Classifier",
     "Classifying",
     "CodeAutoencoder",
+    "CodeContext",
     "CodeGrid",
     "CodePrior",
     "CodePriorConfig",

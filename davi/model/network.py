@@ -87,7 +87,7 @@ class Network(nn.Module, ABC):
             TypeError: if ``x`` is not an integer tensor.
             ValueError: if its shape or its values do not fit.
         """
-        _check_integers("images", x, self.levels)
+        check_integers("images", x, self.levels)
         self.check_shape(x)
         check_range("images", x, self.levels)
 
@@ -117,7 +117,7 @@ class Network(nn.Module, ABC):
             return
         if y is None:
             raise ValueError(f"labels: got None, expected {n} class numbers from 0 to {self.classes - 1}")
-        _check_integers("labels", y, self.classes)
+        check_integers("labels", y, self.classes)
         if tuple(y.shape) != (n,):
             raise ValueError(f"labels: got shape {tuple(y.shape)}, expected [{n}]")
         check_range("labels", y, self.classes)
@@ -141,7 +141,12 @@ class Conditional:
     """A network whose answers may depend on the class of an image: it can be built with ``classes`` above 0."""
 
 
-def _check_integers(what: str, x: Tensor, count: int) -> None:
+def check_integers(what: str, x: Tensor, count: int) -> None:
+    """Refuse anything but a tensor of integers.
+
+    Raises:
+        TypeError: if it is something else.
+    """
     if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{what}: got {given}, expected an integer tensor with values 0 to {count - 1}")

@@ -39,7 +39,7 @@ from davi.layers.quantizer import Assigned, Quantizer, QuantizerSection, make_qu
 from davi.model.base import DataInitialized
 from davi.model.code_prior import CodeGrid, CodePrior, CodePriorConfig
 from davi.model.hierarchy import Choose, Hierarchy
-from davi.model.network import Conditional, Network
+from davi.model.network import Conditional, Network, check_integers, check_range
 from davi.model.pixel_likelihood import LikelihoodHierarchy
 from davi.model.staged import Staged
 from davi.repetition import repeat_images
@@ -63,7 +63,7 @@ class QuantizedEvidence(Evidence):
 
 
 @dataclass
-class Encoded:
+class CodeContext:
     """What a walk is told of images, and what it notes.
 
     Arguments:
@@ -74,15 +74,15 @@ class Encoded:
     maps: tuple[Tensor, ...]
     assigned: list[Assigned] = field(default_factory=list)
 
-    def repeat_images(self, times: int) -> Encoded:
+    def repeat_images(self, times: int) -> CodeContext:
         """Every image's maps ``times`` times, side by side."""
-        return Encoded(repeat_images(self.maps, times))
+        return CodeContext(repeat_images(self.maps, times))
 
 
 class CodeAutoencoder(LikelihoodHierarchy, ABC):
     """A hierarchy of codes whose priors are uniform (module docstring).
 
-    A subclass calls :meth:`choose_likelihood` and :meth:`choose_quantizers` when it is built and writes :meth:`maps`,
+    A subclass calls ``choose_likelihood`` and :meth:`choose_quantizers` when it is built and writes :meth:`maps`,
     :meth:`features` and :meth:`last_map`.
     """
 
@@ -130,19 +130,20 @@ class CodeAutoencoder(LikelihoodHierarchy, ABC):
         """What the decoder makes of the vectors of all layers' codes: a map for the head, ``[B, inputs, H, W]``."""
 
     @final
-    def encode_pixels(self, pixels: Tensor) -> Encoded:
-        return Encoded(tuple(self.maps(pixels)))
+    def encode_pixels(self, pixels: Tensor) -> CodeContext:
+        """The encoder's maps of images ``[B, C, H, W]`` with numbers from 0 to 1, for a walk."""
+        return CodeContext(tuple(self.maps(pixels)))
 
     @final
-    def top_down(self, choose: Choose, context: Encoded | None = None) -> Distribution:
+    def top_down(self, choose: Choose, context: CodeContext | None = None) -> Distribution:
         return self.walk(choose, context, self.uniform)
 
     @final
-    def walk(self, choose: Choose, context: Encoded | None, prior: PriorOf) -> Distribution:
+    def walk(self, choose: Choose, context: CodeContext | None, prior: PriorOf) -> Distribution:
         """:meth:`top_down` with other priors."""
         return self.head(self.last_map(self._vectors(choose, context, prior)))
 
-    def _vectors(self, choose: Choose, context: Encoded | None, prior: PriorOf) -> list[Tensor]:
+    def _vectors(self, choose: Choose, context: CodeContext | None, prior: PriorOf) -> list[Tensor]:
         """The vectors of the chosen codes of all layers, the top first."""
         codes: list[Tensor] = []
         vectors: list[Tensor] = []
@@ -158,8 +159,10 @@ class CodeAutoencoder(LikelihoodHierarchy, ABC):
             # The same numbers either way; of codes that were assigned the encoder gets a gradient.
             if assigned is not None and z is assigned.codes:
                 vectors.append(assigned.straight_through())
-            else:
-                vectors.append(self.quantizer(layer).embed(z))
+                continue
+            check_integers(f"codes of layer {layer}", z, self.quantizer(layer).size)
+            check_range(f"codes of layer {layer}", z, self.quantizer(layer).size)
+            vectors.append(self.quantizer(layer).embed(z))
         return vectors
 
     @final
@@ -201,7 +204,7 @@ class CodeAutoencoder(LikelihoodHierarchy, ABC):
     def forward(self, x: Tensor, draws: int = 1, y: Tensor | None = None) -> QuantizedEvidence:
         """Evidence for training."""
         self.check_labels(y, len(x))
-        context: Encoded = repeat_images(self.encode(x), draws)
+        context: CodeContext = repeat_images(self.encode(x), draws)
         plain = self.elbo(repeat_images(x, draws), context)
         told = {each.name: getattr(plain, each.name) for each in fields(Evidence)}
         return QuantizedEvidence(**told, assigned=tuple(context.assigned))
@@ -266,16 +269,16 @@ class Quantized(Hierarchy, PixelLikelihood, Staged, Conditional, ABC):
         return self.autoencoder.latent_shapes()
 
     @final
-    def encode(self, x: Tensor) -> Encoded:
-        context: Encoded = self.autoencoder.encode(x)
+    def encode(self, x: Tensor) -> CodeContext:
+        context: CodeContext = self.autoencoder.encode(x)
         return context
 
     @final
-    def top_down(self, choose: Choose, context: Encoded | None = None) -> Distribution:
+    def top_down(self, choose: Choose, context: CodeContext | None = None) -> Distribution:
         return self.top_down_given(None, choose, context)
 
     @final
-    def top_down_given(self, y: Tensor | None, choose: Choose, context: Encoded | None = None) -> Distribution:
+    def top_down_given(self, y: Tensor | None, choose: Choose, context: CodeContext | None = None) -> Distribution:
         """:meth:`top_down` with a prior that is told the classes ``[B]`` of the images."""
 
         def trained(layer: int, above: Sequence[Tensor]) -> Latent:
