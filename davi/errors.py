@@ -32,7 +32,11 @@ class OptionError(ValueError):
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(f"{option}: {reason}")
-        self.option = option
+        self.option, self.reason = option, reason
+
+    def within(self, section: str) -> OptionError:
+        """The same of options that are a section of others."""
+        return OptionError(f"{section}.{self.option}", self.reason)
 
 
 def out_of_memory(error: BaseException) -> bool:

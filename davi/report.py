@@ -27,6 +27,7 @@ from davi.evaluation.baselines import Baseline
 from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
 from davi.evaluation.classification import BLIND_GUESS
 from davi.evaluation.clusters import Groups
+from davi.evaluation.codes import CODE_COSTS, code_costs, prior_doubt
 from davi.evaluation.log_z import LogZ
 from davi.evaluation.result import (
     Bound,
@@ -256,6 +257,8 @@ def _measured(result: Result) -> list[tuple[str, Quantity]]:
     parts = [(f"  {name}", values) for name, values in terms_with_errors(result).items()]
     if result.kl is not None:
         parts.append(("  KL divergence", result.kl.total))
+    costs = code_costs(result.measures, result.protocol.dims)
+    parts += [(f"  {name}", values) for name, values in costs.items()]
     return rows + parts if len(parts) > 1 else rows
 
 
@@ -299,8 +302,10 @@ def _measures(result: Result) -> list[str]:
     """The further numbers; what each is, is said in the JSON file and on the page."""
     lines = []
     for measure in result.measures:
-        if measure.name != BLIND_GUESS:  # which stands beside the claim
+        if measure.name not in (BLIND_GUESS, *CODE_COSTS):  # which stand beside the claim
             lines += labeled(measure.name, in_words(measure))
+    if doubt := prior_doubt(code_costs(result.measures, result.protocol.dims)):
+        lines += labeled("warning", doubt)
     for one in result.left_out:
         lines += labeled(one.name, f"left out: {one.reason}")
     return lines
@@ -319,8 +324,16 @@ def in_words(measure: Measure) -> str:
     images = "" if measure.images is None else f"{measure.images:,} images"
     draws = "" if measure.draws is None else f"{measure.draws:,} draws"
     kind = "" if measure.kind is None else str(measure.kind)
+    if measure.layers is not None and measure.out_of is not None:
+        kind = f"by layer, top first: {_by_layer(measure.layers, measure.out_of)}"
     told = ", ".join(part for part in (kind, cap, ends, images, draws) if part)
     return f"{value} ({told})" if told else value
+
+
+def _by_layer(layers: Sequence[float], out_of: Sequence[float]) -> str:
+    """What each layer has of the most it could have."""
+    pairs = zip(layers, out_of, strict=False)  # a file may hold anything
+    return "  ".join(f"{value:.4g}/{most:.4g}" for value, most in pairs)
 
 
 NO_DIVERGENCE = "E[log q - log p] of latents drawn on the way up, which may be below zero"

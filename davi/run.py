@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from torch import Generator, Tensor
 
 from davi import gaps, measurements, recipes
+from davi.cli import encode as encode_verb
 from davi.cli import evaluate as evaluate_verb
 from davi.cli import inspect as inspect_verb
 from davi.cli import paths
@@ -29,29 +29,23 @@ from davi.cli import train as train_verb
 from davi.cli.loading import device_of
 from davi.cli.options import parse
 from davi.cli.sample import draw
-from davi.data.arrays import read_array, read_beside
-from davi.data.given import EXPECTED, Given, collected
 from davi.errors import UserError, one_line
 from davi.evaluation.classification import ERROR_RATE
 from davi.evaluation.gap_result import GapResult
-from davi.files import sync_folder, writing
-from davi.kept import IMAGES, PREFIX
 from davi.keywords import DATA, assignments, check_known, model_keywords
+from davi.latents import check_latents, decoded, read_latents
 from davi.measurements import Measured
 from davi.metrics import read_metrics
-from davi.model import Claiming, Classifier, Model, Temperature, WithPartition
+from davi.model import Claiming, Classifier, Invertible, LatentModel, Model, Temperature, WithPartition
 from davi.notebook import Page
 from davi.recipes import Recipe
 from davi.run_folder import METRICS, run_folder
-from davi.runs import LOCK, MODEL, RECIPE, load_claiming
-from davi.training.lock import locked
+from davi.run_images import image_words
+from davi.runs import MODEL, RECIPE, load_claiming
 from davi.training.parallel import Processes
 
 _TRAINING = {"lr": "learning_rate"} | {name: name for name in ("minutes", "steps", "epochs", "batch_size", "seed")}
 """Keywords of :func:`davi.train` -> options of the section ``training``."""
-
-_UNFINISHED = f"{IMAGES}.new"
-"""Images that are being written; the file of a process that was killed then is nobody's."""
 
 
 def train(
@@ -78,7 +72,7 @@ def train(
             if processes.main and not folder.exists():
                 undone.callback(_remove_empty, folder)
             with processes.together():
-                words += _image_words(images, options, folder, resume, begun, undone if processes.main else None)
+                words += image_words(images, options, folder, resume, begun, undone if processes.main else None)
             first = [] if begun else [str(recipe)]
             _train([*first, f"--run={folder}", *["--resume"] * resume, *words], folder)
     return Run(folder, device)
@@ -105,89 +99,10 @@ def _option_words(base: Recipe, training: Mapping[str, Any], options: Mapping[st
     return [f"--{word}" for word in found]
 
 
-def _image_words(
-    images: Any,
-    options: Mapping[str, Any],
-    folder: Path,
-    resume: bool,
-    begun: bool,
-    undone: contextlib.ExitStack | None,
-) -> list[str]:
-    """The words that say which images; those that are no files are written into the folder of the run.
-
-    Of several processes the main one alone writes; it has ``undone``, which forgets them if the run never begins.
-    """
-    labels = options.get("labels", False)
-    if images is None or isinstance(images, (str, Path)):
-        if not isinstance(labels, bool):
-            raise UserError(f"labels: got {type(labels).__name__}, expected True or False: files have their own labels")
-        named = [] if images is None else assignments("data", {"set": str(images)})
-        return [f"--{word}" for word in [*named, *(["data.labels=true"] if labels else [])]]
-    if not begun and undone is not None:
-        _check_free(folder, resume)
-    given = collected(images, labels, options.get("levels"))
-    if begun or (resume and (folder / IMAGES).exists()):
-        _check_same(given, folder)
-    elif undone is not None:
-        with locked(folder):
-            _check_free(folder, resume)  # once more: another process may have been quicker
-            undone.callback(_forget, folder)
-            _keep(given, folder)
-    place = {"set": f"{PREFIX}{IMAGES}", "root": str(folder.expanduser().absolute())}
-    return [f"--{word}" for word in assignments("data", {**place, "labels": given.labels is not None})]
-
-
-def _check_free(folder: Path, resume: bool) -> None:
-    """Refuse a folder that holds anything: images of another's would be overwritten."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run: got {folder}, which is a file; expected a folder")
-    ours = (LOCK, _UNFINISHED, IMAGES) if resume else (LOCK, _UNFINISHED)
-    if folder.is_dir() and any(path.name not in ours for path in folder.iterdir()):
-        raise UserError(f"run: {folder} is not empty; choose another folder, or go on with resume=True")
-
-
-def _keep(given: Given, folder: Path) -> None:
-    """Write images into the folder of a run that is about to begin; the file is whole under its name, or not there."""
-    path = folder / IMAGES
-    beside = path.with_name(_UNFINISHED)
-    with writing(f"{folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            classes = None if given.classes is None else np.array(given.classes)
-            arrays: dict[str, Any] = {"images": given.images, "labels": given.labels, "classes": classes}
-            np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        sync_folder(folder)
-
-
-def _forget(folder: Path) -> None:
-    """Remove the images of a run that was never begun."""
-    if not (folder / RECIPE).exists():
-        with contextlib.suppress(OSError):  # what went wrong before is on its way to the user
-            for name in (IMAGES, _UNFINISHED):
-                (folder / name).unlink(missing_ok=True)
-
-
 def _remove_empty(folder: Path) -> None:
     """Remove a folder that nothing was written into."""
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def _check_same(given: Given, folder: Path) -> None:
-    """Refuse other images than those that a run was begun with."""
-    path = folder / IMAGES
-    if not path.is_file():
-        raise UserError(f"images: got {EXPECTED.split(',')[0]}, expected none: {folder} was begun with images in files")
-    labels, same = read_beside(path, ("labels",)), np.array_equal(read_array(path), given.images)
-    if labels is None or given.labels is None:
-        same = same and labels is given.labels
-    else:
-        same = same and np.array_equal(labels, given.labels)
-    if not same:
-        raise UserError(f"images: got others than {path} holds, expected those that the run was begun with, or None")
 
 
 def _path(run: str | Path) -> Path:
@@ -387,6 +302,53 @@ class Run:
         generator = Generator("cpu" if parameter is None else parameter.device).manual_seed(seed)
         classes = model.classes_in_turn(n) if y is None else y
         return draw(model, n, temperature, generator, classes)
+
+    def encode(self, **options: Any) -> list[Tensor]:
+        """The latents of images, as ``davi encode`` writes them, and keep the file: the codes of a quantized model
+        (int64), posterior means of other models with latents, latents of a flow.
+
+        Arguments:
+            options: those of the program: ``split``, ``data``, ``seed``, ``batch_size``, ``device``, ``out`` (the file,
+                ``latents.npz`` in the folder by default).
+
+        Returns:
+            Those of each layer, the top first, or of each scale of a flow, the finest first; ``[N, ...]`` on the CPU.
+
+        Raises:
+            davi.errors.UserError: as for :meth:`evaluate`, and for a model without latents.
+        """
+        request = parse(["encode", *self._words(**options)])
+        paths.check(request)
+        with contextlib.redirect_stdout(io.StringIO()):
+            encode_verb.run(request)
+        found = read_latents(Path(options.get("out") or self.folder / encode_verb.LATENTS), self._with_latents())
+        return [torch.from_numpy(layer) for layer in found]
+
+    def decode(self, latents: Sequence[Tensor] | str | Path | None = None, batch_size: int = 100) -> Tensor:
+        """Make images of latents, as ``davi decode`` does: reconstructions, or the very images if the model is a flow.
+
+        Arguments:
+            latents: as :meth:`encode` returns them, or the path of its file; None: the one in the folder.
+            batch_size: images a pass.
+
+        Returns:
+            Integers ``[N, C, H, W]`` on the CPU.
+
+        Raises:
+            davi.errors.UserError: if the file or the tensors hold no latents of this model.
+        """
+        model = self._with_latents()
+        if latents is None or isinstance(latents, (str, Path)):
+            found = read_latents(Path(latents or self.folder / encode_verb.LATENTS), model)
+        else:
+            found = check_latents("latents", [layer.detach().cpu().numpy() for layer in latents], model)
+        return decoded(model, found, batch_size)
+
+    def _with_latents(self) -> LatentModel | Invertible:
+        model = self.model
+        if not isinstance(model, LatentModel | Invertible):
+            raise UserError(f"run: {model.name} has no latent variables, expected a model that has some")
+        return model
 
     def _words(self, **options: Any) -> list[str]:
         """Options as words of the command line."""

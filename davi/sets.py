@@ -29,7 +29,9 @@ GEOMETRY: dict[str, Geometry] = {
 ELSEWHERE: dict[str, Geometry] = {
     "imagenet32": ((3, 32, 32), 256),
     "imagenet64": ((3, 64, 64), 256),
+    "imagenet128": ((3, 128, 128), 256),
     "imagenet224": ((3, 224, 224), 256),
+    "imagenet256": ((3, 256, 256), 256),
     "celeba64": ((3, 64, 64), 256),
     "celeba_hq256": ((3, 256, 256), 256),
     "ffhq256": ((3, 256, 256), 256),

@@ -48,7 +48,7 @@ _PROJECTS = "argparse collections dataclasses enum io jinja2 markupsafe matplotl
 _NAMES = (
     "Any Array Callable Choose PrintFunction Generator IntEnum "
     "Module NDArray NamedTuple NetworkSection Parameter Path Progress Shape Tensor ABC TypeAliasForwardRef Variance "
-    "ConstantRateSection PosteriorFlowSection PriorSection Side optional"
+    "ConstantRateSection PosteriorFlowSection PriorSection QuantizerSection Side optional"
 )
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(_PROJECTS.split())})(\..*)?"),
@@ -57,7 +57,8 @@ nitpick_ignore_regex = [
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_type_aliases = {
-    name: name for name in ("NetworkSection", "ConstantRateSection", "PosteriorFlowSection", "PriorSection")
+    name: name
+    for name in ("NetworkSection", "ConstantRateSection", "PosteriorFlowSection", "PriorSection", "QuantizerSection")
 }
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from davi import recipes
 from davi.data import geometry_of
 from davi.evidence import Kind
-from davi.model import Classifier, Energy, Model, Network, Partition, Summable, Unnormalized
+from davi.model import Classifier, Energy, Model, Network, Partition, Quantized, Summable, Unnormalized
 from davi.models import MODELS
 
 TINY = [name for name in recipes.names() if name.endswith("_tiny")]
@@ -65,7 +65,9 @@ def _energy(name: str) -> Energy:
 
 
 def shake(network: M) -> M:
-    """Move every weight, so that no gate or bias is at its neutral value."""
+    """Move every weight, so that no gate or bias is at its neutral value; a prior over codes takes part."""
+    if isinstance(network, Quantized):
+        network.begin_part("prior")
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,13 +1,13 @@
 """Trains, is killed at a chosen instant, trains on: run as a program by the tests of resuming.
 
-    python killed_runs.py [--stages] FOLDER POINT...
+    python killed_runs.py [--explained | --quantized] FOLDER POINT...
 
 A point ``NAME:N`` kills the process (SIGKILL) at the N-th call of that function, ``between/NAME:N`` at the N-th since
 the end of the first of two stages; ``at:F`` after that fraction of the time that an uninterrupted run takes, wherever
 it is then. ``NAME:N+at:F`` kills one run twice. For each point a process is forked that trains until it is killed, then
 others that resume until the run ends; a line says how often it was killed. Images in FOLDER/images are streamed from a
-cache that each run makes for itself; without, random ones are used. With ``--stages`` a model of two parts is trained
-in two stages.
+cache that each run makes for itself; without, random ones are used. The two other models have two parts, which are
+trained in two stages.
 
 Forking spares the import of torch each time; it is safe as long as no thread has been started, so everything is
 computed by one thread.
@@ -25,18 +25,20 @@ from typing import Any
 
 import torch
 import torch._dynamo  # every first optimizer step imports it: once here is enough for all forks
+from staged import CODE_STAGES, CODES, STAGES, explained, quantized
 from staged import RECIPE as STAGED
-from staged import STAGES, explained
 from tiny import RECIPE, sets, vae
 from toys.persistent import PersistentContrastiveDivergence
 
 from davi import metrics
 from davi.data import DataConfig, DataSets, load
 from davi.data.cache import Writer
+from davi.model import Network
 from davi.objectives import OBJECTIVES
 from davi.training import TrainingConfig, checkpoint, loop, recorder, train
 from davi.training.optimizer import Average
 from davi.training.sections import CheckpointConfig, MonitorConfig, ScheduleConfig, StepFilterConfig
+from davi.training.stages import Stage
 from davi.training.step_filter import StepFilter
 
 CONFIG = TrainingConfig(
@@ -79,14 +81,21 @@ def images(run: Path) -> DataSets:
     )
 
 
-def go_on(run: Path, staged: bool) -> None:
+KINDS: dict[str, tuple[Callable[[], Network], dict[str, Any], tuple[Stage, ...]]] = {
+    "vae": (vae, RECIPE, ()),
+    "explained": (explained, STAGED, STAGES),
+    "quantized": (quantized, CODES, CODE_STAGES),
+}
+"""What can be trained: model, recipe, stages."""
+
+
+def go_on(run: Path, kind: str) -> None:
     """Train, or go on."""
-    stages = STAGES if staged else ()
-    model, recipe = (explained(), STAGED) if staged else (vae(), RECIPE)
-    train(model, images(run), CONFIG, run, recipe, resume=True, print_fn=lambda line: None, stages=stages)
+    model, recipe, stages = KINDS[kind]
+    train(model(), images(run), CONFIG, run, recipe, resume=True, print_fn=lambda line: None, stages=stages)
 
 
-def run_once(folder: Path, point: str | None, seconds: float = 0.0, staged: bool = False) -> int:
+def run_once(folder: Path, point: str | None, seconds: float = 0.0, kind: str = "vae") -> int:
     """Train or resume in a forked process; what ``os.waitpid`` says of its end."""
     sys.stdout.flush()
     child = os.fork()
@@ -97,7 +106,7 @@ def run_once(folder: Path, point: str | None, seconds: float = 0.0, staged: bool
     try:
         if point is not None and not point.startswith("at:"):
             arm(point)
-        go_on(folder, staged)
+        go_on(folder, kind)
         os._exit(0)
     except BaseException as error:
         print(f"{folder.name}: {error!r}", flush=True)
@@ -144,19 +153,19 @@ def arm(point: str) -> None:
     setattr(owner, attribute, counted)
 
 
-def main(folder: Path, points: list[str], staged: bool = False) -> None:
+def main(folder: Path, points: list[str], kind: str = "vae") -> None:
     torch.set_num_threads(1)
     os.fsync = lambda file: None  # no kill of a process loses what it has written; waiting for the disk takes most time
     OBJECTIVES[PersistentContrastiveDivergence.name] = PersistentContrastiveDivergence
     began = time.perf_counter()
-    if run_once(folder / "whole", None, staged=staged) != 0:
+    if run_once(folder / "whole", None, kind=kind) != 0:
         sys.exit("the uninterrupted run failed")
     seconds = time.perf_counter() - began
     for point in points:
         run, kills = folder / point.replace(":", "-").replace("/", "-"), 0
         for number, one in enumerate(point.split("+")):
             began = time.perf_counter()
-            status = run_once(run, one, seconds, staged)
+            status = run_once(run, one, seconds, kind)
             if status == 0 and number == 0:  # a whole run, and faster than the first: others are doing less now
                 seconds = time.perf_counter() - began
             killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
@@ -164,10 +173,11 @@ def main(folder: Path, points: list[str], staged: bool = False) -> None:
                 sys.exit(f"{point}: failed before it was killed")
             kills += killed
         print(f"{point}: killed {kills}", flush=True)
-        if run_once(run, None, staged=staged) != 0:
+        if run_once(run, None, kind=kind) != 0:
             sys.exit(f"{point}: could not be resumed")
 
 
 if __name__ == "__main__":
-    given = [argument for argument in sys.argv[1:] if argument != "--stages"]
-    main(Path(given[0]), given[1:], "--stages" in sys.argv)
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    kinds = [argument.removeprefix("--") for argument in sys.argv[1:] if argument.startswith("--")]
+    main(Path(given[0]), given[1:], *kinds)

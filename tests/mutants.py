@@ -36,11 +36,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pytest
+from mutants_codes import CODES
 from mutants_kinds import KINDS
 from mutants_networks import NETWORKS
 from mutants_numbers import NUMBERS, Mutant
 
-MUTANTS = (*NUMBERS, *NETWORKS, *KINDS)
+MUTANTS = (*NUMBERS, *NETWORKS, *KINDS, *CODES)
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("davi", "tests", "pyproject.toml")
 LONGEST = 180

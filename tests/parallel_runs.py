@@ -6,7 +6,8 @@ environment is that which torchrun gives. A fault is ``signal`` (the second proc
 ``kill`` (the first is killed in step 5) or ``disk`` (the first cannot write its second checkpoint). With ``shard`` each
 keeps a share of the weights; with ``chains`` a Boltzmann machine is trained, whose objective has chains of all kinds;
 with ``stages`` a model of two parts, four steps of which are for the first; with ``lagging`` most of the steps move the
-inference network alone; with ``reversible`` residual blocks re-create their activations.
+inference network alone; with ``reversible`` residual blocks re-create their activations; with ``codes`` a quantized
+autoencoder, whose vectors are moving averages and some of which are dead.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from tiny import RECIPE, sets, vae
 from toys.halves import Halves, HalvesConfig
 
 from davi.errors import UserError
+from davi.layers.quantizer import VectorQuantizerConfig
 from davi.model import Hierarchy, Network
 from davi.models.rbm import RBM, RBMConfig
-from davi.objectives import ContrastiveConfig, EvidenceConfig, LaggingConfig, ObjectiveConfig
+from davi.models.vq_vae import VQVAEAutoencoder, VQVAEConfig
+from davi.objectives import ContrastiveConfig, EvidenceConfig, LaggingConfig, ObjectiveConfig, VectorQuantizedConfig
 from davi.training import Interrupted, TrainingConfig, checkpoint, train
 from davi.training.parallel import Processes
 from davi.training.sections import CheckpointConfig, ComputeConfig, OptimizerConfig, ScheduleConfig, StepFilterConfig
@@ -60,17 +63,23 @@ def objective_of(*options: str) -> ObjectiveConfig:
     """What is minimized."""
     if "chains" in options:
         return ContrastiveConfig(chains=12, tempering_levels=3, trajectory_chains=4, centered=True, sparsity_target=0.1)
+    if "codes" in options:
+        return VectorQuantizedConfig(decay=0.8, revive_below=0.5)
     return LaggingConfig(inner_steps=2, window=1, rounds=1, patience=1) if "lagging" in options else EvidenceConfig()
 
 
 def model_of(*options: str) -> Network:
     """The model; its initial weights are always the same."""
-    if not {"chains", "stages"} & {*options}:
+    if not {"chains", "stages", "codes"} & {*options}:
         return vae(reversible="reversible" in options)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if "stages" in options:
             return Halves((1, 4, 4), 2, HalvesConfig())
+        if "codes" in options:
+            quantizer = VectorQuantizerConfig(codes=12, dims=3)
+            config = VQVAEConfig(width=4, residual_width=2, blocks=1, halvings=1, quantizer=quantizer)
+            return VQVAEAutoencoder((1, 4, 4), 2, config)
         return RBM((1, 4, 4), 2, RBMConfig(5))
 
 

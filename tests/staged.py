@@ -1,4 +1,4 @@
-"""A model of two parts in which everything is in play that a run of stages must keep, and the stages that train it."""
+"""Models of two parts in which everything is in play that a run of stages must keep, and the stages that train them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from toys.persistent import PersistentConfig
 
 from davi.batch import Batch
 from davi.evidence import Evidence
-from davi.model import Model, Network, Staged, Temperature
+from davi.layers.quantizer import VectorQuantizerConfig
+from davi.model import CodePriorConfig, Model, Network, Staged, Temperature
+from davi.models import VQVAE2
+from davi.models.gated_pixelcnn import GatedPixelCNNConfig
+from davi.models.pixelsnail import PixelSNAILConfig
+from davi.models.vq_vae2 import VQVAE2Config
+from davi.objectives import EvidenceConfig
+from davi.objectives.vector_quantized import VectorQuantizedConfig
 from davi.training import CheckpointConfig, MonitorConfig, TrainingConfig
 from davi.training.sections import OptimizerConfig, ScheduleConfig, StepFilterConfig
 from davi.training.stages import Stage
@@ -87,3 +94,36 @@ RECIPE: dict[str, Any] = {
     "training": {"steps": 10},
     "stages": [{"name": stage.name, "part": stage.part} for stage in STAGES],
 }
+
+
+def quantized() -> VQVAE2:
+    """The same with two layers of codes and their priors."""
+    gated = GatedPixelCNNConfig(width=4, layers=1, first_kernel=3, head_width=4)
+    snail = PixelSNAILConfig(blocks=1, resnets=0, width=4, key_width=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return VQVAE2(
+            (1, 4, 4),
+            2,
+            VQVAE2Config(
+                width=4,
+                residual_width=2,
+                blocks=1,
+                halvings=1,
+                quantizer=VectorQuantizerConfig(codes=4, dims=2),
+                prior=CodePriorConfig(snail, gated, embedding=2, width=4, blocks=1),  # type: ignore[arg-type]  # it adds the names
+            ),
+        )
+
+
+_AVERAGES = VectorQuantizedConfig(decay=0.5, revive_below=0.2)
+CODE_STAGES = (
+    Stage(replace(FIRST, objective=_AVERAGES), "codes", "autoencoder"),
+    Stage(replace(SECOND, objective=EvidenceConfig("evidence")), "of_them", "prior"),
+)
+CODES: dict[str, Any] = {
+    "model": {"name": "vq_vae2"},
+    "training": {"steps": 10},
+    "stages": [{"name": stage.name, "part": stage.part} for stage in CODE_STAGES],
+}
+"""The recipe of these."""

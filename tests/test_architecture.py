@@ -42,7 +42,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     )
     | {"recalibration", "report", "runs", "scoring", "training"},
     frozenset({"recipes", "study"}),
-    frozenset({"__init__", "__main__", "cli", "keywords", "notebook", "run"}),
+    frozenset({"__init__", "__main__", "cli", "keywords", "notebook", "run", "run_images"}),
 )
 """Parts of the package (first component below ``davi``), lowest level first."""
 

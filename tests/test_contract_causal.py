@@ -18,6 +18,7 @@ from contract import all_images, class_of, names, recipe, seeded, shake
 from tiny import same_files, sets
 from torch import Tensor, nn
 
+from davi.errors import OptionError
 from davi.inspection.attention import queries_on
 from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
@@ -50,18 +51,22 @@ def of(
     return shake(cls(shape, levels, config, classes)).double()
 
 
-def network_of(name: str, shape: Shape, levels: int, likelihood: LikelihoodConfig) -> CausalNetwork[Any]:
-    """Its network alone, with two classes and three features of each pixel."""
+def network_of(
+    name: str, shape: Shape, levels: int, likelihood: LikelihoodConfig, embedding: int = 0
+) -> CausalNetwork[Any]:
+    """Its network alone, with two classes and three features of each pixel; with an embedding, of codes."""
     cls = class_of(name)
     assert issubclass(cls, CausalModel)
     config = replace(recipe(name).model, likelihood=likelihood)
     torch.manual_seed(0)
-    return shake(cls.Causal(shape, levels, config, 2, 3)).double()
+    return shake(cls.Causal(shape, levels, config, 2, 3, embedding)).double()
 
 
-def pixels_of(name: str, shape: Shape, levels: int, likelihood: LikelihoodConfig, n: int) -> AutoregressivePixels:
+def pixels_of(
+    name: str, shape: Shape, levels: int, likelihood: LikelihoodConfig, n: int, embedding: int = 0
+) -> AutoregressivePixels:
     """The distribution of n images, given features and classes."""
-    network = network_of(name, shape, levels, likelihood)
+    network = network_of(name, shape, levels, likelihood, embedding)
     features = torch.randn(n, 3, *shape[1:], dtype=torch.float64)
     return AutoregressivePixels(network, n, features, torch.arange(n) % 2)
 
@@ -102,6 +107,36 @@ def test_no_parameter_depends_on_its_pixel_or_later_ones(
     assert not found.isnan().any()
     answers = found.masked_fill(unknown, 0).any(1)
     assert float(answers.double().mean()) > 0.5  # of few hidden units, all may be off at a pixel
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("shape", "levels"), [((1, 3, 4), 300), ((2, 3, 3), 4), ((3, 2, 3), 2)])
+def test_no_code_tells_of_itself_or_of_earlier_ones(name: str, shape: Shape, levels: int) -> None:
+    """What is stated stays the same if codes change whose turn has not come; one place at a time."""
+    network = network_of(name, shape, levels, SOFTMAX, 3)
+    total, channels = math.prod(shape), shape[0]
+    x = torch.randint(levels, (1, *shape[1:], channels)).repeat(total + 1, 1, 1, 1)  # in the order of drawing
+    places = torch.arange(total)
+    x.flatten(1)[places, places] = (x.flatten(1)[places, places] + 1) % levels  # image i has another code i
+    y, features = torch.zeros(total + 1).long(), torch.randn(1, 3, *shape[1:]).double().expand(total + 1, -1, -1, -1)
+    with torch.no_grad():
+        raw = network(x.movedim(-1, 1), features, y)
+    stated = raw.unflatten(1, (levels, channels)).permute(0, 3, 4, 2, 1).flatten(1, 3)  # [images, places, levels]
+    changed = ((stated[:-1] - stated[-1:]).abs() > 1e-12).any(2)  # [code, place]; rows of a batch may round otherwise
+    assert not changed.tril().any()
+    assert float(changed[places[:, None] < places].double().mean()) > 0.5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_are_categorical(name: str) -> None:
+    """However many there are, and without a word in the options."""
+    cls = class_of(name)
+    assert issubclass(cls, CausalModel)
+    config = replace(recipe(name).model, likelihood=LikelihoodConfig())
+    assert cls.Causal((1, 2, 2), 512, config, embedding=2).head.inputs == 512
+    assert cls.Causal((1, 2, 2), 2, config, embedding=2).head.inputs == 2
+    with pytest.raises(OptionError, match=r"^likelihood.family: got logistic_mixture, expected categorical for codes$"):
+        cls.Causal((1, 2, 2), 512, replace(config, likelihood=MIXTURE), embedding=2)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,13 +183,20 @@ def test_they_do_under_every_switch(name: str, switch: str, tolerance: float) ->
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("shape", "levels", "likelihood"), [((1, 5, 6), 5, SOFTMAX), ((3, 4, 3), 7, SOFTMAX), ((3, 3, 5), 256, MIXTURE)]
+    ("shape", "levels", "likelihood", "embedding"),
+    [
+        ((1, 5, 6), 5, SOFTMAX, 0),
+        ((3, 4, 3), 7, SOFTMAX, 0),
+        ((3, 3, 5), 256, MIXTURE, 0),
+        ((1, 5, 6), 300, SOFTMAX, 4),
+        ((2, 3, 4), 7, SOFTMAX, 3),
+    ],
 )
 def test_draws_from_what_is_known_are_those_of_whole_passes(
-    name: str, shape: Shape, levels: int, likelihood: LikelihoodConfig
+    name: str, shape: Shape, levels: int, likelihood: LikelihoodConfig, embedding: int
 ) -> None:
     """Bit for bit; and what was stated while drawing is what is stated of the image in one pass."""
-    pixels = pixels_of(name, shape, levels, likelihood, 3)
+    pixels = pixels_of(name, shape, levels, likelihood, 3, embedding)
     x = torch.randint(levels, (3, *shape))
     for given in (0, shape[2] + 1):
         drawn, again = (pixels.complete(x, given, 1.0, seeded(), cached=cached) for cached in (True, False))

@@ -13,7 +13,7 @@ from contract import class_of, model_of, names, seeded, small, some_images
 from torch import Tensor
 
 from davi.evidence import About
-from davi.model import Claiming, Classifier, Conditional, Model, Network, WithPartition
+from davi.model import Claiming, Classifier, Conditional, Model, Network, Quantized, WithPartition
 from davi.runs import load_model, save_model
 
 CLASSES = 3
@@ -82,8 +82,9 @@ def test_several_draws_are_of_the_same_class(model: Model) -> None:
 
 def test_draws_follow_generator_and_class(model: Model) -> None:
     y = torch.arange(60) % CLASSES
-    if isinstance(model, WithPartition):
-        with torch.no_grad():  # Markov chains with the same noise meet where weights, and so classes, matter little
+    if isinstance(model, WithPartition | Quantized):
+        # Where weights, and so classes, matter little, Markov chains with the same noise meet, and codes are the same.
+        with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(10.0)
     first = model.sample(60, generator=seeded(), y=y)

@@ -17,12 +17,13 @@ from toys.halves import Halves
 from davi.batch import Batch
 from davi.errors import UserError
 from davi.model import Network, Staged
-from davi.models import DBN, ConvDBN
+from davi.models import DBN, VQVAE, VQVAE2, ConvDBN
 from davi.training import TrainingConfig
 from davi.training.stages import Stage
 
 PARTS = {Halves.name: ("top", "bottom"), DBN.name: ("layer_1", "layer_2")}
 PARTS[ConvDBN.name] = PARTS[DBN.name]
+PARTS[VQVAE.name] = PARTS[VQVAE2.name] = ("autoencoder", "prior")
 """The parts of each network, in the order in which they are trained."""
 
 

@@ -64,14 +64,15 @@ def test_a_kernel_at_a_pixel_is_the_convolution_there(size: tuple[int, int], bia
         torch.testing.assert_close(kernel(window), expected[:, :, row, column], rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("channels", "outputs"), [(1, 4), (2, 2), (3, 12)])
-def test_within_a_pixel_channels_see_those_before_them(channels: int, outputs: int) -> None:
+@pytest.mark.parametrize(("channels", "outputs", "each"), [(1, 4, 1), (2, 2, 1), (3, 12, 1), (3, 6, 4)])
+def test_within_a_pixel_channels_see_those_before_them(channels: int, outputs: int, each: int) -> None:
     """And all of the features of their pixel, and nothing of other pixels."""
-    layer = WithinPixel(5, channels, outputs, width=8).double()
-    f, x = (torch.randn(1, n, 1, 2, dtype=torch.float64) for n in (5, channels))
+    inputs = each * channels
+    layer = WithinPixel(5, channels, outputs, inputs, width=8).double()
+    f, x = (torch.randn(1, n, 1, 2, dtype=torch.float64) for n in (5, inputs))
     of_f, of_x = (jacobian.squeeze() for jacobian in torch.autograd.functional.jacobian(layer, (f, x)))
-    of_f, of_x = of_f.reshape(outputs, 2, 5, 2), of_x.reshape(outputs, 2, channels, 2)
+    of_f, of_x = of_f.reshape(outputs, 2, 5, 2), of_x.reshape(outputs, 2, inputs, 2)
     own = torch.eye(2, dtype=torch.bool)[None, :, None]
     assert torch.equal(of_f != 0, own.expand(outputs, 2, 5, 2))
-    earlier = torch.arange(channels) < torch.arange(outputs)[:, None] % channels
+    earlier = torch.arange(inputs) // each < torch.arange(outputs)[:, None] % channels
     assert torch.equal(of_x != 0, own & earlier[:, None, :, None])

@@ -37,7 +37,7 @@ EXPECTED = {
     "attentive_photos",
 }
 
-CLASSES = {"imagenet224": 1000}
+CLASSES = {"imagenet224": 1000, "imagenet256": 1000}
 """Of sets that have others than ten."""
 
 

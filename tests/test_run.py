@@ -325,7 +325,7 @@ def test_another_process_that_began_in_the_same_folder_keeps_its_images(
         np.savez(folder / "images.npz", images=array(7))
         return collected(*args)
 
-    monkeypatch.setattr("davi.run.collected", meanwhile)
+    monkeypatch.setattr("davi.run_images.collected", meanwhile)
     with pytest.raises(UserError, match="is not empty"):
         davi.train(TINY, array(), run=folder, **DIGITS)
     with np.load(folder / "images.npz") as file:
@@ -337,7 +337,7 @@ def test_another_process_that_began_in_the_same_folder_keeps_its_images(
         stack.enter_context(locked(folder))
         return collected(*args)
 
-    monkeypatch.setattr("davi.run.collected", beginning)
+    monkeypatch.setattr("davi.run_images.collected", beginning)
     with ExitStack() as stack, pytest.raises(UserError, match="is in use by another process"):
         davi.train(TINY, array(), run=folder, **DIGITS)
 

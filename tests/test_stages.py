@@ -83,7 +83,7 @@ POINTS = (
 
 
 def test_killed_anywhere(tmp_path: Path) -> None:
-    done = forked.call(killed_runs.main, tmp_path, [*POINTS], True, folder=tmp_path)
+    done = forked.call(killed_runs.main, tmp_path, [*POINTS], "explained", folder=tmp_path)
     assert done.status == 0, done.out + done.err
     assert done.out.splitlines() == [f"{point}: killed {1 + point.count('+')}" for point in POINTS]
     whole = tmp_path / "whole"

@@ -69,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alone(folder / "single-adamw", 2, 9, "adamw")
     alone(folder / "single-lagging", 2, 9, "lagging")
     alone(folder / "single-chains", 2, 9, "chains")
+    alone(folder / "single-codes", 2, 9, "codes")
     for name in ("onward", "onward-in-shares"):
         shutil.copytree(folder / "single", folder / name)
         shutil.rmtree(folder / name / "checkpoints" / "step-00000009")
@@ -78,6 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launches += ["adamw-in-shares:1:9:shard:adamw", "chains:1:6:chains", "chains:1:9:chains"]
     launches += ["reversible:1:4:reversible", "reversible:1:9:reversible"]
     launches += ["stages:1:3:stages", "stages:1:5:stages", "lagging:1:5:lagging", "lagging:1:9:lagging"]
+    launches += ["codes:1:6:codes", "codes:1:9:codes"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}.items():
             patch.setenv(name, value)
@@ -138,6 +140,17 @@ def test_the_state_of_an_objective_is_changed_by_all(folder: Path) -> None:
         torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, equal_nan=True, msg=name)
     assert own["objective/accepted"][1, 0] == 60.0  # twelve chains, every other step
     check_weights(folder / "chains", folder / "single-chains")
+
+
+def test_vectors_are_averages_over_all_processes(folder: Path) -> None:
+    """Each counts the codes of its part; dead vectors are replaced by the same ones in both, over a resumption too."""
+    own, other = (
+        load_file(checkpoint_folders(folder / name)[-1] / "others.safetensors") for name in ("codes", "single-codes")
+    )
+    assert own["objective/00/current"].sum() > 0
+    for name, tensor in own.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, msg=name)
+    check_weights(folder / "codes", folder / "single-codes")
 
 
 def test_two_processes_agree_on_what_moves(folder: Path) -> None:

@@ -61,6 +61,8 @@ ENDS = {
     "very_deep_vae_autoregressive_digits_tiny": [*GATED, "stem"],
     "very_deep_vae_digits_tiny": ["stem", "output"],
     "vlae_digits_tiny": [*GATED, "infer_top.cell.stem"],
+    "vq_vae2_digits_tiny": ["autoencoder.encoders.1.halving.0", "autoencoder.decoder.doubling.0"],
+    "vq_vae_digits_tiny": ["autoencoder.encoder.halving.0", "autoencoder.decoder.doubling.0"],
 }
 """Layers that read the image or give the parameters of its pixels."""
 

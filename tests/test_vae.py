@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 import davi
 from davi import recipes
@@ -234,9 +234,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     seen: list[Tensor] = []
     real = Hierarchy.elbo
 
-    def elbo(self: Hierarchy, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
+    def elbo(self: Hierarchy, x: Tensor, *arguments: Any, **others: Any) -> Evidence:
         seen.append(x)
-        return real(self, x, context, generator)
+        return real(self, x, *arguments, **others)
 
     monkeypatch.setattr(Hierarchy, "elbo", elbo)
     return seen

@@ -30,6 +30,7 @@ from davi.inspection import inspect
 from davi.measurements import read_result
 from davi.metrics import read_metrics
 from davi.model import Claiming, Hierarchy, Model, Partition, Unnormalized, WithPartition
+from davi.model.quantized import Quantized
 from davi.page.flows import in_lines
 from davi.progress import ProgressBar
 from davi.run_folder import METRICS
@@ -58,7 +59,7 @@ def run(request: Request) -> int:
     result, measured = (None, "") if unknown else _numbers(request, model, info, folder, opened)
     limit = min(options.limit or _most(model), len(images))
     with ProgressBar("inspecting", limit) as progress:
-        training = None if opened.split == "train" else opened.train
+        training = _training(model, opened)
         found = inspect(
             model, images, limit=limit, seed=options.seed, batch_size=_BATCH, progress=progress, training=training
         )
@@ -96,6 +97,12 @@ _UNKNOWN = (
     "the partition function of this {name} is not known yet, without which there is no likelihood; davi evaluate "
     "{folder} estimates it"
 )
+
+
+def _training(model: Claiming, opened: Opened) -> Images | None:
+    """Training images to set beside what is inspected; for samples of a quantized model they must be the run's own."""
+    other = opened.protocol.get("other_images") is not None and isinstance(model, Quantized)
+    return None if other or opened.split == "train" else opened.train
 
 
 def _most(model: Claiming) -> int:

@@ -72,6 +72,17 @@ def path_ending(*suffixes: str) -> Callable[[str], str]:
     return read
 
 
+_NO_FOLDERS = (".npz", ".png", ".jpg", ".jpeg", ".gif", ".csv", ".html")
+"""Endings of files of other kinds, which a folder would not be given on purpose."""
+
+
+def array_or_folder(text: str) -> str:
+    """Reads the path of a ``.npy`` file or of a folder."""
+    if text.lower().endswith(_NO_FOLDERS):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected the path of a .npy file or of a folder")
+    return text
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """Reads one of the words. argparse's own check says what it found in words that change with Python's version."""
 

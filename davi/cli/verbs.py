@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from davi.cli.readers import one_of, path_ending, shape, temperature, whole_number, whole_numbers
+from davi.cli.readers import array_or_folder, one_of, path_ending, shape, temperature, whole_number, whole_numbers
 from davi.cli.study_options import EXAMPLE, add_study
 
 
@@ -271,7 +271,13 @@ def _add_decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "latents", nargs="?", metavar="FILE.npz", help="what davi encode has written (default: RUN/latents.npz)"
     )
-    parser.add_argument("--out", type=path_ending(".npy"), metavar="FILE.npy", help="default: RUN/decoded.npy")
+    parser.add_argument("--data", dest="encoded", metavar="FILE.npz", help="the same")
+    parser.add_argument(
+        "--out",
+        type=array_or_folder,
+        metavar="FILE.npy|DIR",
+        help="an array, or a folder of a PNG file for each image (default: RUN/decoded.npy)",
+    )
     parser.add_argument(
         "--batch-size", type=whole_number(1), default=100, metavar="B", help="images a pass (default: 100)"
     )
@@ -381,16 +387,17 @@ VERBS: dict[str, Verb] = {
         _add_encode,
         ("data",),
         "Posterior means of all layers, their grids, which units are active, and file names, as a .npz file. Of a\n"
-        "flow, the latents of all scales, which davi decode turns into the very images again.\n"
+        "flow, the latents of all scales, which davi decode turns into the very images again; of a quantized model,\n"
+        "the codes, small integers.\n"
         f"{_IMAGES}  davi encode runs/demo --data FOLDER --out latents.npz",
     ),
     "decode": Verb(
         "make images of latents that davi encode has written",
         _add_decode,
         (),
-        "The images are written as an array that --data reads, and the first 64 as a picture beside it. A flow gives\n"
-        "back the images that were encoded; any other model its reconstructions of them.\n"
-        "  davi decode runs/demo latents.npz --out images.npy",
+        "The images are written as an array that --data reads, and the first 64 as a picture beside it; or into a\n"
+        "folder, as PNG files. A flow gives back the images that were encoded; any other model its reconstructions.\n"
+        "  davi decode runs/demo latents.npz --out images.npy\n  davi decode runs/demo --data codes.npz --out DIR",
     ),
     "import": Verb(
         "import published weights as a run",

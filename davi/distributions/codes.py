@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import final
 
@@ -54,11 +55,16 @@ class Codes(Latent):
         return torch.Size((batch, *rest))
 
     def expand(self, n: int) -> Codes:
-        return self if len(self.log_probs) == n else Codes(self.log_probs.expand(n, *self.log_probs.shape[1:]))
+        if len(self.log_probs) == n:
+            return self
+        made = copy.copy(self)
+        made._categorical = self._categorical.expand(n)
+        return made
 
     def log_prob_map(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]``, nats."""
-        return self._categorical.log_prob_map(x)
+        """``[B, C, H, W]``, nats; of one image's distribution also for several."""
+        own = self._categorical.expand(len(x)) if len(self.log_probs) == 1 else self._categorical
+        return own.log_prob_map(x)
 
     def sample(self, generator: Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Integers ``[B, C, H, W]``; the temperature divides the logits."""

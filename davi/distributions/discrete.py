@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import final
 
 import torch
@@ -64,6 +65,12 @@ class Categorical(Distribution, WithMean):
     @property
     def levels(self) -> int:
         return self.log_probs.shape[1]
+
+    def expand(self, n: int) -> Categorical:
+        """The same for each of ``n`` images in place of one; no memory is taken for it."""
+        made = copy.copy(self)
+        made.log_probs = self.log_probs.expand(n, *self.log_probs.shape[1:])
+        return made
 
     def log_prob_map(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]``, nats."""

@@ -41,6 +41,7 @@ from davi.evaluation.meter import Meter
 from davi.evaluation.record import KL, Evaluation
 from davi.evaluation.streaming import double
 from davi.model import Hierarchy, LatentModel, Model
+from davi.model.quantized import Quantized
 from davi.repetition import repeat_images
 
 ACTIVE_UNITS, INACTIVE_LAYERS = "active units", "inactive layers"
@@ -187,6 +188,8 @@ class ActiveUnits(Meter):
         self._images = 0
 
     def add(self, batch: Batch) -> None:
+        if isinstance(self._model, Quantized):
+            return
         x = batch.x
         counted = self._counted[self._seen : self._seen + len(x)]
         self._seen += len(x)
@@ -201,6 +204,9 @@ class ActiveUnits(Meter):
         for layer, (first, second) in zip(self._layers, halves, strict=True):
             layer.add(first, second)
         self._images += len(x)
+
+    def left_out(self) -> str:
+        return "codes are names, not numbers, and have no variance" if isinstance(self._model, Quantized) else ""
 
     def variances(self) -> list[Tensor]:
         """The estimates of Var_x(E_q[z | x]) of every unit, layer by layer, ``[...]`` each, float64; those of inactive

@@ -38,6 +38,7 @@ from davi.errors import UserError
 from davi.evaluation.activity import ActiveUnits, InactiveLayers
 from davi.evaluation.chib import ChibEstimate
 from davi.evaluation.classification import Classification
+from davi.evaluation.codes import CodeUse
 from davi.evaluation.log_z import LogZ, log_z_of
 from davi.evaluation.measure import LeftOut, Measure
 from davi.evaluation.meter import Meter
@@ -62,6 +63,7 @@ METERS: tuple[type[Meter], ...] = (
     ChibEstimate,
     InactiveLayers,
     Classification,
+    CodeUse,
     ModelInformation,
     RateFloor,
     Separation,
@@ -262,9 +264,12 @@ def _draws(model: Claiming, batch: Batch, samples: int, generator: Generator | N
     copies = max(n for n in range(1, max(1, chunk // len(x)) + 1) if samples % n == 0)
     if isinstance(model, Hierarchy):
         context = repeat_images(model.encode(x), copies)
-        x = repeat_images(x, copies)  # [B * copies, C, H, W]
+        x, labels = repeat_images(x, copies), None if y is None else repeat_images(y, copies)  # [B * copies, ...]
         for _ in range(samples // copies):
-            yield model.elbo(x, context, generator)
+            evidence = model.elbo(x, context, generator, labels)
+            yield evidence
+            if evidence.deterministic:
+                return
         return
     first = model.evidence(x, generator, y)
     rest = 0 if first.log_weight_fn is None and _same_again(first) else samples - 1

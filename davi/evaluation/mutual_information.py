@@ -44,7 +44,7 @@ from torch import Generator, Tensor
 
 from davi.batch import Batch
 from davi.data.subsets import positions
-from davi.distributions import Latent, Pairwise
+from davi.distributions import Latent, Pairwise, Point
 from davi.evaluation import clusters
 from davi.evaluation.measure import Measure
 from davi.evaluation.meter import Meter
@@ -122,6 +122,8 @@ def no_bound(asked: Asked) -> str:
     for layer, posterior in enumerate(asked.posteriors):
         if not posterior.scores_anywhere:
             return f"the posterior of layer {layer} knows the density of its own draws only"
+        if isinstance(posterior, Point):
+            return f"the posterior of layer {layer} is certain, and rules out the model's own draws"
     return ""
 
 

@@ -169,7 +169,7 @@ def measure(
         found[0].append(_bound(model, Batch(x, y), draws, generators[0], batch_size))
         if isinstance(model, Hierarchy):
             for k in dropped:
-                found[k].append(bound_above(model, x, k, samples, generators[k], batch_size))
+                found[k].append(bound_above(model, x, k, samples, generators[k], batch_size, y))
         if progress is not None:
             progress(min(start + batch_size, len(images)), len(images))
     bits = {k: -torch.cat(parts).cpu().numpy() / (model.dims * math.log(2.0)) for k, parts in found.items()}
@@ -186,7 +186,13 @@ def measure(
 
 
 def bound_above(
-    model: Hierarchy, x: Tensor, dropped: int, samples: int, generator: Generator | None, chunk: int
+    model: Hierarchy,
+    x: Tensor,
+    dropped: int,
+    samples: int,
+    generator: Generator | None,
+    chunk: int,
+    y: Tensor | None = None,
 ) -> Tensor:
     r"""One draw of :math:`\mathcal L^{>k}` for each image (module docstring), without gradients, in eval mode.
 
@@ -197,6 +203,7 @@ def bound_above(
         samples: K.
         generator: source of the draws; torch's default when None.
         chunk: images per pass; a small batch is repeated to fill it.
+        y: classes, ``[B]``, of a model with classes.
 
     Returns:
         ``[B]``, float64, nats.
@@ -207,8 +214,9 @@ def bound_above(
     with measuring(model):
         context = repeat_images(model.encode(x), copies)
         repeated = repeat_images(x, copies)  # [B * copies, C, H, W]
+        labels = None if y is None else repeat_images(y, copies)
         for _ in range(samples // copies):
-            steps, pixels = walk(model, context, b * copies, depth, lambda latent: latent.sample(generator))
+            steps, pixels = walk(model, context, b * copies, depth, lambda latent: latent.sample(generator), y=labels)
             total = double(pixels.log_prob(repeated))
             for step in steps[:depth]:
                 exact = samples == 1

@@ -15,6 +15,7 @@ Example:
     (['kl/00', 'kl/01', 'kl/02'], ['generative', 'inference'])
 """
 
+from davi.inspection.code_views import Coded, CodeLayer, CodeView, Nearest
 from davi.inspection.flow_views import Block, FlowView, Noise, RoundTrip, Scale
 from davi.inspection.inspect import inspect
 from davi.inspection.inversion_view import Inversions
@@ -40,6 +41,9 @@ __all__ = [
     "Chains",
     "Chosen",
     "Classes",
+    "CodeLayer",
+    "CodeView",
+    "Coded",
     "DepthAttentionView",
     "Filters",
     "FlowView",
@@ -47,6 +51,7 @@ __all__ = [
     "Inversions",
     "Layer",
     "Mistake",
+    "Nearest",
     "Noise",
     "Progressive",
     "ReceptiveField",

@@ -72,7 +72,7 @@ def follow(
     labels = ("original", *(f"{steps:,} {'step' if steps == 1 else 'steps'}" for steps in PICTURES))
     row = torch.stack(pictures, 1).cpu()  # [strips, pictures, C, H, W]
     strips = [Strip("chain", name, labels, row[i]) for i, name in enumerate(names)]
-    known = None if training is None else _as_seen(evenly(training, min(len(images), len(training))), images.levels)
+    known = None if training is None else as_seen(evenly(training, min(len(images), len(training))), images.levels)
     found = Chains(
         discarded=DISCARDED,
         free_energy=autocorrelation(torch.stack(energies, 1)),
@@ -84,7 +84,7 @@ def follow(
     return found, strips
 
 
-def _as_seen(training: Images, levels: int) -> Images:
+def as_seen(training: Images, levels: int) -> Images:
     """Training images as the network sees them: those that are drawn anew at each presentation are kept gray."""
     return training if training.levels == levels else binarized(training, "dynamic", Generator().manual_seed(0))
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from davi.batch import Batch
 from davi.data import Images
-from davi.distributions import Distribution, Latent, Normal
+from davi.distributions import Distribution, Latent, Normal, Point
 from davi.evaluation import KL, Evaluation
 from davi.evaluation.activity import ACTIVE_UNITS, INACTIVE_LAYERS
 from davi.evaluation.clusters import standard_error
@@ -57,11 +58,12 @@ def look_into(
     """
     watch = _Recorder(model, shown, evaluation.seed, device)
     for start in range(0, len(images), evaluation.batch_size):
-        x = images.pixels[start : start + evaluation.batch_size].to(device)
-        watch.see(x, start)
-        told((start + len(x)) * len(watch.depths))
-    originals = torch.stack([images.pixels[index] for index in shown])
-    pictures = _first_layers(model, originals.to(device), watch.depths)
+        batch = _batch(model, images, slice(start, start + evaluation.batch_size), device)
+        watch.see(batch, start)
+        told((start + len(batch.x)) * len(watch.depths))
+    some = _batch(model, images, list(shown), device)
+    originals = images.pixels[list(shown)]
+    pictures = _first_layers(model, some, watch.depths)
     nats = tuple((watch.nats / len(images)).tolist())
     return Found(
         _layers(model, evaluation, watch.shapes, watch.drawn),
@@ -93,19 +95,20 @@ class _Recorder:
         self.pixel_bits: dict[int, Tensor] = {}
         self.layer_bits: dict[int, Tensor] = {}
 
-    def see(self, x: Tensor, start: int) -> None:
+    def see(self, batch: Batch, start: int) -> None:
         """Count in a batch whose first image has the index ``start``."""
+        x, y = batch.x, batch.y
         rows = {index: index - start for index in self._shown if start <= index < start + len(x)}
         with self.depth_attention.recording(rows), self.spatial_attention.recording(rows):
             context = self._model.encode(x)
-            steps, likelihood = walk(self._model, context, len(x), self.depths[-1], self._draw(-1))
+            steps, likelihood = walk(self._model, context, len(x), self.depths[-1], self._draw(-1), y=y)
         self.shapes = [as_map(step.z).shape for step in steps]
-        self.drawn = [not isinstance(step.posterior, Normal) for step in steps]
+        self.drawn = [not isinstance(step.posterior, Normal | Point) for step in steps]
         self._count(-1, x, steps, likelihood)
         for index, row in rows.items():
             self.pixel_bits[index], self.layer_bits[index] = self._bits(x, steps, likelihood, row)
         for i, depth in enumerate(self.depths[:-1]):
-            self._count(i, x, *walk(self._model, context, len(x), depth, self._draw(i)))
+            self._count(i, x, *walk(self._model, context, len(x), depth, self._draw(i), y=y))
 
     def _draw(self, i: int) -> Callable[[Latent], Tensor]:
         return lambda distribution: distribution.sample(self._generators[i])
@@ -123,10 +126,16 @@ class _Recorder:
         return pixels, torch.stack([spread(layer, self._padding) for layer in layers])
 
 
-def _first_layers(model: Hierarchy, x: Tensor, depths: Sequence[int]) -> Tensor:
+def _batch(model: Hierarchy, images: Images, which: slice | list[int], device: torch.device) -> Batch:
+    """Some images, with their classes if the model makes use of them."""
+    labels = images.labels[which].to(device) if model.classes and images.labels is not None else None
+    return Batch(images.pixels[which].to(device), labels)
+
+
+def _first_layers(model: Hierarchy, batch: Batch, depths: Sequence[int]) -> Tensor:
     """Pictures of p(x | z) at the posterior means of the first k layers, ``[depths, n, C, H, W]``."""
-    context = model.encode(x)
-    likelihoods = [walk(model, context, len(x), depth, lambda latent: latent.center())[1] for depth in depths]
+    context, n = model.encode(batch.x), len(batch.x)
+    likelihoods = [walk(model, context, n, depth, lambda latent: latent.center(), y=batch.y)[1] for depth in depths]
     return torch.stack([pixels_of(likelihood) for likelihood in likelihoods])
 
 

@@ -23,6 +23,7 @@ from davi.inspection.bits import pixel_bits
 from davi.inspection.causal import attention_of_pixels, receptive_field
 from davi.inspection.chains import DISCARDED, STEPS, STRIPS, filters_of, follow
 from davi.inspection.classes import classes_of
+from davi.inspection.codes import look_at_codes
 from davi.inspection.flows import TEMPERATURES, Seen, drawn, look_through
 from davi.inspection.hierarchies import Found, look_into
 from davi.inspection.inversions import invert_all
@@ -50,6 +51,7 @@ from davi.model import (
     WithPartition,
 )
 from davi.model.depths import depths_of
+from davi.model.quantized import Quantized
 
 CHOSEN = 4
 """Images of each role."""
@@ -83,8 +85,8 @@ def inspect(
         seed: of all draws.
         batch_size: images per pass. Draws depend on it.
         progress: told how much is done after every batch, in images times passes.
-        training: the images that the model was trained on, if they are known, whose free energies stand beside the
-            others'.
+        training: the images that the model was trained on, if they are known: the free energies of an energy stand
+            beside the others', and the nearest of them beside the samples of a quantized model.
 
     Returns:
         Everything on the CPU; the same for the same seed and batch size.
@@ -133,6 +135,11 @@ def inspect(
             begin = (beginning[0][:STRIPS], beginning[1][:STRIPS])
             chains, more = follow(network, inspected, training, begin, generator, told.following(passes))
             strips += tuple(more)
+        codes = None
+        if isinstance(model, Quantized):
+            samples_at_one = made[1.0].images if 1.0 in made else None
+            generator = Generator(device).manual_seed(seed)
+            codes = look_at_codes(model, inspected, x, samples_at_one, training, batch_size, generator)
         filters = filters_of(network) if isinstance(network, WithFilters) else ()
         classes = None
         if isinstance(model, Classifying) and model.classes:
@@ -160,6 +167,7 @@ def inspect(
         chains=chains,
         flow=flow,
         classes=classes,
+        codes=codes,
     )
 
 
@@ -285,7 +293,9 @@ def _samples(model: Model, n: int, temperature: float, generator: Generator) -> 
         return _Samples(images.cpu(), not_finite=failed)
     if not isinstance(model, Hierarchy):
         return _Samples(model.sample(n, temperature, generator, model.classes_in_turn(n)).cpu())
-    likelihood = model.top_down(lambda layer, prior, posterior: _of_prior(prior, n, generator, temperature))
+    likelihood = model.top_down_given(
+        model.classes_in_turn(n), lambda layer, prior, posterior: _of_prior(prior, n, generator, temperature)
+    )
     draws = likelihood.sample(generator).cpu()
     return _Samples(draws, likelihood.mean().cpu() if isinstance(likelihood, WithMean) else None)
 

@@ -46,7 +46,7 @@ def strips_of(
     if isinstance(model, LatentModel):
         found += [strip for pair in pairs if (strip := _latents(model, images, names, pair)) is not None]
     if isinstance(model, Hierarchy):
-        found += _variations(model, images[:1], names[0], generator)
+        found += _variations(model, images[:1], names[0], generator, None if labels is None else labels[:1])
     if isinstance(model, Invertible):
         found += [_flow(model, images, names, pair, labels) for pair in pairs]
         for i in range(min(2, len(images))):
@@ -143,7 +143,7 @@ def _joined(latents: Sequence[Tensor], model: Invertible) -> Tensor:
     return z.view(model.base(len(z)).shape)
 
 
-def _variations(model: Hierarchy, image: Tensor, name: str, generator: Generator) -> list[Strip]:
+def _variations(model: Hierarchy, image: Tensor, name: str, generator: Generator, label: Tensor | None) -> list[Strip]:
     """The first k latents of an image, and the others drawn from the prior, for some k."""
     layers = model.num_layers
     kept = sorted({round(float(k)) for k in torch.linspace(1, layers - 1, min(layers - 1, _MOST_ROWS))})
@@ -151,7 +151,13 @@ def _variations(model: Hierarchy, image: Tensor, name: str, generator: Generator
     rows = []
     for depth in kept:
         _, likelihood = walk(
-            model, context, STEPS, depth, lambda latent: latent.center(), lambda latent: latent.sample(generator)
+            model,
+            context,
+            STEPS,
+            depth,
+            lambda latent: latent.center(),
+            lambda latent: latent.sample(generator),
+            None if label is None else repeat_images(label, STEPS),
         )
         pictures = pixels_of(likelihood)
         labels = ("original", *[""] * STEPS)

@@ -12,6 +12,7 @@ from torch import Tensor
 from davi.evaluation import Measure
 from davi.evaluation.autocorrelation import Autocorrelation
 from davi.evaluation.calibration import Reliability
+from davi.inspection.code_views import CodeView
 from davi.inspection.flow_views import FlowView
 from davi.inspection.inversion_view import Inversions
 from davi.layers.depth_attention import Side
@@ -354,6 +355,7 @@ class Inspection:
         flow: of a flow.
         classes: what is made of the classes of images, of a network that knows of some.
         inversions: of a network from whose depths images come back.
+        codes: of a quantized model.
         not_finite: temperature -> draws that are not among the samples, since the inverse of a flow takes them to
             numbers that are not finite.
     """
@@ -380,4 +382,5 @@ class Inspection:
     flow: FlowView | None = None
     classes: Classes | None = None
     inversions: Inversions | None = None
+    codes: CodeView | None = None
     not_finite: Mapping[float, int] = field(default_factory=dict)

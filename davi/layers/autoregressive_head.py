@@ -45,8 +45,7 @@ class AutoregressiveHead(nn.Module, Head):
                 shape, levels, options, features=likelihood.features
             )
         except OptionError as error:
-            words = str(error).removeprefix(f"{error.option}: ")
-            raise OptionError(f"likelihood.network.{error.option}", words) from None
+            raise error.within("likelihood.network") from None
 
     @property
     def inputs(self) -> int:

@@ -90,7 +90,12 @@ class AutoregressivePixels(Distribution):
 
     def conditionals(self, x: Tensor) -> Distribution:
         """p(x_i | x_{<i}) of all pixels given the images x, ``[B, C, H, W]``, in one pass."""
+        self._check_classes()
         return self.network.head(self.network(self._seen(x), self.features, self.y))
+
+    def _check_classes(self) -> None:
+        if self.network.classes and self.y is None:
+            raise ValueError(f"labels: got None, expected {self.n} class numbers from 0 to {self.network.classes - 1}")
 
     def _seen(self, x: Tensor) -> Tensor:
         """What the network is shown of the images, integers or, where pixels are hidden, as many numbers."""
@@ -142,6 +147,7 @@ class AutoregressivePixels(Distribution):
             report: told about each row; by default whoever listens
                 (:func:`~davi.layers.autoregressive_pixels.reporting`).
         """
+        self._check_classes()
         report = report or listening()
         network = self.network
         channels, height, width = network.shape

@@ -3,7 +3,8 @@ r"""A network that says what it expects of every pixel from the pixels before it
 Pixels come in the order in which one reads: row by row from the top left. The network computes the parameters of all
 conditionals :math:`p(x_i \mid x_1, \dots, x_{i-1})` in one pass, and it is asked for in three places: as a model of
 images, as the likelihood of a hierarchy, given that one's features of every pixel, and as a prior over a grid of
-integers.
+integers. These may be *codes*, whose order means nothing: then the network sees not numbers but learned vectors, and
+each of them is categorical.
 
 Drawing an image needs one answer after the other, each a pixel further. A pass for each of them would cost as much as
 scoring an image; but all that a pass computes for earlier pixels stays what it was. :meth:`CausalNetwork.start` makes
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.layers.causal_options import CONFIGS
+from davi.layers.code_vectors import CodeVectors
 from davi.layers.masked import MaskedConv2d, degrees
 from davi.layers.pixel_head import PixelHead
 
@@ -86,6 +88,10 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
         classes: number of classes; 0: no labels.
         features: channels of what each pixel is told beside earlier pixels, ``[B, features, H, W]``; 0: nothing. They
             need not be causal: they are known before the first pixel.
+        embedding: length of the vectors by which the network sees codes; 0: it sees numbers.
+
+    Raises:
+        OptionError: a ``ValueError``, if the likelihood of the options does not fit the images.
     """
 
     name: ClassVar[str]
@@ -101,11 +107,18 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
     looks at the earlier channels of the pixel itself."""
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, config: Any, classes: int = 0, features: int = 0
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        config: Any,
+        classes: int = 0,
+        features: int = 0,
+        embedding: int = 0,
     ) -> None:
         super().__init__()
         self.shape, self.levels, self.config = shape, levels, config
         self.classes, self.features = classes, features
+        self.vectors = CodeVectors(shape[0], levels, embedding) if embedding else None
 
     @abstractmethod
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -152,9 +165,30 @@ class CausalNetwork(nn.Module, ABC, Generic[State]):
         """Blocks that may be compiled one by one and whose activations may be recomputed in the backward pass."""
         return ()
 
+    @property
+    def inputs(self) -> int:
+        """Numbers by which the network sees a pixel: C, or of codes C times as many as a vector has. The same number
+        for each channel, one channel after the other."""
+        return self.shape[0] * (1 if self.vectors is None else self.vectors.dims)
+
+    @final
+    def make_head(self, softmax: int = 32) -> PixelHead:
+        """The pixel head that the options ask for; it reads codes as categorical.
+
+        Arguments:
+            softmax: the most levels for which a pixel that is no code is categorical, if the options do not say it.
+        """
+        likelihood, codes = self.config.likelihood, self.vectors is not None
+        likelihood = likelihood if codes else likelihood.following(self.levels, softmax)
+        return PixelHead(likelihood, self.shape[0], self.levels, codes)
+
     @final
     def scaled(self, x: Tensor) -> Tensor:
-        """Integers as the network sees them, from -1 to 1, in the type of its weights."""
+        """Integers ``[B, C, ...]`` as the network sees them, ``[B, inputs, ...]``: from -1 to 1 in the type of its
+        weights, or the vectors of codes."""
+        if self.vectors is not None:
+            seen: Tensor = self.vectors(x)
+            return seen
         weight = next(self.parameters())
         return x.to(weight.dtype).mul(2.0 / (self.levels - 1)).sub(1.0)
 
@@ -258,17 +292,18 @@ class WithinPixel(nn.Module):
         channels: C.
         outputs: parameters, those of channel c at the places c, c + C, c + 2 C, ... as
             :class:`~davi.layers.PixelHead` has them for Bernoulli and categorical pixels.
+        inputs: numbers by which the pixel is seen, the same number for each channel.
         width: hidden units of a channel.
     """
 
-    def __init__(self, features: int, channels: int, outputs: int, width: int = 64) -> None:
+    def __init__(self, features: int, channels: int, outputs: int, inputs: int, width: int = 64) -> None:
         super().__init__()
         hidden = degrees(channels * width, channels)
         self.features = nn.Conv2d(features, channels * width, 1)
-        self.pixel = MaskedConv2d(degrees(channels, channels), hidden, 1, mask_type="A")
+        self.pixel = MaskedConv2d(degrees(inputs, channels), hidden, 1, mask_type="A")
         self.last = MaskedConv2d(hidden, torch.arange(outputs) % channels, 1, mask_type="B")
 
     def forward(self, f: Tensor, x: Tensor) -> Tensor:
-        """f ``[B, features, H, W]`` and scaled pixels x ``[B, C, H, W]`` -> ``[B, outputs, H, W]``."""
+        """f ``[B, features, H, W]`` and pixels x as they are seen, ``[B, inputs, H, W]`` -> ``[B, outputs, H, W]``."""
         raw: Tensor = self.last(F.elu(self.features(f) + self.pixel(x)))
         return raw

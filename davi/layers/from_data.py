@@ -41,7 +41,7 @@ def set_from_data(module: nn.Module, run: Callable[[], Any], kept: Container[str
         layer
         for name, layer in module.named_modules()
         if isinstance(layer, SetFromData)
-        if not any(f"{name}.{leaf}" in kept for leaf, _ in layer.named_parameters(recurse=False))
+        if not any(f"{name}.{leaf}" in kept for leaf in _own(layer))
     }
 
     def set_first(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -58,3 +58,8 @@ def set_from_data(module: nn.Module, run: Callable[[], Any], kept: Container[str
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _own(layer: nn.Module) -> list[str]:
+    """Names of the weights and buffers that are a layer's own."""
+    return [name for find in (layer.named_parameters, layer.named_buffers) for name, _ in find(recurse=False)]

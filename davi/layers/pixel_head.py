@@ -171,14 +171,17 @@ class PixelHead(Head):
         likelihood: which family, with its options; without one it follows the levels.
         channels: C.
         levels: values per channel.
+        codes: whether the values are codes, whose order means nothing: they are categorical, however many there are.
 
     Raises:
-        OptionError: a ``ValueError``, if a Bernoulli is asked for other than 2 levels, a categorical for more than 256,
-            or a whole image (``autoregressive``) where a pixel is wanted.
+        OptionError: a ``ValueError``, if a Bernoulli is asked for other than 2 levels, a categorical for more than 256
+            that are no codes, another family for codes, or a whole image (``autoregressive``) where a pixel is wanted.
     """
 
-    def __init__(self, likelihood: LikelihoodConfig, channels: int, levels: int) -> None:
-        likelihood = likelihood.following(levels)
+    def __init__(self, likelihood: LikelihoodConfig, channels: int, levels: int, codes: bool = False) -> None:
+        if codes and likelihood.family not in (None, "categorical"):
+            raise OptionError("likelihood.family", f"got {likelihood.family}, expected categorical for codes")
+        likelihood = replace(likelihood, family="categorical") if codes else likelihood.following(levels)
         family = likelihood.family
         if family == "autoregressive":
             raise OptionError("likelihood.family", "got autoregressive, expected the family of a pixel")
@@ -186,7 +189,7 @@ class PixelHead(Head):
             raise OptionError(
                 "likelihood.family", f"got bernoulli for {levels} levels, expected 2 (binarize the data?)"
             )
-        if family == "categorical" and levels > 256:
+        if family == "categorical" and levels > 256 and not codes:
             raise OptionError("likelihood.family", f"got categorical for {levels} levels, expected at most 256")
         self.likelihood = likelihood
         self.channels = channels

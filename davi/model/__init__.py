@@ -7,10 +7,14 @@
     ├─ Model                 evidence(x) -> nats of log p(x) and their kind; sample(n)
     │  ├─ Autoregressive     every pixel given those before it; completion
     │  │  └─ CausalModel     by a causal network
+    │  ├─ CodePrior          the codes of a quantized model, one layer after the other
     │  ├─ Invertible         a flow on dequantized images
     │  ├─ LatentModel        latents of an image and back
     │  │  └─ Hierarchy       several layers, one top-down pass
-    │  │     └─ PixelHierarchy   its options choose the likelihood
+    │  │     ├─ LikelihoodHierarchy   its options choose the likelihood
+    │  │     │  ├─ PixelHierarchy     and the prior and the posteriors
+    │  │     │  └─ CodeAutoencoder    its latents are codes
+    │  │     └─ Quantized        an autoencoder with a prior over its codes
     │  └─ Normalized         an energy with its partition function
     └─ Unnormalized          becomes a model with a partition function
        └─ Energy             free energies and Gibbs chains; no claim by itself
@@ -32,6 +36,7 @@ from davi.model.chain import WithChain
 from davi.model.claiming import Claiming
 from davi.model.classifier import Classifier
 from davi.model.classifying import Classifying
+from davi.model.code_prior import CodeGrid, CodePrior, CodePriorConfig
 from davi.model.couplings import Couplings, WithCouplings
 from davi.model.depths import WithDepths
 from davi.model.energy import Energy, Normalized, Partition, Summable, Unnormalized, WithPartition, known
@@ -44,6 +49,8 @@ from davi.model.latent import LatentModel
 from davi.model.latent_options import LatentOptions, LayerSizes
 from davi.model.network import Conditional, Network
 from davi.model.pixel_hierarchy import PixelHierarchy
+from davi.model.pixel_likelihood import LikelihoodHierarchy
+from davi.model.quantized import CodeAutoencoder, CodeContext, Quantized, QuantizedEvidence
 from davi.model.staged import Staged
 
 __all__ = [
@@ -54,6 +61,11 @@ __all__ = [
     "Clamped",
     "Classifier",
     "Classifying",
+    "CodeAutoencoder",
+    "CodeContext",
+    "CodeGrid",
+    "CodePrior",
+    "CodePriorConfig",
     "Conditional",
     "Couplings",
     "DataInitialized",
@@ -65,11 +77,14 @@ __all__ = [
     "LatentModel",
     "LatentOptions",
     "LayerSizes",
+    "LikelihoodHierarchy",
     "Model",
     "Network",
     "Normalized",
     "Partition",
     "PixelHierarchy",
+    "Quantized",
+    "QuantizedEvidence",
     "Staged",
     "Step",
     "Summable",

@@ -131,6 +131,25 @@ def check_draw(n: int, temperature: Temperature) -> float:
     return temperature
 
 
+def temperatures(temperature: Temperature, layers: int) -> list[float]:
+    """One factor for each layer.
+
+    Arguments:
+        temperature: one number for all layers, or one for each.
+        layers: how many there are.
+
+    Raises:
+        ValueError: if there are not as many, or one is no finite number from 0.
+    """
+    factors = list(temperature) if isinstance(temperature, Sequence) else [temperature] * layers
+    if len(factors) != layers:
+        raise ValueError(f"temperature: got {len(factors)} numbers, expected one for each of {layers} layers")
+    for factor in factors:
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"temperature: got {factor}, expected a finite number >= 0")
+    return factors
+
+
 class DataInitialized(ABC):
     """A network some of whose initial weights follow from training images. Training calls :meth:`initialize` once,
     before the first step of a new run; a resumed run has its weights already."""

@@ -17,10 +17,10 @@ from typing import Any, final
 import torch
 from torch import Generator, Tensor
 
-from davi.distributions import Distribution, Drawn, Latent
+from davi.distributions import Distribution, Drawn, Latent, Point
 from davi.distributions.base import sum_per_image
-from davi.evidence import Evidence, Kind
-from davi.model.base import Temperature
+from davi.evidence import About, Evidence, Kind
+from davi.model.base import Temperature, temperatures
 from davi.model.latent import LatentModel
 from davi.repetition import repeat_images
 
@@ -69,8 +69,8 @@ def ask_early(choose: Choose, layer: int, posterior: Latent) -> Drawn:
 class Hierarchy(LatentModel, ABC):
     """A model with a sequence of latent layers 0 (top) .. ``num_layers`` - 1 (nearest the image).
 
-    A subclass writes :meth:`encode` and :meth:`top_down`; everything else is an answer to the walk's question. Neither
-    is told the classes of images: there is no hierarchy yet that makes use of them.
+    A subclass writes :meth:`encode` and :meth:`top_down`; everything else is an answer to the walk's question. One
+    whose priors or whose pixels depend on the class of an image writes :meth:`top_down_given` as well.
     """
 
     num_layers: int
@@ -92,6 +92,16 @@ class Hierarchy(LatentModel, ABC):
         Returns:
             p(x | z).
         """
+
+    def top_down_given(self, y: Tensor | None, choose: Choose, context: Any = None) -> Distribution:
+        """:meth:`top_down` for images of known classes, of which most hierarchies make no use.
+
+        Arguments:
+            y: classes of the images, ``[B]``; None without classes, and where a model with classes is asked for
+                latents, for shapes or for p(x | z), but no prior for its probabilities.
+            choose, context: as :meth:`top_down` takes them. With classes the top prior has their batch size.
+        """
+        return self.top_down(choose, context)
 
     def latent_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each layer's latents for one image, the top first; nothing is computed for it.
@@ -141,15 +151,16 @@ class Hierarchy(LatentModel, ABC):
         (``Evidence.no_divergence``).
         """
         self.check_labels(y, len(x))
-        return self.elbo(x, self.encode(x), generator)
+        return self.elbo(x, self.encode(x), generator, y)
 
     def forward(self, x: Tensor, draws: int = 1, y: Tensor | None = None) -> Evidence:
         """As in every model, but the images are encoded once, however many draws are made."""
         self.check_labels(y, len(x))
-        return self.elbo(repeat_images(x, draws), repeat_images(self.encode(x), draws))
+        labels = None if y is None else repeat_images(y, draws)
+        return self.elbo(repeat_images(x, draws), repeat_images(self.encode(x), draws), y=labels)
 
     @final
-    def elbo(self, x: Tensor, context: Any, generator: Generator | None = None) -> Evidence:
+    def elbo(self, x: Tensor, context: Any, generator: Generator | None = None, y: Tensor | None = None) -> Evidence:
         """:meth:`evidence` for images that are already encoded: many draws need the bottom-up pass only once."""
         steps: list[Step] = []
         drawn: list[Tensor] = []
@@ -163,7 +174,7 @@ class Hierarchy(LatentModel, ABC):
                 steps.append(Step.of(prior, posterior, z))
             return z
 
-        pixels = self.top_down(choose, context)
+        pixels = self.top_down_given(y, choose, context)
         reconstruction = pixels.log_prob(x)  # [B]
         terms = {"reconstruction": reconstruction}
         maps = {}
@@ -185,31 +196,23 @@ class Hierarchy(LatentModel, ABC):
         parts = [pixels.kind, *(latent.kind for step in steps for latent in (step.prior, step.posterior))]
         kind = Kind.weakest(Kind.LOWER_BOUND, *parts)
         early = frozenset(name for name, step in zip(maps, steps, strict=True) if not step.is_divergence)
-        return Evidence(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early, dims=self.dims)
+        about = About.X if y is None else About.X_GIVEN_Y
+        certain = not self.training and all(isinstance(step.posterior, Point) for step in steps)
+        return Evidence(
+            *(terms, kind, log_weight_fn, penalties, maps, tuple(drawn), early, about, self.dims), deterministic=certain
+        )
 
     @final
     def _sample(self, n: int, temperature: Temperature, generator: Generator | None, y: Tensor | None) -> Tensor:
         """Draw the latents from their priors, whose standard deviations are multiplied by the temperature (one number
         for all layers or one for each, the top first), and the pixels from p(x | z) unchanged."""
-        factors = self._temperatures(temperature)
+        factors = temperatures(temperature, self.num_layers)
 
         def choose(layer: int, prior: Latent | None, posterior: Latent | None) -> Tensor:
             assert prior is not None
             return prior.expand(n).sample(generator, factors[layer])
 
-        return self.top_down(choose).sample(generator)
-
-    def _temperatures(self, temperature: Temperature) -> list[float]:
-        """One factor per layer."""
-        factors = list(temperature) if isinstance(temperature, Sequence) else [temperature] * self.num_layers
-        if len(factors) != self.num_layers:
-            raise ValueError(
-                f"temperature: got {len(factors)} numbers, expected one for each of {self.num_layers} layers"
-            )
-        for factor in factors:
-            if not 0 <= factor < math.inf:
-                raise ValueError(f"temperature: got {factor}, expected a finite number >= 0")
-        return factors
+        return self.top_down_given(y, choose).sample(generator)
 
     @final
     @torch.no_grad()

@@ -68,7 +68,7 @@ def draw_joint(model: Hierarchy, n: int, generator: Generator | None = None) -> 
 
     Arguments:
         model: in the mode in which it is to draw.
-        n: how many.
+        n: how many; of a model with classes, one class after the other.
         generator: source of the draws; torch's default when None.
     """
     latents: list[Tensor] = []
@@ -82,7 +82,7 @@ def draw_joint(model: Hierarchy, n: int, generator: Generator | None = None) -> 
         log_pz.append(own.log_prob(z))
         return z
 
-    x = model.top_down(choose).sample(generator)
+    x = model.top_down_given(model.classes_in_turn(n), choose).sample(generator)
     return Joint(tuple(latents), torch.stack(log_pz).sum(0), x)
 
 
@@ -133,5 +133,5 @@ def ask(model: Hierarchy, x: Tensor | None = None) -> Asked:
         device = next(model.parameters()).device
         x = torch.zeros(1, *model.shape, dtype=torch.uint8, device=device)
     with evaluating(model):
-        pixels = model.top_down(choose, model.encode(x))
+        pixels = model.top_down_given(model.classes_in_turn(len(x)), choose, model.encode(x))
     return Asked(priors, posteriors, early, pixels)

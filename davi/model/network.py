@@ -87,9 +87,9 @@ class Network(nn.Module, ABC):
             TypeError: if ``x`` is not an integer tensor.
             ValueError: if its shape or its values do not fit.
         """
-        _check_integers("images", x, self.levels)
+        check_integers("images", x, self.levels)
         self.check_shape(x)
-        _check_range("images", x, self.levels)
+        check_range("images", x, self.levels)
 
     def check_shape(self, x: Tensor) -> None:
         """Refuse images of another shape than this network's.
@@ -117,10 +117,10 @@ class Network(nn.Module, ABC):
             return
         if y is None:
             raise ValueError(f"labels: got None, expected {n} class numbers from 0 to {self.classes - 1}")
-        _check_integers("labels", y, self.classes)
+        check_integers("labels", y, self.classes)
         if tuple(y.shape) != (n,):
             raise ValueError(f"labels: got shape {tuple(y.shape)}, expected [{n}]")
-        _check_range("labels", y, self.classes)
+        check_range("labels", y, self.classes)
 
     def classes_in_turn(self, n: int) -> Tensor | None:
         """A class for each of ``n`` images, one after the other; None without classes."""
@@ -141,13 +141,23 @@ class Conditional:
     """A network whose answers may depend on the class of an image: it can be built with ``classes`` above 0."""
 
 
-def _check_integers(what: str, x: Tensor, count: int) -> None:
+def check_integers(what: str, x: Tensor, count: int) -> None:
+    """Refuse anything but a tensor of integers.
+
+    Raises:
+        TypeError: if it is something else.
+    """
     if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{what}: got {given}, expected an integer tensor with values 0 to {count - 1}")
 
 
-def _check_range(what: str, x: Tensor, count: int) -> None:
+def check_range(what: str, x: Tensor, count: int) -> None:
+    """Refuse integers outside of ``{0 .. count - 1}``; on the CPU only (:meth:`Network.check_images`).
+
+    Raises:
+        ValueError: if there are some.
+    """
     if x.device.type != "cpu" or not x.numel():
         return
     low, high = map(int, torch.aminmax(x.long() if x.dtype in _BARE_TYPES else x))

@@ -15,7 +15,13 @@ Take = Callable[[Latent], Tensor]
 
 
 def walk(
-    model: Hierarchy, context: Any, images: int, depth: int, take: Take, below: Take | None = None
+    model: Hierarchy,
+    context: Any,
+    images: int,
+    depth: int,
+    take: Take,
+    below: Take | None = None,
+    y: Tensor | None = None,
 ) -> tuple[list[Step], Distribution]:
     """One walk for encoded images.
 
@@ -26,6 +32,7 @@ def walk(
         depth: the first so many latents come from the posterior, the others from the prior.
         take: makes a latent.
         below: makes those that come from the prior; ``take`` if None.
+        y: classes of the images, ``[images]``, of a model with classes.
 
     Returns:
         What happened at each layer, and p(x | z).
@@ -40,4 +47,4 @@ def walk(
         steps.append(Step.of(prior, posterior, z))
         return z
 
-    return steps, model.top_down(choose, context)
+    return steps, model.top_down_given(y, choose, context)

@@ -29,6 +29,8 @@ from davi.models.revnet import RevNet
 from davi.models.vae import VAE
 from davi.models.very_deep_vae import VeryDeepVAE
 from davi.models.vlae import VLAE
+from davi.models.vq_vae import VQVAE
+from davi.models.vq_vae2 import VQVAE2
 
 _ALL: tuple[type[Network], ...] = (
     AttentiveVAE,
@@ -55,6 +57,8 @@ _ALL: tuple[type[Network], ...] = (
     RevNet,
     VAE,
     VLAE,
+    VQVAE,
+    VQVAE2,
     VeryDeepVAE,
 )
 
@@ -76,6 +80,8 @@ __all__ = [
     "RBM",
     "VAE",
     "VLAE",
+    "VQVAE",
+    "VQVAE2",
     "AttentiveVAE",
     "ConvDBN",
     "FlowPP",

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress, Window
 from davi.layers.masked import MaskType, causal_mask, degrees
-from davi.layers.pixel_head import LikelihoodConfig, PixelHead
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.model import CausalModel
 
 SOFTMAX = 256
@@ -289,12 +289,13 @@ class GatedPixelCNNNetwork(CausalNetwork[GatedProgress]):
         config: GatedPixelCNNConfig,
         classes: int = 0,
         features: int = 0,
+        embedding: int = 0,
     ) -> None:
-        super().__init__(shape, levels, config, classes, features)
+        super().__init__(shape, levels, config, classes, features, embedding)
         channels = shape[0]
-        self.head = PixelHead(config.likelihood.following(levels, SOFTMAX), channels, levels)
+        self.head = self.make_head(SOFTMAX)
         self.parts = 1 if self.head.likelihood.family == "logistic_mixture" else channels
-        pixel, hidden = degrees(channels, self.parts), degrees(config.width, self.parts)
+        pixel, hidden = degrees(self.inputs, self.parts), degrees(config.width, self.parts)
         self.layers = nn.ModuleList(
             GatedLayer(
                 config, hidden if number else pixel, hidden, number == 0, number == config.layers - 1, classes, features

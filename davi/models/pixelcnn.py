@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress, Window
 from davi.layers.masked import MaskedConv2d, degrees
-from davi.layers.pixel_head import LikelihoodConfig, PixelHead
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.model import CausalModel
 
 SOFTMAX = 256
@@ -176,14 +176,20 @@ class PixelCNNNetwork(CausalNetwork[MaskedProgress]):
     config: PixelCNNConfig
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, config: PixelCNNConfig, classes: int = 0, features: int = 0
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        config: PixelCNNConfig,
+        classes: int = 0,
+        features: int = 0,
+        embedding: int = 0,
     ) -> None:
-        super().__init__(shape, levels, config, classes, features)
+        super().__init__(shape, levels, config, classes, features, embedding)
         channels = shape[0]
-        self.head = PixelHead(config.likelihood.following(levels, SOFTMAX), channels, levels)
+        self.head = self.make_head(SOFTMAX)
         self.parts = 1 if self.head.likelihood.family == "logistic_mixture" else channels
         wide, narrow, between = (degrees(n, self.parts) for n in (2 * config.width, config.width, config.head_width))
-        self.first = MaskedConv2d(degrees(channels, self.parts), wide, config.first_kernel, mask_type="A")
+        self.first = MaskedConv2d(degrees(self.inputs, self.parts), wide, config.first_kernel, mask_type="A")
         self.residual = nn.ModuleList(
             MaskedBlock(config, wide, narrow, classes, features) for _ in range(config.blocks)
         )

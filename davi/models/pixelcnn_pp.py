@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress, WithinPixel
-from davi.layers.pixel_head import LikelihoodConfig, PixelHead
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.shifted import (
     NONLINEARITIES,
     GatedResnet,
@@ -270,10 +270,10 @@ class Drawing(Progress):
         self, network: PixelCNNPPNetwork, n: int, features: Tensor | None = None, y: Tensor | None = None
     ) -> None:
         super().__init__(network.shape, network.parts)
-        channels, height, width = network.shape
+        _, height, width = network.shape
         padded = width + network.padding[1]
         like = network.u.v
-        self.seen = Canvas(n, channels + 1, height, padded, like, top=1, left=1, right=1)
+        self.seen = Canvas(n, network.inputs + 1, height, padded, like, top=1, left=1, right=1)
         self.scales = _ScaleSteps(network.scales, n, padded, features, y)
         self.u, self.above = network.u.kernels(), network.above.kernels()
         self.before = PixelKernel(network.before.kernels(), network.before.b)
@@ -292,24 +292,29 @@ class PixelCNNPPNetwork(CausalNetwork[Drawing]):
     config: PixelCNNPPConfig
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, config: PixelCNNPPConfig, classes: int = 0, features: int = 0
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        config: PixelCNNPPConfig,
+        classes: int = 0,
+        features: int = 0,
+        embedding: int = 0,
     ) -> None:
-        super().__init__(shape, levels, config, classes, features)
+        super().__init__(shape, levels, config, classes, features, embedding)
         channels, height, width = shape
         self.images_wanted = config.init_images
-        likelihood = config.likelihood.following(levels)
-        self.head = PixelHead(likelihood, channels, levels)
-        within = channels > 1 and likelihood.family != "logistic_mixture"
+        self.head = self.make_head()
+        within = channels > 1 and self.head.likelihood.family != "logistic_mixture"
         self.parts = channels if within else 1
         multiple = 2 ** (config.scales - 1)
         self.padding = (-height % multiple, -width % multiple)  # rows at the bottom, columns on the right
-        self.u = ShiftedConv2d(channels + 1, config.width, "down")
-        self.above = ShiftedConv2d(channels + 1, config.width, "down", (1, 3))
-        self.before = ShiftedConv2d(channels + 1, config.width, "down_right", (2, 1))
+        self.u = ShiftedConv2d(self.inputs + 1, config.width, "down")
+        self.above = ShiftedConv2d(self.inputs + 1, config.width, "down", (1, 3))
+        self.before = ShiftedConv2d(self.inputs + 1, config.width, "down_right", (2, 1))
         self.scales = Scale(config, classes, features)
         outputs = self.head.inputs
         self.output = None if within else pointwise(config.width, outputs)
-        self.within = WithinPixel(config.width, channels, outputs) if within else None
+        self.within = WithinPixel(config.width, channels, outputs, self.inputs) if within else None
 
     def forward(self, x: Tensor, features: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         _, height, width = self.shape

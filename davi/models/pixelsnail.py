@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from davi.layers.causal import Canvas, CausalNetwork, PixelKernel, Progress, WithinPixel
 from davi.layers.causal_attention import SpatialAttentive, attend_from, causal_attention, weights_from
 from davi.layers.checkpointed import Checkpointed
-from davi.layers.pixel_head import LikelihoodConfig, PixelHead
+from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.shifted import (
     GatedResnet,
     Nonlinearity,
@@ -106,10 +106,11 @@ class SnailBlock(Checkpointed):
     Arguments:
         config: of the network.
         channels: C of the images.
+        inputs: numbers by which the network sees a pixel.
         classes, features: of the network.
     """
 
-    def __init__(self, config: PixelSNAILConfig, channels: int, classes: int, features: int) -> None:
+    def __init__(self, config: PixelSNAILConfig, channels: int, inputs: int, classes: int, features: int) -> None:
         super().__init__()
         width = config.width
         self.key_width = config.key_width
@@ -128,8 +129,8 @@ class SnailBlock(Checkpointed):
             )
 
         self.resnets = nn.ModuleList(resnet(width, (2, 2)) for _ in range(config.resnets))
-        self.content = resnet(width + 3 * channels, (1, 1))
-        self.key_value = pointwise(width + 3 * channels, config.key_width + width // 2)
+        self.content = resnet(width + inputs + 2 * channels, (1, 1))
+        self.key_value = pointwise(width + inputs + 2 * channels, config.key_width + width // 2)
         self.ask = resnet(width + 2 * channels, (1, 1))
         self.query = pointwise(width + 2 * channels, config.key_width)
         self.out = resnet(width, (1, 1), width // 2)
@@ -152,7 +153,7 @@ class SnailBlock(Checkpointed):
 
         Arguments:
             u: the stream.
-            x: scaled images, ``[B, C, H, W]``.
+            x: images as the network sees them, ``[B, inputs, H, W]``.
             background: ``[B, 2 C, H, W]``.
             features: ``[B, features, H, W]``.
             y: classes, ``[B]``.
@@ -186,22 +187,25 @@ class PixelSNAILNetwork(CausalNetwork["SnailProgress"]):
         config: PixelSNAILConfig,
         classes: int = 0,
         features: int = 0,
+        embedding: int = 0,
     ) -> None:
-        super().__init__(shape, levels, config, classes, features)
+        super().__init__(shape, levels, config, classes, features, embedding)
         self.images_wanted = config.init_images
         channels, width = shape[0], config.width
-        self.head = PixelHead(config.likelihood, channels, levels)
+        self.head = self.make_head()
         self.parts = 1 if channels == 1 or self.head.likelihood.family == "logistic_mixture" else channels
-        self.above = ShiftedConv2d(channels + 1, width, "down", (1, 3), epsilon=_EPSILON)
-        self.beside = ShiftedConv2d(channels + 1, width, "down_right", (2, 1), epsilon=_EPSILON)
-        self.blocks = nn.ModuleList(SnailBlock(config, channels, classes, features) for _ in range(config.blocks))
+        self.above = ShiftedConv2d(self.inputs + 1, width, "down", (1, 3), epsilon=_EPSILON)
+        self.beside = ShiftedConv2d(self.inputs + 1, width, "down_right", (2, 1), epsilon=_EPSILON)
+        self.blocks = nn.ModuleList(
+            SnailBlock(config, channels, self.inputs, classes, features) for _ in range(config.blocks)
+        )
         self.output: nn.Module
         if self.parts == 1:
             last = pointwise(width, self.head.inputs)
             nn.init.constant_(last.g, 0.3)  # pixels are nearly even until images have set it
             self.output = last
         else:
-            self.output = WithinPixel(width, channels, self.head.inputs)
+            self.output = WithinPixel(width, channels, self.head.inputs, self.inputs)
 
     def compilable(self) -> Iterable[nn.Module]:
         return self.blocks
@@ -336,12 +340,12 @@ class SnailProgress(Progress):
 
     def __init__(self, network: PixelSNAILNetwork, n: int, features: Tensor | None, y: Tensor | None) -> None:
         super().__init__(network.shape, network.parts)
-        channels, height, width = network.shape
+        _, height, width = network.shape
         self.scaled = network.scaled
         self.above = PixelKernel(network.above.kernels(), network.above.b)
         self.beside = PixelKernel(network.beside.kernels(), network.beside.b)
         like = network.above.v.new_zeros(1).expand(n, network.config.width, height, width)
-        self.image = Canvas(n, channels + 1, height, width, like, top=1, left=1, right=1)
+        self.image = Canvas(n, network.inputs + 1, height, width, like, top=1, left=1, right=1)
         self.background = network.background(like)
         self.blocks = []
         for block in network.blocks:

@@ -9,6 +9,7 @@ from davi.objectives.cross_entropy import CrossEntropyConfig, CrossEntropyObject
 from davi.objectives.evidence import EvidenceObjective
 from davi.objectives.lagging import LaggingConfig, LaggingObjective
 from davi.objectives.up_down import UpDownConfig, UpDownObjective
+from davi.objectives.vector_quantized import VectorQuantizedConfig, VectorQuantizedObjective
 
 _ALL: tuple[type[Objective], ...] = (
     ContrastiveObjective,
@@ -16,6 +17,7 @@ _ALL: tuple[type[Objective], ...] = (
     EvidenceObjective,
     LaggingObjective,
     UpDownObjective,
+    VectorQuantizedObjective,
 )
 
 OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _ALL}
@@ -50,6 +52,8 @@ __all__ = [
     "Role",
     "UpDownConfig",
     "UpDownObjective",
+    "VectorQuantizedConfig",
+    "VectorQuantizedObjective",
     "balancing",
     "make_objective",
     "negative_elbo",

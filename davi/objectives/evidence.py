@@ -15,6 +15,7 @@ from davi.batch import Batch
 from davi.distributions import Drawn, Latent, Normal
 from davi.errors import UserError
 from davi.evidence import Evidence
+from davi.layers.quantizer import Codebook
 from davi.model import Hierarchy, Model, Network
 from davi.objectives.base import Loss, Objective, ObjectiveConfig, Progress, options_of
 from davi.objectives.bounds import EvidenceConfig, objective
@@ -39,6 +40,11 @@ class EvidenceObjective(Objective):
 
     def check(self, model: Network) -> None:
         assert isinstance(model, Model)
+        if any(isinstance(module, Codebook) for module in model.modules()):
+            raise UserError(
+                f"objective: got evidence for {model.name}, whose vectors would not follow the features; expected "
+                "vector_quantized for the autoencoder, then evidence for the prior (stages)"
+            )
         needed = {what: given for what, names in _NEEDS.items() if (given := options_of(self.config, *names))}
         if needed:
             evidence = _evidence(model)

@@ -36,10 +36,12 @@ from davi.model import (
     WithFilters,
     WithPartition,
 )
+from davi.model.quantized import Quantized
 from davi.page import (
     attention,
     bits,
     classes,
+    codes,
     curves,
     depths,
     energies,
@@ -92,6 +94,9 @@ class Part:
 PARTS = (
     Part("samples", "samples", Model, images.samples),
     Part("reconstructions", "reconstructions", LatentModel, images.chosen),
+    Part("code-maps", "", Quantized, codes.maps),
+    Part("code-samples", "", Quantized, codes.samples),
+    Part("nearest", "", Quantized, codes.neighbors),
     Part("images", "", Model, images.ranked),
     Part("reliability", "", Classifying, classes.reliability),
     Part("confusion", "", Classifying, classes.confusion),
@@ -108,6 +113,8 @@ PARTS = (
     Part("free-energies", "", WithChain, energies.free_energies),
     Part("partition", "", WithPartition, energies.partition),
     Part("bits", "where the bits go", Hierarchy | Autoregressive, bits.bits),
+    Part("code-costs", "", Quantized, codes.costs, likelihood=True),
+    Part("codebook", "", Quantized, codes.in_use),
     Part("scale-bits", "", Invertible, flows.costs),
     Part("determinants", "", Invertible, flows.determinants),
     Part("noise", "", Invertible, flows.noise),

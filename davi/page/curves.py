@@ -11,6 +11,7 @@ from davi.page import charts
 from davi.page.blocks import Block, Chart, Figure, Fold, Prose, Section, Table
 from davi.page.charts import PURPLE, VERMILION, Curve, Mark
 from davi.page.class_curves import class_figures
+from davi.page.code_curves import code_figures
 from davi.page.contents import Contents
 from davi.page.energy_curves import energy_figures
 from davi.page.units import Unit
@@ -102,8 +103,9 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
             "Values of the first tenth of the steps may lie above the frame." + marked,
             "Papers about such models show such curves, or the number at their end.",
         )
+    yield from code_figures(train, marks)
     kl = [_scaled(curve, unit.of_nats) for curve in _pair(train, validation, "kl")]
-    if kl and any(value for curve in kl for value in curve.y):
+    if kl and _varies([value for curve in kl for value in curve.y]):
         label = f"KL divergence, {unit.name}"
         yield Figure(
             "curve-kl",
@@ -126,6 +128,11 @@ def _rate(train: Records, marks: Sequence[Mark]) -> Iterator[Figure]:
             "After a rollback training goes on with a smaller learning rate.",
             "",
         )
+
+
+def _varies(values: Sequence[float]) -> bool:
+    """Whether there is a curve to see: codes cost the same for all weights while all are equally probable."""
+    return any(values) and max(values) - min(values) > 1e-5 * max(map(abs, values))
 
 
 def _scaled(curve: Curve, to: Callable[[float], float]) -> Curve:

@@ -111,6 +111,8 @@ def _by_layer(layers: Sequence[Layer], unit: Unit) -> Iterator[tuple[str, ...]]:
 def _units(found: Inspection) -> tuple[Block, ...]:
     """Active units of each layer."""
     layers = found.layers
+    if found.codes is not None:
+        return (Prose("Left out: codes are no numbers, and have no variance."),)
     if not any(layer.units for layer in layers):
         return (Prose("Left out: a variance over images needs at least two images."),)
     active, all_ = sum(layer.active for layer in layers), sum(layer.units for layer in layers)

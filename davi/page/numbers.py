@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from davi.evaluation import clusters
 from davi.evaluation.claims import both_errors, kind_in_words, terms_with_errors
 from davi.evaluation.classification import BLIND_GUESS, ERROR_RATE
+from davi.evaluation.codes import CODE_COSTS, code_costs
 from davi.evaluation.measure import Measure
 from davi.evaluation.result import Protocol, Result
 from davi.evidence import About, Kind
@@ -148,7 +149,8 @@ def _folds(result: Result, contents: Contents) -> list[Fold]:
         words = kind_in_words(result)
         measured.append(Prose(f"{words[0].upper()}{words[1:]}."))
     if result.measures:
-        rows = tuple((measure.name, in_words(measure), measure.rule) for measure in result.measures)
+        others = [measure for measure in result.measures if measure.name not in CODE_COSTS]
+        rows = tuple((measure.name, in_words(measure), measure.rule) for measure in others)
         measured.append(Table("Other measures", ("measure", "value", "what it is"), rows))
     protocol = Table("Everything the numbers depend on", ("", ""), tuple(_protocol(result.protocol)))
     return [Fold("All numbers", tuple(measured)), Fold("Protocol and hashes", (protocol,))]
@@ -205,6 +207,8 @@ def _measured(result: Result, unit: Unit) -> Iterator[tuple[str, ...]]:
     if len(parts) > 1:
         for name, values in parts:
             yield name, unit.text(values), f"part of the {result.claim}"
+    for name, values in code_costs(result.measures, result.protocol.dims).items():
+        yield name, unit.text(values.in_unit(unit.key)), "what codes take"
 
 
 def _explained(result: Result, unit: Unit) -> str:

@@ -28,6 +28,7 @@ from davi.published.nvae.parity import NvaeParity
 from davi.published.pixelcnn.parity import PROGRAMS, PixelParity
 from davi.published.real_nvp.parity import RealNVPParity
 from davi.published.revnet.parity import RevNetParity
+from davi.published.sonnet.parity import SonnetParity
 from davi.published.sylvester.parity import SylvesterParity
 from davi.published.vdvae.parity import VdvaeParity
 
@@ -42,6 +43,8 @@ FAMILIES: dict[str, Compare] = {
     "revnet": lambda tensors, facts, dtype: RevNetParity(tensors, facts, dtype).comparisons(),
     "sylvester": lambda tensors, facts, dtype: SylvesterParity(tensors, facts, dtype).comparisons(),
     "vdvae": lambda tensors, facts, dtype: VdvaeParity(tensors, facts, dtype).comparisons(),
+    "vq_sonnet1": lambda tensors, facts, dtype: SonnetParity(tensors, facts, dtype).comparisons(),
+    "vq_sonnet2": lambda tensors, facts, dtype: SonnetParity(tensors, facts, dtype).comparisons(),
 }
 """The field ``model`` of a fixture's JSON -> how to compare; that of an exact model has a second file of tensors."""
 

@@ -184,5 +184,15 @@ CATALOG: dict[str, Entry] = {
     "vlae_digits_tiny": Entry(17_537, "seconds, CPU"),
     "vlae_mnist": Entry(5_220_803, "GPU hours"),
     "vlae_mnist_small": Entry(330_801, "15 minutes, CPU"),
+    "vq_vae2_cifar10_small": Entry(863_442, "15 minutes, CPU"),
+    "vq_vae2_digits_classes": Entry(212_881, "1 minute, CPU"),
+    "vq_vae2_digits_tiny": Entry(9_836, "seconds, CPU"),
+    "vq_vae2_imagenet256": Entry(334_044_772, "GPU weeks"),
+    "vq_vae_cifar10": Entry(40_438_528, "GPU days"),
+    "vq_vae_cifar10_small": Entry(1_230_130, "15 minutes, CPU"),
+    "vq_vae_digits_tiny": Entry(4_589, "seconds, CPU"),
+    "vq_vae_fashion_mnist_small": Entry(594_127, "15 minutes, CPU"),
+    "vq_vae_imagenet128": Entry(66_429_092, "GPU days"),
+    "vq_vae_mnist_small": Entry(422_697, "15 minutes, CPU"),
 }
 """Of every recipe that comes with the program."""

@@ -29,6 +29,7 @@ from accelerate import PartialState
 from torch import Tensor, distributed, nn
 
 from davi.errors import UserError
+from davi.layers.quantizer import Quantizer
 from davi.metrics import Metrics
 from davi.objectives import Objective
 from davi.runs import PrintFunction
@@ -220,7 +221,8 @@ class RunningStatistics:
     """The buffers of a model over the parts of one step (module docstring).
 
     Real buffers become the mean over the parts; of whole numbers (a batch norm's count of batches) the last part's is
-    kept, so they advance by one a step.
+    kept, so they advance by one a step. Those of quantizers are left alone, to the last digit: no part moves them, but
+    the objective, once the parts have ended.
 
     Arguments:
         model: its buffers are changed in place.
@@ -229,7 +231,9 @@ class RunningStatistics:
 
     def __init__(self, model: nn.Module, processes: Processes) -> None:
         self.processes = processes
-        self.buffers = list(model.buffers())
+        quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
+        others = {id(buffer) for quantizer in quantizers for buffer in quantizer.buffers()}
+        self.buffers = [buffer for buffer in model.buffers() if id(buffer) not in others]
         self.before = [buffer.clone() for buffer in self.buffers]
         self.real = [buffer for buffer in self.buffers if buffer.is_floating_point()]
         self.mean = [torch.zeros_like(buffer) for buffer in self.real]

@@ -14,10 +14,12 @@ from davi.data import Images, evenly
 from davi.data.binarization import binarized
 from davi.metrics import read_metrics
 from davi.model import Classifier
+from davi.model.quantized import Quantized
 from davi.objectives import Progress
 from davi.objectives.remedies import remedy
 from davi.runs import MODEL, save_model
 from davi.training import checkpoint
+from davi.training.code_report import code_lines, code_record
 from davi.training.failure import MOST_ROLLBACKS, NotFiniteError, spoiled
 from davi.training.log import summary
 from davi.training.monitor import Monitor
@@ -28,6 +30,9 @@ from davi.training.validation import last_validation, validate, validation_batch
 
 _PACE_SECONDS = 1.0
 """When and how often the rate is shown."""
+
+_CODE_IMAGES = 1000
+"""At most so many, at the end of a stage of a quantized model, where the recipe does not say."""
 
 
 class Recorder:
@@ -246,6 +251,24 @@ class Recorder:
         names = {"class_names": list(state.sets.classes)} if isinstance(state.model, Classifier) else {}
         return {"step": state.step, **averaged, "rollbacks": len(state.rollbacks), "protocol": protocol, **names}
 
+    def _tell_codes(self) -> None:
+        """How the bits of a quantized model divide at the end of a stage, unless that has been told."""
+        state, model, own = self.state, self.state.average.model, self.state.stage.name
+        told = [(record["step"], record.get("stage", "")) for record in self.records if record["kind"] == "codes"]
+        if not isinstance(model, Quantized) or (state.step, own) in told:
+            return
+        images = state.sets.validation
+        most = state.config.validation_images or _CODE_IMAGES
+        some = self._training_images(_CODE_IMAGES) if images is None else evenly(images, most)
+        record: dict[str, Any] = {}
+        with self.processes.together():
+            if self.processes.main:
+                record = code_record(model, some, self._batch_size(), state.config.seed)
+        record = self.processes.share(record)
+        self.log.event("codes", state.step, **self.told, **record)
+        for line in code_lines(record, own, model.levels, model.dims):
+            self.log.say(line)
+
     def end_stage(self) -> None:
         """The last validation of a stage that others follow."""
         state, stage = self.state, self.state.stage
@@ -253,6 +276,7 @@ class Recorder:
         self.validate()
         ended = [record for record in self.records if record["kind"] == "stage"]
         if stage.name not in [record.get("stage") for record in ended]:
+            self._tell_codes()
             self.log.event("stage", state.step, stage=stage.name, part=stage.part)
         state.seconds = self.processes.share(self.clock())  # from which all count the time of the next one
 
@@ -267,6 +291,7 @@ class Recorder:
         self._check_weights()
         self.validate()
         if not ended:
+            self._tell_codes()
             self.save()
         weights = state.tensors().average
         with self.processes.together():

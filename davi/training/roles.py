@@ -41,7 +41,7 @@ def generative_parameters(model: Hierarchy) -> frozenset[str]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # no running statistics are moved
     try:
-        pixels = model.top_down(choose)
+        pixels = model.top_down_given(model.classes_in_turn(2), choose)
     finally:
         for module, training in modes:
             module.training = training
