@@ -113,6 +113,18 @@ def test_the_lowest_of_equally_near() -> None:
     assert nearest(x, vectors).tolist() == [5, 0, 0, 1, 4]
 
 
+@pytest.mark.parametrize("size", [9, 33, 65])
+def test_the_first_of_vectors_that_are_the_same(size: int) -> None:
+    """In single precision, in which a matrix product rounds its last columns in another way."""
+    generator = torch.Generator().manual_seed(5)
+    for width in (2, 8, 33, 64):
+        half = torch.randn(size // 2 + 1, width, generator=generator)
+        x = 3.0 * torch.randn(200, width, generator=generator)
+        assert int(nearest(x, half[:1].expand(size, -1)).max()) == 0
+        twice = torch.cat([half, half])[:size]
+        assert torch.equal(nearest(x, twice), torch.cdist(x.double(), half.double()).argmin(1))
+
+
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_ties_of_many_vectors_are_exact(offset: int) -> None:
     """Vectors at the corners of a grid and others between them, in single precision, where every distance is exact."""
@@ -210,6 +222,14 @@ def test_levels_of_finite_scalars() -> None:
     assert torch.equal(assigned.codes, codes)
     assert torch.allclose(assigned.features, vectors, atol=1e-9)
     assert not quantizer.commitment(assigned).any()
+
+
+@pytest.mark.parametrize("levels", [(2, 1000), (501,), (2048,), (256, 256), (65536,)])
+def test_no_feature_is_beyond_the_outer_levels(levels: tuple[int, ...]) -> None:
+    quantizer = make_quantizer(FiniteScalarConfig(levels=levels))
+    assigned = quantizer(torch.tensor([-1e9, 1e9]).view(2, 1, 1, 1).expand(2, len(levels), 1, 1))
+    assert assigned.codes.flatten().tolist() == [0, quantizer.size - 1]
+    assert quantizer(torch.zeros(1, len(levels), 1, 1)).embedded.eq(0.0).all()
 
 
 def test_finite_scalars_round_the_bounded_and_pass_its_gradient() -> None:
