@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from davi import measurements
+from davi.evaluation.clusters import Groups, standard_error
+from davi.evidence import bits_per_dim
 from davi.metrics import read_metrics
 from davi.records import to_json
 from davi.runs import MODEL
@@ -87,3 +92,10 @@ def measured(arms: Mapping[str, Arm], options: argparse.Namespace) -> dict[str, 
         row = rows[name]
         print(f"{name:<24}{row['nll']['mean']:>9.2f}{row['negative_elbo']['mean']:>9.2f}{row['rate'] or 0.0:>8.2f}")
     return rows
+
+
+def spread(values: Sequence[float] | NDArray[np.float64], dims: int, groups: Groups | None = None) -> dict[str, Any]:
+    """Mean and its standard error in nats, and the mean in bits/dim (positive: the first needs fewer bits)."""
+    array = np.asarray(values)
+    mean, error = float(array.mean()), standard_error(array, groups)
+    return {"nats": mean, "standard_error": error, "bits_per_dim_saved": -bits_per_dim(mean, dims), "n": len(array)}

@@ -1,12 +1,13 @@
-"""Flows on pixels at equal time on the clock, and at equally many steps: NICE, Real NVP, Glow and Flow++.
+"""Flows on pixels at equal time on the clock: NICE, Real NVP, Glow and Flow++.
 
 python benchmarks/flows.py --runs FOLDER --minutes 15
 
-Flow++ has uniform and learned noise of dequantization, with which all else is equal. Steps, unless given, are as many
-as the slowest arm has made in its time. Every run is measured on the first images of the test set, by one draw of the
-noise each, and with ``davi evaluate`` on as many spread over the set, as the other families are (family.py). Runs and
-measurements that FOLDER already holds are not made again, so an interrupted benchmark goes on where it stopped. The
-data sets' folder is that of the environment variable DAVI_DATA.
+Flow++ has uniform and learned noise of dequantization, with which all else is equal; the two are also compared at
+equally many steps. These, unless given, are as many as the slower of the two has made in its time. Every run is
+measured on the first images of the test set, by one draw of the noise each, and with ``davi evaluate`` on as many
+spread over the set, as in the leagues of ``davi study``. Runs and measurements that FOLDER already holds are not made
+again, so an interrupted benchmark goes on where it stopped. The data sets' folder is that of the environment variable
+DAVI_DATA.
 
 A core that does other work as well distorts the clock. With --cpu-time the minutes are CPU time: a short training of
 each arm tells how many steps they hold, and the arm is trained with so many.
@@ -23,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import Arm, davi
-from attention import spread
+from arms import Arm, davi, spread
 from common import write
 from numpy.typing import NDArray
 
@@ -44,6 +44,8 @@ ARMS = {
     "flowpp_variational": ("flowpp", ()),
 }
 """Name -> model, and what is changed of its recipe."""
+NOISES = ("flowpp_uniform", "flowpp_variational")
+"""The arms that are compared at equally many steps."""
 PUBLISHED = {"nice": 4.48, "real_nvp": 3.49, "glow": 3.35, "flowpp_variational": 3.08}
 """CIFAR-10, bits/dim, whole test set: other sizes of these models, trained for days on several GPUs."""
 PROBE = 30
@@ -105,10 +107,10 @@ def measured(run: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def compared(runs: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any] | None:
     """Learned noise against uniform noise, over the same images; None unless there are both."""
-    pair = [runs[name] for name in ("flowpp_variational", "flowpp_uniform") if name in runs]
+    pair = [runs[name] for name in NOISES if name in runs]
     if len(pair) < 2:
         return None
-    variational, uniform = (first_images(run, options.limit, options.importance_samples) for run in pair)
+    uniform, variational = (first_images(run, options.limit, options.importance_samples) for run in pair)
     return spread(variational - uniform, dims_of(pair[0]))
 
 
@@ -147,15 +149,37 @@ def in_time(arm: Arm, options: argparse.Namespace) -> list[str]:
     return ["--training.steps=null", f"--training.minutes={options.minutes}"]
 
 
-def budgeted(images: str, name: str, steps: int | None, options: argparse.Namespace) -> dict[str, Any]:
-    """All arms on one set with one budget: trained and measured. Without steps it is one of time."""
-    runs = {arm: options.runs / f"flows-{images}-{name}-{arm}-{options.seed}" for arm in options.arms}
+def folder_of(images: str, budget: str, arm: str, options: argparse.Namespace) -> Path:
+    """Where a run is."""
+    folder: Path = options.runs / f"flows-{images}-{budget}-{arm}-{options.seed}"
+    return folder
+
+
+def at_equal_time(images: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All arms on one set: trained and measured."""
+    budget = f"{options.minutes:g}-{'cpu-' if options.cpu_time else ''}minutes"
+    runs = {arm: folder_of(images, budget, arm, options) for arm in options.arms}
     rows: dict[str, Any] = {}
     for arm, run in runs.items():
         recipe = arm_of(arm, images)
-        train(run, recipe, in_time(recipe, options) if steps is None else in_steps(steps), options.seed)
+        train(run, recipe, in_time(recipe, options), options.seed)
         rows[arm] = measured(run, options)
-    table(f"{images}, {name}", rows)
+    table(f"{images}, {budget}", rows)
+    return {"arms": rows, "variational_minus_uniform": compared(runs, options)}
+
+
+def at_equal_steps(images: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Both noises of Flow++ on one set. Of a budget in CPU time the slower one has made its steps already."""
+    pair = {name: arm_of(name, images) for name in NOISES}
+    made = {name: steps_of(arm, options) for name, arm in pair.items()} if options.cpu_time else {}
+    steps = options.steps or min(made.values())
+    runs, rows = {}, {}
+    for name, arm in pair.items():
+        budget = f"{options.minutes:g}-cpu-minutes" if made.get(name) == steps else f"{steps}-steps"
+        runs[name] = folder_of(images, budget, name, options)
+        train(runs[name], arm, in_steps(steps), options.seed)
+        rows[name] = measured(runs[name], options)
+    table(f"{images}, {steps} steps", rows)
     return {"arms": rows, "variational_minus_uniform": compared(runs, options)}
 
 
@@ -174,31 +198,24 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--budgets", nargs="+", choices=("time", "steps"), default=["time", "steps"])
     parser.add_argument("--minutes", type=float, default=15.0, help="training time of each run at equal time")
-    parser.add_argument("--steps", type=int, help="of each run at equal steps")
+    parser.add_argument("--steps", type=int, help="of both noises of Flow++ at equal steps")
     parser.add_argument("--limit", type=int, default=2000, help="test images")
     parser.add_argument("--importance-samples", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu-time", action="store_true", help="minutes of CPU time, not of the clock")
     options = parser.parse_args()
+    if "steps" in options.budgets and options.steps is None and not options.cpu_time:
+        parser.error("--steps: got none, expected a number, or --cpu-time, which tells how many fit into the minutes")
     found: dict[str, Any] = {}
     for images in options.sets:
         found[images] = {}
         if "time" in options.budgets:
-            name = f"{options.minutes:g}-{'cpu-' if options.cpu_time else ''}minutes"
-            found[images]["equal_time"] = budgeted(images, name, None, options)
+            found[images]["equal_time"] = at_equal_time(images, options)
         if "steps" in options.budgets:
-            steps = options.steps or fewest(found[images])
-            found[images]["equal_steps"] = budgeted(images, f"{steps}-steps", steps, options)
+            found[images]["equal_steps"] = at_equal_steps(images, options)
     asked = {"minutes": options.minutes, "clock": "CPU time" if options.cpu_time else "wall time", "seed": options.seed}
     kept = {"first_test_images": options.limit, "importance_samples": options.importance_samples}
     print(write("flows", {**asked, **kept, "sets": found, "published_cifar10": PUBLISHED}))
-
-
-def fewest(budgets: Mapping[str, Any]) -> int:
-    """Steps of the slowest arm at equal time."""
-    if "equal_time" not in budgets:
-        raise SystemExit("--steps: got none, expected a number where there is no comparison at equal time")
-    return min(int(row["steps"]) for row in budgets["equal_time"]["arms"].values())
 
 
 if __name__ == "__main__":

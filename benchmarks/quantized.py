@@ -34,7 +34,7 @@ SETS = ("mnist", "fashion_mnist", "cifar10")
 ARMS = {
     "vq_vae": ("vq_vae", ()),
     "vq_vae2": ("vq_vae2", ()),
-    "residual": ("vq_vae", ("--model.quantizer={name: residual, codes: 256, dims: 64, depth: 8}",)),
+    "residual": ("vq_vae", ("--model.quantizer={name: residual, codes: 256, dims: 64, depth: 4}",)),
     "gradient": ("vq_vae", ("--model.quantizer.update=gradient",)),
 }
 """Name -> model, and what is changed of its recipe."""

@@ -332,7 +332,7 @@ def in_words(measure: Measure) -> str:
 
 def _by_layer(layers: Sequence[float], out_of: Sequence[float]) -> str:
     """What each layer has of the most it could have."""
-    pairs = zip(layers, out_of, strict=True)
+    pairs = zip(layers, out_of, strict=False)  # a file may hold anything
     return "  ".join(f"{value:.4g}/{most:.4g}" for value, most in pairs)
 
 

@@ -41,7 +41,7 @@ LEVELS: tuple[frozenset[str], ...] = (
         }
     )
     | {"recalibration", "report", "runs", "scoring", "training"},
-    frozenset({"recipes"}),
+    frozenset({"recipes", "study"}),
     frozenset({"__init__", "__main__", "cli", "keywords", "notebook", "run", "run_images"}),
 )
 """Parts of the package (first component below ``davi``), lowest level first."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from davi.distributions import Latent
 from davi.errors import UserError
 from davi.metrics import read_metrics
 from davi.model import Quantized
+from davi.training.log import Log
 
 Capture = pytest.CaptureFixture[str]
 
@@ -31,12 +35,10 @@ def digits() -> Tensor:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of both stages, and what training said."""
     folder = tmp_path_factory.mktemp("codes")
-    said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
-        words = ["--training.steps", "6", "--training.validate_every", "0", "--data.validation", "20"]
+    words = ["--training.steps", "6", "--training.validate_every", "0", "--data.validation", "20"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         assert main(["train", "vq_vae2_digits_tiny", "--run", str(folder / "run"), *words]) == 0
-    return folder / "run", "\n".join(said)
+    return folder / "run", said.getvalue()
 
 
 def load(run: Path) -> Quantized:
@@ -62,6 +64,26 @@ def test_each_stage_ends_with_what_pixels_and_codes_take(trained: tuple[Path, st
         "after stage prior: reconstruction "
     )
     assert ", trained prior " in said
+
+
+def test_the_end_of_a_stage_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often training is killed there."""
+    event, run = Log.event, tmp_path / "run"
+
+    def killed(log: Log, kind: str, step: int, **values: Any) -> None:
+        if kind == "stage":
+            raise RuntimeError("killed")
+        event(log, kind, step, **values)
+
+    words = ["--run", str(run), "--training.steps", "2", "--training.checkpoints.steps", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "event", killed)
+        for more in (["vq_vae_digits_tiny"], ["--resume"]):
+            with pytest.raises(RuntimeError, match=r"^killed$"):
+                main(["train", *more, *words, "--training.validate_every", "0"])
+    assert main(["train", "--resume", *words, "--training.validate_every", "0"]) == 0
+    records = [record for record in read_metrics(run) if record["kind"] == "codes"]
+    assert [(record["stage"], record["step"]) for record in records] == [("autoencoder", 2), ("prior", 4)]
 
 
 def test_codes_are_small_integers_and_decode_to_the_reconstruction(

@@ -145,7 +145,7 @@ def test_repr_names_layers_grids_and_parameters_in_a_few_lines(network: Network)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert first.startswith(f"{type(network).__name__} for images {list(network.shape)} with {network.levels} levels")
     assert first.endswith(f"{count:,} parameters")
-    assert len(lines) <= 2
+    assert len(lines) <= 3
     parts = dict(re.findall(r"(\w+) ([\d,]+)(?:, |$)", lines[-1].partition(": ")[2] if lines else ""))
     assert sum(int(number.replace(",", "")) for number in parts.values()) <= count
     assert all(f"({name}): " in torch.nn.Module.__repr__(network) for name, _ in network.named_children())

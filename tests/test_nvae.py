@@ -17,7 +17,7 @@ from davi.data import geometry_of
 from davi.flows import ShiftPairs
 from davi.layers import LikelihoodConfig
 from davi.layers.context_attention import ContextAttentionOptions
-from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, encoder_cell
+from davi.layers.nvae_cells import Cell, CellBody, KernelConv2d, decoder_cell, encoder_cell
 from davi.layers.spectral import SpectralNorms
 from davi.models import NVAE
 from davi.models.nvae import NVAEConfig
@@ -332,3 +332,44 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
     fresh = model().state_dict()
     assert all(not torch.equal(one[name], x) for name, x in fresh.items() if "spectral" in name and x.shape[1] > 1)
+
+
+BODIES = [
+    {"encoder_body": "separable"},
+    {"decoder_body": "regular"},
+    {"normalization": "weight", "activation": "elu"},
+    {"encoder_body": "separable", "decoder_body": "regular", "activation": "elu", "reversible": True},
+]
+
+
+@pytest.mark.parametrize("options", BODIES)
+def test_every_weight_of_other_bodies_is_trained(options: dict[str, object]) -> None:
+    model = small(**options).double().train()
+    x = torch.randint(0, 4, (3, 1, 8, 8))
+    evidence = model.evidence(x, generator=torch.Generator().manual_seed(1))
+    (-evidence.log_px.mean() + sum(evidence.penalties.values())).backward()
+    missing = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert missing == []
+
+
+def test_bodies_of_cells_by_hand() -> None:
+    """Kernel sizes, groups and what stands between the convolutions."""
+
+    def told(body: CellBody, channels: int, width: int) -> list[str]:
+        return [
+            f"{module.v.shape[-1]}x{module.groups}/{module.stride}"
+            if isinstance(module, KernelConv2d)
+            else type(module).__name__
+            for module in body.build(channels, width)
+        ]
+
+    norm, swish, elu = "BatchNorm2d", "SiLU", "ELU"
+    assert told(CellBody("regular"), 2, 4) == [norm, swish, "3x1/2", norm, swish, "3x1/1"]
+    assert told(CellBody("regular", activation="elu"), 4, 2) == ["Upsample", norm, elu, "3x1/1", norm, elu, "3x1/1"]
+    wide = CellBody("separable", expansion=3)
+    assert told(wide, 2, 2) == [norm, "1x1/1", norm, swish, "5x6/1", norm, swish, "1x1/1", norm]
+    assert told(CellBody("separable", "weight", expansion=3), 2, 4) == ["1x1/1", swish, "5x6/2", swish, "1x1/1"]
+    plain = [conv for conv in CellBody("separable").build(2, 2) if isinstance(conv, KernelConv2d)]
+    normed = [conv for conv in CellBody("separable", "weight").build(2, 2) if isinstance(conv, KernelConv2d)]
+    assert [conv.log_g is None and conv.bias is None for conv in plain] == [True] * 3
+    assert [conv.log_g is None or conv.bias is None for conv in normed] == [False] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from davi import measurements
 from davi.cli import main
+from davi.cli.closing import closing
 
 Capture = pytest.CaptureFixture[str]
 TINY = "attentive_digits_tiny"
@@ -79,6 +82,15 @@ def test_the_numbers_of_an_evaluation_are_shown_if_they_are_of_this_model(
     assert not (run / "inspection").exists()
     assert say("inspect", run, "--no-figures", "--limit", 6) == 0  # asked for others: measured
     assert "6 of 397 images" in capsys.readouterr().out
+    measured = measurements.load(run).result
+    for name, recipe in (("attentive_vae", "attentive_photos"), ("nvae", "nvae_photos"), ("glow", "attentive_photos")):
+        facts = dataclasses.replace(measured.protocol.model, name=name)
+        told = closing(
+            dataclasses.replace(measured, protocol=dataclasses.replace(measured.protocol, model=facts)),
+            run,
+            run / "page.html",
+        )
+        assert told.endswith(f"next:   davi train {recipe} --data FOLDER  (on images of your own)")
     result = json.loads(text(run / "evaluation.json"))
     model, others = {**result["protocol"]["model"], "step": 3}, "0" * 64
     for change in ({"model": model}, {"images_sha256": others}):  # another model, other images by the same name

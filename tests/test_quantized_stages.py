@@ -89,8 +89,9 @@ def test_after_the_first_stage_codes_are_equally_probable_and_after_the_second_t
     go(tmp_path / "both")
     found = []
     for name in ("first", "both"):
-        model, _ = load_network(tmp_path / name)
-        assert isinstance(model, VQVAE2)
+        network, _ = load_network(tmp_path / name)
+        assert isinstance(network, VQVAE2)
+        model: VQVAE2 = network
         found.append(model.evidence(x))
         codes = model.view("prior", Batch(x)).x
     terms = [float(-(evidence.terms["kl/00"] + evidence.terms["kl/01"]).mean()) for evidence in found]

@@ -31,6 +31,7 @@ _MODULES = {
     "encode": "davi.cli.encode",
     "decode": "davi.cli.decode",
     "import": "davi.cli.import_",
+    "study": "davi.cli.study",
 }
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 

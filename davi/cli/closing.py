@@ -36,7 +36,9 @@ def closing(result: Result, folder: Path, page: Path) -> str:
     files = (page, *(folder / name for name in _PICTURES if (folder / name).is_file()))
     following = f"davi compare {shlex.quote(str(folder))} OTHER-RUN  (which of two runs is better)"
     if is_named(result.protocol.data.set or "") and result.about is not About.Y_GIVEN_X:
-        following = "davi train attentive_photos --data FOLDER  (on images of your own)"
+        own = f"{result.protocol.model.name}_photos"
+        recipe = own if own in recipes.names() else "attentive_photos"
+        following = f"davi train {recipe} --data FOLDER  (on images of your own)"
     number = _number(result) if result.about is not About.Y_GIVEN_X else _of_classes(result)
     return f"number: {number}\nopen:   {', '.join(map(str, files))}\nnext:   {following}"
 

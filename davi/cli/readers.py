@@ -35,6 +35,14 @@ def not_negative(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """Reads a finite number above 0."""
+    value = not_negative(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number above 0")
+    return value
+
+
 def temperature(text: str) -> float | tuple[float, ...]:
     """Reads a number, or several with commas between them; in brackets, also one is a list."""
     if text.startswith("[") and text.endswith("]"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from davi.cli.readers import array_or_folder, one_of, path_ending, shape, temperature, whole_number, whole_numbers
+from davi.cli.study_options import EXAMPLE, add_study
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,11 @@ def _add_decode(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    add_study(parser)
+    _add_device(parser)
+
+
 FORMS = {
     "attentive": "Keras weights of the Deep Attentive VAE's authors (.h5)",
     "nvae": "a checkpoint of NVAE's (.pt)",
@@ -401,6 +407,12 @@ VERBS: dict[str, Verb] = {
         "  davi import attentive final_model.h5 --run runs/published\n"
         "  davi import vdvae cifar10-seed1-model-ema.th --recipe very_deep_vae_cifar10 --run runs/published\n"
         "  davi import rbm theirs.npz --run runs/theirs --data binarized_mnist",
+    ),
+    "study": Verb(
+        "run a study of the literature, with its published numbers beside ours",
+        _add_study,
+        ("data", "training"),
+        EXAMPLE,
     ),
 }
 """All verbs, in the order in which they are shown."""

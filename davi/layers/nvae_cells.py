@@ -3,6 +3,8 @@ r"""The convolutions and residual cells of NVAE.
 A cell is :math:`\mathrm{skip}(x) + 0.1\,\mathrm{SE}(f(x))`. In the encoder f is twice batch norm, swish, 3x3
 convolution; in the decoder it is an inverted residual: widen the features with a 1x1 convolution, let every channel see
 its 5x5 neighborhood on its own (a depth-wise convolution is cheap and has a large receptive field), narrow them again.
+Either way can have either of the two (:class:`CellBody`), and for the comparisons of the paper weight normalization in
+place of batch norms, and ELU in place of swish.
 
 References:
     NVAE: A Deep Hierarchical Variational Autoencoder, A. Vahdat, J. Kautz, NeurIPS 2020,
@@ -14,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
@@ -28,6 +31,12 @@ from davi.layers.reversible import ReversibleStack
 
 Resize = Literal["keep", "halve", "double"]
 """What a cell does to the resolution. Halving it doubles the width, doubling it halves the width."""
+
+BodyKind = Literal["regular", "separable"]
+"""Two 3x3 convolutions, or an inverted residual."""
+
+Normalization = Literal["batch", "weight"]
+Activation = Literal["swish", "elu"]
 
 RESIDUAL_SCALE = 0.1
 """Factor on what a cell adds to its input."""
@@ -96,6 +105,55 @@ class KernelConv2d(nn.Module):
         return F.conv2d(x, self.kernels(), self.bias, self.stride, self.padding, groups=self.groups)
 
 
+@dataclass(frozen=True)
+class CellBody:
+    """What f is made of.
+
+    Arguments:
+        kind: its convolutions.
+        normalization: batch norms; or none, and weight normalization of every convolution.
+        activation: between the convolutions.
+        expansion: how many times a separable one widens the features.
+    """
+
+    kind: BodyKind
+    normalization: Normalization = "batch"
+    activation: Activation = "swish"
+    expansion: int = 6
+
+    def before(self, channels: int) -> list[nn.Module]:
+        """What stands before a convolution."""
+        nonlinearity: nn.Module = nn.SiLU() if self.activation == "swish" else nn.ELU()
+        return [*self.norm(channels), nonlinearity]
+
+    def norm(self, channels: int) -> list[nn.Module]:
+        """A batch norm, if there are any."""
+        return [batch_norm(channels)] if self.normalization == "batch" else []
+
+    def build(self, channels: int, width: int) -> nn.Sequential:
+        """f from ``channels`` to ``width``, which is twice as many where it halves the resolution, half as many where
+        it doubles it."""
+        first: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if width < channels else []
+        stride = 2 if width > channels else 1
+        make = self._regular if self.kind == "regular" else self._separable
+        return nn.Sequential(*first, *make(channels, width, stride))
+
+    def _regular(self, channels: int, width: int, stride: int) -> list[nn.Module]:
+        first = [*self.before(channels), KernelConv2d(channels, width, 3, stride=stride)]
+        return [*first, *self.before(width), KernelConv2d(width, width, 3)]
+
+    def _separable(self, channels: int, width: int, stride: int) -> list[nn.Module]:
+        wide, own = self.expansion * channels, self.normalization == "weight"  # a norm has the bias, and the length
+        body = [*self.norm(channels), KernelConv2d(channels, wide, 1, bias=own, weight_norm=own)]
+        body += [*self.before(wide), KernelConv2d(wide, wide, 5, stride, bias=own, groups=wide, weight_norm=own)]
+        body += [*self.before(wide), KernelConv2d(wide, width, 1, bias=own, weight_norm=own), *self.norm(width)]
+        return body
+
+
+REGULAR = CellBody("regular")
+"""The paper's on the way up."""
+
+
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """As in NVAE: running statistics move by a twentieth."""
     return nn.BatchNorm2d(channels, eps=1e-5, momentum=0.05)
@@ -154,54 +212,46 @@ class CellBranch(nn.Module):
         return RESIDUAL_SCALE * (y if self.squeeze_excite is None else self.squeeze_excite(y))
 
 
-def encoder_cell(channels: int, squeeze_excite: bool, resize: Resize = "keep") -> Cell:
+def encoder_cell(channels: int, squeeze_excite: bool, resize: Resize = "keep", body: CellBody = REGULAR) -> Cell:
     """A cell of the way up: batch norm, swish, 3x3 convolution, twice; the first changes resolution and width."""
     width = 2 * channels if resize == "halve" else channels
     skip = FactorizedReduce(channels, width, KernelConv2d) if resize == "halve" else nn.Identity()
-    return Cell(skip, _encoder_body(channels, width), width, squeeze_excite)
+    return Cell(skip, body.build(channels, width), width, squeeze_excite)
 
 
-def decoder_cell(channels: int, expansion: int, squeeze_excite: bool, resize: Resize = "keep") -> Cell:
-    """A cell of the way down: an inverted residual that widens the features ``expansion`` times."""
+def decoder_cell(
+    channels: int, expansion: int, squeeze_excite: bool, resize: Resize = "keep", body: CellBody | None = None
+) -> Cell:
+    """A cell of the way down: an inverted residual that widens the features ``expansion`` times, or another body."""
     width = channels // 2 if resize == "double" else channels
     skip = DoubleAndHalve(channels, width) if resize == "double" else nn.Identity()
-    return Cell(skip, _decoder_body(channels, width, expansion), width, squeeze_excite)
+    return Cell(skip, _of_decoder(body, expansion).build(channels, width), width, squeeze_excite)
 
 
-def encoder_cells(channels: int, count: int, squeeze_excite: bool, reversible: bool) -> list[nn.Module]:
+def encoder_cells(
+    channels: int, count: int, squeeze_excite: bool, reversible: bool, body: CellBody = REGULAR
+) -> list[nn.Module]:
     """Cells of the way up that keep the resolution, one after the other; or one reversible stack of as many."""
     if reversible and count:
-
-        def branch(width: int) -> nn.Module:
-            return CellBranch(_encoder_body(width, width), width, squeeze_excite)
-
-        return [ReversibleStack(channels, count, branch)]
-    return [encoder_cell(channels, squeeze_excite) for _ in range(count)]
+        return [_stack(channels, count, squeeze_excite, body)]
+    return [encoder_cell(channels, squeeze_excite, body=body) for _ in range(count)]
 
 
-def decoder_cells(channels: int, count: int, expansion: int, squeeze_excite: bool, reversible: bool) -> list[nn.Module]:
+def decoder_cells(
+    channels: int, count: int, expansion: int, squeeze_excite: bool, reversible: bool, body: CellBody | None = None
+) -> list[nn.Module]:
     """The same of the way down."""
     if reversible and count:
-
-        def branch(width: int) -> nn.Module:
-            return CellBranch(_decoder_body(width, width, expansion), width, squeeze_excite)
-
-        return [ReversibleStack(channels, count, branch)]
-    return [decoder_cell(channels, expansion, squeeze_excite) for _ in range(count)]
+        return [_stack(channels, count, squeeze_excite, _of_decoder(body, expansion))]
+    return [decoder_cell(channels, expansion, squeeze_excite, body=body) for _ in range(count)]
 
 
-def _encoder_body(channels: int, width: int) -> nn.Sequential:
-    first = [batch_norm(channels), nn.SiLU(), KernelConv2d(channels, width, 3, stride=2 if width > channels else 1)]
-    second = [batch_norm(width), nn.SiLU(), KernelConv2d(width, width, 3)]
-    return nn.Sequential(*first, *second)
+def _of_decoder(body: CellBody | None, expansion: int) -> CellBody:
+    return replace(CellBody("separable") if body is None else body, expansion=expansion)
 
 
-def _decoder_body(channels: int, width: int, expansion: int) -> nn.Sequential:
-    wide = expansion * channels
-    body: list[nn.Module] = [nn.Upsample(scale_factor=2, mode="nearest")] if width < channels else []
-    body += [batch_norm(channels), KernelConv2d(channels, wide, 1, bias=False, weight_norm=False)]
-    body += [batch_norm(wide), nn.SiLU()]
-    body += [KernelConv2d(wide, wide, 5, bias=False, groups=wide, weight_norm=False)]
-    body += [batch_norm(wide), nn.SiLU()]
-    body += [KernelConv2d(wide, width, 1, bias=False, weight_norm=False), batch_norm(width)]
-    return nn.Sequential(*body)
+def _stack(channels: int, count: int, squeeze_excite: bool, body: CellBody) -> ReversibleStack:
+    def branch(width: int) -> nn.Module:
+        return CellBranch(body.build(width, width), width, squeeze_excite)
+
+    return ReversibleStack(channels, count, branch)

@@ -21,7 +21,8 @@ with a single draw of :math:`\log q - \log p` for a posterior with shifts. In tr
 of the largest singular values of all convolutions and the sum of the largest gains of all batch norms, both times a
 weight of the objective.
 
-Beyond the paper: depth-wise attention between the groups, reversible cells, and any image size and number of channels
+The bodies of the cells, their norms and their activations can be exchanged as in the paper's comparisons. Beyond the
+paper: depth-wise attention between the groups, reversible cells, and any image size and number of channels
 (the model pads and crops; the likelihood counts real pixels only).
 
 References:
@@ -46,7 +47,18 @@ from davi.flows.autoregressive_shift import ShiftPairs
 from davi.layers import Padding
 from davi.layers.context_attention import ContextAttentionOptions, sites
 from davi.layers.depth_attention import AttentionSite, DepthAttentive
-from davi.layers.nvae_cells import Cell, KernelConv2d, decoder_cell, decoder_cells, encoder_cell, encoder_cells
+from davi.layers.nvae_cells import (
+    Activation,
+    BodyKind,
+    Cell,
+    CellBody,
+    KernelConv2d,
+    Normalization,
+    decoder_cell,
+    decoder_cells,
+    encoder_cell,
+    encoder_cells,
+)
 from davi.layers.pixel_head import LikelihoodConfig
 from davi.layers.reversible import Reversible
 from davi.layers.spectral import SpectralNorms
@@ -71,6 +83,9 @@ class NVAEConfig(LatentOptions):
         postprocess_cells: cells for each doubling on the way back, the doubling one included.
         encoder_cells, decoder_cells: cells per group.
         squeeze_excite: gate the channels of every cell's output.
+        encoder_body, decoder_body: convolutions of the cells: regular or separable (:mod:`davi.layers.nvae_cells`).
+        normalization: of the cells: batch norms, or weight normalization in their place.
+        activation: of the cells.
         residual_posterior: the posterior's parameters are added to the prior's.
         shifts: pairs of autoregressive shifts of every posterior.
         pad: zeros added on each side of the image; None: as few as the halvings require.
@@ -90,6 +105,10 @@ class NVAEConfig(LatentOptions):
     encoder_cells: int = 2
     decoder_cells: int = 2
     squeeze_excite: bool = True
+    encoder_body: BodyKind = "regular"
+    decoder_body: BodyKind = "separable"
+    normalization: Normalization = "batch"
+    activation: Activation = "swish"
     residual_posterior: bool = True
     shifts: int = 0
     pad: int | None = None
@@ -116,6 +135,10 @@ class NVAEConfig(LatentOptions):
             raise ValueError(
                 f"decoder_width: got {self.decoder_width}, expected {self.encoder_width}, the encoder's, for one group"
             )
+
+    def body(self, kind: BodyKind) -> CellBody:
+        """The body of a cell."""
+        return CellBody(kind, self.normalization, self.activation)
 
     @property
     def single(self) -> bool:
@@ -158,8 +181,9 @@ class Group(nn.Module):
     def __init__(self, config: NVAEConfig, multiple: int, finer: bool) -> None:
         super().__init__()
         channels, excite = config.decoder_width * multiple, config.squeeze_excite
-        cells: list[nn.Module] = [decoder_cell(2 * channels, _LATENT_EXPANSION, excite, "double")] if finer else []
-        cells += decoder_cells(channels, config.decoder_cells, _LATENT_EXPANSION, excite, config.reversible)
+        count, wider, body = config.decoder_cells, _LATENT_EXPANSION, config.body(config.decoder_body)
+        cells: list[nn.Module] = [decoder_cell(2 * channels, wider, excite, "double", body)] if finer else []
+        cells += decoder_cells(channels, count, wider, excite, config.reversible, body)
         self.cells = nn.Sequential(*cells)
         self.prior = KernelConv2d(channels, 2 * config.latent_channels, 1)
         self.from_context = KernelConv2d(channels, config.encoder_width * multiple, 1)
@@ -217,19 +241,20 @@ class NVAE(PixelHierarchy, DepthAttentive):
 
     def _build_encoder(self, multiples: Sequence[int]) -> None:
         config, excite = self.config, self.config.squeeze_excite
+        body = config.body(config.encoder_body)
         self.stem = KernelConv2d(self.shape[0], config.encoder_width, 3)
         cells: list[nn.Module] = []
         for halving in range(config.halvings):
             width = config.encoder_width * 2**halving
-            cells += encoder_cells(width, config.preprocess_cells - 1, excite, config.reversible)
-            cells.append(encoder_cell(width, excite, "halve"))
+            cells += encoder_cells(width, config.preprocess_cells - 1, excite, config.reversible, body)
+            cells.append(encoder_cell(width, excite, "halve", body))
         self.preprocess = nn.Sequential(*cells)
         towers = []
         for i, multiple in enumerate(multiples):  # the way up goes through them from the last to the first
             width, below = config.encoder_width * multiple, multiples[min(i + 1, len(multiples) - 1)]
-            cells = [encoder_cell(width // 2, excite, "halve")] if multiple > below else []
+            cells = [encoder_cell(width // 2, excite, "halve", body)] if multiple > below else []
             if not config.single:
-                cells += encoder_cells(width, config.encoder_cells, excite, config.reversible)
+                cells += encoder_cells(width, config.encoder_cells, excite, config.reversible, body)
             towers.append(nn.Sequential(*cells))
         self.encoder = nn.ModuleList(towers)
 
@@ -244,10 +269,11 @@ class NVAE(PixelHierarchy, DepthAttentive):
         pairs = [0 if config.has_constant_rate(i) else config.shifts for i in range(len(multiples))]
         self.shifts = nn.ModuleList(ShiftPairs(z, count) for count in pairs if config.shifts)
         cells: list[nn.Module] = []
+        excite, body = config.squeeze_excite, config.body(config.decoder_body)
         for halving in reversed(range(config.halvings)):
             wide, fine, rest = width * 2 ** (halving + 1), width * 2**halving, config.postprocess_cells - 1
-            cells.append(decoder_cell(wide, _PIXEL_EXPANSION, config.squeeze_excite, "double"))
-            cells += decoder_cells(fine, rest, _PIXEL_EXPANSION, config.squeeze_excite, config.reversible)
+            cells.append(decoder_cell(wide, _PIXEL_EXPANSION, excite, "double", body))
+            cells += decoder_cells(fine, rest, _PIXEL_EXPANSION, excite, config.reversible, body)
         self.postprocess = nn.Sequential(*cells)
         self.output = KernelConv2d(width, self.head.inputs, 3)
 

@@ -54,12 +54,12 @@ from davi.page import (
     receptive,
     strips,
 )
-from davi.page.blocks import Chart, Section
+from davi.page.blocks import Chart, Headline, Section
 from davi.page.contents import Contents
 from davi.page.pixels import data_uri
 from davi.page.saved import inline, save
 
-__all__ = ["LARGEST", "Contents", "headline", "save_figures", "write"]
+__all__ = ["LARGEST", "Contents", "filled", "headline", "save_figures", "write"]
 
 LARGEST = 5_000_000
 """Bytes that a page never exceeds: what a mail or a code host takes without a word."""
@@ -214,6 +214,37 @@ def absent(contents: Contents, sections: Sequence[Section]) -> str:
 
 def render(contents: Contents, sections: Sequence[Section]) -> str:
     """The page as text."""
+    return filled(
+        contents.title,
+        contents.facts,
+        numbers.head(contents),
+        sections,
+        better="" if contents.result is None else " Lower is better.",
+        absent=absent(contents, sections),
+    )
+
+
+def filled(
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    head: Headline,
+    sections: Sequence[Section],
+    *,
+    better: str = "",
+    absent: str = "",
+    verb: str = "inspect",
+) -> str:
+    """A page of sections as text.
+
+    Arguments:
+        title: at its top.
+        facts: names and values below the title.
+        head: the number that it is about.
+        sections: from top to bottom.
+        better: after the headline, which values are better.
+        absent: at its end, what is not on the page.
+        verb: of the program that makes it.
+    """
     files = resources.files(__name__)
     environment = Environment(
         loader=FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
@@ -221,12 +252,13 @@ def render(contents: Contents, sections: Sequence[Section]) -> str:
         trim_blocks=False,
     )
     return environment.get_template("page.html").render(
-        title=contents.title,
-        facts=contents.facts,
-        head=numbers.head(contents),
-        better="" if contents.result is None else " Lower is better.",
+        title=title,
+        facts=facts,
+        head=head,
+        better=better,
         sections=sections,
-        absent=absent(contents, sections),
+        absent=absent,
+        verb=verb,
         version=__version__,
         style=Markup(files.joinpath("style.css").read_text(encoding="utf-8")),  # our own file
         uri=data_uri,

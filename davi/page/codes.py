@@ -44,7 +44,7 @@ def costs(contents: Contents, _: int) -> Section | None:
     assert result is not None
     title = "What pixels and codes take"
     found = code_costs(result.measures, result.protocol.dims)
-    if not found:
+    if not found or RECONSTRUCTION not in result.terms:
         return Section("code-costs", title, (Prose("Left out: the evaluation does not say what the codes take."),))
     pixels_cost = unit.cost(result.terms[RECONSTRUCTION]).mean
     names = [name.removeprefix("codes, ") for name in found]

@@ -207,8 +207,8 @@ def _measured(result: Result, unit: Unit) -> Iterator[tuple[str, ...]]:
     if len(parts) > 1:
         for name, values in parts:
             yield name, unit.text(values), f"part of the {result.claim}"
-    for name, values in code_costs(result.measures, result.protocol.dims).items():
-        yield name, unit.text(values.in_unit(unit.key)), "what codes take"
+    for name, cost_of_codes in code_costs(result.measures, result.protocol.dims).items():
+        yield name, unit.text(cost_of_codes.in_unit(unit.key)), "what codes take"
 
 
 def _explained(result: Result, unit: Unit) -> str:

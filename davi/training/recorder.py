@@ -252,9 +252,10 @@ class Recorder:
         return {"step": state.step, **averaged, "rollbacks": len(state.rollbacks), "protocol": protocol, **names}
 
     def _tell_codes(self) -> None:
-        """How the bits of a quantized model divide at the end of a stage."""
-        state, model = self.state, self.state.average.model
-        if not isinstance(model, Quantized):
+        """How the bits of a quantized model divide at the end of a stage, unless that has been told."""
+        state, model, own = self.state, self.state.average.model, self.state.stage.name
+        told = [(record["step"], record.get("stage", "")) for record in self.records if record["kind"] == "codes"]
+        if not isinstance(model, Quantized) or (state.step, own) in told:
             return
         images = state.sets.validation
         most = state.config.validation_images or _CODE_IMAGES
@@ -265,7 +266,7 @@ class Recorder:
                 record = code_record(model, some, self._batch_size(), state.config.seed)
         record = self.processes.share(record)
         self.log.event("codes", state.step, **self.told, **record)
-        for line in code_lines(record, state.stage.name, model.levels, model.dims):
+        for line in code_lines(record, own, model.levels, model.dims):
             self.log.say(line)
 
     def end_stage(self) -> None:
