@@ -45,8 +45,9 @@ def nearest(x: Tensor, vectors: Tensor) -> Tensor:
     centered = vectors - center
     squares = centered.square().sum(1)
     rows = max(1, CELLS // len(vectors))
-    found = [torch.addmm(squares, part - center, centered.T, alpha=-2.0).argmin(1) for part in x.split(rows)]
-    return _first_alike(centered)[torch.cat(found)]
+    parts = x.split(rows)
+    found = torch.cat([torch.addmm(squares, part - center, centered.T, alpha=-2.0).argmin(1) for part in parts])
+    return _first_alike(centered)[found]
 
 
 def _first_alike(vectors: Tensor) -> Tensor:
