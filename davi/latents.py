@@ -21,7 +21,8 @@ array            type and shape                content
 ================ ============================= ==========================================================
 
 ``model.decode`` of the layers, as tensors (codes as int64), gives the reconstruction, of a flow the very images. The
-file holds no pickled objects (``numpy.load`` reads it as it is).
+file holds no pickled objects (``numpy.load`` reads it as it is). ``sizes`` may be left out; those of another model are
+refused.
 """
 
 from __future__ import annotations
@@ -152,10 +153,14 @@ def read_latents(path: Path, model: LatentModel | Invertible) -> list[NDArray[An
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = [archive[name] for name in names if name in archive]
+            sizes = archive["sizes"].tolist() if "sizes" in archive else None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected latents that davi encode has written") from None
     except Exception:  # of every type: of zip files, of what compresses them, and of the parser of numpy's headers
         raise UserError(f"{path}: cannot be read, expected latents that davi encode has written") from None
+    if sizes is not None and sizes != [*sizes_of(model)]:
+        expected = f"{[*sizes_of(model)]}" if sizes_of(model) else "latents that are no codes"
+        raise UserError(f"{path}: got codes of another model, with the sizes {sizes}, expected {expected}")
     return check_latents(str(path), found, model)
 
 

@@ -20,6 +20,20 @@ CODES = (
         ("test_quantizer.py::test_the_lowest_of_equally_near",),
     ),
     Mutant(
+        "the-first-of-the-same-as-a-product-rounds",
+        "davi/layers/nearest.py",
+        "return _first_alike(centered)[found]",
+        "return found",
+        ("test_quantizer.py::test_the_first_of_vectors_that_are_the_same",),
+    ),
+    Mutant(
+        "levels-beyond-the-outer-ones",
+        "davi/layers/finite_scalar.py",
+        "min((levels - 1) * EPSILON / 2, BEYOND)",
+        "(levels - 1) * EPSILON / 2",
+        ("test_quantizer.py::test_no_feature_is_beyond_the_outer_levels",),
+    ),
+    Mutant(
         "commitment-moves-vectors",
         "davi/layers/codebook.py",
         "(assigned.features - assigned.embedded.detach()).square()",

@@ -140,6 +140,7 @@ HOSTILE = {
         "layer_01": np.zeros((3, 1, 2, 2), np.uint8)
     },
     "got layers of [3, 2] images, expected as many in each": {"layer_01": np.zeros((2, 1, 4, 4), np.uint8)},
+    "got codes of another model, with the sizes [6, 5], expected [6, 6]": {"sizes": np.array([6, 5])},
     "cannot be read": {"layer_00": np.array([None])},
 }
 

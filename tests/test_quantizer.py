@@ -82,11 +82,13 @@ def test_commitment_moves_features_alone() -> None:
     commitment, distortion = quantizer.commitment(assigned), quantizer.distortion(assigned)
     assert torch.allclose(commitment, (x - assigned.embedded).square().sum((1, 2, 3)), rtol=1e-12)
     assert torch.equal(commitment, distortion)
-    of_x, of_vectors = torch.autograd.grad(commitment.sum(), (x, quantizer.vectors), allow_unused=True)
-    assert of_vectors is None
-    assert torch.allclose(of_x, 2.0 * (x - assigned.embedded), rtol=1e-12)
-    of_x, of_vectors = torch.autograd.grad(distortion.sum(), (x, quantizer.vectors), allow_unused=True)
-    assert of_x is None
+    both = (x, quantizer.vectors)
+    of_commitment = torch.autograd.grad(commitment.sum(), both, allow_unused=True)
+    assert [gradient is None for gradient in of_commitment] == [False, True]
+    assert torch.allclose(of_commitment[0], 2.0 * (x - assigned.embedded), rtol=1e-12)
+    of_distortion = torch.autograd.grad(distortion.sum(), both, allow_unused=True)
+    assert [gradient is None for gradient in of_distortion] == [True, False]
+    of_vectors = of_distortion[1]
     rows, codes = x.detach().permute(0, 2, 3, 1).reshape(-1, 4), assigned.codes.flatten()
     for code, vector in enumerate(quantizer.vectors[0].detach()):
         own = rows[codes == code]
@@ -111,6 +113,18 @@ def test_the_lowest_of_equally_near() -> None:
     vectors = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [0.0, 0.0], [0.0, 0.0]])
     x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 1.0], [-3.0, 3.0], [0.0, -2.0]])
     assert nearest(x, vectors).tolist() == [5, 0, 0, 1, 4]
+
+
+@pytest.mark.parametrize("size", [9, 33, 65])
+def test_the_first_of_vectors_that_are_the_same(size: int) -> None:
+    """In single precision, in which a matrix product rounds its last columns in another way."""
+    generator = torch.Generator().manual_seed(5)
+    for width in (2, 8, 33, 64):
+        half = torch.randn(size // 2 + 1, width, generator=generator)
+        x = 3.0 * torch.randn(200, width, generator=generator)
+        assert int(nearest(x, half[:1].expand(size, -1)).max()) == 0
+        twice = torch.cat([half, half])[:size]
+        assert torch.equal(nearest(x, twice), torch.cdist(x.double(), half.double()).argmin(1))
 
 
 @pytest.mark.parametrize("offset", [0, 1000])
@@ -178,7 +192,8 @@ def test_each_depth_replaces_what_is_left(name: str) -> None:
     assert isinstance(quantizer, Codebook)
     x = some(2, 4, 3, 3)
     assigned = quantizer(x)
-    left, total, commitment = x.permute(0, 2, 3, 1).reshape(-1, 4), 0.0, torch.zeros(2, dtype=torch.float64)
+    left, commitment = x.permute(0, 2, 3, 1).reshape(-1, 4), torch.zeros(2, dtype=torch.float64)
+    total = torch.zeros_like(left)
     replaced, answers = (part.view(3, 18, -1) for part in quantizer.replaced(assigned))
     for depth in range(3):
         vectors = quantizer.vectors[0 if name == "shared" else depth]
@@ -210,6 +225,14 @@ def test_levels_of_finite_scalars() -> None:
     assert torch.equal(assigned.codes, codes)
     assert torch.allclose(assigned.features, vectors, atol=1e-9)
     assert not quantizer.commitment(assigned).any()
+
+
+@pytest.mark.parametrize("levels", [(2, 1000), (501,), (2048,), (256, 256), (65536,)])
+def test_no_feature_is_beyond_the_outer_levels(levels: tuple[int, ...]) -> None:
+    quantizer = make_quantizer(FiniteScalarConfig(levels=levels))
+    assigned = quantizer(torch.tensor([-1e9, 1e9]).view(2, 1, 1, 1).expand(2, len(levels), 1, 1))
+    assert assigned.codes.flatten().tolist() == [0, quantizer.size - 1]
+    assert quantizer(torch.zeros(1, len(levels), 1, 1)).embedded.eq(0.0).all()
 
 
 def test_finite_scalars_round_the_bounded_and_pass_its_gradient() -> None:

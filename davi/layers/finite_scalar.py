@@ -6,7 +6,8 @@ With :math:`L_i` levels for number i, :math:`h_i = (L_i - 1)(1 + \epsilon) / 2` 
 .. math:: b_i = h_i \tanh(f_i + \mathrm{artanh}(o_i / h_i)) - o_i, \qquad
           e_i = \mathrm{round}(b_i) / \lfloor L_i / 2 \rfloor
 
-so that f = 0 gives b = 0. A position has one code, whose digits are the levels, the first the lowest: there are
+so that f = 0 gives b = 0. Here :math:`\epsilon = 10^{-3}`; above 501 levels it is less, so that b never comes half a
+level beyond the outer ones. A position has one code, whose digits are the levels, the first the lowest: there are
 :math:`K = \prod_i L_i` values. Gradients pass the rounding as they are, and the tanh as ever.
 
 References:
@@ -28,6 +29,8 @@ from davi.layers.quantizing import Assigned, Quantizer, QuantizerConfig
 
 EPSILON = 1e-3
 """By which the outer levels are reached before the tanh is 1."""
+BEYOND = 0.25
+"""Levels by which the tanh goes beyond the outer ones at most; half a level would be rounded to one that is none."""
 LARGEST = 2**16
 """Values of a code; a prior has a logit for each."""
 
@@ -74,7 +77,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     def _bounded(self, features: Tensor) -> Tensor:
         """b, ``[B, D, h, w]``."""
-        halves = [(levels - 1) * (1 + EPSILON) / 2 for levels in self.levels]
+        halves = [(levels - 1) / 2 + min((levels - 1) * EPSILON / 2, BEYOND) for levels in self.levels]
         offsets = [0.0 if levels % 2 else 0.5 for levels in self.levels]
         shifts = [math.atanh(offset / half) for offset, half in zip(offsets, halves, strict=True)]
         half, offset, shift = (self._column(values, features) for values in (halves, offsets, shifts))

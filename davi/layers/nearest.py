@@ -45,7 +45,19 @@ def nearest(x: Tensor, vectors: Tensor) -> Tensor:
     centered = vectors - center
     squares = centered.square().sum(1)
     rows = max(1, CELLS // len(vectors))
-    return torch.cat([torch.addmm(squares, part - center, centered.T, alpha=-2.0).argmin(1) for part in x.split(rows)])
+    parts = x.split(rows)
+    found = torch.cat([torch.addmm(squares, part - center, centered.T, alpha=-2.0).argmin(1) for part in parts])
+    return _first_alike(centered)[found]
+
+
+def _first_alike(vectors: Tensor) -> Tensor:
+    """For each of K vectors the lowest number of one that is the same, int64 ``[K]``: a matrix product may round the
+    same numbers in different ways in different columns."""
+    # Cosines of whole numbers are independent of each other: sums that are the same are of vectors that are the same.
+    weights = torch.arange(1, vectors.shape[1] + 1, dtype=torch.float64, device=vectors.device).cos()
+    keys = (vectors * weights).sum(1).nan_to_num()
+    ordered, numbers = keys.sort(stable=True)
+    return numbers[torch.searchsorted(ordered, keys)]
 
 
 def _center(vectors: Tensor) -> Tensor:
