@@ -369,15 +369,16 @@ class Run:
                 lines.append(f"  images: {one_line(recipe.data.set)}")
         last = {record["kind"]: record for record in self.metrics}
         trained, measured = last.get("train"), last.get("validation")
+        validated = f"validation of {measured['stage']}" if measured and measured.get("stage") else "validation"
         if trained is not None:
             ended = "" if (self.folder / MODEL).is_file() else ", not ended"
             lines.append(f"  trained: {trained['step']:,} steps{ended}")
         if measured is not None and measured.get("bits_per_dim") is not None:
-            lines.append(f"  validation: {measured['bits_per_dim']:.4g} bits/dim at step {measured['step']:,}")
+            lines.append(f"  {validated}: {measured['bits_per_dim']:.4g} bits/dim at step {measured['step']:,}")
         elif measured is not None and measured.get("unit") is not None and measured.get("loss") is not None:
             terms = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in measured["terms"].items()]
             told = ", ".join([f"{measured['loss']:.4g} {measured['unit']}", *terms])
-            lines.append(f"  validation: {told} at step {measured['step']:,}")
+            lines.append(f"  {validated}: {told} at step {measured['step']:,}")
         if (self.folder / f"{measurements.EVALUATION}.json").is_file():
             lines.append(f"  evaluated: {self._evaluated()}")
         return "\n".join(lines)

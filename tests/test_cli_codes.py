@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inspected import contents
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -21,6 +22,7 @@ from davi.distributions import Latent
 from davi.errors import UserError
 from davi.metrics import read_metrics
 from davi.model import Quantized
+from davi.page.curves import curves
 from davi.training.log import Log
 
 Capture = pytest.CaptureFixture[str]
@@ -64,6 +66,30 @@ def test_each_stage_ends_with_what_pixels_and_codes_take(trained: tuple[Path, st
         "after stage prior: reconstruction "
     )
     assert ", trained prior " in said
+
+
+def test_what_the_prior_takes_in_training_is_per_value_of_an_image(trained: tuple[Path, str]) -> None:
+    """As in every other line, and in the evaluation: not per code."""
+    run, _ = trained
+    records = [record for record in read_metrics(run) if record["kind"] in ("train", "validation")]
+    assert {record["stage"] for record in records} == {"autoencoder", "prior"}
+    for record in records:
+        assert record["bits_per_dim"] == pytest.approx(record["nats"] / (64 * np.log(2)))
+    last = [record for record in read_metrics(run) if record["kind"] == "codes"][-1]
+    assert records[-1]["kind"] == "validation"
+    assert records[-1]["nats"] == pytest.approx(last["nats"]["codes, trained prior"], rel=1e-5)
+
+
+def test_what_is_validated_in_a_stage_is_named(trained: tuple[Path, str]) -> None:
+    """The last validation of a run is that of its prior, which is not the cost of an image."""
+    run, _ = trained
+    assert "\n  validation of prior: " in repr(davi.Run(run))
+    section = curves(contents(records=read_metrics(run)), 64)
+    told = {figure.name: figure.caption for figure in section.figures() if figure.name.startswith("curve-bits")}
+    assert told == {
+        "curve-bits-1": "Cost of an image in bits/dim; lower is better.",
+        "curve-bits-2": "Cost of the codes of an image, without its pixels, in bits/dim; lower is better.",
+    }
 
 
 def test_the_end_of_a_stage_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

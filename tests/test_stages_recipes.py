@@ -27,7 +27,7 @@ from davi.training import train
 
 Capture = pytest.CaptureFixture[str]
 
-KNOWN = "contrastive, cross_entropy, evidence, lagging, up_down, toy_persistent"
+KNOWN = "contrastive, cross_entropy, evidence, lagging, up_down, vector_quantized, toy_persistent"
 """Objectives."""
 
 

@@ -59,8 +59,8 @@ def costs(contents: Contents, _: int) -> Section | None:
                 f"Bars of {unit.name}: pixels {unit.short(pixels_cost)}, and codes with each prior: {told}.",
             ),
         ),
-        f"Pixels given the codes take {unit.short(pixels_cost)} {unit.name}; the codes take what their prior makes of "
-        "them.",
+        f"Pixels given the codes take {unit.short(pixels_cost)} {unit.name}; what the codes "
+        "take depends on their prior.",
         "Uniform: all codes are equally probable, and each takes the log of their number. Unigram: by how often a code "
         f"occurred in training ({UNIFORM_SHARE:g} of the uniform prior mixed in). Trained: by the codes before it and "
         "above it. The last bar is the bound of this page with one draw. What the trained prior saves over the unigram "

@@ -76,8 +76,12 @@ def _counted(events: Records) -> str:
     return ", ".join(f"{n} {name}{'s' if n > 1 else ''}" for n, name in parts if n)
 
 
+def _marked(marks: Sequence[Mark]) -> str:
+    return " Vertical lines mark rollbacks, short ticks warnings; both are listed below." if marks else ""
+
+
 def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: Unit) -> Iterator[Figure]:
-    marked = " Vertical lines mark rollbacks, short ticks warnings; both are listed below." if marks else ""
+    marked = _marked(marks)
     cost = [_scaled(curve, unit.of_bits) for curve in _pair(train, validation, "bits_per_dim")]
     energy = list(energy_figures(train, validation, marks, unit))
     yield from energy
@@ -93,16 +97,7 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
             "",
         )
     if cost:
-        yield Figure(
-            "curve-bits",
-            (Chart(charts.lines(cost, unit.name, "step", marks, cut=True), _told(cost, unit.name)),),
-            f"Cost of an image in {unit.name}; lower is better.",
-            "The claim of the model with one draw of its latents (for a variational autoencoder the ELBO). Training is "
-            "the mean over the steps since the last point, with the weights of the moment; validation is on held-out "
-            "images, with averaged weights. Where validation turns up while training goes down, the model overfits. "
-            "Values of the first tenth of the steps may lie above the frame." + marked,
-            "Papers about such models show such curves, or the number at their end.",
-        )
+        yield _bound(cost, _is_of_codes(train), unit, marks)
     yield from code_figures(train, marks)
     kl = [_scaled(curve, unit.of_nats) for curve in _pair(train, validation, "kl")]
     if kl and _varies([value for curve in kl for value in curve.y]):
@@ -116,6 +111,32 @@ def _figures(train: Records, validation: Records, marks: Sequence[Mark], unit: U
             "The effect of warm-up that such a curve shows is discussed in Ladder Variational Autoencoders (Sønderby "
             "et al., NeurIPS 2016).",
         )
+
+
+def _bound(cost: Sequence[Curve], of_codes: bool, unit: Unit, marks: Sequence[Mark]) -> Figure:
+    """The curve of what is claimed."""
+    whose = "Cost of the codes of an image, without its pixels," if of_codes else "Cost of an image"
+    claim = (
+        "What the codes take under their prior."
+        if of_codes
+        else "The claim of the model with one draw of its latents (for a variational autoencoder the ELBO)."
+    )
+    return Figure(
+        "curve-bits",
+        (Chart(charts.lines(cost, unit.name, "step", marks, cut=True), _told(cost, unit.name)),),
+        f"{whose} in {unit.name}; lower is better.",
+        f"{claim} Training is "
+        "the mean over the steps since the last point, with the weights of the moment; validation is on held-out "
+        "images, with averaged weights. Where validation turns up while training goes down, the model overfits. "
+        "Values of the first tenth of the steps may lie above the frame." + _marked(marks),
+        "Papers about such models show such curves, or the number at their end.",
+    )
+
+
+def _is_of_codes(train: Records) -> bool:
+    """Whether the prior of a quantized model is trained, which sees codes and no pixels."""
+    terms = train[-1].get("terms")
+    return isinstance(terms, Mapping) and bool(terms) and all(str(name).startswith("codes/") for name in terms)
 
 
 def _rate(train: Records, marks: Sequence[Mark]) -> Iterator[Figure]:

@@ -133,7 +133,7 @@ class Recorder:
             "seconds_left": pace["seconds_left"],
             "loss": loss,
             **self.of_loss,
-            **summary(means, state.trained.dims, state.meters.no_divergence, state.meters.claim),
+            **summary(means, state.model.dims, state.meters.no_divergence, state.meters.claim),
             **state.objective.reports(state.trained, at),
             "learning_rate": rate,
             "images_per_second": pace["images_per_second"],

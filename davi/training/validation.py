@@ -62,7 +62,7 @@ def validate(
     means = {name: sum(column) / len(images) for name, column in zip(names, columns, strict=True)}
     mean_loss = means.pop("loss")
     told_loss = {"loss": mean_loss} if claim is None else {}
-    return {**told_loss, **summary(means, part.dims, no_divergence, claim), "images": len(images)}
+    return {**told_loss, **summary(means, model.dims, no_divergence, claim), "images": len(images)}
 
 
 def validation_batch(
