@@ -38,6 +38,15 @@ BROKEN: list[tuple[str, str, str]] = [
         "    reference: four\n    published: digits",
         "reference: got 'four', expected the name of an arm",
     ),
+    ("title: Draws", "name: ..\ntitle: Draws", r"name: got '\.\.', expected letters, digits"),
+    ("name: one draw", 'name: "one\\ndraw"', r"arms\.0\.name: got 'one\\ndraw', expected one line of text"),
+    ("nats: 3.5", "nats: .nan", r"arms\.0\.published\.nats: got nan, expected a finite number or text"),
+    ("[bound, elbo", "[bound, bound", "measured: got bound, bound, .*, expected some, no two alike"),
+    (
+        "    arms:",
+        "    axis: {label: draws, log: true}\n    arms:\n      - {name: x, recipe: vae_digits_tiny, x: 0}",
+        r"axis\.log: got true, expected every x to be above 0",
+    ),
     ("images: 40", "images: 0", "images: got 0, expected a whole number from 1"),
     ("title: Draws of a small VAE\n", "", "missing key title"),
 ]

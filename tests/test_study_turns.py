@@ -204,7 +204,7 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     assert ended.cpu_seconds > 0.01
     assert ended.peak_mib > 5
     assert turns.last_words(log) == "recipes show: got no name, expected one (davi recipes lists them)"
-    assert turns.last_words(tmp_path / "none.log") == "it has said nothing"
+    assert turns.last_words(tmp_path / "none.log") == "ended without a message"
 
 
 def test_images_may_move(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def _run(request: Request) -> int:
     try:
         failures = Runner(folder, study, options.turn, options.device).run(options.arm)
     except _TerminatedError:
-        print(f"davi: terminated; what is done is in {folder}, and the same command goes on", file=sys.stderr)
+        print(f"davi: terminated; what is done is in {folder}, and the same command resumes it", file=sys.stderr)
         return 128 + signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

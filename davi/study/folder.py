@@ -220,8 +220,8 @@ def begin(folder: Path, study: Study) -> None:
     Raises:
         UserError: if the folder holds anything else, or cannot be written, or an arm has no use for the study's budget.
     """
-    check_budgets(study)
     check_arms(study)
+    check_budgets(study)
     if is_begun(folder):
         known = begun(folder)
         study = dataclasses.replace(study, seeds=max(study.seeds, known.seeds))

@@ -99,4 +99,4 @@ def last_words(log: Path) -> str:
     """The last line that a process has said; of an error that is its message."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     said = [line for line in lines if line.strip()]
-    return said[-1].removeprefix("davi: ") if said else "it has said nothing"
+    return said[-1].removeprefix("davi: ") if said else "ended without a message"
