@@ -119,6 +119,8 @@ class Runner:
     def _train(self, job: Job, minutes: float | None = None) -> bool:
         """One turn of training, of so many minutes; whether the training has ended."""
         wait_until_free(job.run)
+        if job.is_trained:  # by another process, which was given the same arm
+            return True
         minutes = self._minutes() if minutes is None else minutes
         words = [*self._words(job), *self._budget(job), "--run", str(job.run), "--resume"]
         before = job.progress()
@@ -205,6 +207,7 @@ class Runner:
             FailedError: if it has failed.
             KeyboardInterrupt: if somebody else has asked it to end.
         """
+        before = job.log.stat().st_size if job.log.exists() else 0
         with writing(str(job.log)):
             child = turns.start(words, job.log)
         asked = False
@@ -222,7 +225,7 @@ class Runner:
         if ended.status < 0 and ended.status not in _STOPPED:
             raise FailedError(f"was killed by signal {-ended.status}, perhaps for lack of memory")
         if ended.status and ended.status not in _STOPPED:
-            raise FailedError(turns.last_words(job.log))
+            raise FailedError(turns.last_words(job.log, before))
         return ended
 
 
