@@ -38,6 +38,15 @@ BROKEN: list[tuple[str, str, str]] = [
         "    reference: four\n    published: digits",
         "reference: got 'four', expected the name of an arm",
     ),
+    ("title: Draws", "name: ..\ntitle: Draws", r"name: got '\.\.', expected letters, digits"),
+    ("name: one draw", 'name: "one\\ndraw"', r"arms\.0\.name: got 'one\\ndraw', expected one line of text"),
+    ("nats: 3.5", "nats: .nan", r"arms\.0\.published\.nats: got nan, expected a finite number or text"),
+    ("[bound, elbo", "[bound, bound", "measured: got bound, bound, .*, expected some, no two alike"),
+    (
+        "    arms:",
+        "    axis: {label: draws, log: true}\n    arms:\n      - {name: x, recipe: vae_digits_tiny, x: 0}",
+        r"axis\.log: got true, expected every x to be above 0",
+    ),
     ("images: 40", "images: 0", "images: got 0, expected a whole number from 1"),
     ("title: Draws of a small VAE\n", "", "missing key title"),
 ]
@@ -67,7 +76,7 @@ def test_a_folder_keeps_its_study(study: Study, tmp_path: Path) -> None:
     folders.begin(folder, more)  # more seeds can be asked for later
     folders.begin(folder, study)  # and fewer change nothing
     assert folders.begun(folder).seeds == 3
-    with pytest.raises(UserError, match=r'budget: got \{"minutes": 2.*expected \{"minutes": null.*was begun'):
+    with pytest.raises(UserError, match=r"budget: got 2 minutes, expected 3 steps, with which .* was begun"):
         folders.begin(folder, folders.changed(study, {"budget": Budget(minutes=2)}))
     with pytest.raises(UserError, match="expected a new folder, or one in which this study is run"):
         folders.begin(tmp_path, study)
@@ -75,6 +84,38 @@ def test_a_folder_keeps_its_study(study: Study, tmp_path: Path) -> None:
         folders.begun(tmp_path)
     with pytest.raises(UserError, match="where draws is run, expected the folder of attention"):
         folders.same(study, read(find("attention")), folder)
+
+
+def test_texts_of_a_study_may_change_and_arms_may_not(study: Study, tmp_path: Path) -> None:
+    path, folder = tmp_path / "draws.yaml", tmp_path / "out"
+    folders.begin(folder, folders.changed(study, {"seeds": 2, "images": 7}))
+    known = folders.begun(folder)
+    path.write_text(studied_runs.STUDY.replace("nats: 3.5", "nats: 3.6").replace("[bound, elbo,", "[elbo, bound,"))
+    now = folders.same(known, read(path), folder)
+    assert (now.seeds, now.images, now.measured[:2]) == (2, 7, ("elbo", "bound"))
+    folders.begin(folder, now)
+    assert folders.begun(folder).tables[0].arms[0].published == {"nats": 3.6}
+    path.write_text(studied_runs.STUDY.replace("draws=1", "draws=2"))
+    with pytest.raises(UserError, match=r"arm 1: got one draw: .*draws=2, expected one draw: .*draws=1, with which"):
+        folders.same(known, read(path), folder)
+    path.write_text(studied_runs.STUDY + "      - {name: four draws, recipe: vae_digits_tiny}\n")
+    with pytest.raises(UserError, match="arms of each table: got 3, expected 2"):
+        folders.same(known, read(path), folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.latents=[0]", r"Digits: one draw: .*model\.latents: got \[0\]"),
+        ("training.seed=3", r"Digits: one draw: got training\.seed, expected none"),
+    ],
+)
+def test_arms_are_read_before_any_is_trained(override: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "draws.yaml"
+    path.write_text(studied_runs.STUDY.replace("training.objective.draws=1", f'"{override}"'))
+    with pytest.raises(UserError, match=message):
+        folders.begin(tmp_path / "out", read(path))
+    assert not (tmp_path / "out").exists()
 
 
 def test_jobs_of_an_array_begin_at_the_same_time(study: Study, tmp_path: Path) -> None:
@@ -102,6 +143,7 @@ def test_jobs_are_numbered_as_they_are_shown(study: Study, tmp_path: Path, capsy
     path = tmp_path / "draws.yaml"
     assert main(["study", "show", str(path)]) == 0
     shown = capsys.readouterr().out
+    assert "; published: nats 3.5\n" in shown
     for job in folders.jobs(tmp_path, study):
         assert f"{job.number:>3}  {job.arm.name}: vae_digits_tiny" in shown
     assert [job.arm.name for job in folders.jobs(tmp_path, study, 2)] == ["three draws"]
@@ -123,6 +165,9 @@ def test_jobs_are_numbered_as_they_are_shown(study: Study, tmp_path: Path, capsy
             ["run", "attention", "--minutes", "1", "--steps", "5"],
             "--steps: got it beside --minutes, expected one budget",
         ),
+        (["run", "attention", "--training.seed", "1"], "--training.seed: got it .*, expected --seeds"),
+        (["run", "attention", "--training.minutes", "1"], "--training.minutes: got it .*, expected --minutes, --cpu"),
+        (["run", "attention", "--training.bogus", "1"], "MNIST, .*: both attentions: .*bogus"),
         (["run", "training_cost"], "training_cost: got a study of published numbers alone"),
         (["run", "attention", "--arm", "19"], "--arm: got 19, expected 1 to 18"),
         (["table", "nowhere"], r"study: got nowhere, found no study.yaml there"),
@@ -154,6 +199,22 @@ def test_published_numbers_can_be_written(tmp_path: Path, capsys: pytest.Capture
         "CelebA-HQ",
         "FFHQ",
     ]
+
+
+def test_published_numbers_keep_their_zeros(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "show", "nvae_depth"]) == 0
+    assert "published: bits/dim 3.50\n" in capsys.readouterr().out
+
+
+def test_the_table_of_a_name_is_that_of_its_usual_folder(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", "table", "vq_vae"]) == 0
+    assert "written to" not in capsys.readouterr().out
+    folders.begin(tmp_path / "studies" / "utilization", read(find("utilization")))
+    assert main(["study", "table", "utilization"]) == 0
+    assert "written to studies/utilization/table.md" in capsys.readouterr().out
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:

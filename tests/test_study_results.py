@@ -22,7 +22,7 @@ from davi.records import to_json
 from davi.run_folder import MODEL
 from davi.study import folder as folders
 from davi.study import tables
-from davi.study.collecting import _difference, _number, collect
+from davi.study.collecting import _difference, _number, _tell_apart, collect
 from davi.study.quantities import LAYERS, METERS, Trained
 from davi.study.result import StudyResult
 
@@ -121,7 +121,30 @@ def test_errors_over_seeds(runs: Path) -> None:
     assert difference.over_seeds == pytest.approx(number.over_seeds)
     assert difference.interval is not None
     assert difference.interval[0] < difference.mean < difference.interval[1]
-    assert difference.significant == (abs(difference.mean) > max(2 * (difference.over_images or 0.0), 0.0))
+    assert not difference.significant  # one of the three seeds is on the other side
+
+
+def test_a_star_asks_for_seeds_that_agree(runs: Path) -> None:
+    against = [trained(runs, "one-draw", seed, 0.0) for seed in range(3)]
+    stars = []
+    for shifts in ((20.0, 20.5, 19.5), (60.0, 20.0, -20.0)):
+        arms = [trained(runs, "one-draw", seed, shift) for seed, shift in enumerate(shifts)]
+        difference = _difference(arms, against, [])
+        assert difference is not None
+        stars.append(difference.significant)
+    assert stars == [True, False]
+    assert [_tell_apart(values) for values in ((1.0,), (1.0, 1.1), (0.4, 1.6, 1.0))] == [True, True, False]
+
+
+def test_an_evaluation_of_other_weights_is_made_again(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(runs / "whole", folder)
+    first, second = folders.jobs(folder, folders.begun(folder))
+    assert collect(folder).missing == ()
+    shutil.copy(second.run / MODEL, first.run / MODEL)
+    assert collect(folder).missing == ("one draw",)
+    (second.run / "evaluation.safetensors").write_bytes(b"cut off")
+    assert collect(folder).missing == ("one draw", "three draws")
 
 
 def test_other_images_are_not_compared(runs: Path) -> None:
@@ -146,7 +169,7 @@ def test_ours_and_published_never_share_a_column(runs: Path) -> None:
     assert published == [len(head) - 1]
     assert [row[-1] for row in rows] == ["3.5", "3.0"]
     assert {"3.5", "3.0"}.isdisjoint(cell for row in rows for cell in row[:-1])
-    assert re.fullmatch(r"[-+]0\.\d{3} ± 0\.\d{3}\*?", rows[1][head.index("minus one draw, bits/dim")])
+    assert re.fullmatch(r"[-+]0\.\d{3} ± 0\.\d{3}\*?", rows[1][head.index("difference to 'one draw', bits/dim")])
 
 
 def test_tables_json_and_page_are_written(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,6 +184,8 @@ def test_tables_json_and_page_are_written(runs: Path, capsys: pytest.CaptureFixt
     page = (folder / "study.html").read_text()
     assert page.count("<svg") == 2  # ours, and what is published
     assert "2 of 2 trainings measured" in page
+    assert "Do more draws help? Lower is better." in page
+    assert '<table class="wide">' in page
     assert "Made by <code>davi study</code>" in page
     assert {path.name for path in (folder / "figures").iterdir()} >= {"table-1-1.png", "table-1-2.svg"}
 

@@ -204,7 +204,17 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     assert ended.cpu_seconds > 0.01
     assert ended.peak_mib > 5
     assert turns.last_words(log) == "recipes show: got no name, expected one (davi recipes lists them)"
-    assert turns.last_words(tmp_path / "none.log") == "it has said nothing"
+    assert turns.last_words(tmp_path / "none.log") == "ended without a message"
+
+
+def test_the_message_of_an_error_is_found_among_the_lines_of_another_process(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("davi: of an earlier turn\n")
+    before = log.stat().st_size
+    assert turns.last_words(log, before) == "ended without a message"
+    with log.open("a") as file:
+        file.write("davi: run: is in use by another process\nstep 1/60\n")
+    assert turns.last_words(log, before) == "run: is in use by another process"
 
 
 def test_images_may_move(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

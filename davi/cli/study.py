@@ -12,13 +12,21 @@ from davi.cli.options import Request
 from davi.errors import UserError
 from davi.study import format as studies
 from davi.study.format import ROOT, Budget, Study
+from davi.study.quoting import quoted
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from types import FrameType
 
 _WIDTH = 118
+_USUAL = Path("studies")
 _OF_RUN = ("minutes", "cpu_minutes", "steps", "seeds", "limit", "importance_samples", "arm", "turn", "device")
+
+_OF_THE_STUDY = {
+    "training.seed": "--seeds",
+    **dict.fromkeys(("training.minutes", "training.steps", "training.epochs"), "--minutes, --cpu-minutes or --steps"),
+}
+"""Overrides that the study makes itself -> the options to use."""
 
 
 def run(request: Request) -> int:
@@ -75,10 +83,11 @@ def _shown(study: Study) -> list[str]:
     for table in study.tables:
         lines += ["", *wrap(table.title, _WIDTH)]
         lines += wrap(f"published: {table.published}", _WIDTH) if table.published else []
+        every = [arm.published for arm in table.arms]
         for arm in table.arms:
             number += arm.recipe is not None
             what = "not trained here" if arm.recipe is None else " ".join([arm.recipe, *arm.overrides])
-            told = ", ".join(f"{name} {value}" for name, value in arm.published.items())
+            told = ", ".join(f"{name} {quoted(arm.published, name, every)}" for name in arm.published)
             place = f"{number:>3}" if arm.recipe is not None else "  -"
             lines.append(f"{place}  {arm.name}: {what}{f'; published: {told}' if told else ''}")
         lines += [f"     {line}" for line in wrap(table.note, _WIDTH - 5)]
@@ -91,7 +100,7 @@ def _run(request: Request) -> int:
 
     options = request.options
     study = studies.read(studies.find(options.name))
-    folder = Path(options.out) if options.out is not None else Path("studies") / study.name
+    folder = Path(options.out) if options.out is not None else _USUAL / study.name
     if folders.is_begun(folder):  # what is not asked for is as it was
         study = folders.same(folders.begun(folder), study, folder)
     study = folders.changed(study, _asked(options, request.assignments, study))
@@ -102,7 +111,7 @@ def _run(request: Request) -> int:
     try:
         failures = Runner(folder, study, options.turn, options.device).run(options.arm)
     except _TerminatedError:
-        print(f"davi: terminated; what is done is in {folder}, and the same command goes on", file=sys.stderr)
+        print(f"davi: terminated; what is done is in {folder}, and the same command resumes it", file=sys.stderr)
         return 128 + signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -130,6 +139,9 @@ def _asked(options: Namespace, assignments: list[str], study: Study) -> dict[str
     if len(given) > 1:
         raise UserError(f"{given[1]}: got it beside {given[0]}, expected one budget")
     own = tuple(word.removeprefix("--") for word in assignments)
+    for name, remedy in _OF_THE_STUDY.items():
+        if any(word.startswith(f"{name}=") for word in own):
+            raise UserError(f"--{name}: got it with davi study run, expected {remedy}")
     moved = any(word.startswith(ROOT) for word in own)
     theirs = tuple(word for word in study.overrides if not (moved and word.startswith(ROOT)))
     return {
@@ -142,12 +154,14 @@ def _asked(options: Namespace, assignments: list[str], study: Study) -> dict[str
 
 
 def _table(given: str, out: str | None) -> None:
-    """The tables of a folder; of the name of a study, those of the published numbers alone."""
+    """The tables of a folder; of the name of a study, those of its usual folder, else the published numbers alone."""
     from davi.files import writing
     from davi.study import page, tables
     from davi.study.collecting import collect, result_of
 
     folder = Path(given)
+    if given in studies.names() and not folder.exists():
+        folder = _USUAL / given
     if given in studies.names() and not folder.exists():
         result = result_of(studies.read(studies.find(given)), [])
         target = None if out is None else Path(out)

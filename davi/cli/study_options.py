@@ -23,7 +23,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     count = whole_number(1)
     parser.add_argument("action", type=one_of(*ACTIONS), metavar="|".join(ACTIONS), help="what to do")
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="name of a study or path of a .yaml file; for table: folder of a study"
+        "name", nargs="?", metavar="NAME", help="name of a study or path of a .yaml file; for table: its folder"
     )
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the study (default: studies/NAME); of table: where to write it"

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.special import stdtrit
 
 from davi import __version__, comparison
 from davi.evaluation import clusters
@@ -203,9 +204,18 @@ def _difference(arms: list[Trained], against: list[Trained], notes: list[str]) -
         over_images=found.standard_error,
         over_seeds=_error(seeds),
         interval=None if ends is None else (ends[0], ends[1]),
-        significant=paired.significant,
+        significant=paired.significant and _tell_apart(seeds),
         seeds=tuple(seeds),
     )
+
+
+def _tell_apart(differences: Sequence[float]) -> bool:
+    """Whether Student's 95 % interval over the seeds leaves out zero; one seed says nothing against it."""
+    error = _error(differences)
+    if error is None:
+        return True
+    mean = math.fsum(differences) / len(differences)
+    return abs(mean) > float(stdtrit(len(differences) - 1, 0.975)) * error
 
 
 def _condition(arm: Trained, key: str) -> object:

@@ -64,7 +64,8 @@ def figure(result: StudyResult, table: TableResult, name: str) -> Figure | None:
         "Lower is better. Error bars are two standard errors: over the seeds where there are several, else over the "
         "test images. What is published is drawn on axes of its own: other sizes, budgets and images."
     )
-    return Figure(name, charts, f"{table.title}: {result.question}", reading, "; ".join(result.sources))
+    caption = f"{table.title}, {' and '.join(parts[points is ours] for points, _ in panels)}."
+    return Figure(name, charts, caption, reading, "; ".join(result.sources))
 
 
 def _ours(result: StudyResult, row: Row) -> Point | None:
@@ -114,7 +115,7 @@ def _over_axis(table: TableResult, points: Sequence[Point], label: str) -> Drawi
         drawing, axes = empty()
         names = list(dict.fromkeys(point.series for point in points))
         for i, name in enumerate(names):
-            own = [point for point in points if point.series == name]
+            own = sorted((point for point in points if point.series == name), key=lambda point: point.x or 0.0)
             color, marker = _COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)]
             x, y, errors = ([getattr(point, key) for point in own] for key in ("x", "value", "error"))
             axes.errorbar(

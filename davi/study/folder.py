@@ -31,9 +31,10 @@ from davi import recipes
 from davi.config import load_yaml, to_dict
 from davi.errors import UserError
 from davi.files import writing
-from davi.measurements import EVALUATION, read_result
+from davi.measurements import load
 from davi.metrics import read_metrics
 from davi.run_folder import METRICS, MODEL
+from davi.runs import weights_of
 from davi.study.format import ROOT, Arm, Study, Table, read
 
 STUDY = "study.yaml"
@@ -108,12 +109,11 @@ class Job:
 
     @property
     def is_measured(self) -> bool:
-        """Whether it has been measured as the study asks for."""
-        if not (self.run / f"{EVALUATION}.safetensors").exists():
-            return False
+        """Whether it has been measured as the study asks for, with the weights that it has now."""
         with suppress(OSError, UserError):
-            protocol = read_result(self.run / f"{EVALUATION}.json").protocol
-            return (protocol.importance_samples, protocol.limit) == (self.samples, self.images)
+            protocol = load(self.run).result.protocol
+            asked = (protocol.importance_samples, protocol.limit) == (self.samples, self.images)
+            return asked and protocol.model.weights_sha256 == weights_of(self.run)
         return False
 
     def progress(self) -> tuple[int, float]:
@@ -172,14 +172,41 @@ def begun(folder: Path) -> Study:
 
 
 def same(begun: Study, asked: Study, folder: Path) -> Study:
-    """The study that is run in a folder, if it is the one that is asked for.
+    """The study that is run in a folder, if it is the one that is asked for, with what may have changed in its file.
 
     Raises:
-        UserError: if another one is run there.
+        UserError: if another one is run there, or the file has other arms now.
     """
     if begun.name != asked.name:
         raise UserError(f"--out: got {folder}, where {begun.name} is run, expected the folder of {asked.name}")
-    return begun
+    _refuse_changes(_arms(begun), _arms(asked), folder)
+    conditions = ("seeds", "budget", "importance_samples", "images", "overrides")
+    kept = {name: getattr(begun, name) for name in conditions}
+    images = [{name: getattr(table, name) for name in ("importance_samples", "images")} for table in begun.tables]
+    tables = (dataclasses.replace(table, **own) for table, own in zip(asked.tables, images, strict=True))
+    found: Study = dataclasses.replace(asked, **kept, tables=tuple(tables))
+    return found
+
+
+def _arms(study: Study) -> dict[str, str]:
+    """What is trained, by the numbers of the arms, and how many arms each table has."""
+    counts = {"arms of each table": ", ".join(str(len(table.trained)) for table in study.tables)}
+    arms = enumerate(study.trained(), 1)
+    return counts | {f"arm {i}": f"{arm.name}: {' '.join([arm.recipe or '', *arm.overrides])}" for i, (_, arm) in arms}
+
+
+def _refuse_changes(before: Mapping[str, str], now: Mapping[str, str], folder: Path) -> None:
+    """Refuse what cannot change in a folder.
+
+    Raises:
+        UserError: names the first that has changed.
+    """
+    for key in dict.fromkeys([*before, *now]):
+        was, got = before.get(key, "none"), now.get(key, "none")
+        if was != got:
+            raise UserError(
+                f"{key}: got {got}, expected {was}, with which {folder} was begun; --out takes a new folder"
+            )
 
 
 def begin(folder: Path, study: Study) -> None:
@@ -193,15 +220,12 @@ def begin(folder: Path, study: Study) -> None:
     Raises:
         UserError: if the folder holds anything else, or cannot be written, or an arm has no use for the study's budget.
     """
+    check_arms(study)
     check_budgets(study)
     if is_begun(folder):
         known = begun(folder)
         study = dataclasses.replace(study, seeds=max(study.seeds, known.seeds))
-        before, now = _compared(known), _compared(study)
-        for key in before:
-            if before[key] != now[key]:
-                got, was = (_shown(values[key]) for values in (now, before))
-                raise UserError(f"{key}: got {got}, expected {was}, with which {folder} was begun")
+        _refuse_changes(_compared(known), _compared(study), folder)
         if study == known:
             return
     elif folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
@@ -216,11 +240,18 @@ def _is_foreign(path: Path) -> bool:
     return path.name not in (_RUNS, STUDY) and not path.name.startswith(".")
 
 
-def _compared(study: Study) -> dict[str, Any]:
+def _compared(study: Study) -> dict[str, str]:
     """What cannot change in a folder."""
-    values = to_dict(study)
-    del values["seeds"]
-    return values | {"overrides": [word for word in study.overrides if not word.startswith(ROOT)]}
+    overrides = [word for word in study.overrides if not word.startswith(ROOT)]
+    of_tables = [(table.importance_samples or study.importance_samples) for table in study.tables]
+    images = [(table.images or study.images) for table in study.tables]
+    return {
+        "budget": str(study.budget),
+        "overrides": " ".join(overrides) or "none",
+        "importance_samples": ", ".join(map(str, dict.fromkeys(of_tables))),
+        "images": ", ".join(str(count or "all") for count in dict.fromkeys(images)),
+        **_arms(study),
+    }
 
 
 def check_budgets(study: Study) -> None:
@@ -238,6 +269,23 @@ def check_budgets(study: Study) -> None:
             )
 
 
+def check_arms(study: Study) -> None:
+    """Refuse arms whose recipes do not take what is changed of them, before any is trained.
+
+    Raises:
+        UserError: names the arm.
+    """
+    for table, arm in study.trained():
+        assert arm.recipe is not None
+        words = [*study.overrides, *arm.overrides]
+        try:
+            recipes.load(arm.recipe, words)
+        except UserError as error:
+            raise UserError(f"{table.title}: {arm.name}: {error}") from None
+        if any(word.startswith("training.seed=") for word in words):
+            raise UserError(f"{table.title}: {arm.name}: got training.seed, expected none: seeds are 0, 1, ...")
+
+
 def _replace(path: Path, text: str) -> None:
     """Write a file that several processes may write at the same time."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as file:
@@ -247,11 +295,6 @@ def _replace(path: Path, text: str) -> None:
     beside = Path(file.name)
     beside.chmod(0o644)  # temporary files are readable by their owner alone
     beside.replace(path)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def changed(study: Study, options: Mapping[str, Any]) -> Study:

@@ -155,6 +155,15 @@ class Arm:
     x: float | None = None
     published: Mapping[str, str | float | int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_line("name", self.name)
+        for name, value in self.published.items():
+            _check_line("published", name)
+            if isinstance(value, str):
+                _check_line(f"published.{name}", value)
+            elif not math.isfinite(value):
+                raise ValueError(f"published.{name}: got {value:g}, expected a finite number or text")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -185,6 +194,7 @@ class Table:
     images: int | None = None
 
     def __post_init__(self) -> None:
+        _check_line("title", self.title)
         names = [arm.name for arm in self.arms]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"arms: got the names {', '.join(names) or 'none'}, expected some, no two alike")
@@ -193,6 +203,8 @@ class Table:
         for name in filter(None, (*self.columns, self.drawn)):
             if not any(name in arm.published for arm in self.arms):
                 raise ValueError(f"{'drawn' if name == self.drawn else 'columns'}: got {name!r}, expected a column")
+        if self.axis is not None and self.axis.log and any(arm.x is not None and arm.x <= 0.0 for arm in self.arms):
+            raise ValueError("axis.log: got true, expected every x to be above 0")
         _check_counts(self)
 
     @property
@@ -239,9 +251,14 @@ class Study:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_line("title", self.title)
         _check_counts(self)
+        if not self.tables:
+            raise ValueError("tables: got none, expected at least one")
         if not 1 <= self.seeds <= _MOST_SEEDS:
             raise ValueError(f"seeds: got {self.seeds}, expected a whole number from 1 to {_MOST_SEEDS}")
+        if not self.measured or len(set(self.measured)) < len(self.measured):
+            raise ValueError(f"measured: got {', '.join(self.measured) or 'none'}, expected some, no two alike")
         for name in self.measured:
             if name not in QUANTITIES:
                 raise ValueError(f"measured: got {name!r}, expected some of {', '.join(QUANTITIES)}")
@@ -293,9 +310,17 @@ def read(path: Path) -> Study:
             recipes.find(arm.recipe)
         except UserError as error:
             raise UserError(f"{path}: {table.title}: {arm.name}: {error}") from None
-    if not re.fullmatch(r"[\w.-]+", study.name):
-        raise UserError(f"{path}: name: got {shown(study.name)}, expected letters, digits, dots, - and _")
+    if not re.fullmatch(r"\w[\w.-]*", study.name):
+        raise UserError(
+            f"{path}: name: got {shown(study.name)}, expected letters, digits, dots, - and _, the first no dot or -"
+        )
     return study
+
+
+def _check_line(key: str, text: str) -> None:
+    """Refuse what would break a row of a table, or what a terminal would obey."""
+    if not text.strip() or not text.isprintable():
+        raise ValueError(f"{key}: got {shown(text)}, expected one line of text")
 
 
 def _check_counts(record: Any) -> None:

@@ -40,7 +40,8 @@ class Difference:
         over_images: standard error over the images.
         over_seeds: standard error over the seeds; None for one seed.
         interval: Student's 95 % interval over the images; None for patches of a few files.
-        significant: at least two standard errors over the images, and zero outside of the interval.
+        significant: at least two standard errors over the images, and zero outside of the interval; with several seeds
+            also outside of Student's 95 % interval over these.
         seeds: of each seed.
     """
 

@@ -109,7 +109,7 @@ class Runner:
             return [], do(job)
         except FailedError as error:
             line = f"{job}: {error}"
-            self.say(f"{line}; all it has said is in {job.log}")
+            self.say(f"{line}; its output is in {job.log}")
             return [line], False
 
     def _train_to_its_end(self, job: Job) -> bool:
@@ -119,6 +119,8 @@ class Runner:
     def _train(self, job: Job, minutes: float | None = None) -> bool:
         """One turn of training, of so many minutes; whether the training has ended."""
         wait_until_free(job.run)
+        if job.is_trained:  # by another process, which was given the same arm
+            return True
         minutes = self._minutes() if minutes is None else minutes
         words = [*self._words(job), *self._budget(job), "--run", str(job.run), "--resume"]
         before = job.progress()
@@ -131,7 +133,7 @@ class Runner:
         ended = self._turn(job, words, is_over)
         step, seconds = job.progress()
         done = job.is_trained
-        self.say(f"{job}: {'trained' if done else 'at'} step {step:,}, {duration(seconds)}, {_pace(ended)}")
+        self.say(f"{job}: {'trained,' if done else 'at'} step {step:,}, {duration(seconds)}, {_pace(ended)}")
         return done
 
     def _measure(self, job: Job) -> bool:
@@ -174,14 +176,13 @@ class Runner:
         whole = self.study.budget.cpu_minutes
         assert whole is not None
         if not job.steps.exists():
-            short = min(_PROBED, whole)
             one, none = self._probe(job, ["--training.steps=1", "--training.minutes=null"])
-            many, steps = self._probe(job, [f"--training.minutes={short:g}", "--training.steps=null"])
+            many, steps = self._probe(job, [f"--training.minutes={_PROBED:g}", "--training.steps=null"])
             each = max(many.cpu_seconds - one.cpu_seconds, 1e-3) / max(steps - none, 1)
             found = max(1, round(60.0 * whole / each))
             with writing(str(job.steps)):
                 replace_text(job.steps, f"{found}\n")
-            self.say(f"{job.arm.name}: {found:,} steps are {self.study.budget}")
+            self.say(f"{job.arm.name}: {self.study.budget} are {found:,} steps")
         return int(job.steps.read_text())
 
     def _probe(self, job: Job, budget: Sequence[str]) -> tuple[Ended, int]:
@@ -192,7 +193,9 @@ class Runner:
         words = [*self._words(probe), "--training.epochs=null", *budget, *_PROBE, "--run", str(run)]
         ended = self._turn(job, words, what="probe")
         steps = [record["step"] for record in read_metrics(run) if record["kind"] == "train"]
-        shutil.rmtree(run)
+        shutil.rmtree(run, ignore_errors=True)
+        if not steps:
+            raise FailedError("made no step in the time from which its CPU time is measured")
         return ended, steps[-1]
 
     def _turn(
@@ -204,6 +207,7 @@ class Runner:
             FailedError: if it has failed.
             KeyboardInterrupt: if somebody else has asked it to end.
         """
+        before = job.log.stat().st_size if job.log.exists() else 0
         with writing(str(job.log)):
             child = turns.start(words, job.log)
         asked = False
@@ -219,9 +223,9 @@ class Runner:
         if ended.status in _INTERRUPTED or (ended.status in _STOPPED and not asked):
             raise KeyboardInterrupt
         if ended.status < 0 and ended.status not in _STOPPED:
-            raise FailedError(f"was killed by signal {-ended.status}, perhaps for want of memory")
+            raise FailedError(f"was killed by signal {-ended.status}, perhaps for lack of memory")
         if ended.status and ended.status not in _STOPPED:
-            raise FailedError(turns.last_words(job.log))
+            raise FailedError(turns.last_words(job.log, before))
         return ended
 
 

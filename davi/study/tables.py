@@ -12,18 +12,20 @@ from textwrap import wrap
 
 from davi.errors import UserError
 from davi.files import replace_text, writing
-from davi.formatting import UNITS, or_dash
+from davi.formatting import UNITS
 from davi.measurements import read_json
 from davi.records import read, to_json
 from davi.study.format import QUANTITIES
 from davi.study.quantities import LAYER_DECIMALS, LAYERS
+from davi.study.quoting import quoted
 from davi.study.result import Difference, Number, Row, StudyResult, TableResult
 
 _WIDTH = 118
 
 _ERRORS = (
     "± is a standard error over the test images; after it, in brackets, one over the seeds. Differences are paired "
-    "over the same images; * at least two standard errors over the images, with a 95 % interval without zero."
+    "over the same images; * at least two standard errors over the images, with a 95 % interval without zero, and with "
+    "several seeds a 95 % interval over these without zero."
 )
 
 
@@ -33,7 +35,7 @@ def headings(result: StudyResult, table: TableResult) -> tuple[list[str], list[s
     costs = ("bound", "elbo", "rate", "reconstruction", "training")
     ours = [QUANTITIES[name] + (unit if name in costs else "") for name in result.measured]
     if _compares(result, table):
-        ours.insert(result.measured.index("bound") + 1, f"minus {table.reference}{unit}")
+        ours.insert(result.measured.index("bound") + 1, f"difference to {table.reference!r}{unit}")
     return ours, list(table.columns)
 
 
@@ -58,12 +60,13 @@ def cells(result: StudyResult, table: TableResult, row: Row) -> tuple[list[str],
         decimals = 2 if first is None else first.decimals
         text = "-" if row.difference is None else _difference(row.difference, decimals)
         ours.insert(result.measured.index("bound") + 1, text)
-    return ours, [_quoted(row.published.get(name), _decimals(table, name)) for name in table.columns]
+    every = [one.published for one in table.rows]
+    return ours, [quoted(row.published, name, every) or "-" for name in table.columns]
 
 
 def _number(number: Number) -> str:
     text = f"{number.mean:,.{number.decimals}f}" + _with(number.over_images, number.decimals)
-    return text + ("" if number.over_seeds is None else f" [{number.over_seeds:,.{number.decimals}f}]")
+    return text + (f" [{number.over_seeds:,.{number.decimals}f}]" if number.over_seeds else "")
 
 
 def _difference(difference: Difference, decimals: int) -> str:
@@ -74,16 +77,6 @@ def _difference(difference: Difference, decimals: int) -> str:
 
 def _with(error: float | None, decimals: int) -> str:
     return "" if error is None else f" ± {error:.{decimals}f}"
-
-
-def _quoted(value: str | float | int | None, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if isinstance(value, float) else or_dash(value)
-
-
-def _decimals(table: TableResult, column: str) -> int:
-    """As many as the number of the column that was published with most: YAML reads 3.50 as 3.5."""
-    found = [str(row.published.get(column)) for row in table.rows if isinstance(row.published.get(column), float)]
-    return max((len(text.partition(".")[2]) for text in found), default=0)
 
 
 def _rows(result: StudyResult, table: TableResult) -> list[list[str]]:
@@ -107,7 +100,7 @@ def of_all(result: StudyResult) -> list[str]:
     lines = [f"Budget of each training: {result.budget}; seeds: {result.seeds}."]
     lines += [f"Changed in all arms: {', '.join(result.overrides)}."] if result.overrides else []
     lines += [_ERRORS] if any(table.is_measured for table in result.tables) else []
-    lines += [f"Not measured yet: {', '.join(result.missing)}."] if result.missing else []
+    lines += [f"Not measured yet: {'; '.join(result.missing)}."] if result.missing else []
     return [*lines, *result.notes, *(f"Source: {source}" for source in result.sources)]
 
 

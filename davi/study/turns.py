@@ -95,8 +95,16 @@ def start(words: Sequence[str], log: Path) -> Child:
     return Child(process.pid, process.stdin)
 
 
-def last_words(log: Path) -> str:
-    """The last line that a process has said; of an error that is its message."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    said = [line for line in lines if line.strip()]
-    return said[-1].removeprefix("davi: ") if said else "it has said nothing"
+def last_words(log: Path, start: int = 0) -> str:
+    """The message of an error, or else the last line that was said.
+
+    Another process may have begun to work on the same arm, and write into the same log.
+
+    Arguments:
+        log: of the arm.
+        start: bytes of it that are older.
+    """
+    text = log.read_bytes()[start:].decode("utf-8", errors="replace") if log.is_file() else ""
+    said = [line for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("davi: ") for line in said if line.startswith("davi: ")]
+    return (errors or said or ["ended without a message"])[-1]
