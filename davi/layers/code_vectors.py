@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from davi.layers.codebook import embedding
 
 
 @final
@@ -38,7 +39,4 @@ class CodeVectors(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Integers ``[B, C, ...]`` -> ``[B, C * E, ...]``, the vector of the first channel first."""
-        channels, levels, _ = self.weight.shape
-        first = levels * torch.arange(channels, device=codes.device)  # where the table of each channel begins
-        places = codes.long() + first.view(-1, *[1] * (codes.ndim - 2))
-        return F.embedding(places, self.weight.flatten(0, 1)).movedim(-1, 2).flatten(1, 2)
+        return embedding(codes.long(), self.weight).flatten(1, 2)

@@ -88,15 +88,16 @@ class Codebook(Quantizer, SetFromData, ABC):
 
 
 def embedding(codes: Tensor, vectors: Tensor) -> Tensor:
-    """Vectors of codes, each from the list of its book: ``[B, C, d, h, w]``.
+    """Vectors of codes, each from the list of its book: ``[B, C, d, ...]``.
 
     Arguments:
-        codes: int64 ``[B, C, h, w]``.
+        codes: int64 ``[B, C, ...]``.
         vectors: ``[C, K, d]``, or ``[1, K, d]`` if all books have the same list.
     """
     lists, size, _ = vectors.shape
-    begin = size * torch.arange(lists, device=codes.device).view(lists, 1, 1)
-    return F.embedding(codes + begin, vectors.flatten(0, 1)).permute(0, 1, 4, 2, 3)
+    begin = size * torch.arange(lists, device=codes.device)  # where each list begins
+    places = codes + begin.view(-1, *[1] * (codes.ndim - 2))
+    return F.embedding(places, vectors.flatten(0, 1)).movedim(-1, 2)
 
 
 def as_rows(x: Tensor) -> Tensor:

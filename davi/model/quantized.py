@@ -254,7 +254,7 @@ class Quantized(Hierarchy, PixelLikelihood, Staged, Conditional, ABC):
         self.register_buffer("prior_begun", torch.tensor(False))
 
     @property
-    def head(self) -> Head:  # type: ignore[override]  # the autoencoder has set it
+    def head(self) -> Head:  # type: ignore[override]  # read only: the autoencoder has set it
         return self.autoencoder.head
 
     def _facts(self) -> list[str]:
