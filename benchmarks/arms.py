@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +53,29 @@ def davi(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "davi", *words], check=True)
 
 
+def train(run: Path, arm: Arm, budget: Sequence[str], seed: int) -> None:
+    """Train with a budget, in words of the command line, what has not been trained yet; an interrupted training goes
+    on."""
+    if (run / MODEL).exists():
+        return
+    resume = ["--resume"] if run.exists() else []
+    common = [f"--training.seed={seed}", "--training.threads=1"]
+    davi("train", arm.recipe, *arm.options, *budget, *common, "--run", str(run), *resume)
+
+
+def cpu_seconds(arm: Arm, budget: Sequence[str]) -> float:
+    """CPU time of a whole training, the start of the program included."""
+    with tempfile.TemporaryDirectory() as folder:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        unmeasured = ["--training.validate_every=0", "--training.validation_images=1"]
+        train(Path(folder) / "run", arm, [*budget, *unmeasured], 0)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 def prepare(run: Path, arm: Arm, options: argparse.Namespace) -> None:
     """Train and measure, as far as that has not been done; an interrupted training goes on."""
-    if not (run / MODEL).exists():
-        budget = [f"--training.seed={options.seed}", "--training.threads=1"]
-        budget += [] if options.steps is None else [f"--training.steps={options.steps}"]
-        resume = ["--resume"] if run.exists() else []
-        davi("train", arm.recipe, *arm.options, *budget, "--run", str(run), *resume)
+    train(run, arm, [] if options.steps is None else [f"--training.steps={options.steps}"], options.seed)
     if not (run / "evaluation.safetensors").exists():
         draws = arm.importance_samples or options.importance_samples
         samples = ["--importance-samples", str(draws), "--limit", str(options.limit)]

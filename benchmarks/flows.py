@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import Arm, davi, spread
+from arms import Arm, cpu_seconds, davi, spread, train
 from common import write
 from numpy.typing import NDArray
 
@@ -32,7 +30,6 @@ from davi import Run, measurements
 from davi.data import load
 from davi.evaluation import evaluate
 from davi.evidence import bits_per_dim
-from davi.runs import MODEL
 
 UNIFORM = "--model.dequantization={name: uniform}"
 SETS = ("cifar10", "fashion_mnist")
@@ -56,15 +53,6 @@ def arm_of(name: str, images: str) -> Arm:
     """The recipe of an arm for a set of images."""
     model, options = ARMS[name]
     return Arm(f"{model}_{images}_small", options)
-
-
-def train(run: Path, arm: Arm, budget: Sequence[str], seed: int) -> None:
-    """Train what has not been trained yet; an interrupted training goes on."""
-    if (run / MODEL).exists():
-        return
-    resume = ["--resume"] if run.exists() else []
-    common = [f"--training.seed={seed}", "--training.threads=1"]
-    davi("train", arm.recipe, *arm.options, *budget, *common, "--run", str(run), *resume)
 
 
 def first_images(run: Path, limit: int, samples: int) -> NDArray[np.float64]:
@@ -114,16 +102,6 @@ def compared(runs: Mapping[str, Path], options: argparse.Namespace) -> dict[str,
     return spread(variational - uniform, dims_of(pair[0]))
 
 
-def cpu_seconds(arm: Arm, steps: int) -> float:
-    """Of a whole training of so many steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        unmeasured = ["--training.validate_every=0", "--training.validation_images=1"]
-        train(Path(folder) / "run", arm, [*in_steps(steps), *unmeasured], 0)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
 def steps_of(arm: Arm, options: argparse.Namespace) -> int:
     """Steps of the minutes in CPU time, kept in the folder; starting the program costs both trainings alike."""
     options.runs.mkdir(parents=True, exist_ok=True)
@@ -131,7 +109,7 @@ def steps_of(arm: Arm, options: argparse.Namespace) -> int:
     known = json.loads(kept.read_text()) if kept.exists() else {}
     key = " ".join([arm.recipe, *arm.options, f"{options.minutes:g} minutes"])
     if key not in known:
-        second = (cpu_seconds(arm, 10 + PROBE) - cpu_seconds(arm, 10)) / PROBE
+        second = (cpu_seconds(arm, in_steps(10 + PROBE)) - cpu_seconds(arm, in_steps(10))) / PROBE
         known[key] = max(1, round(60.0 * options.minutes / second))
         kept.write_text(json.dumps(known, indent=2))
     return int(known[key])

@@ -16,19 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arms import Arm, davi
+from arms import Arm, cpu_seconds, davi, train
 from common import write
 
 from davi import measurements, recipes
 from davi.metrics import read_metrics
 from davi.quantity import Quantity
-from davi.runs import MODEL
 
 SETS = ("mnist", "fashion_mnist", "cifar10")
 ARMS = {
@@ -52,15 +49,6 @@ def arm_of(name: str, images: str) -> Arm:
     return Arm(f"{model}_{images}_small", options)
 
 
-def train(run: Path, arm: Arm, budget: Sequence[str], seed: int) -> None:
-    """Train what has not been trained yet; an interrupted training goes on."""
-    if (run / MODEL).exists():
-        return
-    resume = ["--resume"] if run.exists() else []
-    common = [f"--training.seed={seed}", "--training.threads=1"]
-    davi("train", arm.recipe, *arm.options, *budget, *common, "--run", str(run), *resume)
-
-
 def shares(arm: Arm) -> dict[str, float]:
     """Each stage's share of the minutes in the recipe."""
     minutes = {stage.name: stage.config.minutes or 0.0 for stage in recipes.load(arm.recipe).stages}
@@ -72,16 +60,6 @@ def in_steps(steps: Mapping[str, int]) -> list[str]:
     return [f"--stages.{name}.{key}" for name, n in steps.items() for key in (f"steps={n}", "minutes=null")]
 
 
-def cpu_seconds(arm: Arm, steps: Mapping[str, int]) -> float:
-    """Of a whole training of so many steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        unmeasured = ["--training.validate_every=0", "--training.validation_images=1"]
-        train(Path(folder) / "run", arm, [*in_steps(steps), *unmeasured], 0)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
 def steps_of(arm: Arm, options: argparse.Namespace) -> dict[str, int]:
     """Steps of the minutes in CPU time, kept in the folder; starting the program costs all trainings alike."""
     options.runs.mkdir(parents=True, exist_ok=True)
@@ -90,8 +68,8 @@ def steps_of(arm: Arm, options: argparse.Namespace) -> dict[str, int]:
     key = " ".join([arm.recipe, *arm.options, f"{options.minutes:g} minutes"])
     if key not in known:
         few = dict.fromkeys(shares(arm), 10)
-        base = cpu_seconds(arm, few)
-        seconds = {name: (cpu_seconds(arm, {**few, name: 10 + PROBE}) - base) / PROBE for name in few}
+        base = cpu_seconds(arm, in_steps(few))
+        seconds = {name: (cpu_seconds(arm, in_steps({**few, name: 10 + PROBE})) - base) / PROBE for name in few}
         known[key] = {
             name: max(1, round(60.0 * options.minutes * share / seconds[name])) for name, share in shares(arm).items()
         }
