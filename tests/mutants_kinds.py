@@ -105,9 +105,9 @@ KINDS = (
     ),
     Mutant(
         "one-table-of-codes-for-all-channels",
-        "davi/layers/code_vectors.py",
-        "first = levels * torch.arange(",
-        "first = 0 * torch.arange(",
+        "davi/layers/codebook.py",
+        "begin = size * torch.arange(",
+        "begin = 0 * torch.arange(",
         ("test_code_prior.py::test_numbers_of_codes_mean_nothing",),
     ),
     Mutant(
